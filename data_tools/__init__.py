@@ -1,0 +1,1 @@
+"""Logs and images in, datasets, shards and embedding tables out."""

@@ -1,0 +1,68 @@
+"""What every command shares: typed settings from YAML and flags, and errors a person can act on."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from jsonargparse import ArgumentParser
+
+Settings = TypeVar("Settings")
+
+
+class UserError(Exception):
+    """A mistake of the user's or a fault of the input: shown as one message, without a traceback.
+
+    The message says what was found, what was expected, where, and what to do.
+    """
+
+
+class _Parser(ArgumentParser):
+    """jsonargparse's parser, whose complaint about an unknown key names the nearest known one."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:
+        known = [action.dest for action in self._actions if action.dest not in ("help", "print_config")]
+        unknown = re.findall(r"--([\w.-]+)", message) if "unrecognized" in message.lower() else []
+        unknown += re.findall(r"(?:Option|Key|key) ['\"]([\w.-]+)['\"] is not (?:accepted|expected)", message)
+        for name in unknown:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+            message += f"\n  unknown key '{name}': the nearest known one is '{nearest[0]}'"
+        print(f"error: {message.strip()}\n  all keys: {self.prog} --help", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def parse_settings(settings: type[Settings], description: str | None, argv: Sequence[str] | None = None) -> Settings:
+    """Build a settings dataclass from ``--config FILE`` and ``--section.key value`` overrides (flags win).
+
+    Parameters
+    ----------
+    settings : a dataclass whose fields may be dataclasses (sections); each documents its fields.
+    description : shown on top of ``--help``.
+    argv : the arguments, by default those of the process.
+
+    Raises
+    ------
+    SystemExit
+        With status 2 after a message, for an unknown key (the nearest is named) or a value of the wrong type.
+    """
+    parser = _Parser(description=description)
+    parser.add_argument("--config", action="config", help="YAML file of settings; flags override it.")
+    parser.add_class_arguments(settings)
+    parsed = parser.instantiate(parser.parse_args(argv)).as_dict()
+    parsed.pop("config")
+    return settings(**parsed)
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run a command's ``main``; a :class:`UserError` ends it with one message and exit status 1."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        raise SystemExit(130) from None

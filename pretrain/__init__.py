@@ -1,0 +1,1 @@
+"""Pre-training of an image encoder from click behaviour, and the export of its embeddings."""
