@@ -1,0 +1,163 @@
+"""Ranking and calibration metrics on numpy arrays: exact with ties, one sort each, no loop over users.
+
+Scores may be on any scale, since only their order counts; ``log_loss`` alone needs probabilities.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+WEIGHTS = ("impressions", "clicks", "equal")
+
+
+@dataclass(frozen=True)
+class GroupAUC:
+    """AUC of each group (user or page view), in the order of the sorted group ids.
+
+    Attributes
+    ----------
+    group : the distinct ids (G,)
+    auc : float64 (G,), nan where a group lacks clicks or lacks non-clicks
+    impressions, clicks : int64 (G,)
+    """
+
+    group: np.ndarray
+    auc: np.ndarray
+    impressions: np.ndarray
+    clicks: np.ndarray
+
+    @property
+    def defined(self) -> np.ndarray:
+        """bool (G,): the groups that have both labels."""
+        return (self.clicks > 0) & (self.clicks < self.impressions)
+
+    def mean(self, weight: str = "impressions") -> float:
+        """Weighted mean of the AUC over the groups with both labels."""
+        if weight not in WEIGHTS:
+            raise ValueError(f"weight {weight!r} is unknown; one of {WEIGHTS} is expected")
+        weights = {"impressions": self.impressions, "clicks": self.clicks, "equal": np.ones(len(self.group))}[weight]
+        defined = self.defined
+        if not defined.any():
+            raise ValueError("GAUC is undefined: no group has both a click and an impression without one")
+        return float(np.average(self.auc[defined], weights=weights[defined]))
+
+
+def _checked(click: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
+    arrays = (np.asarray(click), *(np.asarray(other) for other in others))
+    shapes = [array.shape for array in arrays]
+    if arrays[0].ndim != 1 or len(set(shapes)) != 1:
+        raise ValueError(f"arrays of shapes {shapes}; one dimension and one length are expected")
+    if not np.isin(arrays[0], (0, 1)).all():
+        raise ValueError("click holds values other than 0 and 1")
+    if np.issubdtype(arrays[1].dtype, np.floating) and np.isnan(arrays[1]).any():
+        raise ValueError("scores hold NaN")
+    return (arrays[0].astype(bool), *arrays[1:])
+
+
+def group_auc(click: np.ndarray, score: np.ndarray, group: np.ndarray) -> GroupAUC:
+    """AUC of every group from one sort by (group, score); ties count one half (mid-ranks).
+
+    Parameters
+    ----------
+    click : 0 or 1 (N,)
+    score : any real dtype (N,)
+    group : ids of any sortable dtype (N,)
+
+    Raises
+    ------
+    ValueError
+        For unequal lengths, labels other than 0 and 1, or NaN scores.
+    """
+    click, score, group = _checked(click, score, group)
+    order = np.lexsort((score, group))
+    click, score, group = click[order], score[order], group[order]
+    new_group = np.ones(len(group), dtype=bool)
+    new_group[1:] = group[1:] != group[:-1]
+    new_value = new_group.copy()
+    new_value[1:] |= score[1:] != score[:-1]
+
+    starts = np.flatnonzero(new_group)
+    impressions = np.diff(np.append(starts, len(group)))
+    tie_starts = np.flatnonzero(new_value)
+    tie_sizes = np.diff(np.append(tie_starts, len(group)))
+    # 0-based mid-rank within the group: half-integers below 2^52, so the sums below are exact.
+    rank = np.repeat(tie_starts + (tie_sizes - 1) / 2, tie_sizes) - np.repeat(starts, impressions)
+
+    clicks = np.add.reduceat(click, starts, dtype=np.int64) if len(starts) else np.zeros(0, dtype=np.int64)
+    rank_sum = np.add.reduceat(np.where(click, rank, 0.0), starts) if len(starts) else np.zeros(0)
+    pairs = (clicks * (impressions - clicks)).astype(np.float64)
+    wins = rank_sum - clicks * (clicks - 1) / 2
+    value = np.divide(wins, pairs, out=np.full(len(starts), np.nan), where=pairs > 0)
+    return GroupAUC(group[starts], value, impressions, clicks)
+
+
+def auc(click: np.ndarray, score: np.ndarray) -> float:
+    """Area under the ROC curve: the chance that a click outscores a non-click, ties counting one half.
+
+    Raises
+    ------
+    ValueError
+        If only one class is present, since no pair can be compared.
+    """
+    click = np.asarray(click)
+    clicks = int(np.count_nonzero(click))
+    if clicks in (0, len(click)):
+        raise ValueError(f"AUC is undefined for one class: {clicks} clicks in {len(click)} impressions")
+    return float(group_auc(click, score, np.zeros(len(click), dtype=np.int8)).auc[0])
+
+
+def gauc(click: np.ndarray, score: np.ndarray, user: np.ndarray, weight: str = "impressions") -> float:
+    """AUC within each user, averaged over the users with both labels.
+
+    ``weight="impressions"``: sum_u n_u AUC_u / sum_u n_u with n_u the user's impressions (DICM, arXiv 1711.06505; so
+    does FuxiCTR). ``weight="clicks"``: n_u is the user's clicks (RecBole and PixelRec). ``weight="equal"``: 1 a user.
+
+    Raises
+    ------
+    ValueError
+        If no user has both labels, or the weight is unknown. Users with one label have no AUC and no weight.
+    """
+    return group_auc(click, score, user).mean(weight)
+
+
+def within_page_auc(click: np.ndarray, score: np.ndarray, request: np.ndarray) -> float:
+    """AUC within each page view, averaged with equal weight over the page views with both labels (ours)."""
+    return gauc(click, score, request, weight="equal")
+
+
+def click_loss(click: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    """Negative log-likelihood of each impression, float64 (N,); probabilities are kept off 0 and 1 by 1e-7."""
+    click, probability = _checked(click, probability)
+    probability = np.clip(probability.astype(np.float64), 1e-7, 1 - 1e-7)
+    return -np.where(click, np.log(probability), np.log1p(-probability))
+
+
+def log_loss(click: np.ndarray, probability: np.ndarray) -> float:
+    """Mean negative log-likelihood of the clicks (see :func:`click_loss`).
+
+    Raises
+    ------
+    ValueError
+        If there are no impressions.
+    """
+    if not len(click):
+        raise ValueError("log loss is undefined without impressions")
+    return float(click_loss(click, probability).mean())
+
+
+def all_metrics(click: np.ndarray, probability: np.ndarray, user: np.ndarray) -> dict[str, float | None]:
+    """``auc``, ``gauc`` (impression-weighted) and ``log_loss``; None where one is undefined on these impressions."""
+
+    def value(metric, *arrays) -> float | None:
+        try:
+            return metric(click, *arrays)
+        except ValueError:
+            return None
+
+    return {
+        "auc": value(auc, probability),
+        "gauc": value(gauc, probability, user),
+        "log_loss": value(log_loss, probability),
+    }
