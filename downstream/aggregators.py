@@ -1,0 +1,110 @@
+"""Pooling of a user's behaviours into one vector (DICM, arXiv 1711.06505, section on behaviour images).
+
+Every aggregator is called as ``pool(behaviours, mask, ad, ad_ids)`` with
+
+- behaviours (B, H, d), mask (B, H) true where a slot holds a behaviour,
+- ad (B, d), the vector of the shown item in the same space, and ad_ids (B, q), its ID embeddings,
+
+and returns (B, ``width``). Padded slots never count; a row without behaviours gives zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+class Sum(nn.Module):
+    """Sum over the behaviours."""
+
+    def __init__(self, size: int, slots: int, query_size: int) -> None:
+        super().__init__()
+        self.width = size
+
+    def forward(self, behaviours: Tensor, mask: Tensor, ad: Tensor, ad_ids: Tensor) -> Tensor:
+        return torch.einsum("bhd,bh->bd", behaviours, mask.to(behaviours.dtype))
+
+
+class Max(Sum):
+    """Largest value of each dimension over the behaviours."""
+
+    def forward(self, behaviours: Tensor, mask: Tensor, ad: Tensor, ad_ids: Tensor) -> Tensor:
+        largest = behaviours.masked_fill(~mask[..., None], -torch.inf).amax(dim=1)
+        return torch.where(mask.any(dim=1, keepdim=True), largest, 0.0)
+
+
+class Concat(nn.Module):
+    """All behaviours side by side in their order, zeros in padded slots."""
+
+    def __init__(self, size: int, slots: int, query_size: int) -> None:
+        super().__init__()
+        self.width = size * slots
+
+    def forward(self, behaviours: Tensor, mask: Tensor, ad: Tensor, ad_ids: Tensor) -> Tensor:
+        return (behaviours * mask[..., None]).flatten(1)
+
+
+class ActivationUnit(nn.Module):
+    """Weights of behaviours e for a query v: an MLP on (e, v, e - v, e * v), softmax over the behaviours.
+
+    The inputs are DIN's (arXiv 1706.06978); so is the PReLU. DIN's text leaves the weights unnormalised, its released
+    code applies the softmax, which is what stands here. Hidden width 36 is ours.
+    """
+
+    def __init__(self, size: int, hidden: int = 36) -> None:
+        super().__init__()
+        self.score = nn.Sequential(nn.Linear(4 * size, hidden), nn.PReLU(), nn.Linear(hidden, 1))
+
+    def forward(self, behaviours: Tensor, mask: Tensor, query: Tensor) -> Tensor:
+        """(B, H, d), (B, H), (B, d) -> weighted sum (B, d)."""
+        # Only the slots that hold a behaviour go through the MLP: padding is often half of them.
+        row, slot = mask.nonzero(as_tuple=True)
+        e, v = behaviours[row, slot], nn.functional.embedding(row, query)
+        score = self.score(torch.cat([e, v, e - v, e * v], dim=-1)).squeeze(-1)
+        scores = torch.full_like(behaviours[..., 0], -torch.inf).index_put((row, slot), score)
+        # A row without behaviours is all -inf: its softmax is nan and has to be replaced, also in the gradient.
+        scores = scores.masked_fill(~mask.any(dim=1, keepdim=True), 0.0)
+        weights = torch.softmax(scores, dim=1) * mask
+        return torch.einsum("bh,bhd->bd", weights, behaviours)
+
+
+class Attentive(nn.Module):
+    """Attentive pooling whose query is the shown item's image."""
+
+    def __init__(self, size: int, slots: int, query_size: int) -> None:
+        super().__init__()
+        self.by_image = ActivationUnit(size)
+        self.width = size
+
+    def forward(self, behaviours: Tensor, mask: Tensor, ad: Tensor, ad_ids: Tensor) -> Tensor:
+        return self.by_image(behaviours, mask, ad)
+
+
+class MultiQueryAttentive(nn.Module):
+    """Two channels over the same behaviours, one queried by the ad image, one by the ad ids; the sums side by side.
+
+    The ids have another size than the images; one linear layer takes them there (ours: the paper does not say how).
+    """
+
+    def __init__(self, size: int, slots: int, query_size: int) -> None:
+        super().__init__()
+        self.by_image = ActivationUnit(size)
+        self.by_ids = ActivationUnit(size)
+        self.ids_to_query = nn.Linear(query_size, size)
+        self.width = 2 * size
+
+    def forward(self, behaviours: Tensor, mask: Tensor, ad: Tensor, ad_ids: Tensor) -> Tensor:
+        by_image = self.by_image(behaviours, mask, ad)
+        by_ids = self.by_ids(behaviours, mask, self.ids_to_query(ad_ids))
+        return torch.cat([by_image, by_ids], dim=-1)
+
+
+AGGREGATORS: dict[str, Callable[[int, int, int], nn.Module]] = {
+    "concat": Concat,
+    "max": Max,
+    "sum": Sum,
+    "attentive": Attentive,
+    "multi_query_attentive": MultiQueryAttentive,
+}

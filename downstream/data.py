@@ -1,0 +1,212 @@
+"""CTR data as flat arrays: each user's clicks once, impressions pointing into them, batches by vectorised gathers.
+
+A batch is a dict of arrays (B rows, H history slots, M distinct items of the batch, W title words):
+
+=============  ===========  =====================================================================================
+``click``      float32 (B)  the label
+``user``       int64 (B)    code of the user
+``scene``      int64 (B)    code of the scene; only where the dataset has scenes
+``target``     int64 (B)    position of the shown item among the distinct items
+``history``    int64 (B,H)  position of the clicked items, the most recent first; 0 in padded slots
+``mask``       bool (B,H)   true where the slot holds a click
+``row``        int64 (M)    row of the distinct items in ``items.parquet``, ascending
+``item``       int64 (M)    code of the item
+``category``   int64 (M)    code of the category
+``words``      int64 (M,W)  codes of the title's words, 0 in padded slots
+=============  ===========  =====================================================================================
+
+Every item of a batch is thus embedded once, however many histories mention it. Codes: 0 is padding, 1 is "unknown",
+known values start at 2. What is known is decided on training impressions alone, so items, users, categories and words
+that are new at test time are never given a code of their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from data_tools.cli import UserError
+from data_tools.schema import SPLITS, Dataset, open_dataset
+
+PADDING, UNKNOWN, FIRST_KNOWN = 0, 1, 2
+SLICES = ("all", "warm", "cold")
+Batch = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What of the dataset the models see.
+
+    Attributes
+    ----------
+    history : H, the number of most recent clicks of a user
+    words : number of title words in the vocabulary, the most frequent first; 0 leaves titles out
+    title_words : W, the number of words read of one title
+    """
+
+    history: int = 50
+    words: int = 5000
+    title_words: int = 16
+
+
+def _codes(values: pl.Series, trained: np.ndarray) -> tuple[np.ndarray, int]:
+    """Codes of ``values`` (the known ones are those at the rows ``trained``) and the number of codes."""
+    known = values.filter(pl.Series(trained)).drop_nulls().unique().sort()
+    codes = values.replace_strict(known, range(FIRST_KNOWN, FIRST_KNOWN + len(known)), default=UNKNOWN)
+    return codes.to_numpy().astype(np.int64), FIRST_KNOWN + len(known)
+
+
+def _title_words(titles: pl.Series, trained: np.ndarray, settings: DataSettings) -> tuple[np.ndarray, int]:
+    """Word codes of each title (items, W) and the number of codes; words new at test time are left out."""
+    spelt = titles.cast(pl.String).fill_null("").str.to_lowercase().str.extract_all(r"\w+")
+    long = pl.DataFrame({"row": np.arange(len(titles)), "word": spelt, "trained": trained}).explode("word")
+    long = long.drop_nulls("word").unique(maintain_order=True)
+    counts = long.filter("trained").group_by("word").len().sort(["len", "word"], descending=[True, False])
+    vocabulary = counts.head(settings.words).select("word").with_row_index("code", offset=FIRST_KNOWN)
+    long = long.join(vocabulary, on="word", how="inner", maintain_order="left")
+    long = long.with_columns(slot=pl.int_range(pl.len()).over("row")).filter(pl.col("slot") < settings.title_words)
+    codes = np.full((len(titles), settings.title_words), PADDING, dtype=np.int64)
+    codes[long["row"].to_numpy(), long["slot"].to_numpy()] = long["code"].to_numpy()
+    return codes, FIRST_KNOWN + len(vocabulary)
+
+
+@dataclass(frozen=True)
+class CTRData:
+    """A dataset folder as arrays, for batches without per-sample work.
+
+    Attributes
+    ----------
+    dataset : where it came from
+    settings : history length and vocabulary sizes
+    click, user, item, clicks_before : of each impression (N,)
+    scene : code of each impression's scene (N,), or None
+    clicked, offsets : the clicks of user u are ``clicked[offsets[u]:offsets[u + 1]]``, oldest first
+    rows : split -> impressions (int64), in the order of the log
+    seen : bool (items,), the item is shown in a training impression
+    user_code, item_code, category_code, words : codes of users and items
+    sizes : name of a feature -> number of its codes
+    """
+
+    dataset: Dataset
+    settings: DataSettings
+    click: np.ndarray
+    user: np.ndarray
+    item: np.ndarray
+    clicks_before: np.ndarray
+    scene: np.ndarray | None
+    clicked: np.ndarray
+    offsets: np.ndarray
+    rows: dict[str, np.ndarray]
+    seen: np.ndarray
+    user_code: np.ndarray
+    item_code: np.ndarray
+    category_code: np.ndarray
+    words: np.ndarray
+    sizes: dict[str, int]
+
+    @cached_property
+    def item_ids(self) -> list:
+        """Item ids as the log gives them, in the order of the rows."""
+        return self.dataset.items["item_id"].to_list()
+
+    def slices(self, split: str) -> dict[str, np.ndarray]:
+        """Masks over the split's rows: all of them, items shown in training ("warm"), items never shown ("cold")."""
+        warm = self.seen[self.item[self.rows[split]]]
+        return {"all": np.ones(len(warm), dtype=bool), "warm": warm, "cold": ~warm}
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        """The batch of some impressions (see the module's head for its keys)."""
+        user, shown, count = self.user[rows], self.item[rows], self.clicks_before[rows]
+        steps_back = np.arange(1, self.settings.history + 1)
+        mask = steps_back <= count[:, None]
+        place = (self.offsets[user] + count)[:, None] - steps_back
+        past = self.clicked[place[mask]]
+
+        mentioned = np.zeros(len(self.item_code), dtype=bool)
+        mentioned[shown] = mentioned[past] = True
+        distinct = np.flatnonzero(mentioned)
+        position = np.cumsum(mentioned) - 1
+        history = np.zeros(mask.shape, dtype=np.int64)
+        history[mask] = position[past]
+        batch = {
+            "click": self.click[rows],
+            "user": self.user_code[user],
+            "target": position[shown],
+            "history": history,
+            "mask": mask,
+            "row": distinct,
+            "item": self.item_code[distinct],
+            "category": self.category_code[distinct],
+            "words": self.words[distinct],
+        }
+        if self.scene is not None:
+            batch["scene"] = self.scene[rows]
+        return batch
+
+
+def hide_ids(batch: Batch, rate: float, rng: np.random.Generator) -> Batch:
+    """Give a share ``rate`` of the users and distinct items of a training batch the code "unknown".
+
+    Without it the unknown code would never be trained, and every new item at test time would get random numbers (ours).
+    """
+    hidden = {key: np.where(rng.random(len(batch[key])) < rate, UNKNOWN, batch[key]) for key in ("user", "item")}
+    return {**batch, **hidden}
+
+
+def load_ctr_data(folder: str | Path, settings: DataSettings) -> CTRData:
+    """Read a dataset folder into arrays.
+
+    Raises
+    ------
+    UserError
+        If the folder is no dataset, or a split is empty or has clicks only or none: no AUC could be computed there.
+    """
+    dataset = open_dataset(folder)
+    items, shown, clicks = dataset.items, dataset.impressions, dataset.clicks
+    split = shown["split"]
+    rows = {name: (split == name).arg_true().to_numpy().astype(np.int64) for name in SPLITS}
+    click = shown["click"].to_numpy().astype(np.float32)
+    for name, own in rows.items():
+        if (clicked := int(click[own].sum())) in (0, len(own)):
+            raise UserError(f"{folder}: {clicked} clicks in {len(own)} impressions of the split {name!r}; both labels")
+
+    user, item = shown["user"].to_numpy(), shown["item"].to_numpy()
+    trained = (split == "train").to_numpy()
+    seen, met = np.zeros(len(items), dtype=bool), np.zeros(len(clicks), dtype=bool)
+    seen[item[trained]] = True
+    met[user[trained]] = True
+
+    def column(name: str) -> pl.Series:
+        return items[name] if name in items.columns else pl.Series(name, [None] * len(items), dtype=pl.String)
+
+    user_code, users = _codes(clicks["user"], met)
+    item_code, item_codes = _codes(items["item"], seen)
+    category_code, categories = _codes(column("category"), seen)
+    words, word_codes = _title_words(column("title"), seen, settings)
+    sizes = {"user": users, "item": item_codes, "category": categories, "words": word_codes}
+    scene = None
+    if "scene" in shown.columns:
+        scene, sizes["scene"] = _codes(shown["scene"], trained)
+    lengths = clicks["items"].list.len().to_numpy()
+    return CTRData(
+        dataset=dataset,
+        settings=settings,
+        click=click,
+        user=user,
+        item=item,
+        clicks_before=shown["clicks_before"].to_numpy().astype(np.int64),
+        scene=scene,
+        clicked=clicks["items"].explode().drop_nulls().to_numpy(),
+        offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
+        rows=rows,
+        seen=seen,
+        user_code=user_code,
+        item_code=item_code,
+        category_code=category_code,
+        words=words,
+        sizes=sizes,
+    )

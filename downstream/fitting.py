@@ -1,0 +1,219 @@
+"""Training of one CTR model on loaded data: what ``downstream.train`` and ``downstream.compare`` share."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from data_tools.cli import UserError
+from data_tools.table import EmbeddingTable
+from downstream.data import Batch, CTRData, DataSettings, hide_ids
+from downstream.features import ImageSettings, join_table
+from downstream.metrics import all_metrics
+from downstream.models import ModelSettings, build_model
+
+
+@dataclass(frozen=True)
+class OptimSettings:
+    """The training.
+
+    Attributes
+    ----------
+    lr : Adam's learning rate
+    batch_size : impressions a step, over all processes
+    epochs : passes over the training split; CTR models tend to overfit after one
+    unknown_rate : share of users and items whose ID is hidden in a training batch, so that "unknown" is learned
+    """
+
+    lr: float = 1e-3
+    batch_size: int = 256
+    epochs: int = 1
+    unknown_rate: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.epochs < 1 or self.lr <= 0 or not 0 <= self.unknown_rate < 1:
+            raise UserError(f"{self}: batch_size and epochs from 1, lr above 0, unknown_rate in [0, 1) are expected")
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Everything that decides a trained model, beside the data, the table and the seed.
+
+    Attributes
+    ----------
+    data : what of the dataset is shown
+    model : the network
+    image : how the images enter it
+    optim : the training
+    """
+
+    data: DataSettings = field(default_factory=DataSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    image: ImageSettings = field(default_factory=ImageSettings)
+    optim: OptimSettings = field(default_factory=OptimSettings)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A trained model and what it is worth.
+
+    Attributes
+    ----------
+    metrics : split ("valid", "test") -> slice -> metric -> value, None where undefined
+    epochs : loss, seconds and validation metrics of each epoch
+    best_epoch : the epoch kept, with the highest AUC on validation (from 0)
+    test_scores : click probabilities of the test split, float32, in the order of its rows
+    state : the kept weights
+    items_without_image : items shown in any split that the table lacks; None without a table
+    seconds : of training and scoring
+    """
+
+    metrics: dict[str, dict[str, dict[str, float | None]]]
+    epochs: list[dict]
+    best_epoch: int
+    test_scores: np.ndarray
+    state: dict[str, Tensor]
+    items_without_image: int | None
+    seconds: float
+
+
+def progress_bar(shown: bool = True) -> Progress:
+    """Steps done, time gone and time to go."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    return Progress(*columns, TextColumn("eta"), TimeRemainingColumn(), disable=not shown)
+
+
+def _tensors(batch: Batch, device: torch.device) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(values).to(device) for name, values in batch.items()}
+
+
+def _own_batches(rows: np.ndarray, batch_size: int, accelerator: Accelerator) -> Iterator[np.ndarray]:
+    """This process's share of each batch; a rest too small for all processes is left out."""
+    for start in range(0, len(rows), batch_size):
+        batch = rows[start : start + batch_size]
+        if len(batch) >= accelerator.num_processes:
+            yield batch[accelerator.process_index :: accelerator.num_processes]
+
+
+def score(model: nn.Module, data: CTRData, rows: np.ndarray, batch_size: int, accelerator: Accelerator) -> np.ndarray:
+    """Click probabilities of some impressions, float32 (len(rows)), computed by all processes together."""
+    count = accelerator.num_processes
+    padded = np.resize(rows, math.ceil(len(rows) / count) * count)
+    own = padded[accelerator.process_index :: count]
+    model.eval()
+    with torch.inference_mode():
+        parts = [
+            torch.sigmoid(model(_tensors(data.batch(own[start : start + batch_size]), accelerator.device)))
+            for start in range(0, len(own), batch_size)
+        ]
+    gathered = accelerator.gather(torch.cat(parts)).reshape(count, -1).T.flatten()
+    return gathered[: len(rows)].cpu().numpy()
+
+
+def _training_batches(
+    data: CTRData, settings: OptimSettings, seed: tuple[int, int], accelerator: Accelerator
+) -> Iterator[dict[str, Tensor]]:
+    """This process's batches of one epoch: every process draws the same order and takes its part of each batch."""
+    order = np.random.default_rng(seed).permutation(data.rows["train"])
+    hiding = np.random.default_rng([*seed, accelerator.process_index])
+    for own in _own_batches(order, settings.batch_size, accelerator):
+        yield _tensors(hide_ids(data.batch(own), settings.unknown_rate, hiding), accelerator.device)
+
+
+def _train_epoch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterator[dict[str, Tensor]],
+    accelerator: Accelerator,
+    advance: Callable[[], None],
+) -> float:
+    """One pass over the batches; the mean loss of this process."""
+    model.train()
+    losses = []
+    for batch in batches:
+        loss = nn.functional.binary_cross_entropy_with_logits(model(batch), batch["click"])
+        optimizer.zero_grad(set_to_none=True)
+        accelerator.backward(loss)
+        optimizer.step()
+        losses.append(loss.detach())
+        advance()
+    mean = torch.stack(losses).mean().item()
+    if not math.isfinite(mean):
+        raise UserError(f"the loss became {mean}; lower optim.lr")
+    return mean
+
+
+def _by_slice(data: CTRData, split: str, scores: np.ndarray) -> dict[str, dict[str, float | None]]:
+    rows = data.rows[split]
+    return {
+        name: all_metrics(data.click[rows][part], scores[part], data.user[rows][part])
+        for name, part in data.slices(split).items()
+    }
+
+
+def fit(
+    data: CTRData,
+    table: EmbeddingTable | None,
+    settings: TrainingSettings,
+    seed: int,
+    progress: Progress | None = None,
+) -> Result:
+    """Train a CTR model and score the test split with its best epoch.
+
+    Under ``accelerate launch`` every process calls this; all return the same result.
+
+    Parameters
+    ----------
+    data : loaded with ``settings.data``; may be shared by many calls
+    table : item embeddings, or None for IDs only
+    seed : of the weights, the order of the impressions and the hidden IDs
+    progress : where the steps are shown
+
+    Raises
+    ------
+    UserError
+        If the table is of other items, the model reads none, or the loss is not finite.
+    """
+    started = time.monotonic()
+    accelerator = Accelerator()
+    progress = progress or progress_bar(shown=False)
+    set_seed(seed)
+    images = join_table(table, data) if table else None
+    model = build_model(data, images, settings.model, settings.image)
+    model, optimizer = accelerator.prepare(model, torch.optim.Adam(model.parameters(), lr=settings.optim.lr))
+    batch_size = settings.optim.batch_size
+    steps = math.ceil(len(data.rows["train"]) / batch_size)
+    task = progress.add_task("training", total=settings.optim.epochs * steps)
+
+    epochs: list[dict] = []
+    best_epoch, state, valid = -1, {}, {}
+    for epoch in range(settings.optim.epochs):
+        begun = time.monotonic()
+        batches = _training_batches(data, settings.optim, (seed, epoch), accelerator)
+        loss = _train_epoch(model, optimizer, batches, accelerator, lambda: progress.advance(task))
+        metrics = _by_slice(data, "valid", score(model, data, data.rows["valid"], 4 * batch_size, accelerator))
+        epochs.append({"loss": loss, "seconds": time.monotonic() - begun, "valid": metrics["all"]})
+        if best_epoch < 0 or metrics["all"]["auc"] > valid["all"]["auc"]:
+            best_epoch, valid = epoch, metrics
+            state = {name: value.clone() for name, value in accelerator.unwrap_model(model).state_dict().items()}
+    accelerator.unwrap_model(model).load_state_dict(state)
+    scores = score(model, data, data.rows["test"], 4 * batch_size, accelerator)
+    progress.remove_task(task)
+    return Result(
+        metrics={"valid": valid, "test": _by_slice(data, "test", scores)},
+        epochs=epochs,
+        best_epoch=best_epoch,
+        test_scores=scores,
+        state={name: value.cpu() for name, value in state.items()},
+        items_without_image=int((~images.found[np.unique(data.item)]).sum()) if images else None,
+        seconds=time.monotonic() - started,
+    )

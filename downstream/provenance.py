@@ -1,0 +1,50 @@
+"""What made a result: the commit, the versions and the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+PACKAGES = ("visual-interest", "torch", "numpy", "polars", "accelerate")
+
+
+def commit() -> str:
+    """The git commit of the program, with "+changes" where files differ from it; "unknown" outside a clone."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a result."""
+    return {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
+
+
+def _first_value(file: str, key: str) -> str | None:
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return None
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), None)
+
+
+def machine() -> dict[str, str | int | None]:
+    """CPU model, cores, memory and GPU."""
+    memory = _first_value("/proc/meminfo", "MemTotal")
+    return {
+        "cpu": _first_value("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "memory": f"{int(memory.split()[0]) / 2**20:.0f} GiB" if memory else None,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }

@@ -1,0 +1,119 @@
+"""Batches against a loop over samples; what training has not shown gets no code of its own."""
+
+import re
+
+import numpy as np
+import polars as pl
+import pytest
+
+from data_tools.cli import UserError
+from downstream.data import FIRST_KNOWN, PADDING, UNKNOWN, DataSettings, hide_ids, load_ctr_data
+
+HISTORY = 7
+
+
+@pytest.fixture(scope="module")
+def data(small_world):
+    return load_ctr_data(small_world.folder, DataSettings(history=HISTORY, words=6, title_words=4))
+
+
+def test_batches_equal_a_loop_over_samples(data):
+    rows = np.random.default_rng(0).permutation(len(data.click))[:200]
+    batch = data.batch(rows)
+    shown = data.dataset.impressions.to_dicts()
+    clicks = data.dataset.clicks.to_dicts()
+    assert np.array_equal(batch["row"], np.unique(batch["row"]))
+    for place, row in enumerate(rows):
+        one = shown[row]
+        before = [
+            item
+            for item, time in zip(clicks[one["user"]]["items"], clicks[one["user"]]["timestamps"], strict=True)
+            if time < one["timestamp"]
+        ]
+        assert batch["click"][place] == one["click"]
+        assert batch["row"][batch["target"][place]] == one["item"]
+        history = batch["row"][batch["history"][place][batch["mask"][place]]]
+        assert history.tolist() == before[::-1][:HISTORY]
+        assert np.array_equal(batch["mask"][place], np.arange(HISTORY) < len(before))
+        assert (batch["history"][place][~batch["mask"][place]] == 0).all()
+
+
+def test_a_batch_holds_each_item_once_and_nothing_else(data):
+    batch = data.batch(data.rows["test"][:50])
+    mentioned = np.concatenate([batch["target"], batch["history"][batch["mask"]]])
+    assert np.array_equal(np.unique(mentioned), np.arange(len(batch["row"])))
+
+
+def test_codes_come_from_training_impressions_alone(data):
+    trained = data.dataset.impressions.filter(pl.col("split") == "train")
+    shown = set(trained["item"])
+    assert {int(item) for item in np.flatnonzero(data.seen)} == shown
+    for item in range(len(data.item_code)):
+        assert (data.item_code[item] >= FIRST_KNOWN) == (item in shown)
+        assert data.item_code[item] != PADDING
+    known = data.item_code[data.seen]
+    assert sorted(known) == list(range(FIRST_KNOWN, data.sizes["item"]))
+
+
+def test_title_words_are_the_most_frequent_of_training_items(data):
+    items = data.dataset.items
+    titles = [re.findall(r"\w+", title.lower()) for title in items["title"]]
+    counts: dict[str, int] = {}
+    for row in np.flatnonzero(data.seen):
+        for word in set(titles[row]):
+            counts[word] = counts.get(word, 0) + 1
+    vocabulary = sorted(counts, key=lambda word: (-counts[word], word))[:6]
+    for row, title in enumerate(titles):
+        words = [word for word in dict.fromkeys(title) if word in vocabulary][:4]
+        expected = [vocabulary.index(word) + FIRST_KNOWN for word in words]
+        assert data.words[row].tolist() == expected + [PADDING] * (4 - len(expected))
+
+
+def test_warm_and_cold_part_the_test_split(data):
+    parts = data.slices("test")
+    assert parts["cold"].any() and parts["warm"].any()
+    assert np.array_equal(parts["warm"], ~parts["cold"])
+    assert not data.slices("train")["cold"].any()
+
+
+def test_hidden_ids_are_the_same_for_an_item_wherever_it_stands(data):
+    batch = data.batch(data.rows["train"])
+    hidden = hide_ids(batch, 0.3, np.random.default_rng(0))
+    for key in ("user", "item"):
+        assert 0.1 < (hidden[key] == UNKNOWN).mean() < 0.5
+        kept = hidden[key] != UNKNOWN
+        assert np.array_equal(hidden[key][kept], batch[key][kept])
+    assert hide_ids(batch, 0.0, np.random.default_rng(0))["item"].tolist() == batch["item"].tolist()
+
+
+def test_missing_columns_and_scenes(small_world, tmp_path):
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    for name in ("impressions", "clicks", "items"):
+        frame = pl.read_parquet(small_world.folder / f"{name}.parquet")
+        if name == "items":
+            frame = frame.drop("title", "category")
+        if name == "impressions":
+            frame = frame.with_columns(
+                scene=pl.when(pl.col("split") == "test").then(pl.lit("app")).otherwise(pl.lit("web"))
+            )
+        frame.write_parquet(folder / f"{name}.parquet")
+    (folder / "dataset.json").write_text((small_world.folder / "dataset.json").read_text())
+    data = load_ctr_data(folder, DataSettings(history=3))
+    batch = data.batch(data.rows["test"])
+    assert (batch["category"] == UNKNOWN).all() and (batch["words"] == PADDING).all()
+    assert (batch["scene"] == UNKNOWN).all()
+    assert (data.batch(data.rows["train"])["scene"] == FIRST_KNOWN).all()
+
+
+def test_a_split_of_one_class_is_refused(small_world, tmp_path):
+    folder = tmp_path / "clickless"
+    folder.mkdir()
+    for name in ("impressions", "clicks", "items"):
+        frame = pl.read_parquet(small_world.folder / f"{name}.parquet")
+        if name == "impressions":
+            frame = frame.with_columns(click=pl.when(pl.col("split") == "valid").then(0).otherwise("click"))
+        frame.write_parquet(folder / f"{name}.parquet")
+    (folder / "dataset.json").write_text((small_world.folder / "dataset.json").read_text())
+    with pytest.raises(UserError, match=r"0 clicks in .* 'valid'"):
+        load_ctr_data(folder, DataSettings())

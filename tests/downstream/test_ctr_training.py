@@ -1,0 +1,114 @@
+"""The planted vectors must raise AUC and random ones must not; the command's files; one and two processes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from data_tools.cli import run_command
+from data_tools.table import write_table
+from downstream.data import DataSettings, load_ctr_data
+from downstream.features import FORMS, ImageSettings
+from downstream.fitting import OptimSettings, TrainingSettings, fit
+from downstream.metrics import auc, gauc
+from downstream.train import main
+
+OPTIM = OptimSettings(batch_size=128)
+
+
+@pytest.fixture(scope="module")
+def data(world):
+    return load_ctr_data(world.folder, DataSettings(history=20))
+
+
+def test_planted_vectors_help_and_random_ones_do_not(data, world):
+    def test_auc(table, form="vector"):
+        settings = TrainingSettings(data.settings, image=ImageSettings(form=form), optim=OPTIM)
+        return {name: metrics["auc"] for name, metrics in fit(data, table, settings, 0).metrics["test"].items()}
+
+    ids = test_auc(None)
+    for form in FORMS:
+        planted, random = test_auc(world.table, form), test_auc(world.random, form)
+        assert planted["all"] > ids["all"] + 0.15
+        assert planted["cold"] > 0.7
+        assert random["all"] < ids["all"] + 0.02
+
+
+def test_the_result_is_what_its_scores_say_and_the_seed_decides_it(data, world):
+    settings = TrainingSettings(data.settings, optim=OPTIM)
+    first, again, other = (fit(data, world.table, settings, seed) for seed in (0, 0, 1))
+    rows = data.rows["test"]
+    assert first.test_scores.dtype == np.float32 and len(first.test_scores) == len(rows)
+    assert first.metrics["test"]["all"]["auc"] == auc(data.click[rows], first.test_scores)
+    assert first.metrics["test"]["all"]["gauc"] == gauc(data.click[rows], first.test_scores, data.user[rows])
+    assert np.array_equal(first.test_scores, again.test_scores)
+    assert not np.array_equal(first.test_scores, other.test_scores)
+
+
+def test_the_epoch_with_the_best_validation_is_kept(data, world):
+    settings = TrainingSettings(data.settings, optim=OptimSettings(batch_size=128, epochs=3, lr=3e-3))
+    result = fit(data, None, settings, 0)
+    values = [epoch["valid"]["auc"] for epoch in result.epochs]
+    assert result.best_epoch == int(np.argmax(values)) and len(values) == 3
+    assert result.metrics["valid"]["all"]["auc"] == max(values)
+    if result.best_epoch == 0:
+        one = fit(data, None, TrainingSettings(data.settings, optim=OptimSettings(batch_size=128, lr=3e-3)), 0)
+        assert np.array_equal(one.test_scores, result.test_scores)
+
+
+@pytest.fixture
+def train_command(monkeypatch):
+    def command(*arguments):
+        monkeypatch.setattr(sys, "argv", ["downstream.train", *map(str, arguments)])
+        run_command(main)
+
+    return command
+
+
+def test_the_command_writes_a_run(small_world, tmp_path, train_command, capsys):
+    write_table(tmp_path / "table", small_world.table.ids[5:], small_world.table.vectors[5:], {"encoder": "planted"})
+    run = tmp_path / "run"
+    arguments = ["--dataset", small_world.folder, "--table", tmp_path / "table", "--out", run]
+    train_command(*arguments, "--data.history", "4", "--seed", "3")
+    printed = capsys.readouterr().out
+    assert "5 items have no vector" in printed and "GAUC" in printed
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["settings"]["data"]["history"] == 4 and summary["items_without_image"] == 5
+    assert set(summary["metrics"]["test"]) == {"all", "warm", "cold"}
+    scores = np.load(run / "test_scores.npy")
+    assert scores.dtype == np.float32 and ((scores > 0) & (scores < 1)).all()
+    assert all(torch.isfinite(value).all() for value in load_file(run / "model.safetensors").values())
+
+    with pytest.raises(SystemExit, match="1"):
+        train_command(*arguments)
+    assert "exists already" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        train_command(*arguments, "--optim.learning_rate", "1")
+    assert "nearest known one is" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns(world, tmp_path):
+    write_table(tmp_path / "table", world.table.ids, world.table.vectors, {})
+    scores = []
+    for processes in (1, 2):
+        run = tmp_path / f"run{processes}"
+        launch = ["accelerate.commands.launch", "--cpu", "--num_processes", str(processes), "-m", "downstream.train"]
+        arguments = ["--dataset", str(world.folder), "--table", str(tmp_path / "table"), "--out", str(run)]
+        # Hidden IDs are drawn by each process, so only without them are the two the same computation.
+        arguments += ["--optim.unknown_rate", "0"]
+        done = subprocess.run(
+            [sys.executable, "-m", *launch, *arguments],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        scores.append(np.load(run / "test_scores.npy"))
+    np.testing.assert_allclose(scores[0], scores[1], atol=2e-3)
