@@ -34,8 +34,18 @@ class _Parser(ArgumentParser):
         raise SystemExit(2)
 
 
+def _with_underscores(argument: str) -> str:
+    """An option's name as the settings spell it: ``--item-columns=a-b`` becomes ``--item_columns=a-b``."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument[2:].partition("=")
+    return f"--{name.replace('-', '_')}{equals}{value}"
+
+
 def parse_settings(settings: type[Settings], description: str | None, argv: Sequence[str] | None = None) -> Settings:
     """Build a settings dataclass from ``--config FILE`` and ``--section.key value`` overrides (flags win).
+
+    Dashes in the name of an option stand for underscores: ``--item-columns`` sets ``item_columns``.
 
     Parameters
     ----------
@@ -51,7 +61,8 @@ def parse_settings(settings: type[Settings], description: str | None, argv: Sequ
     parser = _Parser(description=description)
     parser.add_argument("--config", action="config", help="YAML file of settings; flags override it.")
     parser.add_class_arguments(settings)
-    parsed = parser.instantiate(parser.parse_args(argv)).as_dict()
+    arguments = sys.argv[1:] if argv is None else argv
+    parsed = parser.instantiate(parser.parse_args([_with_underscores(one) for one in arguments])).as_dict()
     parsed.pop("config")
     return settings(**parsed)
 
