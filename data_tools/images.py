@@ -1,0 +1,138 @@
+"""Item images of any origin, read as plain RGB, and checked on their way into a dataset."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import numpy as np
+from PIL import Image, ImageOps
+from rich.progress import track
+
+T = TypeVar("T")
+
+# Only these decoders ever see a file: Pillow's others (EPS starts a program) are no place for pictures from outside.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
+MAX_PIXELS = 64_000_000
+
+
+class BadImage(Exception):
+    """A picture that cannot be used; ``reason`` is "missing", "outside the folder", "unreadable" or "too large"."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+
+
+@contextlib.contextmanager
+def _faults_as_bad_image() -> Iterator[None]:
+    try:
+        yield
+    except BadImage:
+        raise
+    except Image.DecompressionBombError as error:
+        raise BadImage("too large", str(error)) from error
+    except Exception as error:  # broken files make the decoders raise nearly anything
+        raise BadImage("unreadable", str(error)) from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    with contextlib.suppress(Exception):  # broken EXIF says nothing against the pixels
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would cut everything above 255 to white
+        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.new("RGBA", layer.size, "white")
+        image.alpha_composite(layer)
+    return image.convert("RGB")
+
+
+def _decode(file: BinaryIO) -> tuple[Image.Image, str]:
+    with Image.open(file, formats=FORMATS) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise BadImage("too large", f"{image.width} x {image.height} pixels, at most {MAX_PIXELS} are read")
+        image.load()
+        return _rgb(image), EXTENSIONS[image.format]
+
+
+def read_image(data: bytes) -> Image.Image:
+    """Decode an encoded picture to RGB, 8 bits a channel.
+
+    Grey, palette, CMYK and 16-bit pictures are converted, transparent ones laid on white, and an EXIF orientation is
+    carried out; of an animation the first frame is taken.
+
+    Raises
+    ------
+    BadImage
+        If the bytes are no JPEG, PNG, WebP, GIF, BMP or TIFF, are cut short, or hold more than ``MAX_PIXELS`` pixels.
+    """
+    with _faults_as_bad_image():
+        return _decode(io.BytesIO(data))[0]
+
+
+def check_image(path: str | Path) -> str:
+    """Decode a file wholly and return the extension of its real format, such as "jpg", whatever the file is called.
+
+    Raises
+    ------
+    BadImage
+        If it is missing, no regular file, or cannot be read by :func:`read_image`.
+    """
+    with _faults_as_bad_image():
+        if not Path(path).is_file():
+            raise BadImage("missing", str(path))
+        with open(path, "rb") as file:
+            return _decode(file)[1]
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """The path of ``name`` in ``folder``. Links are followed, for whoever owns the folder laid them."""
+    relative = os.path.normpath(name)
+    if "\0" in name or os.path.isabs(relative) or relative.split(os.sep)[0] == os.pardir:
+        raise BadImage("outside the folder", name)
+    return folder / relative
+
+
+def _map_in_blocks(function: Callable[[int], T], count: int, block: int = 4096) -> Iterator[T]:
+    # In blocks, because map() queues all of its tasks at once: of a large catalogue, gigabytes of them.
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, count, block):
+            yield from pool.map(function, range(start, min(start + block, count)))
+
+
+def copy_images(names: Sequence[str | None], source: Path, target: Path) -> tuple[list[str | None], list[str | None]]:
+    """Copy every usable picture to ``target/<row>.<extension of its real format>``, showing progress.
+
+    Parameters
+    ----------
+    names : paths relative to ``source``, None where an item has no picture
+
+    Returns
+    -------
+    copied : file names in ``target``, None where there is no usable picture
+    faults : why a named picture was not copied, None where it was or where none was named
+    """
+    target.mkdir()
+
+    def copy(row: int) -> tuple[str | None, str | None]:
+        if names[row] is None:
+            return None, None
+        try:
+            path = _inside(source, names[row])
+            copied = f"{row}.{check_image(path)}"
+        except BadImage as bad:
+            return None, bad.reason
+        shutil.copyfile(path, target / copied)
+        return copied, None
+
+    checked = _map_in_blocks(copy, len(names))
+    results = list(track(checked, description="checking images", total=len(names)))
+    return [copied for copied, _ in results], [fault for _, fault in results]
