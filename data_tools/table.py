@@ -66,12 +66,12 @@ def write_table(folder: str | Path, ids: Sequence[Any], vectors: np.ndarray, inf
     """Write a whole table of one part; ``info`` is joined into ``table.json``."""
     with whole_folder(folder) as scratch:
         write_part(scratch / "part-00000.parquet", ids, vectors)
-        write_json(scratch / "table.json", {**describe(len(ids), vectors), **info})
+        write_json(scratch / "table.json", {**describe(*vectors.shape, str(vectors.dtype)), **info})
 
 
-def describe(count: int, vectors: np.ndarray) -> dict[str, Any]:
-    """The part of ``table.json`` that follows from the vectors themselves."""
-    return {"format_version": 1, "count": count, "size": int(vectors.shape[1]), "dtype": str(vectors.dtype)}
+def describe(count: int, size: int, dtype: str) -> dict[str, Any]:
+    """The part of ``table.json`` that every table has."""
+    return {"format_version": 1, "count": count, "size": size, "dtype": dtype}
 
 
 def _read_parquet(paths: Sequence[Path]) -> tuple[list[Any], np.ndarray]:

@@ -1,0 +1,276 @@
+"""Shards -> batches, each distinct picture of a batch decoded once.
+
+A batch of requests is a dict:
+
+================  ==================  =============================================================================
+``images``        uint8 (N, 3, S, S)  the batch's distinct pictures, augmented
+``image_item``    long (N,)           their items
+``history``       long (B, H)         indices into images, oldest click first, right-aligned, -1 for padding
+``page``          long (B, P)         indices into images of the page view's slots, left-aligned, -1 for padding
+``click``         float (B, P)        1 clicked, 0 not (and padding)
+================  ==================  =============================================================================
+
+A batch of catalogue pictures holds ``images`` (2n, ...) and ``image_item`` (2n,): first views of n, then second views.
+
+Streams are endless and a function of (seed, process, worker, batch number) alone, so that a run resumes at batch k
+exactly: batches before it are read past without decoding.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import webdataset as wds
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torchvision.transforms import v2
+
+from data_tools.cli import UserError
+from data_tools.files import read_json
+from data_tools.images import read_image
+from data_tools.shards import FORMAT_VERSION
+from pretrain.settings import Batch
+
+Transform = Callable[[Tensor], Tensor]
+# An encoded batch: pictures' bytes by item, and the requests that mention them.
+Encoded = tuple[dict[int, bytes], list[dict[str, Any]]]
+
+
+def read_index(shards: str | Path) -> dict[str, Any]:
+    """Read a shard folder's index and check that its files are there with the promised sizes.
+
+    Raises
+    ------
+    UserError
+        Naming the first file that is missing or of another size, or the format's version if it is another.
+    """
+    folder = Path(shards)
+    if not (folder / "index.json").exists():
+        raise UserError(f"{folder} holds no shards (no index.json); write them with: python -m data_tools.shards")
+    index = read_json(folder / "index.json")
+    if index.get("format_version") != FORMAT_VERSION:
+        found = index.get("format_version")
+        raise UserError(f"{folder} has shard format {found}, {FORMAT_VERSION} is read; write the shards again")
+    for shard in [*index["items"], *(shard for split in index["requests"].values() for shard in split)]:
+        file = folder / shard["file"]
+        size = file.stat().st_size if file.exists() else 0
+        if size != shard["bytes"]:
+            raise UserError(f"{file} has {size} bytes, the index promises {shard['bytes']}; write the shards again")
+    return index
+
+
+def read_shard(path: Path) -> Encoded:
+    """Read one tar: picture bytes by item, and its JSON records (requests, or items of the catalogue)."""
+    images: dict[int, bytes] = {}
+    records: list[dict[str, Any]] = []
+    with open(path, "rb") as stream:
+        for member in wds.tariterators.tar_file_iterator(stream):
+            key, extension = member["fname"].rsplit(".", 1)
+            if extension == "json":
+                records.append(json.loads(member["data"]))
+            else:
+                images[int(key.lstrip("i"))] = member["data"]
+    return images, records
+
+
+def to_tensor(data: bytes) -> Tensor:
+    """Decode a picture's bytes to uint8 (3, height, width)."""
+    return v2.functional.pil_to_tensor(read_image(data))
+
+
+def plain_transform(image_size: int) -> Transform:
+    """The whole picture, squeezed into a square: for evaluation and export, so that nothing is cut off."""
+    return v2.Resize((image_size, image_size), antialias=True)
+
+
+def training_transform(settings: Batch, image_size: int) -> Transform:
+    """Random crop, mirror and colour jitter of one picture, as the settings say."""
+    steps: list[Any] = [v2.RandomResizedCrop(image_size, scale=(settings.crop_scale, 1.0), antialias=True)]
+    if settings.crop_scale == 1:
+        steps = [plain_transform(image_size)]
+    if settings.flip:
+        steps.append(v2.RandomHorizontalFlip())
+    if settings.colour_jitter:
+        strength = settings.colour_jitter
+        steps.append(v2.ColorJitter(strength, strength, strength, strength / 4))
+    return v2.Compose(steps)
+
+
+def request_batch(encoded: Encoded, transform: Transform, history: int, slots: int) -> dict[str, Tensor]:
+    """Decode and lay out a batch of requests (see the top of this file for keys and shapes)."""
+    images, requests = encoded
+    index: dict[int, int] = {}
+
+    def place(items: list[int]) -> list[int]:
+        return [index.setdefault(item, len(index)) for item in items]
+
+    shape = len(requests)
+    batch = {
+        "history": torch.full((shape, history), -1),
+        "page": torch.full((shape, slots), -1),
+        "click": torch.zeros(shape, slots),
+    }
+    for row, request in enumerate(requests):
+        clicked, shown = place(request["history"][-history:]), place(request["page"][:slots])
+        batch["history"][row, history - len(clicked) :] = torch.tensor(clicked, dtype=torch.long)
+        batch["page"][row, : len(shown)] = torch.tensor(shown)
+        batch["click"][row, : len(shown)] = torch.tensor(request["click"][:slots], dtype=torch.float32)
+    batch["images"] = torch.stack([transform(to_tensor(images[item])) for item in index])
+    batch["image_item"] = torch.tensor(list(index))
+    return batch
+
+
+def item_batch(encoded: Encoded, transform: Transform) -> dict[str, Tensor]:
+    """Two views of each catalogue picture."""
+    images, records = encoded
+    items = [record["item"] for record in records]
+    decoded = [to_tensor(images[item]) for item in items]
+    return {
+        "images": torch.stack([transform(picture) for picture in decoded + decoded]),
+        "image_item": torch.tensor(items + items),
+    }
+
+
+def mixed_seed(*parts: int) -> int:
+    """One seed for torch from several numbers, such as (seed, process, step)."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class BatchStream(IterableDataset):
+    """Endless batches of one process.
+
+    Parameters
+    ----------
+    files : shard paths
+    rows : requests or pictures a batch
+    collate : encoded batch -> dict of tensors
+    seed, process, processes : what the stream is a function of
+    start : batches of this process that were already trained on
+    """
+
+    def __init__(
+        self,
+        files: list[Path],
+        rows: int,
+        collate: Callable[[Encoded], dict[str, Tensor]],
+        seed: int,
+        process: int,
+        processes: int,
+        start: int = 0,
+    ) -> None:
+        self.files, self.rows, self.collate = files, rows, collate
+        self.seed, self.process, self.processes, self.start = seed, process, processes, start
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        worker = get_worker_info()
+        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        # The loader asks its n workers in turn, from worker 0 on: worker w gives batches start + w, start + w + n, ...
+        # Those form one lane, which must be the same lane of shards whatever the start.
+        first = self.start + number
+        lane = first % workers
+        for batch, encoded in zip(itertools.count(lane, workers), self._encoded(lane, workers), strict=False):
+            if batch >= first:
+                yield self._decode(encoded, batch)
+
+    def _decode(self, encoded: Encoded, number: int) -> dict[str, Tensor]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mixed_seed(self.seed, self.process, number))
+            return self.collate(encoded)
+
+    def _encoded(self, lane: int, lanes: int) -> Iterator[Encoded]:
+        """Undecoded batches of one lane: its shards in random order, each epoch anew, batches of several mixed."""
+        epoch = 0
+        while True:
+            rng = np.random.default_rng([self.seed, epoch])
+            order = rng.permutation(len(self.files))[self.process * lanes + lane :: self.processes * lanes]
+            rng = np.random.default_rng([self.seed, epoch, self.process, lane])
+            yield from _mixed((self._cut(self.files[shard], rng) for shard in order), rng)
+            epoch += 1
+
+    def _cut(self, file: Path, rng: np.random.Generator) -> list[Encoded]:
+        images, records = read_shard(file)
+        rows = [records[row] for row in rng.permutation(len(records))]
+        whole = len(rows) // self.rows * self.rows
+        return [(images, rows[start : start + self.rows]) for start in range(0, whole, self.rows)]
+
+
+def _mixed(shards: Iterator[list[Encoded]], rng: np.random.Generator, open_shards: int = 4) -> Iterator[Encoded]:
+    """Batches of a few shards at a time in random order, so that neighbouring steps differ in category."""
+    pool: list[list[Encoded]] = []
+    for shard in shards:
+        pool.append(shard)
+        while len(pool) >= open_shards:
+            yield from _draw(pool, rng)
+    while pool:
+        yield from _draw(pool, rng)
+
+
+def _draw(pool: list[list[Encoded]], rng: np.random.Generator) -> Iterator[Encoded]:
+    chosen = int(rng.integers(len(pool)))
+    if pool[chosen]:
+        yield pool[chosen].pop()
+    else:
+        pool.pop(chosen)
+
+
+def loader(
+    shards: str | Path,
+    kind: str,
+    settings: Batch,
+    image_size: int,
+    seed: int,
+    process: int = 0,
+    processes: int = 1,
+    start: int = 0,
+) -> DataLoader:
+    """Endless training batches of one process.
+
+    Parameters
+    ----------
+    shards : shard folder
+    kind : "requests" or "items"
+    settings : rows are those of all processes together
+    image_size : side of the square pictures
+    seed, process, processes, start : see :class:`BatchStream`
+
+    Raises
+    ------
+    UserError
+        If the rows do not divide over the processes, or there are too few shards or requests for them.
+    """
+    index = read_index(shards)
+    if settings.rows % processes:
+        raise UserError(f"--batch.rows {settings.rows} cannot be spread evenly over {processes} processes")
+    rows = settings.rows // processes
+    listed = index["items"] if kind == "items" else index["requests"]["train"]
+    count = "items" if kind == "items" else "requests"
+    whole = [shard for shard in listed if shard[count] >= rows]
+    lanes = processes * max(settings.workers, 1)
+    if len(whole) < lanes:
+        largest = max((shard[count] for shard in listed), default=0)
+        raise UserError(
+            f"{shards}: {len(whole)} shards hold a batch of {rows} rows, and {processes} processes x "
+            f"{max(settings.workers, 1)} workers need {lanes} (the largest shard has {largest} rows). Lower batch.rows "
+            f"or batch.workers, or write {'smaller' if largest >= rows else 'larger'} shards with data_tools.shards"
+        )
+    transform = training_transform(settings, image_size)
+    if kind == "items":
+        collate = partial(item_batch, transform=transform)
+    else:
+        collate = partial(request_batch, transform=transform, history=settings.history, slots=settings.slots)
+    files = [Path(shards) / shard["file"] for shard in whole]
+    stream = BatchStream(files, rows, collate, seed, process, processes, start)
+    return DataLoader(
+        stream,
+        batch_size=None,
+        num_workers=settings.workers,
+        prefetch_factor=4 if settings.workers else None,
+        pin_memory=torch.cuda.is_available(),
+    )

@@ -1,0 +1,137 @@
+"""Image encoder: any timm or open_clip image tower, and one linear layer to the embedding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import open_clip
+import safetensors.torch
+import timm
+import torch
+from torch import Tensor, nn
+
+from data_tools.cli import UserError
+from pretrain.settings import Encoder
+
+OPEN_CLIP = "open_clip:"
+
+
+class ImageEncoder(nn.Module):
+    """``tower`` (pictures -> features) and ``head`` (features -> embedding).
+
+    Attributes
+    ----------
+    mean, std : buffers (1, 3, 1, 1), channel statistics of the input in [0, 1]; they travel with the weights
+    """
+
+    def __init__(self, tower: nn.Module, features: int, settings: Encoder, mean: list[float], std: list[float]) -> None:
+        super().__init__()
+        self.tower = tower
+        self.head = nn.Linear(features, settings.dimensions)
+        self.freeze_norm = settings.freeze_norm
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+
+    def features(self, images: Tensor) -> Tensor:
+        """Pictures, uint8 (N, 3, S, S), to the tower's features, (N, F)."""
+        pixels = (images.to(self.mean.dtype) / 255 - self.mean) / self.std
+        return self.tower(pixels.contiguous(memory_format=torch.channels_last))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Pictures, uint8 (N, 3, S, S), to embeddings, (N, D), not normalised."""
+        return self.head(self.features(images))
+
+    def train(self, mode: bool = True) -> ImageEncoder:
+        super().train(mode)
+        if self.freeze_norm:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+
+def build_encoder(settings: Encoder) -> ImageEncoder:
+    """Build an encoder with its initial weights.
+
+    Raises
+    ------
+    UserError
+        If the name is unknown (the nearest ones are named), or the weights do not fit the model.
+    """
+    if settings.name.startswith(OPEN_CLIP):
+        tower, features, mean, std = _open_clip_tower(settings)
+    else:
+        tower, features, mean, std = _timm_tower(settings)
+    encoder = ImageEncoder(tower, features, settings, settings.mean or mean, settings.std or std)
+    return encoder.to(memory_format=torch.channels_last)
+
+
+def _timm_tower(settings: Encoder) -> tuple[nn.Module, int, list[float], list[float]]:
+    if not timm.is_model(settings.name):
+        nearest = timm.list_models(f"*{settings.name.split('.')[0][:8]}*")[:5]
+        raise UserError(
+            f"timm has no model {settings.name!r}; near it: {', '.join(nearest) or 'see timm.list_models()'}"
+        )
+    try:
+        tower = timm.create_model(
+            settings.name, pretrained=bool(settings.pretrained), num_classes=0, **settings.arguments
+        )
+    except TypeError as error:
+        raise UserError(f"--encoder.arguments do not fit {settings.name}: {error}") from None
+    if settings.weights:
+        load_weights(tower, settings.weights)
+    if settings.gradient_checkpointing:
+        tower.set_grad_checkpointing(True)
+    config = timm.data.resolve_model_data_config(tower)
+    with torch.no_grad():  # some towers pool into another width than num_features
+        features = tower.eval()(torch.zeros(1, 3, settings.image_size, settings.image_size)).shape[1]
+    return tower.train(), features, list(config["mean"]), list(config["std"])
+
+
+def _open_clip_tower(settings: Encoder) -> tuple[nn.Module, int, list[float], list[float]]:
+    name = settings.name.removeprefix(OPEN_CLIP)
+    if name not in open_clip.list_models():
+        raise UserError(f"open_clip has no model {name!r}; it has: {', '.join(open_clip.list_models()[:12])}, ...")
+    tag = settings.pretrained if isinstance(settings.pretrained, str) else None
+    if settings.pretrained and not tag:
+        raise UserError(f"--encoder.pretrained of {settings.name} must be an open_clip tag such as laion2b_s34b_b79k")
+    model = open_clip.create_model(name, pretrained=tag, force_image_size=settings.image_size, **settings.arguments)
+    tower = model.visual
+    if settings.weights:
+        load_weights(tower, settings.weights)
+    if settings.gradient_checkpointing:
+        tower.set_grad_checkpointing(True)
+    with torch.no_grad():
+        features = tower.eval()(torch.zeros(1, 3, settings.image_size, settings.image_size)).shape[1]
+    return tower.train(), features, list(tower.image_mean), list(tower.image_std)
+
+
+def load_weights(module: nn.Module, file: str | Path) -> None:
+    """Load a state dict of tensors; a classifier the module lacks is passed over, anything else must fit.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, holds anything but tensors, or lacks or exceeds the module's parameters.
+    """
+    try:
+        if Path(file).suffix == ".safetensors":
+            state = safetensors.torch.load_file(file)
+        else:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"no weights at {file}") from None
+    except Exception as error:
+        raise UserError(f"{file} cannot be read as a file of tensors: {error}") from None
+    classifiers = ("classifier.", "head.fc.", "fc.", "head.")
+    wanted = module.state_dict()
+    state = {name: tensor for name, tensor in state.items() if name in wanted or not name.startswith(classifiers)}
+    missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
+    wrong = sorted(name for name in wanted.keys() & state.keys() if wanted[name].shape != state[name].shape)
+    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    if missing or extra or wrong:
+        raise UserError(
+            f"{file} does not fit the model: {len(missing)} parameters missing {missing[:3]}, "
+            f"{len(extra)} unknown {extra[:3]}, {len(wrong)} of another shape {wrong[:3]}"
+        )
+    module.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in state.items()}, strict=False)

@@ -1,0 +1,170 @@
+"""Typed settings of pre-training; the defaults are the embedded default run on the simulated world."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from data_tools.cli import UserError
+from data_tools.world import World
+
+
+@dataclass
+class Encoder:
+    """Image tower plus one linear layer.
+
+    Attributes:
+        name: A timm model name, or "open_clip:NAME" for an open_clip image tower.
+        weights: Local file of initial weights (.safetensors, or a .pth that holds tensors only); null starts at random.
+        pretrained: Weights from a hub: true for timm's default, or an open_clip tag. False uses the file, or none.
+        arguments: Further arguments of the model's constructor.
+        dimensions: Size D of the embedding.
+        image_size: Side of the square input in pixels.
+        mean: Channel means of the input in [0, 1]; null follows the weights.
+        std: Channel standard deviations of the input; null follows the weights.
+        freeze_norm: Keep batch-norm statistics as the initial weights have them (wise when fine-tuning on few images).
+        gradient_checkpointing: Recompute activations in the backward pass: less memory, more time.
+    """
+
+    name: str = "test_byobnet"
+    weights: str | None = None
+    pretrained: bool | str = False
+    arguments: dict[str, Any] = field(default_factory=dict)
+    dimensions: int = 64
+    image_size: int = 64
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    freeze_norm: bool = False
+    gradient_checkpointing: bool = False
+
+
+@dataclass
+class Objective:
+    """What is learned.
+
+    Attributes:
+        name: A key of pretrain.objectives.OBJECTIVES.
+        temperature: Of the contrastive softmax.
+        attention_temperature: Of the softmax over the history in the reconstruction (courier).
+        pv_weight: Weight of the page-view loss (courier).
+        ucs_weight: Weight of the user-click-sequence loss (courier).
+    """
+
+    name: str = "courier"
+    temperature: float = 0.05
+    attention_temperature: float = 0.2
+    pv_weight: float = 1.0
+    ucs_weight: float = 1.0
+
+
+@dataclass
+class Batch:
+    """What a step sees.
+
+    Attributes:
+        rows: Requests (or catalogue images, for single-image objectives) a step, over all processes together.
+        history: Most recent clicks of a request used in training.
+        slots: Page-view slots of a request used in training.
+        workers: Loader processes a training process; 0 loads in the training process itself.
+        crop_scale: Smallest share of the picture a random crop keeps; 1 crops nothing.
+        flip: Mirror half of the pictures.
+        colour_jitter: Strength of random brightness, contrast, saturation (and a quarter of it of hue).
+    """
+
+    rows: int = 64
+    history: int = 10
+    slots: int = 10
+    workers: int = 1
+    crop_scale: float = 0.6
+    flip: bool = True
+    colour_jitter: float = 0.0
+
+
+@dataclass
+class Optim:
+    """AdamW with linear warm-up and cosine decay to zero.
+
+    Attributes:
+        steps: Optimiser steps.
+        lr: Highest learning rate.
+        weight_decay: Decoupled weight decay of matrices and kernels.
+        warmup: Steps of linear warm-up.
+        clip: Largest norm of the gradient; 0 clips nothing.
+        precision: fp32, bf16, fp16, or auto: bf16 where a short trial finds it faster, and always fp32 or bf16.
+    """
+
+    steps: int = 500
+    lr: float = 2e-3
+    weight_decay: float = 1e-6
+    warmup: int = 30
+    clip: float = 1.0
+    precision: str = "auto"
+
+
+@dataclass
+class Evaluation:
+    """Within-page-view AUC of SimScore.
+
+    Attributes:
+        every: Steps between evaluations on the validation time range, on which the best weights are chosen.
+        history: Most recent clicks SimScore looks at.
+        requests: Most requests of a split that are scored; a random sample (by the seed) when there are more.
+        choose_on: Validation slice the best weights are chosen on: unseen or seen items.
+    """
+
+    every: int = 100
+    history: int = 30
+    requests: int = 8000
+    choose_on: str = "unseen"
+
+
+@dataclass
+class Settings:
+    """Pre-train an image encoder from click behaviour.
+
+    Attributes:
+        data: Folder of shards; null makes the simulated world and its shards below runs/.
+        out: Run folder.
+        resume: Go on from the newest checkpoint of the run folder.
+        seed: Seed of weights, batches and augmentation.
+        log_every: Steps between log lines.
+        checkpoint_every: Steps between checkpoints.
+        world: Settings of the simulated world, used where data is null.
+    """
+
+    data: str | None = None
+    out: str = "runs/default"
+    resume: bool = False
+    seed: int = 0
+    log_every: int = 20
+    checkpoint_every: int = 100
+    encoder: Encoder = field(default_factory=Encoder)
+    objective: Objective = field(default_factory=Objective)
+    batch: Batch = field(default_factory=Batch)
+    optim: Optim = field(default_factory=Optim)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    world: World = field(default_factory=World)
+
+    def __post_init__(self) -> None:
+        positive = {
+            "optim.steps": self.optim.steps,
+            "batch.rows": self.batch.rows,
+            "batch.history": self.batch.history,
+            "batch.slots": self.batch.slots,
+            "log_every": self.log_every,
+            "checkpoint_every": self.checkpoint_every,
+            "evaluation.every": self.evaluation.every,
+            "objective.temperature": self.objective.temperature,
+            "objective.attention_temperature": self.objective.attention_temperature,
+        }
+        for name, value in positive.items():
+            if value <= 0:
+                raise UserError(f"--{name} is {value}; a number above 0 is expected")
+        if not 0 < self.batch.crop_scale <= 1:
+            raise UserError(f"--batch.crop_scale is {self.batch.crop_scale}; a share in (0, 1] is expected")
+        if self.optim.precision not in ("auto", "fp32", "bf16", "fp16"):
+            raise UserError(f"--optim.precision is {self.optim.precision!r}; auto, fp32, bf16 or fp16 is expected")
+        if self.evaluation.choose_on not in ("seen", "unseen"):
+            raise UserError(f"--evaluation.choose_on is {self.evaluation.choose_on!r}; seen or unseen is expected")
+        if self.encoder.weights and self.encoder.pretrained:
+            raise UserError("--encoder.weights and --encoder.pretrained both name initial weights; give one of them")
