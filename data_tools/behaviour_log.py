@@ -8,7 +8,9 @@ otherwise.
 
 from __future__ import annotations
 
+import csv
 import difflib
+import gzip
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -97,6 +99,17 @@ def is_csv(path: Path) -> bool:
     raise UserError(f"{path} ends neither in .csv, .csv.gz nor .parquet; convert it to one of them")
 
 
+def _header(path: Path) -> list[str]:
+    opened = gzip.open if path.name.endswith(".gz") else open
+    try:
+        with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
+            return next(csv.reader(file))
+    except StopIteration:
+        raise UserError(f"{path} is empty; a first line with the names of its columns is expected") from None
+    except (OSError, EOFError, UnicodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read: {error}; CSV in UTF-8 is expected") from error
+
+
 def read_items(path: Path, named: Mapping[str, str]) -> pl.DataFrame:
     """Read an item list; known columns get our names, others are carried along.
 
@@ -107,14 +120,13 @@ def read_items(path: Path, named: Mapping[str, str]) -> pl.DataFrame:
     """
     try:
         if is_csv(path):
-            found = pl.read_csv(path, n_rows=0).columns
-            text = {named.get(name, name): pl.String for name in (*ITEM_COLUMNS, "title", "category")}
-            overrides = {column: kind for column, kind in text.items() if column in found}
-            frame = pl.read_csv(path, schema_overrides=overrides, infer_schema_length=None)
+            text = {named.get(name, name) for name in (*ITEM_COLUMNS, "title", "category")} & set(_header(path))
+            frame = pl.read_csv(path, schema_overrides=dict.fromkeys(text, pl.String), infer_schema_length=None)
         else:
             frame = pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+        reason = str(error).split("\n")[0]  # polars goes on with advice on settings that are not to be had here
+        raise UserError(f"{path} cannot be read: {reason}") from error
     columns = resolve_columns(named, frame.columns, ITEM_COLUMNS, ITEM_OPTIONAL, str(path))
     carried = [name for name in frame.columns if name not in columns and name not in columns.values()]
     return frame.select(**columns).hstack(frame.select(carried))
@@ -123,9 +135,9 @@ def read_items(path: Path, named: Mapping[str, str]) -> pl.DataFrame:
 def read_log(engine: Backend, path: Path) -> ir.Table:
     """A log as it stands, every value of a CSV as text, with its order in the file as ``__row__`` (int64, from 0)."""
     if is_csv(path):
-        # Lines that end early (a log cut short) are padded, so that they are set aside instead of stopping the job.
-        options = {"all_varchar": True, "header": True, "delim": ",", "quote": '"', "null_padding": True}
-        log = engine.read_csv(path, **options)
+        # Nothing is guessed from a sample, so that a file is read the same way however it begins.
+        columns = dict.fromkeys(_header(path), "VARCHAR")
+        log = engine.read_csv(path, columns=columns, auto_detect=False, header=True, delim=",", quote='"', escape='"')
     else:
         log = engine.read_parquet(path)
     return log.mutate(__row__=ibis.row_number())

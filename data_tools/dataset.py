@@ -29,16 +29,15 @@ console = Console(stderr=True)
 class Rules:
     """How impressions become page views and splits, and how much unusable input is borne.
 
-    Parameters
-    ----------
-    page_gap : where the log has no request_id, impressions of a user this close in time (in the unit of the
-        timestamps: seconds, unless they are integers of another one) share a page view
-    page_slots : the most impressions in a page view made so
-    valid_from : fraction of the impressions, in time order, at which the validation split starts
-    test_from : fraction at which the test split starts
-    max_bad_share : largest share of rows of the log that may be set aside
-    max_bad_image_share : largest share of items whose image may be missing or unreadable
-    memory : what DuckDB takes before it spills to disk
+    Attributes:
+        page_gap: Impressions of a user this close in time share a page view where the log has no request_id; in the
+            unit of the timestamps.
+        page_slots: Most impressions in a page view made so.
+        valid_from: Fraction of the impressions, in time order, at which the validation split starts.
+        test_from: Fraction at which the test split starts.
+        max_bad_share: Largest share of the rows of the log that may be set aside.
+        max_bad_image_share: Largest share of the items whose image may be missing or unreadable.
+        memory: What DuckDB takes before it spills to disk.
     """
 
     page_gap: int = 1800
@@ -60,7 +59,10 @@ class Rules:
 def _engine(folder: Path, memory: str) -> Iterator[Backend]:
     """DuckDB with all that it puts down inside ``folder``, and gone from there at the end."""
     with tempfile.TemporaryDirectory(dir=folder, prefix=".work-") as work:
-        engine = ibis.duckdb.connect(f"{work}/log.duckdb", temp_directory=f"{work}/spill", memory_limit=memory)
+        try:
+            engine = ibis.duckdb.connect(f"{work}/log.duckdb", temp_directory=f"{work}/spill", memory_limit=memory)
+        except duckdb.Error as error:
+            raise UserError(f"DuckDB cannot start with memory {memory!r}: {error}") from error
         try:
             yield engine
         except duckdb.OperationalError as error:
@@ -74,9 +76,12 @@ def _unique_items(items: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     kind = items.schema["item_id"]
     if not (kind == pl.String or kind.is_integer()):
         raise UserError(f"the item list's item_id is {kind}; store ids as text or as integers")
+    text = [name for name in ("image", "title", "category") if name in items.columns]
+    for name in text:
+        if items.schema[name].is_nested():
+            raise UserError(f"the item list's {name} is {items.schema[name]}; one text an item is expected")
     items = items.rename({"item": "item_", "reason": "reason_"}, strict=False)
-    text = pl.col([name for name in ("image", "title", "category") if name in items.columns]).cast(pl.String)
-    items = items.with_columns(text).with_columns(pl.col("image").replace("", None))
+    items = items.with_columns(pl.col(text).cast(pl.String)).with_columns(pl.col("image").replace("", None))
     key = pl.col("item_id").cast(pl.String)
     missing = key.is_null() | (key.str.strip_chars() == "")
     reasons = (
@@ -110,7 +115,8 @@ def _read_impressions(
     except duckdb.OperationalError:
         raise
     except duckdb.Error as error:
-        raise UserError(f"{impressions} cannot be read: {error}") from error
+        # DuckDB's advice that follows is on settings that are not to be had here.
+        raise UserError(f"{impressions} cannot be read: {str(error).partition('Possible')[0].strip()}") from error
 
 
 def _write_tables(

@@ -30,16 +30,15 @@ console = Console()
 class Settings(Rules):
     """What to make a dataset of.
 
-    Parameters
-    ----------
-    impressions : the log, .csv, .csv.gz or .parquet, one row an impression
-    items : the item list, .csv, .csv.gz or .parquet, one row an item
-    images : the folder that the item list's image paths start from
-    out : the dataset folder to make
-    columns : our names for the log's columns, as user_id=player,click=liked
-    item_columns : our names for the item list's columns, as item_id=game,image=cover
-    source : where the data come from, for the record
-    licence : under what terms, for the record
+    Attributes:
+        impressions: The log, one row an impression (.csv, .csv.gz or .parquet).
+        items: The item list, one row an item (.csv, .csv.gz or .parquet).
+        images: The folder that the image paths of the item list start from.
+        out: The dataset folder to make.
+        columns: Our names for the columns of the log, as in user_id=player,click=liked.
+        item_columns: Our names for the columns of the item list, as in item_id=game,image=cover.
+        source: Where the data come from, for the record.
+        licence: Under what terms, for the record.
     """
 
     impressions: Path

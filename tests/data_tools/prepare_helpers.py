@@ -1,0 +1,33 @@
+"""What the tests of prepare share."""
+
+import io
+
+import pytest
+from PIL import Image
+
+from data_tools.cli import UserError
+from data_tools.prepare import Settings, prepare
+from data_tools.schema import open_dataset
+
+
+def picture(kind="PNG"):
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4), "red").save(file, kind)
+    return file.getvalue()
+
+
+def run(folder, /, log="log.csv", items="items.csv", out="dataset", **settings):
+    out = folder.parent / out
+    prepare(Settings(impressions=folder / log, items=folder / items, images=folder, out=out, **settings))
+    return open_dataset(out)
+
+
+def write_log(source, rows, header="user_id,item_id,timestamp,click", name="log.csv"):
+    (source / name).write_text("\n".join([header, *rows]) + "\n")
+
+
+def stopped(folder, /, **settings):
+    with pytest.raises(UserError) as caught:
+        run(folder, **settings)
+    assert [path.name for path in folder.parent.iterdir()] == ["in"], "something was left behind"
+    return str(caught.value)
