@@ -32,16 +32,19 @@ class OptimSettings:
     batch_size : impressions a step, over all processes
     epochs : passes over the training split; CTR models tend to overfit after one
     unknown_rate : share of users and items whose ID is hidden in a training batch, so that "unknown" is learned
+    threads : CPU threads of a process; small batches gain little from more, and lose much where cores are shared
     """
 
     lr: float = 1e-3
     batch_size: int = 256
     epochs: int = 1
     unknown_rate: float = 0.05
+    threads: int = 1
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.epochs < 1 or self.lr <= 0 or not 0 <= self.unknown_rate < 1:
-            raise UserError(f"{self}: batch_size and epochs from 1, lr above 0, unknown_rate in [0, 1) are expected")
+        if min(self.batch_size, self.epochs, self.threads) < 1 or self.lr <= 0 or not 0 <= self.unknown_rate < 1:
+            expected = "batch_size, epochs and threads from 1, lr above 0 and unknown_rate in [0, 1)"
+            raise UserError(f"{self}: {expected} are expected")
 
 
 @dataclass(frozen=True)
@@ -187,6 +190,7 @@ def fit(
     accelerator = Accelerator()
     progress = progress or progress_bar(shown=False)
     set_seed(seed)
+    torch.set_num_threads(settings.optim.threads)
     images = join_table(table, data) if table else None
     model = build_model(data, images, settings.model, settings.image)
     model, optimizer = accelerator.prepare(model, torch.optim.Adam(model.parameters(), lr=settings.optim.lr))

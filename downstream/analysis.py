@@ -1,0 +1,165 @@
+"""From the rows of a comparison to its figures: metrics of every cell, differences with intervals, attainable lift."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+from rich.progress import Progress
+
+from downstream.cells import NO_FORM, Row
+from downstream.data import SLICES, CTRData
+from downstream.intervals import METRICS, BootstrapSettings, bootstrap_metrics, paired_interval
+from downstream.metrics import all_metrics
+
+# Each source in the form that was best for it on validation, where there are several forms.
+BEST = "best"
+Group = tuple[str, str, str]  # source, form, model
+
+
+@dataclass(frozen=True)
+class Contestants:
+    """Who is compared with whom.
+
+    Attributes
+    ----------
+    baseline, main : every source is compared with the baseline, the main source with every other
+    forms : of the embeddings, in the order of the comparison
+    """
+
+    baseline: str
+    main: str
+    forms: list[str]
+
+    def headline(self) -> str:
+        """The form in which the sources are judged."""
+        return BEST if len(self.forms) > 1 else self.forms[0]
+
+
+def _grouped(rows: list[Row]) -> dict[Group, list[Row]]:
+    groups: dict[Group, list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.cell.source, row.cell.form, row.cell.model), []).append(row)
+    return groups
+
+
+def choose_forms(rows: list[Row]) -> dict[str, dict[str, str]]:
+    """model -> source -> the form with the highest mean GAUC (AUC where it is undefined) on validation."""
+    worth: dict[str, dict[str, tuple[float, str]]] = {}
+    for (source, form, model), own in _grouped(rows).items():
+        valid = [row.record["metrics"]["valid"]["all"] for row in own]
+        value = float(
+            np.mean([metrics["gauc"] if metrics["gauc"] is not None else metrics["auc"] for metrics in valid])
+        )
+        best = worth.setdefault(model, {})
+        best[source] = max(best.get(source, (-np.inf, "")), (value, form))
+    return {model: {source: form for source, (_, form) in best.items()} for model, best in worth.items()}
+
+
+def _draws(
+    groups: dict[Group, list[Row]], data: CTRData, settings: BootstrapSettings, progress: Progress
+) -> dict[tuple[Group, str, str], tuple[np.ndarray, np.ndarray]]:
+    """(group, slice, metric) -> its values (S,) and bootstrap draws (S, resamples); undefined ones are left out."""
+    rows = data.rows["test"]
+    click, parts = data.click[rows], data.slices("test")
+    people, user = np.unique(data.user[rows], return_inverse=True)
+    found = {}
+    work = [(group, part) for group, part in product(groups, SLICES) if parts[part].any()]
+    for group, part in progress.track(work, description="intervals"):
+        own, kept = groups[group], parts[part]
+        draws = [
+            bootstrap_metrics(click[kept], row.test_scores[kept], user[kept], len(people), settings) for row in own
+        ]
+        for metric in METRICS:
+            values = [row.record["metrics"]["test"][part][metric] for row in own]
+            if None not in values:
+                found[group, part, metric] = np.array(values), np.stack([draw[metric] for draw in draws])
+    return found
+
+
+def _pairs(who: Contestants, sources: list[str]) -> list[tuple[str, str]]:
+    against_baseline = [(source, who.baseline) for source in sources if source != who.baseline]
+    against_main = [(who.main, source) for source in sources if source not in (who.main, who.baseline)]
+    return against_baseline + against_main
+
+
+def _differences(
+    rows: list[Row], data: CTRData, who: Contestants, settings: BootstrapSettings, progress: Progress
+) -> list[dict[str, Any]]:
+    groups, chosen = _grouped(rows), choose_forms(rows)
+    draws = _draws(groups, data, settings, progress)
+    sources = list(dict.fromkeys(source for source, _, _ in groups))
+    forms = [*who.forms, BEST] if len(who.forms) > 1 else who.forms
+
+    def group(source: str, form: str, model: str) -> Group:
+        if form == BEST:
+            form = chosen[model][source]
+        return (source, form, model) if (source, form, model) in groups else (source, NO_FORM, model)
+
+    differences = []
+    for model, form, (a, b), part, metric in product(chosen, forms, _pairs(who, sources), SLICES, METRICS):
+        ours = draws.get((group(a, form, model), part, metric))
+        theirs = draws.get((group(b, form, model), part, metric))
+        if ours is None or theirs is None:
+            continue
+        interval = paired_interval(ours[0], theirs[0], ours[1], theirs[1], settings)
+        names = {"a": a, "b": b, "form": form, "model": model, "slice": part, "metric": metric}
+        differences.append(names | {"mean": interval.mean, "low": interval.low, "high": interval.high})
+    return differences
+
+
+def oracle_metrics(data: CTRData) -> dict[str, dict[str, float | None]] | None:
+    """slice -> metric of the true click probabilities on the test split; None where the dataset does not know them."""
+    impressions = data.dataset.impressions
+    if "oracle" not in impressions.columns:
+        return None
+    rows = data.rows["test"]
+    oracle, click, user = impressions["oracle"].to_numpy()[rows], data.click[rows], data.user[rows]
+    return {part: all_metrics(click[own], oracle[own], user[own]) for part, own in data.slices("test").items()}
+
+
+def _attainable(cells: list[dict], oracle: dict, baseline: str) -> list[dict[str, Any]]:
+    """Share of the lift that the oracle leaves to be had, (AUC - AUC_baseline) / (AUC_oracle - AUC_baseline)."""
+    shares = []
+    keys = list(dict.fromkeys((cell["source"], cell["form"], cell["model"], cell["slice"]) for cell in cells))
+    for metric in ("auc", "gauc"):
+        means = {}
+        for key in keys:
+            own = [c[metric] for c in cells if (c["source"], c["form"], c["model"], c["slice"]) == key]
+            means[key] = None if None in own else float(np.mean(own))
+        for source, form, model, part in keys:
+            value, top = means[source, form, model, part], oracle[part][metric]
+            ground = next(means[key] for key in keys if (key[0], *key[2:]) == (baseline, model, part))
+            if source != baseline and None not in (value, top, ground) and top > ground:
+                names = {"source": source, "form": form, "model": model, "slice": part, "metric": metric}
+                shares.append(names | {"share": (value - ground) / (top - ground)})
+    return shares
+
+
+def analyse(
+    rows: list[Row], data: CTRData, who: Contestants, settings: BootstrapSettings, progress: Progress
+) -> dict[str, Any]:
+    """The figures of a comparison.
+
+    Returns
+    -------
+    dict with
+        cells : source, form, model, seed, slice, auc, gauc, log_loss (of the test split; None where undefined)
+        differences : a, b, form, model, slice, metric, mean, low, high; the mean is a - b
+        chosen : model -> source -> its best form on validation
+        oracle : slice -> metrics, or None
+        attainable : source, form, model, slice, metric, share; empty without an oracle
+    """
+    cells = [
+        {**row.cell.names(), "slice": part, **row.record["metrics"]["test"][part]} for row in rows for part in SLICES
+    ]
+    oracle = oracle_metrics(data)
+    return {
+        "cells": cells,
+        "differences": _differences(rows, data, who, settings, progress),
+        "chosen": choose_forms(rows),
+        "oracle": oracle,
+        "attainable": _attainable(cells, oracle, who.baseline) if oracle else [],
+    }

@@ -1,0 +1,117 @@
+"""The cells of a comparison: CTR models trained once and kept on disk, so that a stopped comparison goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import Progress
+
+from data_tools.files import digest, read_json, whole_folder, write_json
+from data_tools.table import EmbeddingTable, read_table
+from downstream.data import CTRData
+from downstream.fitting import TrainingSettings, fit
+from downstream.provenance import commit, versions
+
+# Raise it when a change of the program changes what a cell's settings mean: kept cells are then made again.
+CELL_VERSION = 1
+NO_FORM = "none"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One CTR training of a comparison.
+
+    Attributes
+    ----------
+    source, form, model : names; the form of IDs only is "none"
+    seed : of the CTR training
+    table : embedding table, or None
+    """
+
+    source: str
+    form: str
+    model: str
+    seed: int
+    table: Path | None
+
+    def names(self) -> dict[str, str | int]:
+        """What tells this cell from the others of its comparison."""
+        return {"source": self.source, "form": self.form, "model": self.model, "seed": self.seed}
+
+    def settings(self, training: TrainingSettings) -> TrainingSettings:
+        """The comparison's training settings with this cell's model and form."""
+        image = training.image if self.form == NO_FORM else replace(training.image, form=self.form)
+        return replace(training, model=replace(training.model, name=self.model), image=image)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A finished cell: what is written of it (``row.json``) and its scores of the test split (float32)."""
+
+    cell: Cell
+    record: dict[str, Any]
+    test_scores: np.ndarray
+
+
+@lru_cache(maxsize=4)
+def _table(path: Path) -> tuple[EmbeddingTable, str]:
+    """A table and the digest of its files."""
+    return read_table(path), digest(sorted(path.glob("part-*.parquet")) if path.is_dir() else [path])
+
+
+def cell_digest(cell: Cell, data: CTRData, training: TrainingSettings) -> str:
+    """What decides a cell's outcome, in 24 hexadecimal characters."""
+    settings = asdict(cell.settings(training))
+    if cell.table is None:
+        del settings["image"]
+    decisive = {
+        "version": CELL_VERSION,
+        "dataset": data.dataset.info["fingerprint"],
+        "settings": settings,
+        "seed": cell.seed,
+        "table": _table(cell.table)[1] if cell.table else None,
+    }
+    return hashlib.blake2b(json.dumps(decisive, sort_keys=True).encode(), digest_size=12).hexdigest()
+
+
+def _run(cell: Cell, folder: Path, data: CTRData, training: TrainingSettings, progress: Progress) -> None:
+    table = _table(cell.table)[0] if cell.table else None
+    result = fit(data, table, cell.settings(training), cell.seed, progress)
+    record = {
+        "cell": cell.names(),
+        "table": table.info if table else None,
+        "metrics": result.metrics,
+        "epochs": result.epochs,
+        "best_epoch": result.best_epoch,
+        "items_without_image": result.items_without_image,
+        "seconds": result.seconds,
+        "commit": commit(),
+        "versions": versions(),
+    }
+    with whole_folder(folder) as scratch:
+        np.save(scratch / "test_scores.npy", result.test_scores)
+        write_json(scratch / "row.json", record)
+
+
+def run_cells(
+    cells: list[Cell], cache: Path, data: CTRData, training: TrainingSettings, progress: Progress
+) -> list[Row]:
+    """All cells' rows in the order given; what ``cache`` holds already is not run again."""
+    folders = [cache / cell_digest(cell, data, training) for cell in cells]
+    missing = {folder: cell for folder, cell in zip(folders, cells, strict=True) if not folder.exists()}
+    task = progress.add_task(f"cells ({len(cells) - len(missing)} kept from before)", total=len(missing))
+    for folder, cell in missing.items():
+        progress.update(task, description=f"{cell.source}, {cell.form}, {cell.model}, seed {cell.seed}")
+        _run(cell, folder, data, training, progress)
+        progress.advance(task)
+    progress.update(task, description="cells")
+    return [
+        Row(cell, read_json(folder / "row.json"), np.load(folder / "test_scores.npy"))
+        for cell, folder in zip(cells, folders, strict=True)
+    ]

@@ -1,0 +1,80 @@
+"""Forest plots as inline SVG that reads on light and dark pages."""
+
+from __future__ import annotations
+
+import io
+import re
+from html import escape
+
+import matplotlib
+import matplotlib.pyplot as plt
+
+from downstream.intervals import Interval
+
+# Drawn in these colours and then handed to the page's style sheet, which knows whether the page is dark.
+STANDINS = {"#000001": "currentColor", "#000002": "var(--better)", "#000003": "var(--worse)", "#000004": "var(--muted)"}
+INK, BETTER, WORSE, MUTED = STANDINS
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "visual-interest",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.edgecolor": MUTED,
+}
+
+
+def _inline(figure: plt.Figure, described: str) -> str:
+    """The figure as an ``<svg>`` element without metadata, namespaces, sizes or ids that could clash."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    plt.close(figure)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    view = re.search(r'viewBox="([^"]+)"', svg).group(1)
+    svg = re.sub(r"<svg[^>]*>", f'<svg viewBox="{view}" role="img" aria-label="{escape(described)}">', svg, count=1)
+    svg = re.sub(
+        r' id="(?:figure|axes|patch|text|line2d|matplotlib|xtick|ytick|LineCollection|PathCollection)[^"]*"', "", svg
+    )
+    svg = svg.replace("sans-serif", "inherit")
+    for standin, colour in STANDINS.items():
+        svg = svg.replace(standin, colour)
+    return svg
+
+
+def limits(intervals: list[Interval]) -> tuple[float, float]:
+    """A common range of several plots: all intervals and zero, with a margin."""
+    low = min([0.0, *(interval.low for interval in intervals)])
+    high = max([0.0, *(interval.high for interval in intervals)])
+    margin = 0.06 * (high - low) or 0.001
+    return low - margin, high + margin
+
+
+def forest(labelled: list[tuple[str, Interval]], metric: str, span: tuple[float, float], described: str) -> str:
+    """Differences with their intervals, one line each, around zero.
+
+    A filled circle is an interval right of zero, a filled square one left of it, an open circle one that holds zero,
+    so that nothing hangs on colour alone.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(3.7, 0.7 + 0.3 * len(labelled)))
+        axes.axvline(0, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        for place, (_, interval) in enumerate(labelled):
+            colour, marker, fill = MUTED, "o", "none"
+            if interval.low > 0:
+                colour, marker, fill = BETTER, "o", BETTER
+            elif interval.high < 0:
+                colour, marker, fill = WORSE, "s", WORSE
+            axes.plot([interval.low, interval.high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
+            axes.plot(interval.mean, place, marker=marker, markersize=7, color=colour, markerfacecolor=fill)
+        axes.set(xlim=span, ylim=(len(labelled) - 0.5, -0.5), xlabel=metric)
+        axes.set_yticks(range(len(labelled)), [label for label, _ in labelled])
+        axes.tick_params(axis="y", length=0)
+        axes.locator_params(axis="x", nbins=4)
+        axes.spines[["left", "right", "top"]].set_visible(False)
+        figure.tight_layout(pad=0.3)
+        return _inline(figure, described)

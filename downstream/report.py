@@ -1,0 +1,158 @@
+"""The report of a comparison: verdict first, then gains, metrics, pictures, how it was measured, and its limits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from downstream.analysis import BEST, Contestants
+from downstream.cells import NO_FORM, Row
+from downstream.data import SLICES, CTRData
+from downstream.forest import forest, limits
+from downstream.intervals import METRICS, Interval
+from downstream.method import limitations, measured, splits
+from downstream.neighbours import strips
+from downstream.verdict import direction, signed, verdict
+
+METRIC_NAMES = {"auc": "AUC", "gauc": "GAUC", "log_loss": "log loss"}
+SLICE_NAMES = {
+    "all": "All test impressions",
+    "warm": "Items shown in training",
+    "cold": "Items never shown in training",
+}
+
+
+def _label(source: str, form: str) -> str:
+    return source if form == NO_FORM else f"{source}, {form}"
+
+
+def _panels(figures: dict[str, Any], chosen: list[dict], duel: bool) -> list[tuple[str, str]]:
+    """(slice name, SVG) of GAUC differences, all on one scale; of a duel the label names both sides."""
+    intervals = [Interval(row["mean"], row["low"], row["high"]) for row in chosen]
+    panels = []
+    for part in SLICES:
+        lines = [
+            (f"{row['a']} − {row['b']}" if duel else _label(row["a"], row["form"]), interval)
+            for row, interval in zip(chosen, intervals, strict=True)
+            if row["slice"] == part
+        ]
+        if lines:
+            described = "; ".join(f"{label}: {signed(one.mean)}" for label, one in lines)
+            axis = f"GAUC difference, {figures['bootstrap']['level']:.0%} interval"
+            panels.append((SLICE_NAMES[part], forest(lines, axis, limits(intervals), described)))
+    return panels
+
+
+def _gains(figures: dict[str, Any], who: Contestants, model: str) -> list[dict]:
+    """GAUC differences from the baseline, every source in every form."""
+    wanted = (who.baseline, model, "gauc")
+    rows = [row for row in figures["differences"] if (row["b"], row["model"], row["metric"]) == wanted]
+    return [row for row in rows if row["form"] != BEST]
+
+
+def _duels(figures: dict[str, Any], who: Contestants, model: str) -> list[dict]:
+    """GAUC differences of the main source from the other embeddings, each in its form of the headline."""
+    wanted = (who.main, who.headline(), model, "gauc")
+    rows = [row for row in figures["differences"] if (row["a"], row["form"], row["model"], row["metric"]) == wanted]
+    return [row for row in rows if row["b"] != who.baseline]
+
+
+def _spread(values: list[float | None]) -> str:
+    """Mean and sample standard deviation over seeds."""
+    if None in values:
+        return "–"
+    spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.4f}{spread}"
+
+
+def _metric_rows(figures: dict[str, Any], model: str, part: str) -> list[dict[str, Any]]:
+    """One line a (source, form): the metrics over seeds and the share of the attainable lift in GAUC."""
+    cells = [cell for cell in figures["cells"] if (cell["model"], cell["slice"]) == (model, part)]
+    lines = []
+    for source, form in dict.fromkeys((cell["source"], cell["form"]) for cell in cells):
+        own = [cell for cell in cells if (cell["source"], cell["form"]) == (source, form)]
+        key = (source, form, model, part, "gauc")
+        share = [
+            one["share"]
+            for one in figures["attainable"]
+            if (one["source"], one["form"], one["model"], one["slice"], one["metric"]) == key
+        ]
+        values = [_spread([cell[metric] for cell in own]) for metric in METRICS]
+        lines.append({"name": _label(source, form), "values": values, "share": f"{share[0]:.0%}" if share else "–"})
+    if figures["oracle"]:
+        values = [_spread([figures["oracle"][part][metric]]) for metric in METRICS]
+        lines.append({"name": "oracle (true click probabilities)", "values": values, "share": "–"})
+    return lines
+
+
+def _difference_rows(figures: dict[str, Any]) -> list[list[str]]:
+    """One line a (pair, form, model, metric), the slices side by side; a star where the interval leaves zero out."""
+    lines: dict[tuple[str, ...], dict[str, str]] = {}
+    for row in figures["differences"]:
+        names = f"{row['a']} − {row['b']}", row["form"], row["model"], METRIC_NAMES[row["metric"]]
+        value = f"{signed(row['mean'])} ({signed(row['low'])} to {signed(row['high'])}){' *' * abs(direction(row))}"
+        lines.setdefault(names, {})[row["slice"]] = value
+    return [[*names, *(values.get(part, "–") for part in SLICES)] for names, values in lines.items()]
+
+
+def report_context(
+    figures: dict[str, Any],
+    rows: list[Row],
+    data: CTRData,
+    who: Contestants,
+    title: str,
+    training: dict[str, Any],
+    pictured: dict[str, list[Path]],
+) -> dict[str, Any]:
+    """What the templates show.
+
+    Parameters
+    ----------
+    figures : of :func:`downstream.analysis.analyse`, with "bootstrap" and "made_by"
+    rows, data, who : what was compared
+    title : of the report
+    training : the settings of the CTR trainings as a dict
+    pictured : source -> tables whose neighbours are shown; empty for no pictures
+    """
+    models = []
+    for model in figures["chosen"]:
+        duels = _duels(figures, who, model)
+        models.append(
+            {
+                "name": model,
+                "gains": _panels(figures, _gains(figures, who, model), duel=False),
+                "duels": _panels(figures, duels, duel=True) if duels else [],
+                "metrics": [(SLICE_NAMES[part], _metric_rows(figures, model, part)) for part in SLICES],
+            }
+        )
+    return {
+        "title": title,
+        "verdict": verdict(figures, who),
+        "main": who.main,
+        "baseline": who.baseline,
+        "models": models,
+        "chosen": figures["chosen"],
+        "several_forms": len(who.forms) > 1,
+        "oracle": figures["oracle"] is not None,
+        "differences": _difference_rows(figures),
+        "strips": strips(data, pictured),
+        "splits": splits(data),
+        "measured": measured(figures, rows, data, training),
+        "limitations": limitations(figures, rows, data),
+    }
+
+
+def render(template: str, context: dict[str, Any]) -> str:
+    """A report from one of ``downstream/templates``; HTML is escaped, a name missing in the context is an error."""
+    environment = Environment(
+        loader=PackageLoader("downstream"),
+        autoescape=select_autoescape(["html.j2"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(template).render(context)

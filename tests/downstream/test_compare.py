@@ -1,0 +1,230 @@
+"""A comparison from YAML to report: every cell once, resumed where it stopped, figures as promised, no network."""
+
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+import yaml
+
+import downstream.cells
+from data_tools.cli import UserError, run_command
+from data_tools.table import write_table
+from downstream.compare import Settings, compare, main
+from downstream.data import DataSettings, load_ctr_data
+from downstream.intervals import BootstrapSettings, bootstrap_metrics, paired_interval
+from downstream.sources import Source
+
+
+@pytest.fixture(scope="module")
+def tables(world, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tables")
+    write_table(folder / "planted", world.table.ids, world.table.vectors, {})
+    write_table(folder / "random", world.random.ids[4:], world.random.vectors[4:], {})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def yaml_file(world, tables, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("comparison")
+    settings = {
+        "title": "Planted <world>",
+        "dataset": str(world.folder),
+        "cache": str(folder / "cache"),
+        "sources": {
+            "ids": {},
+            "random": {"table": str(tables / "random")},
+            "courier": {"table": [str(tables / "planted"), str(tables / "planted")]},
+        },
+        "forms": ["vector", "simscore"],
+        "seeds": [0, 1],
+        "training": {"data": {"history": 10}, "optim": {"batch_size": 128}},
+        "bootstrap": {"resamples": 100},
+    }
+    (folder / "compare.yaml").write_text(yaml.safe_dump(settings))
+    return folder / "compare.yaml"
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["downstream.compare", *map(str, arguments)])
+    run_command(main)
+
+
+@pytest.fixture
+def fits(monkeypatch):
+    """Counts the trainings; set ``stop_after`` to be interrupted in the middle of one."""
+    real, counted = downstream.cells.fit, {"count": 0, "stop_after": None}
+
+    def counting(*arguments):
+        if counted["count"] == counted["stop_after"]:
+            raise KeyboardInterrupt
+        counted["count"] += 1
+        return real(*arguments)
+
+    monkeypatch.setattr(downstream.cells, "fit", counting)
+    return counted
+
+
+def test_a_stopped_comparison_goes_on_and_a_finished_one_trains_nothing(yaml_file, monkeypatch, fits, tmp_path):
+    out = yaml_file.parent / "out"
+    fits["stop_after"] = 3
+    with pytest.raises(SystemExit, match="130"):
+        run(monkeypatch, "--config", yaml_file, "--out", out)
+    assert not out.exists()
+    fits["stop_after"] = None
+    run(monkeypatch, "--config", yaml_file, "--out", out)
+    assert fits["count"] == 10  # 2 seeds x (ids + 2 tables x 2 forms)
+    first = json.loads((out / "figures.json").read_text())
+    run(monkeypatch, "--config", yaml_file, "--out", tmp_path / "again")
+    assert fits["count"] == 10
+    again = json.loads((tmp_path / "again" / "figures.json").read_text())
+    assert again["cells"] == first["cells"] and again["differences"] == first["differences"]
+    run(
+        monkeypatch,
+        "--config",
+        yaml_file,
+        "--out",
+        tmp_path / "other",
+        "--training.optim.lr",
+        "0.002",
+        "--seeds",
+        "[0]",
+    )
+    assert fits["count"] == 15
+
+
+@pytest.fixture(scope="module")
+def reported(yaml_file):
+    """The report of the comparison, from the kept cells where an earlier test made them."""
+    out = yaml_file.parent / "reported"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        run(monkeypatch, "--config", yaml_file, "--out", out)
+    return out
+
+
+def test_figures_hold_every_cell_and_difference(reported):
+    figures = json.loads((reported / "figures.json").read_text())
+    assert len(figures["cells"]) == 10 * 3
+    assert all(
+        set(cell) == {"source", "form", "model", "seed", "slice", "auc", "gauc", "log_loss"}
+        for cell in figures["cells"]
+    )
+    keys = {"a", "b", "form", "model", "slice", "metric", "mean", "low", "high"}
+    assert all(set(row) == keys and row["low"] <= row["high"] for row in figures["differences"])
+    pairs = {(row["a"], row["b"]) for row in figures["differences"]}
+    assert pairs == {("random", "ids"), ("courier", "ids"), ("courier", "random")}
+    assert len(figures["differences"]) == 3 * 3 * 3 * 3  # pairs, forms and "best", slices, metrics
+    by_key = {(c["source"], c["form"], c["seed"], c["slice"]): c for c in figures["cells"]}
+    for row in figures["differences"]:
+        if (row["a"], row["b"], row["form"], row["metric"]) == ("courier", "ids", "vector", "gauc"):
+            ours, theirs = (
+                [by_key[source, form, seed, row["slice"]]["gauc"] for seed in (0, 1)]
+                for source, form in (("courier", "vector"), ("ids", "none"))
+            )
+            assert row["mean"] == pytest.approx(np.mean(ours) - np.mean(theirs), abs=1e-12)
+            assert row["low"] > 0.1
+        if (row["a"], row["b"], row["slice"], row["metric"]) == ("random", "ids", "all", "auc"):
+            assert row["high"] < 0.03
+
+
+def test_differences_are_those_of_the_kept_scores(reported, yaml_file, world):
+    """One interval recomputed from the cache's files."""
+    figures = json.loads((reported / "figures.json").read_text())
+    data = load_ctr_data(world.folder, DataSettings())
+    settings, rows = BootstrapSettings(resamples=100), data.rows["test"]
+    people, user = np.unique(data.user[rows], return_inverse=True)
+    draws, values = {}, {}
+    for file in (yaml_file.parent / "cache").glob("*/row.json"):
+        record = json.loads(file.read_text())
+        cell = record["cell"]
+        if cell["form"] != "simscore" and cell["source"] != "random" and figures_match(figures, record):
+            scores = np.load(file.parent / "test_scores.npy")
+            key = cell["source"], cell["seed"]
+            draws[key] = bootstrap_metrics(data.click[rows], scores, user, len(people), settings)["gauc"]
+            values[key] = record["metrics"]["test"]["all"]["gauc"]
+    ours, theirs = ("courier", "ids")
+    interval = paired_interval(
+        [values[ours, seed] for seed in (0, 1)],
+        [values[theirs, seed] for seed in (0, 1)],
+        np.stack([draws[ours, seed] for seed in (0, 1)]),
+        np.stack([draws[theirs, seed] for seed in (0, 1)]),
+        settings,
+    )
+    wanted = {"a": ours, "b": theirs, "form": "vector", "slice": "all", "metric": "gauc"}
+    row = next(row for row in figures["differences"] if wanted.items() <= row.items())
+    assert (row["mean"], row["low"], row["high"]) == pytest.approx((interval.mean, interval.low, interval.high))
+
+
+def figures_match(figures, record):
+    """Whether a kept cell is one of this comparison (the cache may hold those of other settings)."""
+    return any(
+        {**record["cell"], "slice": "all", **record["metrics"]["test"]["all"]}.items() <= cell.items()
+        for cell in figures["cells"]
+    )
+
+
+def test_the_oracle_bounds_what_is_attainable(reported):
+    figures = json.loads((reported / "figures.json").read_text())
+    assert figures["oracle"]["all"]["auc"] > 0.8
+    shares = {(s["source"], s["form"], s["slice"]): s["share"] for s in figures["attainable"] if s["metric"] == "auc"}
+    assert 0.5 < shares["courier", "vector", "all"] < 1
+    assert abs(shares["random", "vector", "all"]) < 0.15
+
+
+def test_the_html_is_one_file_without_network(reported):
+    html = (reported / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"https?:|//cdn|@import|<script|<link|<iframe|\bsrcset", html)
+    sources = re.findall(r'(?:src|href)="([^"]*)"', html)
+    assert sources and all(source.startswith(("data:image/jpeg;base64,", "#")) for source in sources)
+    assert "url(" not in html.replace("url(#", "")
+    assert html.count("<svg") == 6 and "prefers-color-scheme: dark" in html and 'name="viewport"' in html
+    assert "Planted &lt;world&gt;" in html and "<world>" not in html
+    assert "#000001" not in html  # every stand-in colour was handed to the style sheet
+    assert all("alt=" in tag for tag in re.findall(r"<img[^>]*>", html))
+    assert html.index('class="verdict"') < html.index("<svg")
+
+
+def test_the_markdown_says_the_same_and_refers_to_nothing(reported):
+    text = (reported / "report.md").read_text(encoding="utf-8")
+    head = text.split("\n\n")[1]
+    assert head.startswith("courier (") and "raises the GAUC of dicm over ids by +" in head and head.count(". ") <= 2
+    assert not re.search(r"https?:|!\[|\]\(", text)
+    for table in re.findall(r"(?:^\|.*\n)+", text, flags=re.M):
+        assert len({line.count("|") for line in table.splitlines()}) == 1
+    assert "random 4" in text  # items without a vector
+    assert "python -m downstream.compare --config" in text
+
+
+def test_pictures_can_be_left_out(yaml_file, monkeypatch, tmp_path, reported):
+    run(monkeypatch, "--config", yaml_file, "--out", tmp_path / "bare", "--pictures", "false")
+    assert "<img" not in (tmp_path / "bare" / "report.html").read_text()
+
+
+MINIMAL = {"sources": {"ids": None, "courier": Source(table="t")}}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"main": "scl"}, "main is 'scl'"),
+        ({"baseline": "courier"}, "both 'courier'"),
+        ({"forms": ["tensor"]}, "forms are"),
+        ({"models": []}, "models are"),
+        ({"seeds": []}, "seeds are empty"),
+        ({"out": ""}, "--out are needed"),
+    ],
+)
+def test_wrong_settings_are_named(changed, message):
+    with pytest.raises(UserError, match=message):
+        Settings(**{"out": "o", "dataset": "d", **MINIMAL, **changed})
+
+
+def test_a_missing_table_names_the_command(world, tmp_path):
+    settings = Settings(
+        out=str(tmp_path / "out"),
+        dataset=str(world.folder),
+        sources={"ids": None, "courier": Source(table=str(tmp_path / "none"))},
+    )
+    with pytest.raises(UserError, match=r"accelerate launch pretrain/export\.py"):
+        compare(settings, "")
