@@ -68,10 +68,10 @@ def parse_settings(settings: type[Settings], description: str | None, argv: Sequ
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run a command's ``main``; a :class:`UserError` ends it with one message and exit status 1."""
+    """Run a command's ``main``; a :class:`UserError` or a fault of the disk ends it with one message and status 1."""
     try:
         main()
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:

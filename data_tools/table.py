@@ -115,7 +115,10 @@ def read_table(path: str | Path) -> EmbeddingTable:
         info = read_json(path / "table.json")
         ids, vectors = _read_parquet(sorted(path.glob("part-*.parquet")))
     elif path.is_file() and path.suffix in _READERS:
-        ids, vectors = _READERS[path.suffix](path)
+        try:
+            ids, vectors = _READERS[path.suffix](path)
+        except (ValueError, OSError, pl.exceptions.PolarsError) as error:
+            raise UserError(f"{path} cannot be read as a table of vectors: {error}") from None
     else:
         raise UserError(f"no embedding table at {path}: a folder with table.json, or a .parquet, .npy or .npz file")
     if vectors.ndim != 2 or len(ids) != len(vectors):

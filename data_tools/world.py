@@ -55,13 +55,13 @@ class World:
     """
 
     seed: int = 0
-    items: int = 3000
+    items: int = 2000
     users: int = 2000
     requests: int = 40_000
     slots: int = 6
     days: int = 40
     visual_share: float = 0.7
-    strength: float = 1.6
+    strength: float = 2.5
     new_share: float = 0.6
     new_days: float = 4.0
     named_colour: float = 0.2

@@ -1,0 +1,22 @@
+"""What several tests share: a tiny simulated world, made once a session."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from data_tools.world import World, make_world
+
+TINY = World(items=160, users=40, requests=900, slots=4, days=10, image_size=32, strength=2.5)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Tests may share the machine: one thread each keeps their times steady."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_world(tmp_path_factory):
+    """Folder of a tiny simulated world: dataset, shards and planted."""
+    return make_world(TINY, tmp_path_factory.mktemp("world"))

@@ -1,0 +1,81 @@
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from data_tools.cli import UserError
+from data_tools.table import read_table, write_table
+
+IDS = ["a", "b", "007"]
+VECTORS = np.array([[1, 2], [3, 4], [5, 6]], dtype=np.float32)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_what_is_written_is_read(tmp_path, dtype):
+    write_table(tmp_path / "t", IDS, VECTORS.astype(dtype), {"layer": "embedding"})
+    table = read_table(tmp_path / "t")
+    assert table.ids == IDS
+    np.testing.assert_array_equal(table.vectors, VECTORS)
+    assert table.vectors.dtype == np.float32
+    assert table.info["layer"] == "embedding"
+    assert (table.info["count"], table.info["size"], table.info["dtype"]) == (3, 2, dtype)
+
+
+def test_lookup_keeps_the_order_asked_for_and_says_what_is_missing(tmp_path):
+    write_table(tmp_path / "t", [7, 8], VECTORS[:2], {})
+    vectors, found = read_table(tmp_path / "t").lookup(["8", "9", 7])
+    np.testing.assert_array_equal(vectors, [[3, 4], [0, 0], [1, 2]])
+    assert found.tolist() == [True, False, True]
+
+
+def elsewhere(folder, form):
+    """The same table as other programs write it."""
+    if form == "npz":
+        np.savez(folder / "t.npz", ids=np.array(IDS), vectors=VECTORS)
+    elif form == "npy":
+        np.save(folder / "t.npy", VECTORS)
+        (folder / "t.ids.txt").write_text("\n".join(IDS))
+    else:
+        pl.DataFrame({"item_id": IDS, "embedding": VECTORS.tolist()}).write_parquet(folder / "t.parquet")
+    return folder / f"t.{form}"
+
+
+@pytest.mark.parametrize("form", ["npz", "npy", "parquet"])
+def test_tables_made_elsewhere_load(tmp_path, form):
+    table = read_table(elsewhere(tmp_path, form))
+    assert table.ids == IDS
+    np.testing.assert_array_equal(table.vectors, VECTORS)
+
+
+@pytest.mark.parametrize(
+    ("ids", "vectors", "message"),
+    [
+        (["a", "a"], [[1, 2], [3, 4]], "more than once"),
+        (["a", "b"], [[1, 2], [3, np.nan]], "NaN"),
+        (["a"], [[1, 2], [3, 4]], "1 ids for vectors"),
+    ],
+)
+def test_faulty_tables_are_refused(tmp_path, ids, vectors, message):
+    np.savez(tmp_path / "t.npz", ids=np.array(ids), vectors=np.array(vectors, dtype=np.float32))
+    with pytest.raises(UserError, match=message):
+        read_table(tmp_path / "t.npz")
+
+
+def test_a_pickle_is_never_loaded(tmp_path):
+    np.savez(tmp_path / "t.npz", ids=np.array([{"code": print}], dtype=object), vectors=VECTORS[:1])
+    with pytest.raises(UserError, match="cannot be read"):
+        read_table(tmp_path / "t.npz")
+
+
+def test_a_table_short_of_a_part_is_refused(tmp_path):
+    write_table(tmp_path / "t", IDS, VECTORS, {})
+    described = json.loads((tmp_path / "t" / "table.json").read_text()) | {"count": 4}
+    (tmp_path / "t" / "table.json").write_text(json.dumps(described))
+    with pytest.raises(UserError, match="promises 4"):
+        read_table(tmp_path / "t")
+
+
+def test_no_table_says_what_is_expected(tmp_path):
+    with pytest.raises(UserError, match=r"table.json"):
+        read_table(tmp_path / "nothing")

@@ -1,0 +1,129 @@
+import io
+import json
+
+import pytest
+import torch
+import webdataset as wds
+from PIL import Image
+
+from data_tools.cli import UserError
+from data_tools.files import read_json
+from pretrain import batches
+from pretrain.batches import loader, read_index, request_batch
+from pretrain.settings import Batch
+
+SETTINGS = Batch(rows=16, history=5, slots=4, workers=0)
+
+
+def take(stream, count):
+    return [batch for batch, _ in zip(stream, range(count), strict=False)]
+
+
+def same(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture
+def records(tiny_world):
+    images, requests = batches.read_shard(tiny_world / "shards" / "requests-train-00000.tar")
+    return images, requests[:16]
+
+
+def test_batch_says_what_the_requests_say(records):
+    images, requests = records
+    batch = request_batch(records, batches.plain_transform(32), history=5, slots=4)
+    for row, request in enumerate(requests):
+        clicked = request["history"][-5:]
+        assert batch["history"][row].tolist()[: 5 - len(clicked)] == [-1] * (5 - len(clicked))
+        assert batch["image_item"][batch["history"][row, 5 - len(clicked) :]].tolist() == clicked
+        assert batch["image_item"][batch["page"][row, : len(request["page"])]].tolist() == request["page"]
+        assert batch["click"][row, : len(request["page"])].tolist() == request["click"]
+        assert (batch["page"][row, len(request["page"]) :] == -1).all()
+    item = int(batch["image_item"][0])
+    expected = torch.tensor(list(Image.open(io.BytesIO(images[item])).convert("RGB").tobytes()), dtype=torch.uint8)
+    assert torch.equal(batch["images"][0], expected.view(32, 32, 3).permute(2, 0, 1))
+
+
+def test_each_distinct_picture_is_decoded_once(records, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(batches, "read_image", lambda data: decoded.append(data) or Image.new("RGB", (32, 32)))
+    batch = request_batch(records, batches.plain_transform(32), history=5, slots=4)
+    mentioned = {item for request in records[1] for item in request["history"][-5:] + request["page"]}
+    assert len(decoded) == len(mentioned) == len(batch["images"])
+    assert len(batch["image_item"].unique()) == len(batch["image_item"])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resuming_gives_the_batches_that_were_to_come(tiny_world, workers):
+    settings = Batch(rows=16, history=5, slots=4, workers=workers)
+    arguments = (tiny_world / "shards", "requests", settings, 32, 7)
+    whole = take(loader(*arguments), 9)
+    resumed = take(loader(*arguments, start=5), 4)
+    assert all(same(first, second) for first, second in zip(whole[5:], resumed, strict=True))
+
+
+def test_processes_share_an_epoch_without_overlap(tiny_world):
+    shards = read_index(tiny_world / "shards")["requests"]["train"]
+    batches_an_epoch = sum(shard["requests"] // 8 for shard in shards if shard["requests"] >= 8)
+    seen = []
+    for process in range(2):
+        stream = loader(tiny_world / "shards", "requests", SETTINGS, 32, 7, process, 2).dataset
+        stream.collate = lambda encoded: [request["request"] for request in encoded[1]]
+        mine = sum(shards[int(file.stem[-5:])]["requests"] // 8 for file in stream_files(stream))
+        seen += [request for batch in take(stream, mine) for request in batch]
+    assert len(seen) == len(set(seen)) == 8 * batches_an_epoch
+
+
+def stream_files(stream):
+    """The files a stream's process reads in its first epoch."""
+    import numpy as np
+
+    order = np.random.default_rng([stream.seed, 0]).permutation(len(stream.files))
+    return [stream.files[shard] for shard in order[stream.process :: stream.processes]]
+
+
+def test_a_batch_is_of_one_category(tiny_world):
+    category = {}
+    for file in (tiny_world / "shards").glob("items-*.tar"):
+        category |= {record["item"]: record["category"] for record in batches.read_shard(file)[1]}
+    for batch in take(loader(tiny_world / "shards", "requests", SETTINGS, 32, 7), 5):
+        shown = batch["image_item"][batch["page"][batch["page"] >= 0]].tolist()
+        assert len({category[item] for item in shown}) == 1
+
+
+def test_two_views_of_the_same_catalogue_pictures(tiny_world):
+    batch = next(iter(loader(tiny_world / "shards", "items", SETTINGS, 32, 7)))
+    assert batch["images"].shape == (32, 3, 32, 32)
+    assert torch.equal(batch["image_item"][:16], batch["image_item"][16:])
+    assert not torch.equal(batch["images"][:16], batch["images"][16:])
+
+
+def test_too_few_shards_say_what_to_do(tiny_world):
+    with pytest.raises(UserError, match=r"Lower batch.rows"):
+        loader(tiny_world / "shards", "requests", Batch(rows=4096), 32, 7)
+
+
+def test_rows_must_divide_over_processes(tiny_world):
+    with pytest.raises(UserError, match="spread evenly"):
+        loader(tiny_world / "shards", "requests", Batch(rows=15), 32, 7, 0, 2)
+
+
+def test_a_short_shard_is_named(tmp_path):
+    with wds.TarWriter(str(tmp_path / "items-00000.tar")) as tar:
+        tar.write({"__key__": "1", "json": json.dumps({})})
+    entry = {"file": "items-00000.tar", "bytes": 1, "items": 1}
+    (tmp_path / "index.json").write_text(json.dumps({"format_version": 1, "items": [entry], "requests": {}}))
+    with pytest.raises(UserError, match=r"items-00000.tar has \d+ bytes, the index promises 1"):
+        read_index(tmp_path)
+
+
+def test_a_folder_without_shards_says_how_to_write_them(tmp_path):
+    with pytest.raises(UserError, match=r"python -m data_tools.shards"):
+        read_index(tmp_path)
+
+
+def test_index_agrees_with_the_tars(tiny_world):
+    index = read_json(tiny_world / "shards" / "index.json")
+    for shard in index["requests"]["train"]:
+        images, requests = batches.read_shard(tiny_world / "shards" / shard["file"])
+        assert (len(images), len(requests)) == (shard["images"], shard["requests"])

@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from torch.nn import functional as F
+
+from pretrain.evaluate import load_requests, oracle_page_auc, page_auc, sim_scores
+
+
+def test_page_auc_equals_scikit_learn_page_by_page():
+    rng = np.random.default_rng(0)
+    score = torch.tensor(rng.integers(0, 4, (60, 6)) / 4.0)  # with ties
+    click = torch.tensor(rng.random((60, 6)) < 0.3)
+    kept = torch.tensor(rng.random((60, 6)) < 0.8)
+    expected = [
+        roc_auc_score(click[row][kept[row]], score[row][kept[row]])
+        for row in range(60)
+        if len(click[row][kept[row]].unique()) == 2
+    ]
+    found = page_auc(score, click, kept)
+    assert found["auc"] == pytest.approx(np.mean(expected), abs=1e-12)
+    assert found["pages"] == len(expected)
+
+
+def test_sim_score_is_the_mean_cosine():
+    unit = F.normalize(torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+    scores = sim_scores(unit, torch.tensor([[0, 1, -1], [2, -1, -1]]), torch.tensor([[3, 4], [0, -1]]))
+    assert float(scores[0, 0]) == pytest.approx(float((unit[3] @ unit[0] + unit[3] @ unit[1]) / 2), rel=1e-5)
+    assert float(scores[1, 0]) == pytest.approx(float(unit[0] @ unit[2]), rel=1e-5)
+
+
+def test_oracle_is_far_above_chance_and_known_on_both_slices(tiny_world):
+    requests = load_requests(tiny_world / "shards", "test", 32, 30, 1000, 0)
+    known = oracle_page_auc(requests)
+    assert known["seen"]["auc"] > 0.7
+    assert known["unseen"]["auc"] > 0.7
+    assert requests.images.shape[0] == len(
+        {int(k) for k in torch.cat([requests.history, requests.page], 1).flatten()} - {-1}
+    )
+
+
+def test_a_limit_takes_a_sample(tiny_world):
+    assert len(load_requests(tiny_world / "shards", "test", 32, 30, 20, 0).page) == 20

@@ -1,0 +1,85 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from data_tools.cli import UserError
+from data_tools.schema import open_dataset
+from data_tools.table import read_table
+from pretrain import export as exporting
+from pretrain.batches import plain_transform, to_tensor
+from pretrain.encoder import build_encoder
+from pretrain.export import Settings, export
+from pretrain.settings import Encoder
+
+ENCODER = Encoder(name="test_byobnet", dimensions=8, image_size=32)
+
+
+@pytest.fixture(scope="module")
+def table(tiny_world, tmp_path_factory):
+    torch.manual_seed(0)
+    out = tmp_path_factory.mktemp("tables") / "generic"
+    export(Settings(data=str(tiny_world / "shards"), out=str(out), encoder=ENCODER, batch=64))
+    return out
+
+
+def test_every_item_has_its_own_pictures_vector(table, tiny_world):
+    dataset = open_dataset(tiny_world / "dataset")
+    found = read_table(table)
+    assert sorted(found.ids) == sorted(dataset.items["item_id"].to_list())
+    torch.manual_seed(0)
+    encoder = build_encoder(ENCODER).eval()
+    for row in (0, 57, 159):
+        picture = to_tensor((dataset.folder / dataset.items["image"][row]).read_bytes())
+        with torch.no_grad():
+            expected = F.normalize(encoder.features(plain_transform(32)(picture)[None]), dim=-1)[0]
+        vector = found.lookup([dataset.items["item_id"][row]])[0][0]
+        np.testing.assert_allclose(vector, expected.numpy(), atol=1e-5)
+
+
+def test_table_says_where_it_came_from(table, tiny_world):
+    info = json.loads((table / "table.json").read_text())
+    assert info["layer"] == "features"
+    assert info["normalised"] is True
+    assert info["encoder"]["name"] == "test_byobnet"
+    assert info["dataset_fingerprint"] == open_dataset(tiny_world / "dataset").info["fingerprint"]
+
+
+def test_each_picture_is_encoded_once(tiny_world, tmp_path, monkeypatch):
+    encoded = []
+    original = exporting.encode
+    monkeypatch.setattr(exporting, "encode", lambda e, images, s: encoded.append(len(images)) or original(e, images, s))
+    export(Settings(data=str(tiny_world / "shards"), out=str(tmp_path / "t"), encoder=ENCODER))
+    assert sum(encoded) == 160
+
+
+def test_a_missing_run_says_how_to_make_it(tiny_world, tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps({"settings": {"encoder": {}}}))
+    with pytest.raises(UserError, match=r"accelerate launch pretrain/train.py"):
+        export(Settings(data=str(tiny_world / "shards"), out=str(tmp_path / "t"), run=str(tmp_path)))
+    assert not (tmp_path / "t").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_same_table(table, tiny_world, tmp_path):
+    root = Path(__file__).parents[2]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    weights = tmp_path / "w.safetensors"
+    import safetensors.torch
+
+    torch.manual_seed(0)
+    safetensors.torch.save_file(build_encoder(ENCODER).tower.state_dict(), weights)
+    arguments = ["--data", tiny_world / "shards", "--out", tmp_path / "two", "--encoder.name", "test_byobnet"]
+    arguments += ["--encoder.image_size", 32, "--encoder.weights", weights]
+    subprocess.run(
+        [*launch, "pretrain/export.py", *map(str, arguments)],
+        cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, timeout=300,
+    )  # fmt: skip
+    one, two = read_table(table), read_table(tmp_path / "two")
+    np.testing.assert_allclose(two.lookup(one.ids)[0], one.vectors, atol=1e-5)

@@ -1,0 +1,185 @@
+"""Runs as a user starts them: one command, one process, files on disk."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from data_tools.cli import UserError, parse_settings
+from pretrain import runs
+from pretrain.collapse import CollapsedError
+from pretrain.settings import Encoder, Settings
+from pretrain.train import schedule, train
+
+ROOT = Path(__file__).parents[2]
+
+
+def settings(data, out, *more):
+    """Settings of a run of seconds."""
+    small = [
+        "--data", str(data), "--out", str(out), "--encoder.image_size", "32", "--encoder.dimensions", "16",
+        "--batch.rows", "16", "--batch.history", "5", "--batch.workers", "0", "--optim.steps", "6",
+        "--optim.warmup", "2", "--optim.precision", "fp32", "--log_every", "2", "--checkpoint_every", "2",
+        "--evaluation.every", "4",
+    ]  # fmt: skip
+    return [*small, *map(str, more)]
+
+
+def run(arguments):
+    return train(parse_settings(Settings, "", arguments))
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_world, tmp_path_factory):
+    """A finished run's folder and summary."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    return out, run(settings(tiny_world / "shards", out))
+
+
+def test_summary_says_what_the_issue_of_a_run_is(finished):
+    out, summary = finished
+    assert json.loads((out / "summary.json").read_text()) == summary
+    for name in ("seen", "unseen"):
+        figures = summary["page_auc"][name]
+        assert 0 < figures["untrained"] < 1
+        assert 0 < figures["trained"] < 1
+        assert figures["oracle"] > 0.7
+    assert summary["steps"] == 6
+    assert 1 <= summary["effective_rank"] <= 16
+    assert summary["seconds"] > 0
+
+
+def test_run_folder_can_be_understood_later(finished):
+    out, _ = finished
+    made = json.loads((out / "run.json").read_text())
+    assert made["settings"]["optim"]["steps"] == 6
+    assert {"commit", "command", "versions", "machine"} <= made.keys()
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    logged = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in logged] == [2, 4, 6]
+    assert {"chance", "pv_loss_chance", "effective_rank", "spread", "mean_cosine", "alignment"} <= logged[0].keys()
+    assert [line["step"] for line in lines if "valid_page_auc_unseen" in line] == [0, 4, 6]
+    assert list((out / "tensorboard").rglob("events.*"))
+
+
+def test_killed_and_resumed_ends_with_the_same_bits(finished, tiny_world, tmp_path):
+    whole, out = finished[0], tmp_path / "killed"
+    arguments = settings(tiny_world / "shards", out)
+    # The parent kills the run with SIGKILL as soon as its first checkpoint stands.
+    with subprocess.Popen([sys.executable, "-m", "pretrain.train", *arguments], cwd=ROOT, env=one_thread()) as process:
+        deadline = time.time() + 120
+        while not runs.checkpoints(out) and time.time() < deadline and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert not (out / "summary.json").exists()
+    run([*arguments, "--resume", "true"])
+    for name in ("encoder", "optimizer"):
+        ours = safetensors.torch.load_file(runs.checkpoints(out)[-1] / f"{name}.safetensors")
+        theirs = safetensors.torch.load_file(runs.checkpoints(whole)[-1] / f"{name}.safetensors")
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    losses = [
+        [line["loss"] for line in map(json.loads, (path / "log.jsonl").open()) if "loss" in line]
+        for path in (whole, out)
+    ]
+    assert losses[0] == losses[1]
+
+
+def one_thread():
+    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def test_a_run_is_never_overwritten(finished, tiny_world):
+    with pytest.raises(UserError, match="--resume"):
+        run(settings(tiny_world / "shards", finished[0]))
+
+
+def test_resuming_with_another_encoder_is_refused(finished, tiny_world):
+    with pytest.raises(UserError, match="encoder"):
+        run(settings(tiny_world / "shards", finished[0], "--resume", "true", "--encoder.dimensions", "8"))
+
+
+def test_a_collapse_stops_the_run(tiny_world, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "pretrain.train.collapse_figures", lambda _: {"effective_rank": 1.0, "mean_cosine": 1.0, "spread": 0.0}
+    )
+    with pytest.raises(CollapsedError):
+        run(settings(tiny_world / "shards", tmp_path / "c", "--log_every", "1"))
+
+
+def test_a_loss_that_is_not_finite_stops_and_saves_the_items(tiny_world, tmp_path):
+    with pytest.raises(UserError, match=r"not finite"):
+        run(
+            settings(
+                tiny_world / "shards", tmp_path / "n", "--optim.lr", "1e30", "--optim.clip", "0", "--optim.warmup", "1"
+            )
+        )
+    saved = json.loads(next((tmp_path / "n").glob("not-finite-*.json")).read_text())
+    assert saved["items"]
+
+
+def test_simclr_trains_on_catalogue_pictures(tiny_world, tmp_path):
+    summary = run(settings(tiny_world / "shards", tmp_path / "s", "--objective.name", "simclr", "--optim.steps", "2"))
+    assert summary["objective"] == "simclr"
+
+
+def test_unknown_objective_is_refused(tiny_world, tmp_path):
+    with pytest.raises(UserError, match="courier"):
+        run(settings(tiny_world / "shards", tmp_path / "u", "--objective.name", "curier"))
+
+
+def test_schedule_warms_up_and_falls_to_zero():
+    made = parse_settings(Settings, "", ["--optim.steps", "100", "--optim.warmup", "10", "--optim.lr", "1.0"])
+    assert schedule(0, made) == pytest.approx(0.1)
+    assert schedule(9, made) == pytest.approx(1.0)
+    assert schedule(55, made) == pytest.approx(0.5)
+    assert schedule(99, made) < 0.001
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--optim.stepz", "6"], "optim.steps"),
+        (["--optim.steps", "many"], "optim.steps"),
+    ],
+)
+def test_a_wrong_setting_names_the_right_one(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        parse_settings(Settings, "", arguments)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--optim.steps", "0"], ["--batch.crop_scale", "1.5"], ["--optim.precision", "fp8"]]
+)
+def test_contradictions_are_refused_at_once(arguments):
+    with pytest.raises(UserError):
+        parse_settings(Settings, "", arguments)
+
+
+def test_two_names_for_the_weights_are_refused():
+    with pytest.raises(UserError, match="one of them"):
+        Settings(encoder=Encoder(weights="w.safetensors", pretrained=True))
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_resume(tiny_world, tmp_path):
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "pretrain/train.py",
+    ]
+    arguments = settings(tiny_world / "shards", tmp_path / "two")
+    subprocess.run([*launch, *arguments], cwd=ROOT, env=one_thread(), check=True, timeout=300)
+    assert json.loads((tmp_path / "two" / "summary.json").read_text())["steps"] == 6
