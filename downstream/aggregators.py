@@ -15,6 +15,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from downstream.layers import prelu_mlp
+
 
 class Sum(nn.Module):
     """Sum over the behaviours."""
@@ -55,7 +57,7 @@ class ActivationUnit(nn.Module):
 
     def __init__(self, size: int, hidden: int = 36) -> None:
         super().__init__()
-        self.score = nn.Sequential(nn.Linear(4 * size, hidden), nn.PReLU(), nn.Linear(hidden, 1))
+        self.score = prelu_mlp([4 * size, hidden], 1)
 
     def forward(self, behaviours: Tensor, mask: Tensor, query: Tensor) -> Tensor:
         """(B, H, d), (B, H), (B, d) -> weighted sum (B, d)."""

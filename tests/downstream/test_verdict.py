@@ -40,7 +40,7 @@ UP, DOWN, NOTHING = (0.02, 0.01, 0.03), (-0.02, -0.03, -0.01), (0.001, -0.01, 0.
         (
             UP,
             UP,
-            "raises the GAUC of dicm over ids by +0.0200 (95% interval +0.0100 to +0.0300) on all test impressions and +",
+            "raises the GAUC of dicm over ids by +0.0200 (95% interval +0.0100 to +0.0300) on all",
         ),
         (NOTHING, UP, "shows no difference from ids in the GAUC of dicm: +0.0010"),
         (NOTHING, UP, "and raises the GAUC of dicm over ids by +0.0200"),
