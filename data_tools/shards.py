@@ -9,7 +9,8 @@
 ``index.json``
     Files with their counts and digests, so that a loader can check before it starts.
 
-A shard's requests are of one page-view category, in random order, as COURIER trains (one category a batch).
+A shard's requests are of one page-view category (that of most of its items), in random order, as COURIER trains: one
+category a batch. Categories too rare to fill a batch share mixed shards.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class Settings:
         out: Folder to write the shards to.
         history: Most recent clicks kept with a request.
         requests_per_shard: Requests in one shard; a batch never mixes shards, so a multiple of the batch is best.
+        smallest_shard: Fewer requests of a category than this go into shards of mixed categories; at least a batch.
+        by_category: Whether shards keep categories apart at all; page views that mix categories need not.
         items_per_shard: Catalogue images in one shard.
         seed: Seed of the requests' order.
     """
@@ -50,6 +53,8 @@ class Settings:
     out: str
     history: int = 30
     requests_per_shard: int = 1024
+    smallest_shard: int = 256
+    by_category: bool = True
     items_per_shard: int = 2048
     seed: int = 0
 
@@ -91,16 +96,24 @@ def _with_history(requests: pl.DataFrame, dataset: Dataset, history: int) -> Ite
         }
 
 
-def _chunks(requests: list[dict[str, Any]], size: int, rng: np.random.Generator) -> Iterator[list[dict[str, Any]]]:
-    """Requests of one category after the other, shuffled, cut into equal shards of at most ``size``."""
+def _chunks(requests: list[dict[str, Any]], settings: Settings) -> Iterator[tuple[str | None, list[dict[str, Any]]]]:
+    """(category, its requests) a shard: those of one category shuffled and cut, what is too small for a shard mixed."""
+    rng = np.random.default_rng(settings.seed)
+    size = settings.requests_per_shard
     by_category: dict[str, list[dict[str, Any]]] = {}
-    for request in requests:
+    for request in requests if settings.by_category else []:
         by_category.setdefault(request["category"], []).append(request)
+    mixed = [] if settings.by_category else list(requests)
     for category in sorted(by_category):
-        rows = by_category[category]
-        order = rng.permutation(len(rows))
+        rows = [by_category[category][row] for row in rng.permutation(len(by_category[category]))]
         for start in range(0, len(rows), size):
-            yield [rows[row] for row in order[start : start + size]]
+            if len(part := rows[start : start + size]) < settings.smallest_shard:
+                mixed += part
+            else:
+                yield category, part
+    mixed = [mixed[row] for row in rng.permutation(len(mixed))]
+    for start in range(0, len(mixed), size):
+        yield None, mixed[start : start + size]
 
 
 def _image_member(dataset: Dataset, item: int, prefix: str = "") -> dict[str, Any]:
@@ -146,11 +159,10 @@ def _write_requests(
             yield {"__key__": f"r{row['request']:012d}", "json": _json(named)}
 
     described = []
-    parts = list(_chunks(requests, settings.requests_per_shard, np.random.default_rng(settings.seed)))
-    for number, part in enumerate(track(parts, f"{split} shards")):
+    for number, (category, part) in enumerate(track(list(_chunks(requests, settings)), f"{split} shards")):
         images = sorted({item for row in part for item in row["history"] + row["page"]})
         file = _write_tar(out / f"requests-{split}-{number:05d}.tar", samples(part, images))
-        described.append({**file, "requests": len(part), "images": len(images), "category": part[0]["category"]})
+        described.append({**file, "requests": len(part), "images": len(images), "category": category})
     return described
 
 

@@ -192,7 +192,7 @@ def planted_vectors(catalogue: Catalogue) -> np.ndarray:
     return np.concatenate(blocks, axis=1).astype(np.float32)
 
 
-def make_world(world: World, folder: str | Path) -> Path:
+def make_world(world: World, folder: str | Path, requests_per_shard: int = 1024) -> Path:
     """Make ``folder/dataset``, ``folder/shards`` and ``folder/planted`` (the table of :func:`planted_vectors`).
 
     A folder that this very world was made in before is left as it is, and a stopped one goes on where it stopped.
@@ -225,7 +225,9 @@ def make_world(world: World, folder: str | Path) -> Path:
     if not (folder / "planted").exists():
         write_table(folder / "planted", ids, planted_vectors(catalogue), {"encoder": "planted attributes"})
     if not (folder / "shards").exists():
-        write_shards(Shards(dataset=str(folder / "dataset"), out=str(folder / "shards")))
+        write_shards(
+            Shards(dataset=str(folder / "dataset"), out=str(folder / "shards"), requests_per_shard=requests_per_shard)
+        )
     return folder
 
 

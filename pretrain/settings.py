@@ -45,14 +45,15 @@ class Objective:
     Attributes:
         name: A key of pretrain.objectives.OBJECTIVES.
         temperature: Of the contrastive softmax.
-        attention_temperature: Of the softmax over the history in the reconstruction (courier).
+        attention_temperature: Of the softmax over the history in the reconstruction (courier). Low values let a target
+            pick its own look-alike from the history: the loss falls without any taste being learned.
         pv_weight: Weight of the page-view loss (courier).
         ucs_weight: Weight of the user-click-sequence loss (courier).
     """
 
     name: str = "courier"
     temperature: float = 0.05
-    attention_temperature: float = 0.2
+    attention_temperature: float = 1.0
     pv_weight: float = 1.0
     ucs_weight: float = 1.0
 
@@ -71,8 +72,8 @@ class Batch:
         colour_jitter: Strength of random brightness, contrast, saturation (and a quarter of it of hue).
     """
 
-    rows: int = 64
-    history: int = 10
+    rows: int = 256
+    history: int = 30
     slots: int = 10
     workers: int = 1
     crop_scale: float = 0.6
@@ -93,10 +94,10 @@ class Optim:
         precision: fp32, bf16, fp16, or auto: bf16 where a short trial finds it faster, and always fp32 or bf16.
     """
 
-    steps: int = 500
-    lr: float = 2e-3
+    steps: int = 200
+    lr: float = 5e-3
     weight_decay: float = 1e-6
-    warmup: int = 30
+    warmup: int = 20
     clip: float = 1.0
     precision: str = "auto"
 
@@ -112,7 +113,7 @@ class Evaluation:
         choose_on: Validation slice the best weights are chosen on: unseen or seen items.
     """
 
-    every: int = 100
+    every: int = 50
     history: int = 30
     requests: int = 8000
     choose_on: str = "unseen"
@@ -137,7 +138,7 @@ class Settings:
     resume: bool = False
     seed: int = 0
     log_every: int = 20
-    checkpoint_every: int = 100
+    checkpoint_every: int = 50
     encoder: Encoder = field(default_factory=Encoder)
     objective: Objective = field(default_factory=Objective)
     batch: Batch = field(default_factory=Batch)

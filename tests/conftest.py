@@ -19,4 +19,4 @@ def one_thread():
 @pytest.fixture(scope="session")
 def tiny_world(tmp_path_factory):
     """Folder of a tiny simulated world: dataset, shards and planted."""
-    return make_world(TINY, tmp_path_factory.mktemp("world"))
+    return make_world(TINY, tmp_path_factory.mktemp("world"), requests_per_shard=64)

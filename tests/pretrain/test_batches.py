@@ -8,6 +8,8 @@ from PIL import Image
 
 from data_tools.cli import UserError
 from data_tools.files import read_json
+from data_tools.shards import Settings as Shards
+from data_tools.shards import write_shards
 from pretrain import batches
 from pretrain.batches import loader, read_index, request_batch
 from pretrain.settings import Batch
@@ -82,11 +84,12 @@ def stream_files(stream):
     return [stream.files[shard] for shard in order[stream.process :: stream.processes]]
 
 
-def test_a_batch_is_of_one_category(tiny_world):
+def test_a_batch_is_of_one_category(tiny_world, tmp_path):
+    write_shards(Shards(dataset=str(tiny_world / "dataset"), out=str(tmp_path / "pure"), smallest_shard=16))
     category = {}
     for file in (tiny_world / "shards").glob("items-*.tar"):
         category |= {record["item"]: record["category"] for record in batches.read_shard(file)[1]}
-    for batch in take(loader(tiny_world / "shards", "requests", SETTINGS, 32, 7), 5):
+    for batch in take(loader(tmp_path / "pure", "requests", SETTINGS, 32, 7), 5):
         shown = batch["image_item"][batch["page"][batch["page"] >= 0]].tolist()
         assert len({category[item] for item in shown}) == 1
 
