@@ -13,6 +13,7 @@ from typing import Any
 import duckdb
 import ibis
 import ibis.expr.types as ir
+import numpy as np
 import polars as pl
 from ibis.backends.duckdb import Backend
 from rich.console import Console
@@ -35,6 +36,8 @@ class Rules:
         page_slots: Most impressions in a page view made so.
         valid_from: Fraction of the impressions, in time order, at which the validation split starts.
         test_from: Fraction at which the test split starts.
+        new_item_share: Share of the items, drawn at random, to treat as launched when the validation split starts:
+            what earlier page views show of them is left out and counted. For logs whose catalogue hardly grows.
         max_bad_share: Largest share of the rows of the log that may be set aside.
         max_bad_image_share: Largest share of the items whose image may be missing or unreadable.
         memory: What DuckDB takes before it spills to disk.
@@ -44,6 +47,7 @@ class Rules:
     page_slots: int = 10
     valid_from: float = 0.8
     test_from: float = 0.9
+    new_item_share: float = 0.0
     max_bad_share: float = 0.05
     max_bad_image_share: float = 0.05
     memory: str = "4GB"
@@ -51,6 +55,8 @@ class Rules:
     def __post_init__(self) -> None:
         if not 0 < self.valid_from < self.test_from < 1:
             raise UserError(f"0 < valid_from < test_from < 1 is expected, not {self.valid_from} and {self.test_from}")
+        if not 0 <= self.new_item_share < 1:
+            raise UserError(f"0 <= new_item_share < 1 is expected, not {self.new_item_share}")
         if self.page_gap < 0 or self.page_slots < 1:
             raise UserError(f"page_gap >= 0 and page_slots >= 1 are expected, not {self.page_gap}, {self.page_slots}")
 
@@ -123,12 +129,13 @@ def _write_tables(
     engine: Backend, good: ir.Table, catalogue: pl.DataFrame, rules: Rules, folder: Path
 ) -> dict[str, Any]:
     """Write the three tables; return what ``dataset.json`` says of them."""
-    users = good.group_by("user_id").agg(first_row=good.row.min())
+    paged = engine.create_table("paged", histories.page_views(good, rules.page_gap, rules.page_slots))
+    starts = histories.split_times(paged, rules.valid_from, rules.test_from).to_polars().row(0, named=True)
+    late = ibis.memtable({"item": _late_items(len(catalogue), rules.new_item_share)}, schema={"item": "int32"})
+    kept = histories.without_late(paged, late, starts["valid_start"])
+    users = kept.group_by("user_id").agg(first_row=kept.row.min())
     users = users.select("user_id", user=ibis.row_number().over(ibis.window(order_by="first_row")).cast("int32"))
-    viewed = histories.page_views(histories.clicks_before(good), rules.page_gap, rules.page_slots)
-    viewed = engine.create_table("viewed", viewed.join(users, "user_id"))
-
-    starts = histories.split_times(viewed, rules.valid_from, rules.test_from).to_polars().row(0, named=True)
+    viewed = engine.create_table("viewed", histories.clicks_before(kept).join(users, "user_id"))
     final = histories.splits(viewed, **starts)
     order = ["timestamp", "request", *(["position"] if "position" in final.columns else []), "row"]
     known = [name for name in ("scene", "position", "conversion", "oracle") if name in final.columns]
@@ -142,7 +149,13 @@ def _write_tables(
     items = items.mutate(first_seen=given).left_join(seen, "item")
     items = items.mutate(first_seen=items.first_seen.coalesce(items.first_impression))
     items.order_by("item").drop("first_impression", "item_right").to_parquet(folder / "items.parquet")
-    return _describe(final, starts, len(catalogue), catalogue["image"].count())
+    described = _describe(final, starts, len(catalogue), catalogue["image"].count())
+    described["counts"]["rows_of_late_items"] = paged.count().execute() - described["counts"]["impressions"]
+    return described
+
+
+def _late_items(items: int, share: float) -> list[int]:
+    return sorted(np.random.default_rng(0).choice(items, round(share * items), replace=False).tolist())
 
 
 def _describe(final: ir.Table, starts: dict[str, int], items: int, items_with_image: int) -> dict[str, Any]:
@@ -234,6 +247,7 @@ def write_dataset(
             "set_aside_items": dict(Counter(items_aside["reason"].to_list()).most_common()),
             "bad_images": bad_images,
             "page_views": how,
+            "new_item_share": rules.new_item_share,
             **(info or {}),
             "fingerprint": files.digest(scratch / f"{name}.parquet" for name in ("items", "impressions", "clicks")),
         }

@@ -32,7 +32,7 @@ def _sittings(impressions: ir.Table, gap: int, slots: int) -> ir.Table:
 
 
 def page_views(impressions: ir.Table, gap: int, slots: int) -> ir.Table:
-    """Add ``request`` (int64, dense from 0) and ``page_time`` (int64, the timestamp of its first impression).
+    """Add ``request`` (int64, from 0) and ``page_time`` (int64, the timestamp of its first impression).
 
     With a column ``request_id``, a user's impressions of one request_id are a page view. Without, a user's impressions
     that follow each other within ``gap`` (in the unit of the timestamps) are cut into page views of ``slots`` slots.
@@ -62,6 +62,18 @@ def split_times(impressions: ir.Table, valid_from: float, test_from: float) -> i
         return reached.timestamp.min(where=reached.reached * 1_000_000 > reached.total * round(fraction * 1_000_000))
 
     return reached.agg(valid_start=start(valid_from), test_start=start(test_from))
+
+
+def without_late(impressions: ir.Table, late: ir.Table, valid_start: int) -> ir.Table:
+    """Leave out what page views before ``valid_start`` show of some items, as if these were launched only then.
+
+    Parameters
+    ----------
+    impressions : with ``page_time`` and ``item``
+    late : one column ``item``, the items that are launched late
+    """
+    early = impressions.page_time < valid_start
+    return impressions.filter(~(early & impressions.item.isin(late.item)))
 
 
 def splits(impressions: ir.Table, valid_start: int, test_start: int) -> ir.Table:

@@ -167,3 +167,22 @@ def test_the_command_as_documented(source):
     assert open_dataset(out).items["category"].to_list() == [str(n) for n in range(20)]
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 1 and "exists already" in again.stderr and "Traceback" not in again.stderr
+
+
+def test_items_launched_late_are_new_to_validation_and_test(source):
+    whole = run(source).impressions
+    held = run(source, out="held", new_item_share=0.25)
+    found = held.impressions
+    trained = set(found.filter(split="train")["item_id"])
+    late = set(whole["item_id"]) - trained
+    assert len(late) == 5
+    assert held.info["splits"]["valid_start"] == run(source, out="again").info["splits"]["valid_start"]
+    kept = whole.filter(~((pl.col("split") == "train") & pl.col("item_id").is_in(late)))
+    assert found.select("user_id", "item_id", "timestamp", "split").equals(
+        kept.select("user_id", "item_id", "timestamp", "split")
+    )
+    assert held.info["counts"]["rows_of_late_items"] == len(whole) - len(found)
+    assert held.info["counts"]["rows_read"] == len(whole)
+    for row in found.iter_rows(named=True):
+        earlier = found.filter(user_id=row["user_id"], click=1).filter(pl.col("timestamp") < row["timestamp"])
+        assert row["clicks_before"] == len(earlier)
