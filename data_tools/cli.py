@@ -45,7 +45,8 @@ def _with_underscores(argument: str) -> str:
 def parse_settings(settings: type[Settings], description: str | None, argv: Sequence[str] | None = None) -> Settings:
     """Build a settings dataclass from ``--config FILE`` and ``--section.key value`` overrides (flags win).
 
-    Dashes in the name of an option stand for underscores: ``--item-columns`` sets ``item_columns``.
+    Dashes in the name of an option stand for underscores: ``--item-columns`` sets ``item_columns``. A yes-or-no option
+    without a value means yes: ``--resume`` is ``--resume true``.
 
     Parameters
     ----------
@@ -61,10 +62,19 @@ def parse_settings(settings: type[Settings], description: str | None, argv: Sequ
     parser = _Parser(description=description)
     parser.add_argument("--config", action="config", help="YAML file of settings; flags override it.")
     parser.add_class_arguments(settings)
-    arguments = sys.argv[1:] if argv is None else argv
-    parsed = parser.instantiate(parser.parse_args([_with_underscores(one) for one in arguments])).as_dict()
+    arguments = [_with_underscores(one) for one in (sys.argv[1:] if argv is None else argv)]
+    switches = {f"--{action.dest}" for action in parser._actions if getattr(action, "_typehint", None) is bool}
+    parsed = parser.instantiate(parser.parse_args(_spelt_out(arguments, switches))).as_dict()
     parsed.pop("config")
     return settings(**parsed)
+
+
+def _spelt_out(arguments: Sequence[str], switches: set[str]) -> list[str]:
+    """The arguments, with "true" behind each switch that stands without a value."""
+    spelt = []
+    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+        spelt += [argument, "true"] if argument in switches and following.startswith("--") else [argument]
+    return spelt
 
 
 def run_command(main: Callable[[], None]) -> None:

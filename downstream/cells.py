@@ -13,10 +13,10 @@ import numpy as np
 from rich.progress import Progress
 
 from data_tools.files import digest, read_json, whole_folder, write_json
+from data_tools.provenance import commit, versions
 from data_tools.table import EmbeddingTable, read_table
 from downstream.data import CTRData
 from downstream.fitting import TrainingSettings, fit
-from downstream.provenance import commit, versions
 
 # Raise it when a change of the program changes what a cell's settings mean: kept cells are then made again.
 CELL_VERSION = 1

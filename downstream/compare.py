@@ -17,6 +17,7 @@ from rich.console import Console
 
 from data_tools.cli import UserError, parse_settings, run_command
 from data_tools.files import whole_file, write_json
+from data_tools.provenance import commit, machine, versions
 from downstream.analysis import Contestants, analyse
 from downstream.cells import NO_FORM, Cell, run_cells
 from downstream.data import load_ctr_data
@@ -24,7 +25,6 @@ from downstream.features import FORMS
 from downstream.fitting import TrainingSettings, progress_bar
 from downstream.intervals import BootstrapSettings
 from downstream.models import MODELS
-from downstream.provenance import commit, machine, versions
 from downstream.report import render, report_context
 from downstream.sources import Source, make_tables
 

@@ -27,8 +27,8 @@ from data_tools.files import digest, read_json, whole_folder, write_json
 from data_tools.table import describe, write_part
 from pretrain.batches import plain_transform, read_index, read_shard, to_tensor
 from pretrain.encoder import ImageEncoder, build_encoder
+from pretrain.optim import use_all_cores
 from pretrain.settings import Encoder
-from pretrain.train import use_all_cores
 
 WEIGHTS = {"trained": "best", "initial": "initial"}
 

@@ -11,12 +11,7 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import shutil
-import subprocess
-import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,39 +20,6 @@ import torch
 from torch import Tensor
 
 from data_tools.files import read_json, whole_file, whole_folder, write_json
-
-PACKAGES = ("torch", "torchvision", "timm", "open_clip_torch", "accelerate", "webdataset", "numpy", "visual-interest")
-
-
-def provenance() -> dict[str, Any]:
-    """What made a run: command, commit, versions, machine."""
-    here = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=False)
-        return done.stdout.strip()
-
-    return {
-        "command": " ".join(sys.argv),
-        "commit": git("rev-parse", "HEAD") or "unknown",
-        "uncommitted_changes": bool(git("status", "--porcelain")),
-        "python": platform.python_version(),
-        "versions": {package: version(package) for package in PACKAGES},
-        "machine": {
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        },
-    }
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        if names:
-            return names[0]
-    return platform.processor() or platform.machine()
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

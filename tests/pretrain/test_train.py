@@ -15,8 +15,9 @@ import torch
 from data_tools.cli import UserError, parse_settings
 from pretrain import runs
 from pretrain.collapse import CollapsedError
+from pretrain.optim import schedule
 from pretrain.settings import Encoder, Settings
-from pretrain.train import schedule, train
+from pretrain.train import train
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,7 +61,7 @@ def test_run_folder_can_be_understood_later(finished):
     out, _ = finished
     made = json.loads((out / "run.json").read_text())
     assert made["settings"]["optim"]["steps"] == 6
-    assert {"commit", "command", "versions", "machine"} <= made.keys()
+    assert {"commit", "versions", "machine"} <= made.keys()
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     logged = [line for line in lines if "loss" in line]
     assert [line["step"] for line in logged] == [2, 4, 6]
@@ -79,7 +80,7 @@ def test_killed_and_resumed_ends_with_the_same_bits(finished, tiny_world, tmp_pa
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
     assert not (out / "summary.json").exists()
-    run([*arguments, "--resume", "true"])
+    run([*arguments, "--resume"])
     for name in ("encoder", "optimizer"):
         ours = safetensors.torch.load_file(runs.checkpoints(out)[-1] / f"{name}.safetensors")
         theirs = safetensors.torch.load_file(runs.checkpoints(whole)[-1] / f"{name}.safetensors")
@@ -108,7 +109,7 @@ def test_resuming_with_another_encoder_is_refused(finished, tiny_world):
 
 def test_a_collapse_stops_the_run(tiny_world, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "pretrain.train.collapse_figures", lambda _: {"effective_rank": 1.0, "mean_cosine": 1.0, "spread": 0.0}
+        "pretrain.journal.collapse_figures", lambda _: {"effective_rank": 1.0, "mean_cosine": 1.0, "spread": 0.0}
     )
     with pytest.raises(CollapsedError):
         run(settings(tiny_world / "shards", tmp_path / "c", "--log_every", "1"))
@@ -137,10 +138,10 @@ def test_unknown_objective_is_refused(tiny_world, tmp_path):
 
 def test_schedule_warms_up_and_falls_to_zero():
     made = parse_settings(Settings, "", ["--optim.steps", "100", "--optim.warmup", "10", "--optim.lr", "1.0"])
-    assert schedule(0, made) == pytest.approx(0.1)
-    assert schedule(9, made) == pytest.approx(1.0)
-    assert schedule(55, made) == pytest.approx(0.5)
-    assert schedule(99, made) < 0.001
+    assert schedule(0, made.optim) == pytest.approx(0.1)
+    assert schedule(9, made.optim) == pytest.approx(1.0)
+    assert schedule(55, made.optim) == pytest.approx(0.5)
+    assert schedule(99, made.optim) < 0.001
 
 
 @pytest.mark.parametrize(
@@ -162,6 +163,12 @@ def test_a_wrong_setting_names_the_right_one(arguments, message, capsys):
 def test_contradictions_are_refused_at_once(arguments):
     with pytest.raises(UserError):
         parse_settings(Settings, "", arguments)
+
+
+def test_a_switch_needs_no_value():
+    assert parse_settings(Settings, "", ["--resume", "--optim.steps", "6"]).resume
+    assert parse_settings(Settings, "", ["--optim.steps", "6", "--resume"]).resume
+    assert not parse_settings(Settings, "", ["--resume", "false"]).resume
 
 
 def test_two_names_for_the_weights_are_refused():

@@ -10,7 +10,17 @@ from pathlib import Path
 
 import torch
 
-PACKAGES = ("visual-interest", "torch", "numpy", "polars", "accelerate")
+PACKAGES = (
+    "visual-interest",
+    "torch",
+    "torchvision",
+    "timm",
+    "open_clip_torch",
+    "accelerate",
+    "webdataset",
+    "numpy",
+    "polars",
+)
 
 
 def commit() -> str:
