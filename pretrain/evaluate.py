@@ -37,7 +37,7 @@ class Requests:
 
 
 def _padded(rows: list[list[Any]], fill: float, dtype: torch.dtype) -> Tensor:
-    out = torch.full((len(rows), max(map(len, rows))), fill, dtype=dtype)
+    out = torch.full((len(rows), max(map(len, rows), default=0)), fill, dtype=dtype)
     for row, values in enumerate(rows):
         out[row, : len(values)] = torch.tensor(values, dtype=dtype)
     return out
@@ -63,15 +63,14 @@ def load_requests(shards: str | Path, split: str, image_size: int, history: int,
     clicked = [place(record["history"][-history:]) for record in records]
     shown = [place(record["page"]) for record in records]
     transform = plain_transform(image_size)
+    no_images = torch.empty(0, 3, image_size, image_size, dtype=torch.uint8)
     with_oracle = bool(records) and all("oracle" in record for record in records)
-    if not records:
-        clicked, shown = [[]], [[]]
     return Requests(
-        images=torch.stack([transform(to_tensor(data[item])) for item in index]) if index else torch.empty(0),
+        images=torch.stack([transform(to_tensor(data[item])) for item in index]) if index else no_images,
         history=_padded(clicked, -1, torch.long),
         page=_padded(shown, -1, torch.long),
-        click=_padded([record["click"] for record in records] or [[]], 0, torch.bool),
-        seen=_padded([record["seen"] for record in records] or [[]], 0, torch.bool),
+        click=_padded([record["click"] for record in records], 0, torch.bool),
+        seen=_padded([record["seen"] for record in records], 0, torch.bool),
         oracle=_padded([record["oracle"] for record in records], 0, torch.float) if with_oracle else None,
     )
 
@@ -79,6 +78,8 @@ def load_requests(shards: str | Path, split: str, image_size: int, history: int,
 @torch.no_grad()
 def embed(encoder: torch.nn.Module, images: Tensor, batch: int = 256) -> Tensor:
     """Embeddings, unit float32 (N, D), of pictures, uint8 (N, 3, S, S), in evaluation mode."""
+    if not len(images):
+        return torch.empty(0, 1)
     device = next(encoder.parameters()).device
     training = encoder.training
     encoder.eval()
@@ -138,8 +139,6 @@ def slices(requests: Requests) -> dict[str, Tensor]:
 
 def encoder_page_auc(encoder: torch.nn.Module, requests: Requests) -> dict[str, dict[str, float]]:
     """``page_auc`` of an encoder's SimScore, by slice."""
-    if not len(requests.images):
-        return {name: {"auc": float("nan"), "standard_error": float("nan"), "pages": 0} for name in ("seen", "unseen")}
     score = sim_scores(embed(encoder, requests.images), requests.history, requests.page)
     return {name: page_auc(score, requests.click, kept) for name, kept in slices(requests).items()}
 

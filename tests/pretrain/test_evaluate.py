@@ -4,7 +4,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch.nn import functional as F
 
-from pretrain.evaluate import load_requests, oracle_page_auc, page_auc, sim_scores
+from data_tools.files import read_json, write_json
+from pretrain.evaluate import encoder_page_auc, load_requests, oracle_page_auc, page_auc, sim_scores
 
 
 def test_page_auc_equals_scikit_learn_page_by_page():
@@ -41,3 +42,13 @@ def test_oracle_is_far_above_chance_and_known_on_both_slices(tiny_world):
 
 def test_a_limit_takes_a_sample(tiny_world):
     assert len(load_requests(tiny_world / "shards", "test", 32, 30, 20, 0).page) == 20
+
+
+def test_a_split_without_requests_has_no_auc(tiny_world, tmp_path):
+    index = read_json(tiny_world / "shards" / "index.json")
+    index["requests"]["valid"] = []
+    for file in (tiny_world / "shards").glob("*.tar"):
+        (tmp_path / file.name).symlink_to(file)
+    write_json(tmp_path / "index.json", index)
+    found = encoder_page_auc(torch.nn.Linear(1, 1), load_requests(tmp_path, "valid", 32, 30, 1000, 0))
+    assert {name: slot["pages"] for name, slot in found.items()} == {"seen": 0, "unseen": 0}

@@ -1,0 +1,60 @@
+"""What the front page and the configurations promise."""
+
+import dataclasses
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from data_tools.cli import parse_settings
+from downstream.compare import Settings as Compare
+from downstream.train import Settings as Downstream
+from pretrain.settings import Settings as Pretrain
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = {"pretrain": Pretrain, "downstream": Downstream, "compare": Compare}
+CONFIGS = sorted((ROOT / "configs").glob("*/*.yaml"))
+
+
+def commands():
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    return [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+
+
+def test_the_front_page_has_exactly_two_set_up_commands():
+    assert [command for command in commands() if "pip install" in command] == [
+        "pip install -e . && accelerate launch pretrain/train.py",
+        "pip install -e '.[test]' && pytest",
+    ]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_every_configuration_is_accepted(config):
+    needed = {"pretrain": [], "downstream": ["--dataset", "D", "--out", "O"], "compare": ["--out", "O"]}
+    made = parse_settings(SETTINGS[config.parent.name], "", ["--config", str(config), *needed[config.parent.name]])
+    assert isinstance(made, SETTINGS[config.parent.name])
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_every_configuration_starts_with_its_command(config):
+    header = config.read_text(encoding="utf-8").splitlines()[0]
+    assert header.startswith(("# accelerate launch pretrain/train.py", "# python -m downstream."))
+
+
+def test_the_default_configuration_is_the_default():
+    written = yaml.safe_load((ROOT / "configs" / "pretrain" / "default.yaml").read_text(encoding="utf-8"))
+    assert written == dataclasses.asdict(Pretrain())
+
+
+def test_the_front_pages_training_flags_exist():
+    for command in commands():
+        if command.startswith("accelerate launch pretrain/train.py"):
+            parse_settings(Pretrain, "", shlex.split(command.removesuffix("..."))[3:])
+
+
+def test_pretrain_and_downstream_never_import_each_other():
+    for one, other in (("pretrain", "downstream"), ("downstream", "pretrain")):
+        for file in (ROOT / one).rglob("*.py"):
+            assert not re.search(rf"^\s*(from|import) {other}\b", file.read_text(encoding="utf-8"), re.MULTILINE), file
