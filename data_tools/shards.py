@@ -42,8 +42,8 @@ class Settings:
         dataset: Dataset folder, as prepare writes it.
         out: Folder to write the shards to.
         history: Most recent clicks kept with a request.
-        requests_per_shard: Requests in one shard; a batch never mixes shards, so a multiple of the batch is best.
-        smallest_shard: Fewer requests of a category than this go into shards of mixed categories; at least a batch.
+        requests_per_shard: Requests in one shard; a multiple of the batch keeps batches of one category.
+        smallest_shard: Fewer requests of a category than this go into shards of mixed categories.
         by_category: Whether shards keep categories apart at all; page views that mix categories need not.
         items_per_shard: Catalogue images in one shard.
         seed: Seed of the requests' order.

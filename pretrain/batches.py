@@ -186,19 +186,46 @@ class BatchStream(IterableDataset):
 
     def _encoded(self, lane: int, lanes: int) -> Iterator[Encoded]:
         """Undecoded batches of one lane: its shards in random order, each epoch anew, batches of several mixed."""
+        left = Leftovers(self.rows)
         epoch = 0
         while True:
             rng = np.random.default_rng([self.seed, epoch])
             order = rng.permutation(len(self.files))[self.process * lanes + lane :: self.processes * lanes]
             rng = np.random.default_rng([self.seed, epoch, self.process, lane])
-            yield from _mixed((self._cut(self.files[shard], rng) for shard in order), rng)
+            yield from _mixed((self._cut(self.files[shard], rng, left) for shard in order), rng)
             epoch += 1
 
-    def _cut(self, file: Path, rng: np.random.Generator) -> list[Encoded]:
+    def _cut(self, file: Path, rng: np.random.Generator, left: Leftovers) -> list[Encoded]:
         images, records = read_shard(file)
         rows = [records[row] for row in rng.permutation(len(records))]
         whole = len(rows) // self.rows * self.rows
-        return [(images, rows[start : start + self.rows]) for start in range(0, whole, self.rows)]
+        batches = [(images, rows[start : start + self.rows]) for start in range(0, whole, self.rows)]
+        return batches + left.add(images, rows[whole:])
+
+
+class Leftovers:
+    """Rows that fill no batch of their own shard, gathered until they fill one together, so that none is lost."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        self.images: dict[int, bytes] = {}
+        self.records: list[dict[str, Any]] = []
+
+    def add(self, images: dict[int, bytes], records: list[dict[str, Any]]) -> list[Encoded]:
+        """Take rows in and give back the batch that they complete, if they do."""
+        self.records += records
+        self.images |= {item: images[item] for record in records for item in items_of(record)}
+        if len(self.records) < self.rows:
+            return []
+        batch = (self.images, self.records[: self.rows])
+        self.records = self.records[self.rows :]
+        self.images = {item: self.images[item] for record in self.records for item in items_of(record)}
+        return [batch]
+
+
+def items_of(record: dict[str, Any]) -> list[int]:
+    """The items whose pictures a record of a shard mentions."""
+    return [record["item"]] if "item" in record else record["history"] + record["page"]
 
 
 def _mixed(shards: Iterator[list[Encoded]], rng: np.random.Generator, open_shards: int = 4) -> Iterator[Encoded]:
@@ -243,29 +270,27 @@ def loader(
     Raises
     ------
     UserError
-        If the rows do not divide over the processes, or there are too few shards or requests for them.
+        If the rows do not divide over the processes, or there are fewer shards than processes x workers.
     """
     index = read_index(shards)
     if settings.rows % processes:
         raise UserError(f"--batch.rows {settings.rows} cannot be spread evenly over {processes} processes")
     rows = settings.rows // processes
     listed = index["items"] if kind == "items" else index["requests"]["train"]
-    count = "items" if kind == "items" else "requests"
-    whole = [shard for shard in listed if shard[count] >= rows]
-    lanes = processes * max(settings.workers, 1)
-    if len(whole) < lanes:
-        largest = max((shard[count] for shard in listed), default=0)
+    workers = max(settings.workers, 1)
+    lanes = processes * workers
+    if len(listed) < lanes:
         raise UserError(
-            f"{shards}: {len(whole)} shards hold a batch of {rows} rows, and {processes} processes x "
-            f"{max(settings.workers, 1)} workers need {lanes} (the largest shard has {largest} rows). Lower batch.rows "
-            f"or batch.workers, or write {'smaller' if largest >= rows else 'larger'} shards with data_tools.shards"
+            f"{shards} has {len(listed)} training shards; {processes} processes x {workers} workers need "
+            f"at least {lanes}, since each reads shards of its own. Lower batch.workers or the number of processes, or "
+            "write smaller shards (data_tools.shards --requests-per-shard, --items-per-shard)"
         )
     transform = training_transform(settings, image_size)
     if kind == "items":
         collate = partial(item_batch, transform=transform)
     else:
         collate = partial(request_batch, transform=transform, history=settings.history, slots=settings.slots)
-    files = [Path(shards) / shard["file"] for shard in whole]
+    files = [Path(shards) / shard["file"] for shard in listed]
     stream = BatchStream(files, rows, collate, seed, process, processes, start)
     return DataLoader(
         stream,

@@ -146,7 +146,7 @@ def say_start(settings: Settings, accelerator: Accelerator, encoder: ImageEncode
 
 
 def summarise(
-    settings: Settings, encoder: ImageEncoder, best: dict[str, Any], step: int, seconds: float
+    settings: Settings, encoder: ImageEncoder, best: dict[str, Any], step: int, seconds: float, precision: str
 ) -> dict[str, Any]:
     """Score the test time range with the best and with the initial weights; write and return ``summary.json``."""
     run = Path(settings.out)
@@ -165,6 +165,7 @@ def summarise(
         "steps": step,
         "best_step": best["step"],
         "seconds": seconds,
+        "precision": precision.replace("no", "fp32"),
         "objective": settings.objective.name,
         "seed": settings.seed,
     }

@@ -156,7 +156,7 @@ def train(settings: Settings) -> dict[str, Any]:
     summary: dict[str, Any] = {}
     if main:
         seconds = resumed["seconds"] + time.time() - started
-        summary = summarise(settings, encoder, journal.best.found, step, seconds)
+        summary = summarise(settings, encoder, journal.best.found, step, seconds, precision)
         config = "YOUR.yaml" if own_data else "configs/compare/world.yaml"
         say_summary(settings, summary, config, f"results/{run.name if own_data else 'world'}")
     accelerator.end_training()

@@ -1,6 +1,7 @@
 import io
 import json
 
+import numpy as np
 import pytest
 import torch
 import webdataset as wds
@@ -64,34 +65,53 @@ def test_resuming_gives_the_batches_that_were_to_come(tiny_world, workers):
     assert all(same(first, second) for first, second in zip(whole[5:], resumed, strict=True))
 
 
-def test_processes_share_an_epoch_without_overlap(tiny_world):
-    shards = read_index(tiny_world / "shards")["requests"]["train"]
-    batches_an_epoch = sum(shard["requests"] // 8 for shard in shards if shard["requests"] >= 8)
-    seen = []
-    for process in range(2):
-        stream = loader(tiny_world / "shards", "requests", SETTINGS, 32, 7, process, 2).dataset
-        stream.collate = lambda encoded: [request["request"] for request in encoded[1]]
-        mine = sum(shards[int(file.stem[-5:])]["requests"] // 8 for file in stream_files(stream))
-        seen += [request for batch in take(stream, mine) for request in batch]
-    assert len(seen) == len(set(seen)) == 8 * batches_an_epoch
+def requests_seen(stream, count):
+    """Requests of a stream's next batches."""
+    stream.collate = lambda encoded: [request["request"] for request in encoded[1]]
+    return [request for batch in take(stream, count) for request in batch]
 
 
-def stream_files(stream):
+def test_processes_share_an_epoch_without_overlap_and_lose_nothing(tiny_world):
+    requests = sum(shard["requests"] for shard in read_index(tiny_world / "shards")["requests"]["train"])
+    settings = Batch(rows=2, workers=0)  # one row a process: an epoch ends with no rest
+    streams = [loader(tiny_world / "shards", "requests", settings, 32, 7, process, 2).dataset for process in range(2)]
+    shared = [
+        requests_seen(stream, sum(len(batches.read_shard(file)[1]) for file in files_of(stream))) for stream in streams
+    ]
+    assert len(shared[0]) + len(shared[1]) == requests
+    assert len(set(shared[0]) | set(shared[1])) == requests
+
+
+def files_of(stream):
     """The files a stream's process reads in its first epoch."""
-    import numpy as np
-
     order = np.random.default_rng([stream.seed, 0]).permutation(len(stream.files))
     return [stream.files[shard] for shard in order[stream.process :: stream.processes]]
 
 
-def test_a_batch_is_of_one_category(tiny_world, tmp_path):
+def test_rests_of_shards_fill_batches_together(tiny_world):
+    index = read_index(tiny_world / "shards")["requests"]["train"]
+    requests = sum(shard["requests"] for shard in index)
+    rows = max(shard["requests"] for shard in index) - 1  # every shard leaves a rest, most fill no batch alone
+    stream = loader(tiny_world / "shards", "requests", Batch(rows=rows, workers=0), 32, 7).dataset
+    seen = requests_seen(stream, requests // rows)
+    assert len(seen) == len(set(seen)) == requests // rows * rows
+
+
+def test_fewer_requests_than_a_batch_still_fill_one(tiny_world):
+    batch = next(iter(loader(tiny_world / "shards", "requests", Batch(rows=1024, workers=0), 32, 7)))
+    assert len(batch["page"]) == 1024
+
+
+def test_only_the_rests_of_shards_mix_categories(tiny_world, tmp_path):
     write_shards(Shards(dataset=str(tiny_world / "dataset"), out=str(tmp_path / "pure"), smallest_shard=16))
     category = {}
     for file in (tiny_world / "shards").glob("items-*.tar"):
         category |= {record["item"]: record["category"] for record in batches.read_shard(file)[1]}
-    for batch in take(loader(tmp_path / "pure", "requests", SETTINGS, 32, 7), 5):
-        shown = batch["image_item"][batch["page"][batch["page"] >= 0]].tolist()
-        assert len({category[item] for item in shown}) == 1
+    stream = loader(tmp_path / "pure", "requests", SETTINGS, 32, 7).dataset
+    stream.collate = lambda encoded: {category[item] for request in encoded[1] for item in request["page"]}
+    sizes = [shard["requests"] for shard in read_index(tmp_path / "pure")["requests"]["train"]]
+    found = take(stream, sum(sizes) // 16)
+    assert sum(len(categories) == 1 for categories in found) >= sum(size // 16 for size in sizes)
 
 
 def test_two_views_of_the_same_catalogue_pictures(tiny_world):
@@ -102,8 +122,8 @@ def test_two_views_of_the_same_catalogue_pictures(tiny_world):
 
 
 def test_too_few_shards_say_what_to_do(tiny_world):
-    with pytest.raises(UserError, match=r"Lower batch.rows"):
-        loader(tiny_world / "shards", "requests", Batch(rows=4096), 32, 7)
+    with pytest.raises(UserError, match=r"Lower batch.workers"):
+        loader(tiny_world / "shards", "requests", Batch(rows=64, workers=32), 32, 7, 0, 2)
 
 
 def test_rows_must_divide_over_processes(tiny_world):
