@@ -16,6 +16,7 @@ from pretrain import export as exporting
 from pretrain.batches import plain_transform, to_tensor
 from pretrain.encoder import build_encoder
 from pretrain.export import Settings, export
+from pretrain.runs import save_tensors
 from pretrain.settings import Encoder
 
 ENCODER = Encoder(name="test_byobnet", dimensions=8, image_size=32)
@@ -71,10 +72,8 @@ def test_two_processes_write_the_same_table(table, tiny_world, tmp_path):
     root = Path(__file__).parents[2]
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     weights = tmp_path / "w.safetensors"
-    import safetensors.torch
-
     torch.manual_seed(0)
-    safetensors.torch.save_file(build_encoder(ENCODER).tower.state_dict(), weights)
+    save_tensors(weights, build_encoder(ENCODER).tower.state_dict())
     arguments = ["--data", tiny_world / "shards", "--out", tmp_path / "two", "--encoder.name", "test_byobnet"]
     arguments += ["--encoder.image_size", 32, "--encoder.weights", weights]
     subprocess.run(

@@ -176,8 +176,7 @@ def test_two_names_for_the_weights_are_refused():
         Settings(encoder=Encoder(weights="w.safetensors", pretrained=True))
 
 
-@pytest.mark.slow
-def test_two_processes_train_and_resume(tiny_world, tmp_path):
+def test_two_processes_train(tiny_world, tmp_path):
     launch = [
         sys.executable,
         "-m",
