@@ -6,6 +6,7 @@ import difflib
 import re
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import TypeVar
 
 from jsonargparse import ArgumentParser
@@ -72,7 +73,7 @@ def parse_settings(settings: type[Settings], description: str | None, argv: Sequ
 def _spelt_out(arguments: Sequence[str], switches: set[str]) -> list[str]:
     """The arguments, with "true" behind each switch that stands without a value."""
     spelt = []
-    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+    for argument, following in pairwise([*arguments, "--"]):
         spelt += [argument, "true"] if argument in switches and following.startswith("--") else [argument]
     return spelt
 

@@ -197,6 +197,7 @@ def write_shards(settings: Settings) -> dict[str, Any]:
         items = _write_items(dataset, out, settings.items_per_shard)
         index = {
             "format_version": FORMAT_VERSION,
+            "dataset": settings.dataset,
             "dataset_fingerprint": dataset.info["fingerprint"],
             "history": settings.history,
             "slots": max(len(row["page"]) for row in usable),

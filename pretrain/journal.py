@@ -10,14 +10,16 @@ from typing import Any
 
 import safetensors.torch
 import torch
+import yaml
 from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from torch import Tensor
 
-from data_tools.files import read_json, write_json
+from data_tools.files import read_json, whole_file, write_json
 from pretrain import runs
+from pretrain.batches import read_index
 from pretrain.collapse import alignment, collapse_figures, effective_rank
 from pretrain.distributed import total
 from pretrain.encoder import ImageEncoder
@@ -70,7 +72,7 @@ class Journal:
         self.window: dict[str, list[Tensor]] = defaultdict(list)
         self.images, self.waited, self.started = 0, 0.0, time.time()
         if self.main:
-            runs.trim_log(self.run, step)
+            runs.trim_log(self.run, step or -1)  # a run that starts anew writes its step 0 again
             self.validation = requests_of(settings, "valid")
             self.best = Best(self.run, settings.evaluation.choose_on)
 
@@ -173,7 +175,33 @@ def summarise(
     return summary
 
 
-def say_summary(settings: Settings, summary: dict[str, Any], next_config: str, next_out: str) -> None:
+def write_compare_config(settings: Settings) -> Path:
+    """Write the configuration of the run's comparison, ready for ``downstream.compare``, into the run folder."""
+    run, objective = Path(settings.out), settings.objective.name
+    config = {
+        "title": f"{run.name}: does its embedding help the CTR model?",
+        "dataset": read_index(settings.data)["dataset"],
+        "data": settings.data,
+        "sources": {
+            "ids": {},
+            "untrained": {"run": str(run), "weights": "initial"},
+            objective: {"run": str(run)},
+        },
+        "main": objective,
+        "forms": ["vector", "simscore"],
+    }
+    path = run / "compare.yaml"
+    with whole_file(path) as scratch:
+        scratch.write_text(
+            f"# python -m downstream.compare --config {path} --out results/{run.name}\n"
+            "# Generic embeddings to compare with are further sources: see downstream/sources.py\n"
+            + yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
+            encoding="utf-8",
+        )
+    return path
+
+
+def say_summary(settings: Settings, summary: dict[str, Any], next_config: Path, next_out: str) -> None:
     """The table of page AUCs, where the weights are, and the next two commands."""
     run = Path(settings.out)
     table = Table(title="Within-page-view AUC of SimScore, held-out time range", title_justify="left")

@@ -5,7 +5,7 @@
 ``best.safetensors``          the encoder at its best validation so far, with ``best.json``
 ``checkpoints/step-NNNNNN``   encoder, optimiser (safetensors) and state.json; the newest two are kept
 ``log.jsonl``                 one line a log line; ``tensorboard/`` the same as events
-``summary.json``              written at the end
+``summary.json``              written at the end, with ``compare.yaml``, the configuration of the run's comparison
 """
 
 from __future__ import annotations

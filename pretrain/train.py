@@ -29,7 +29,7 @@ from pretrain.batches import loader, mixed_seed, read_index
 from pretrain.collapse import CollapsedError, CollapseWatch
 from pretrain.distributed import total
 from pretrain.encoder import build_encoder
-from pretrain.journal import Journal, progress_bar, say_start, say_summary, summarise
+from pretrain.journal import Journal, progress_bar, say_start, say_summary, summarise, write_compare_config
 from pretrain.losses import Term
 from pretrain.objectives import OBJECTIVES
 from pretrain.optim import build_optimizer, choose_precision, schedule, use_all_cores
@@ -80,7 +80,7 @@ def train(settings: Settings) -> dict[str, Any]:
     # Data, run folder, encoder
     use_all_cores()
     state = PartialState(cpu=not torch.cuda.is_available())
-    own_data = settings.data is not None
+    embedded = settings.data is None and settings.out == Settings().out and settings.world == World()
     settings = replace(settings, data=settings.data or str(default_world(settings.world, state)))
     if settings.objective.name not in OBJECTIVES:
         raise UserError(f"--objective.name {settings.objective.name!r} is none of {', '.join(OBJECTIVES)}")
@@ -157,8 +157,10 @@ def train(settings: Settings) -> dict[str, Any]:
     if main:
         seconds = resumed["seconds"] + time.time() - started
         summary = summarise(settings, encoder, journal.best.found, step, seconds, precision)
-        config = "YOUR.yaml" if own_data else "configs/compare/world.yaml"
-        say_summary(settings, summary, config, f"results/{run.name if own_data else 'world'}")
+        config, name = write_compare_config(settings), run.name
+        if embedded:
+            config, name = Path("configs/compare/world.yaml"), "world"
+        say_summary(settings, summary, config, f"results/{name}")
     accelerator.end_training()
     return summary
 

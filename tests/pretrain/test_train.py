@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+import yaml
 
 from data_tools.cli import UserError, parse_settings
 from pretrain import runs
@@ -55,6 +56,13 @@ def test_summary_says_what_the_issue_of_a_run_is(finished):
     assert summary["steps"] == 6
     assert 1 <= summary["effective_rank"] <= 16
     assert summary["seconds"] > 0
+
+
+def test_the_next_command_has_its_configuration(finished, tiny_world):
+    out, _ = finished
+    made = yaml.safe_load((out / "compare.yaml").read_text(encoding="utf-8"))
+    assert made["dataset"] == str(tiny_world / "dataset")
+    assert made["sources"]["untrained"] == {"run": str(out), "weights": "initial"}
 
 
 def test_run_folder_can_be_understood_later(finished):
@@ -163,6 +171,10 @@ def test_a_wrong_setting_names_the_right_one(arguments, message, capsys):
 def test_contradictions_are_refused_at_once(arguments):
     with pytest.raises(UserError):
         parse_settings(Settings, "", arguments)
+
+
+def test_no_arguments_are_the_embedded_default():
+    assert parse_settings(Settings, "", []) == Settings()
 
 
 def test_a_switch_needs_no_value():
