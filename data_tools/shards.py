@@ -100,6 +100,7 @@ def _chunks(requests: list[dict[str, Any]], settings: Settings) -> Iterator[tupl
     """(category, its requests) a shard: those of one category shuffled and cut, what is too small for a shard mixed."""
     rng = np.random.default_rng(settings.seed)
     size = settings.requests_per_shard
+    smallest = min(settings.smallest_shard, size)
     by_category: dict[str, list[dict[str, Any]]] = {}
     for request in requests if settings.by_category else []:
         by_category.setdefault(request["category"], []).append(request)
@@ -107,7 +108,7 @@ def _chunks(requests: list[dict[str, Any]], settings: Settings) -> Iterator[tupl
     for category in sorted(by_category):
         rows = [by_category[category][row] for row in rng.permutation(len(by_category[category]))]
         for start in range(0, len(rows), size):
-            if len(part := rows[start : start + size]) < settings.smallest_shard:
+            if len(part := rows[start : start + size]) < smallest:
                 mixed += part
             else:
                 yield category, part
