@@ -25,12 +25,14 @@ class _Parser(ArgumentParser):
     """jsonargparse's parser, whose complaint about an unknown key names the nearest known one."""
 
     def error(self, message: str, ex: Exception | None = None) -> None:
-        known = [action.dest for action in self._actions if action.dest not in ("help", "print_config")]
+        known = [
+            a.dest for a in self._actions if a.dest not in ("help", "print_config") and not a.dest.endswith(".help")
+        ]
         unknown = re.findall(r"--([\w.-]+)", message) if "unrecognized" in message.lower() else []
         unknown += re.findall(r"(?:Option|Key|key) ['\"]([\w.-]+)['\"] is not (?:accepted|expected)", message)
-        for name in unknown:
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-            message += f"\n  unknown key '{name}': the nearest known one is '{nearest[0]}'"
+        grouped = re.findall(r"Group '([\w.-]+)' does not accept option '([\w.-]+)'", message)
+        for name in unknown + [".".join(parts) for parts in grouped]:
+            message += f"\n  unknown key '{name}': the nearest known one is '{_nearest(name, known)}'"
         print(f"error: {message.strip()}\n  all keys: {self.prog} --help", file=sys.stderr)
         raise SystemExit(2)
 
@@ -41,6 +43,14 @@ def _with_underscores(argument: str) -> str:
         return argument
     name, equals, value = argument[2:].partition("=")
     return f"--{name.replace('-', '_')}{equals}{value}"
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    """The known key most like ``name``; where its first part names no section, the section or key most like that."""
+    first, sections = name.split(".")[0], {key.split(".")[0] for key in known}
+    if first not in sections:
+        name, known = first, sorted(sections)
+    return difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
 
 
 def parse_settings(settings: type[Settings], description: str | None, argv: Sequence[str] | None = None) -> Settings:
@@ -60,7 +70,7 @@ def parse_settings(settings: type[Settings], description: str | None, argv: Sequ
     SystemExit
         With status 2 after a message, for an unknown key (the nearest is named) or a value of the wrong type.
     """
-    parser = _Parser(description=description)
+    parser = _Parser(description=description, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file of settings; flags override it.")
     parser.add_class_arguments(settings)
     arguments = [_with_underscores(one) for one in (sys.argv[1:] if argv is None else argv)]

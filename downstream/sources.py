@@ -100,7 +100,7 @@ def _trained(run: Path, seed: int, source: Source, shards: str | None) -> None:
             f"{run} holds no finished pre-training run; make one with:\n"
             f"  accelerate launch pretrain/train.py{data} --out {run}"
         )
-    resume = ["--resume"] if run.exists() else []
+    resume = ["--resume", "true"] if run.exists() else []
     given = ["--data", _shards(shards), "--out", str(run), "--seed", str(seed), *resume]
     run_module("pretrain.train", "--config", source.train, *given)
 
