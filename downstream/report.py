@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from downstream.analysis import BEST, Contestants
 from downstream.cells import NO_FORM, Row
@@ -148,7 +148,7 @@ def report_context(
 def render(template: str, context: dict[str, Any]) -> str:
     """A report from one of ``downstream/templates``; HTML is escaped, a name missing in the context is an error."""
     environment = Environment(
-        loader=PackageLoader("downstream"),
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=select_autoescape(["html.j2"]),
         undefined=StrictUndefined,
         trim_blocks=True,
