@@ -180,7 +180,7 @@ def write_compare_config(settings: Settings) -> Path:
     run, objective = Path(settings.out), settings.objective.name
     config = {
         "title": f"{run.name}: does its embedding help the CTR model?",
-        "dataset": read_index(settings.data)["dataset"],
+        "dataset": read_index(settings.data).get("dataset", "DATASET"),
         "data": settings.data,
         "sources": {
             "ids": {},
