@@ -187,7 +187,7 @@ def default_world(world: World, state: PartialState) -> Path:
 def stop_at_nan(run: Path, batch: dict[str, Tensor], terms: dict[str, Term], step: int) -> str:
     """Save the batch's items and say what happened."""
     path = run / f"not-finite-step-{step}.json"
-    values = {name: float(term.loss) for name, term in terms.items()}
+    values = {name: float(term.loss.detach()) for name, term in terms.items()}
     write_json(path, {"step": step, "losses": values, "items": batch["image_item"].tolist()})
     return (
         f"the loss is not finite at step {step}: {values}. Its batch's items are in {path}. Lower optim.lr, or use fp32"
