@@ -1,4 +1,4 @@
-"""What every command shares: typed settings from YAML and flags, and errors a person can act on."""
+"""What every command shares: typed settings from YAML and flags, progress, and errors a person can act on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from itertools import pairwise
 from typing import TypeVar
 
 from jsonargparse import ArgumentParser
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 Settings = TypeVar("Settings")
 
@@ -86,6 +88,12 @@ def _spelt_out(arguments: Sequence[str], switches: set[str]) -> list[str]:
     for argument, following in pairwise([*arguments, "--"]):
         spelt += [argument, "true"] if argument in switches and following.startswith("--") else [argument]
     return spelt
+
+
+def progress_bar(shown: bool = True, console: Console | None = None) -> Progress:
+    """Steps done, time gone and time to go; several processes show only the first one's."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    return Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=console, disable=not shown)
 
 
 def run_command(main: Callable[[], None]) -> None:

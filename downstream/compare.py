@@ -15,14 +15,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from data_tools.cli import UserError, parse_settings, run_command
+from data_tools.cli import UserError, parse_settings, progress_bar, run_command
 from data_tools.files import whole_file, write_json
 from data_tools.provenance import commit, machine, versions
 from downstream.analysis import Contestants, analyse
 from downstream.cells import NO_FORM, Cell, run_cells
 from downstream.data import load_ctr_data
 from downstream.features import FORMS
-from downstream.fitting import TrainingSettings, progress_bar
+from downstream.fitting import TrainingSettings
 from downstream.intervals import BootstrapSettings
 from downstream.models import MODELS
 from downstream.report import render, report_context

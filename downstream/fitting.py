@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 from torch import Tensor, nn
 
-from data_tools.cli import UserError
+from data_tools.cli import UserError, progress_bar
 from data_tools.table import EmbeddingTable
 from downstream.data import Batch, CTRData, DataSettings, hide_ids
 from downstream.features import ImageSettings, join_table
@@ -87,12 +87,6 @@ class Result:
     state: dict[str, Tensor]
     items_without_image: int | None
     seconds: float
-
-
-def progress_bar(shown: bool = True) -> Progress:
-    """Steps done, time gone and time to go."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    return Progress(*columns, TextColumn("eta"), TimeRemainingColumn(), disable=not shown)
 
 
 def _tensors(batch: Batch, device: torch.device) -> dict[str, Tensor]:

@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save_file
 
-from data_tools.cli import UserError, parse_settings, run_command
+from data_tools.cli import UserError, parse_settings, progress_bar, run_command
 from data_tools.files import whole_folder, write_json
 from data_tools.provenance import commit, machine, versions
 from data_tools.table import read_table
 from downstream.data import load_ctr_data
-from downstream.fitting import Result, TrainingSettings, fit, progress_bar
+from downstream.fitting import Result, TrainingSettings, fit
 
 
 @dataclass(frozen=True)

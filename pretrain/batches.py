@@ -103,14 +103,15 @@ def training_transform(settings: Batch, image_size: int) -> Transform:
     return v2.Compose(steps)
 
 
+def places(items: list[int], index: dict[int, int]) -> list[int]:
+    """Places of items among the distinct ones, which ``index`` (item -> place) gathers in order of appearance."""
+    return [index.setdefault(item, len(index)) for item in items]
+
+
 def request_batch(encoded: Encoded, transform: Transform, history: int, slots: int) -> dict[str, Tensor]:
     """Decode and lay out a batch of requests (see the top of this file for keys and shapes)."""
     images, requests = encoded
     index: dict[int, int] = {}
-
-    def place(items: list[int]) -> list[int]:
-        return [index.setdefault(item, len(index)) for item in items]
-
     shape = len(requests)
     batch = {
         "history": torch.full((shape, history), -1),
@@ -118,7 +119,7 @@ def request_batch(encoded: Encoded, transform: Transform, history: int, slots: i
         "click": torch.zeros(shape, slots),
     }
     for row, request in enumerate(requests):
-        clicked, shown = place(request["history"][-history:]), place(request["page"][:slots])
+        clicked, shown = places(request["history"][-history:], index), places(request["page"][:slots], index)
         batch["history"][row, history - len(clicked) :] = torch.tensor(clicked, dtype=torch.long)
         batch["page"][row, : len(shown)] = torch.tensor(shown)
         batch["click"][row, : len(shown)] = torch.tensor(request["click"][:slots], dtype=torch.float32)

@@ -58,15 +58,19 @@ def build_encoder(settings: Encoder) -> ImageEncoder:
     UserError
         If the name is unknown (the nearest ones are named), or the weights do not fit the model.
     """
-    if settings.name.startswith(OPEN_CLIP):
-        tower, features, mean, std = _open_clip_tower(settings)
-    else:
-        tower, features, mean, std = _timm_tower(settings)
-    encoder = ImageEncoder(tower, features, settings, settings.mean or mean, settings.std or std)
+    named = _open_clip_tower if settings.name.startswith(OPEN_CLIP) else _timm_tower
+    tower, mean, std = named(settings)
+    if settings.weights:
+        load_weights(tower, settings.weights)
+    if settings.gradient_checkpointing:
+        tower.set_grad_checkpointing(True)
+    with torch.no_grad():  # some towers pool into another width than they say
+        features = tower.eval()(torch.zeros(1, 3, settings.image_size, settings.image_size)).shape[1]
+    encoder = ImageEncoder(tower.train(), features, settings, settings.mean or mean, settings.std or std)
     return encoder.to(memory_format=torch.channels_last)
 
 
-def _timm_tower(settings: Encoder) -> tuple[nn.Module, int, list[float], list[float]]:
+def _timm_tower(settings: Encoder) -> tuple[nn.Module, list[float], list[float]]:
     if not timm.is_model(settings.name):
         nearest = timm.list_models(f"*{settings.name.split('.')[0][:8]}*")[:5]
         raise UserError(
@@ -78,17 +82,11 @@ def _timm_tower(settings: Encoder) -> tuple[nn.Module, int, list[float], list[fl
         )
     except TypeError as error:
         raise UserError(f"--encoder.arguments do not fit {settings.name}: {error}") from None
-    if settings.weights:
-        load_weights(tower, settings.weights)
-    if settings.gradient_checkpointing:
-        tower.set_grad_checkpointing(True)
     config = timm.data.resolve_model_data_config(tower)
-    with torch.no_grad():  # some towers pool into another width than num_features
-        features = tower.eval()(torch.zeros(1, 3, settings.image_size, settings.image_size)).shape[1]
-    return tower.train(), features, list(config["mean"]), list(config["std"])
+    return tower, list(config["mean"]), list(config["std"])
 
 
-def _open_clip_tower(settings: Encoder) -> tuple[nn.Module, int, list[float], list[float]]:
+def _open_clip_tower(settings: Encoder) -> tuple[nn.Module, list[float], list[float]]:
     name = settings.name.removeprefix(OPEN_CLIP)
     if name not in open_clip.list_models():
         raise UserError(f"open_clip has no model {name!r}; it has: {', '.join(open_clip.list_models()[:12])}, ...")
@@ -97,13 +95,7 @@ def _open_clip_tower(settings: Encoder) -> tuple[nn.Module, int, list[float], li
         raise UserError(f"--encoder.pretrained of {settings.name} must be an open_clip tag such as laion2b_s34b_b79k")
     model = open_clip.create_model(name, pretrained=tag, force_image_size=settings.image_size, **settings.arguments)
     tower = model.visual
-    if settings.weights:
-        load_weights(tower, settings.weights)
-    if settings.gradient_checkpointing:
-        tower.set_grad_checkpointing(True)
-    with torch.no_grad():
-        features = tower.eval()(torch.zeros(1, 3, settings.image_size, settings.image_size)).shape[1]
-    return tower.train(), features, list(tower.image_mean), list(tower.image_std)
+    return tower, list(tower.image_mean), list(tower.image_std)
 
 
 def load_weights(module: nn.Module, file: str | Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pretrain.batches import plain_transform, read_index, read_shard, to_tensor
+from pretrain.batches import places, plain_transform, read_index, read_shard, to_tensor
 
 
 @dataclass
@@ -56,12 +56,8 @@ def load_requests(shards: str | Path, split: str, image_size: int, history: int,
         chosen = np.random.default_rng(seed).choice(len(records), limit, replace=False)
         records = [records[row] for row in sorted(chosen)]
     index: dict[int, int] = {}
-
-    def place(items: list[int]) -> list[int]:
-        return [index.setdefault(item, len(index)) for item in items]
-
-    clicked = [place(record["history"][-history:]) for record in records]
-    shown = [place(record["page"]) for record in records]
+    clicked = [places(record["history"][-history:], index) for record in records]
+    shown = [places(record["page"], index) for record in records]
     transform = plain_transform(image_size)
     no_images = torch.empty(0, 3, image_size, image_size, dtype=torch.uint8)
     with_oracle = bool(records) and all("oracle" in record for record in records)

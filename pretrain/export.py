@@ -18,11 +18,10 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_tools.cli import UserError, parse_settings, run_command
+from data_tools.cli import UserError, parse_settings, progress_bar, run_command
 from data_tools.files import digest, read_json, whole_folder, write_json
 from data_tools.table import describe, write_part
 from pretrain.batches import plain_transform, read_index, read_shard, to_tensor
@@ -131,7 +130,7 @@ def export(settings: Settings) -> dict[str, Any]:
         folder = str(stack.enter_context(whole_folder(settings.out))) if state.is_main_process else None
         folder = Path(broadcast_object_list([folder])[0])
         mine = range(state.process_index, len(index["items"]), state.num_processes)
-        progress = stack.enter_context(Progress(disable=not state.is_main_process))
+        progress = stack.enter_context(progress_bar(state.is_main_process))
         bar = progress.add_task("encoding", total=sum(index["items"][shard]["items"] for shard in mine))
         for shard in mine:
             file, part = Path(settings.data) / index["items"][shard]["file"], folder / f"part-{shard:05d}.parquet"

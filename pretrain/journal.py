@@ -13,7 +13,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
@@ -28,12 +28,6 @@ from pretrain.losses import Term
 from pretrain.settings import Settings
 
 console = Console(highlight=False, soft_wrap=True)
-
-
-def progress_bar(main: bool) -> Progress:
-    """Progress with elapsed and remaining time, on the first process only."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=console, disable=not main)
 
 
 def requests_of(settings: Settings, split: str) -> Requests:
@@ -136,7 +130,7 @@ def say_start(settings: Settings, accelerator: Accelerator, encoder: ImageEncode
     console.print(
         f"{settings.objective.name}: {named.name} ({parameters / 1e6:.2f} M parameters) from "
         f"{named.weights or named.pretrained or 'random weights'} at {named.image_size} px, "
-        f"{accelerator.num_processes} process(es) on {accelerator.device}, {precision.replace('no', 'fp32')}, "
+        f"{accelerator.num_processes} process(es) on {accelerator.device}, {precision}, "
         f"{settings.batch.rows} rows a step, steps {step} to {settings.optim.steps}, run folder {settings.out}"
     )
     norms = [module for module in encoder.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
@@ -167,7 +161,7 @@ def summarise(
         "steps": step,
         "best_step": best["step"],
         "seconds": seconds,
-        "precision": precision.replace("no", "fp32"),
+        "precision": precision,
         "objective": settings.objective.name,
         "seed": settings.seed,
     }

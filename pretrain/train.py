@@ -21,7 +21,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from data_tools import provenance
-from data_tools.cli import UserError, parse_settings, run_command
+from data_tools.cli import UserError, parse_settings, progress_bar, run_command
 from data_tools.files import read_json, write_json
 from data_tools.world import World, make_world
 from pretrain import runs
@@ -29,7 +29,7 @@ from pretrain.batches import loader, mixed_seed, read_index
 from pretrain.collapse import CollapsedError, CollapseWatch
 from pretrain.distributed import total
 from pretrain.encoder import build_encoder
-from pretrain.journal import Journal, progress_bar, say_start, say_summary, summarise, write_compare_config
+from pretrain.journal import Journal, console, say_start, say_summary, summarise, write_compare_config
 from pretrain.losses import Term
 from pretrain.objectives import OBJECTIVES
 from pretrain.optim import build_optimizer, choose_precision, schedule, use_all_cores
@@ -93,7 +93,9 @@ def train(settings: Settings) -> dict[str, Any]:
     resumed = runs.load_checkpoint(checkpoint, encoder, optimizer) if checkpoint else {"step": 0, "seconds": 0.0}
     precision = resumed.get("precision") or choose_precision(encoder, optim.precision, settings.encoder.image_size)
     precision = broadcast_object_list([precision])[0]
-    accelerator = Accelerator(mixed_precision=precision, log_with="tensorboard", project_dir=run)
+    accelerator = Accelerator(
+        mixed_precision="no" if precision == "fp32" else precision, log_with="tensorboard", project_dir=run
+    )
     main, step = accelerator.is_main_process, resumed["step"]
     if main and not checkpoint:
         start_run(settings, encoder)
@@ -118,7 +120,7 @@ def train(settings: Settings) -> dict[str, Any]:
             journal.validate(0, encoder)
 
     started = asked = time.time()
-    with progress_bar(main) as progress:
+    with progress_bar(main, console) as progress:
         bar = progress.add_task("training", total=optim.steps, completed=step)
         model.train()
         for batch in islice(batches, optim.steps - step):
