@@ -21,8 +21,8 @@ from data_tools.provenance import commit, machine, versions
 from downstream.analysis import Contestants, analyse
 from downstream.cells import NO_FORM, Cell, run_cells
 from downstream.data import load_ctr_data
-from downstream.features import FORMS
 from downstream.fitting import TrainingSettings
+from downstream.forms import FORMS
 from downstream.intervals import BootstrapSettings
 from downstream.models import MODELS
 from downstream.report import render, report_context

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from data_tools.cli import UserError, progress_bar
 from data_tools.table import EmbeddingTable
 from downstream.data import Batch, CTRData, DataSettings, hide_ids
-from downstream.features import ImageSettings, join_table
+from downstream.forms import ImageSettings
+from downstream.images import join_table
 from downstream.metrics import all_metrics
-from downstream.models import ModelSettings, build_model
+from downstream.models import CTRModel, ModelSettings, build_model
 
 
 @dataclass(frozen=True)
@@ -126,18 +127,29 @@ def _training_batches(
         yield _tensors(hide_ids(data.batch(own), settings.unknown_rate, hiding), accelerator.device)
 
 
+class Objective(nn.Module):
+    """A model's loss as a forward pass, which is where several processes average gradients."""
+
+    def __init__(self, model: CTRModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        return self.model.loss(batch)
+
+
 def _train_epoch(
-    model: nn.Module,
+    objective: nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: Iterator[dict[str, Tensor]],
     accelerator: Accelerator,
     advance: Callable[[], None],
 ) -> float:
     """One pass over the batches; the mean loss of this process."""
-    model.train()
+    objective.train()
     losses = []
     for batch in batches:
-        loss = nn.functional.binary_cross_entropy_with_logits(model(batch), batch["click"])
+        loss = objective(batch)
         optimizer.zero_grad(set_to_none=True)
         accelerator.backward(loss)
         optimizer.step()
@@ -178,7 +190,7 @@ def fit(
     Raises
     ------
     UserError
-        If the table is of other items, the model reads none, or the loss is not finite.
+        If the table is of other items, or the loss is not finite.
     """
     started = time.monotonic()
     accelerator = Accelerator()
@@ -187,7 +199,10 @@ def fit(
     torch.set_num_threads(settings.optim.threads)
     images = join_table(table, data) if table else None
     model = build_model(data, images, settings.model, settings.image)
-    model, optimizer = accelerator.prepare(model, torch.optim.Adam(model.parameters(), lr=settings.optim.lr))
+    model.to(accelerator.device)
+    objective, optimizer = accelerator.prepare(
+        Objective(model), torch.optim.Adam(model.parameters(), lr=settings.optim.lr)
+    )
     batch_size = settings.optim.batch_size
     steps = math.ceil(len(data.rows["train"]) / batch_size)
     task = progress.add_task("training", total=settings.optim.epochs * steps)
@@ -197,13 +212,13 @@ def fit(
     for epoch in range(settings.optim.epochs):
         begun = time.monotonic()
         batches = _training_batches(data, settings.optim, (seed, epoch), accelerator)
-        loss = _train_epoch(model, optimizer, batches, accelerator, lambda: progress.advance(task))
+        loss = _train_epoch(objective, optimizer, batches, accelerator, lambda: progress.advance(task))
         metrics = _by_slice(data, "valid", score(model, data, data.rows["valid"], 4 * batch_size, accelerator))
         epochs.append({"loss": loss, "seconds": time.monotonic() - begun, "valid": metrics["all"]})
         if best_epoch < 0 or metrics["all"]["auc"] > valid["all"]["auc"]:
             best_epoch, valid = epoch, metrics
-            state = {name: value.clone() for name, value in accelerator.unwrap_model(model).state_dict().items()}
-    accelerator.unwrap_model(model).load_state_dict(state)
+            state = {name: value.clone() for name, value in model.state_dict().items()}
+    model.load_state_dict(state)
     scores = score(model, data, data.rows["test"], 4 * batch_size, accelerator)
     progress.remove_task(task)
     return Result(

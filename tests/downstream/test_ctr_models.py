@@ -7,8 +7,9 @@ import torch
 from data_tools.cli import UserError
 from data_tools.table import EmbeddingTable
 from downstream.data import DataSettings, load_ctr_data
-from downstream.features import FORMS, ImageSettings, join_table
 from downstream.fitting import OptimSettings, TrainingSettings, fit
+from downstream.forms import FORMS, ImageSettings
+from downstream.images import join_table
 from downstream.models import MODELS, ModelSettings, build_model
 
 
@@ -88,7 +89,7 @@ def test_simscore_is_the_cosine_standardised_by_all_pairs_of_training_items(data
 def test_an_item_without_a_vector_gets_the_learned_one_not_zeros(data, batch, small_world):
     model = built(data, without(small_world.table, 3)).images
     with torch.no_grad():
-        model.no_image.fill_(5.0)
+        model.embed.no_image.fill_(5.0)
         seen = {}
         model.pool.forward = lambda behaviours, mask, ad, ad_ids: seen.update(ad=ad, past=behaviours) or ad
         model(batch, None)
@@ -115,7 +116,7 @@ def test_switches_decide_what_reaches_the_click(data, batch, small_world, switch
     before = model(batch)
     lone = ~batch["mask"].any(dim=1)
     with torch.no_grad():
-        model.images.raw[batch["row"][batch["target"]]] += 1.0
+        model.images.embed.raw[batch["row"][batch["target"]]] += 1.0
     changed = (model(batch) - before).abs() > 1e-6
     if switches.get("ad_image") is False:
         assert not changed[lone].any() and changed.any()
@@ -132,8 +133,6 @@ def test_wrong_settings_are_named(data, small_world):
         ModelSettings(name="din2")
     with pytest.raises(UserError, match="both off"):
         ImageSettings(ad_image=False, behaviour_images=False)
-    with pytest.raises(UserError, match="reads no embedding table"):
-        built(data, small_world.table, "embedding_mlp")
     with pytest.raises(UserError, match="another dataset"):
         join_table(EmbeddingTable(["x"], np.ones((1, 2), dtype=np.float32)), data)
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from data_tools.cli import run_command
 from data_tools.table import write_table
 from downstream.data import DataSettings, load_ctr_data
-from downstream.features import FORMS, ImageSettings
 from downstream.fitting import OptimSettings, TrainingSettings, fit
+from downstream.forms import FORMS, ImageSettings
 from downstream.metrics import auc, gauc
 from downstream.train import main
 

@@ -1,0 +1,83 @@
+"""What every CTR model has: settings, embeddings of the IDs, and a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from downstream.data import PADDING
+
+# Makes features from images, a module called as ``(batch, ad_ids)`` with a ``width``, given the size of ``ad_ids``.
+MakeImages = Callable[[int], nn.Module]
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The network.
+
+    Attributes
+    ----------
+    name : one of ``downstream.models``
+    embedding : size of each ID embedding
+    hidden : widths of the MLP
+    """
+
+    name: str = "dicm"
+    embedding: int = 12
+    hidden: tuple[int, ...] = (200, 80)
+
+    def __post_init__(self) -> None:
+        from downstream.models import check_name  # the registry imports the models, which import this file
+
+        check_name(self.name)
+
+
+def id_embedding(codes: int, size: int) -> nn.Embedding:
+    """An embedding of integer codes, small at the start, so that codes seen once or never say little."""
+    embedding = nn.Embedding(codes, size, padding_idx=PADDING)
+    with torch.no_grad():
+        embedding.weight.mul_(0.01)
+    return embedding
+
+
+class CTRModel(nn.Module):
+    """A model of the click, made as ``Model(sizes, settings, images, slots)``, called as ``model(batch) -> logits``.
+
+    An item is its own ID (which is its image's ID too), its category and the mean of its title's words.
+
+    Parameters
+    ----------
+    sizes : number of codes of user, item, category, words and, where the dataset has scenes, scene
+    settings : of the network
+    images : makes the image features; None for IDs only
+    slots : number of history slots H of a batch
+    """
+
+    def __init__(self, sizes: dict[str, int], settings: ModelSettings, images: MakeImages | None, slots: int) -> None:
+        super().__init__()
+        # The IDs are made first: with one seed they start alike, whatever stands beside them.
+        self.ids = nn.ModuleDict({name: id_embedding(codes, settings.embedding) for name, codes in sizes.items()})
+        self.item_width = 3 * settings.embedding
+        self.images = images(self.item_width) if images else None
+        self.context_width = settings.embedding * len(self.ids.keys() & {"user", "scene"})
+
+    def embed_items(self, batch: dict[str, Tensor]) -> Tensor:
+        """ID embeddings of the distinct items (M, item_width)."""
+        words, padding = self.ids["words"](batch["words"]), batch["words"] == PADDING
+        title = words.sum(dim=1) / (~padding).sum(dim=1, keepdim=True).clamp(min=1)
+        return torch.cat([self.ids["item"](batch["item"]), self.ids["category"](batch["category"]), title], dim=-1)
+
+    def embed_context(self, batch: dict[str, Tensor]) -> list[Tensor]:
+        """ID embeddings of the user and, where the dataset has scenes, the scene; ``context_width`` in all."""
+        return [self.ids[name](batch[name]) for name in ("user", "scene") if name in self.ids]
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Logits of the clicks (B,)."""
+        raise NotImplementedError
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """What training minimises, a scalar: the mean binary cross-entropy of the clicks."""
+        return nn.functional.binary_cross_entropy_with_logits(self(batch), batch["click"])
