@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import log_loss as sklearn_log_loss
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import ndcg_score, roc_auc_score
 
-from downstream.metrics import all_metrics, auc, gauc, group_auc, log_loss, within_page_auc
+from downstream.metrics import all_metrics, auc, calibration, gauc, group_auc, log_loss, ndcg, within_page_auc
 
 rows = st.lists(
     st.tuples(st.integers(0, 1), st.integers(-3, 3), st.integers(0, 4)), min_size=2, max_size=60
@@ -65,6 +66,33 @@ def test_log_loss_equals_scikit_learn():
     rng = np.random.default_rng(0)
     click, probability = rng.integers(0, 2, 500), rng.uniform(0.01, 0.99, 500)
     assert log_loss(click, probability) == pytest.approx(sklearn_log_loss(click, probability), rel=1e-12)
+
+
+@given(rows, st.integers(1, 6))
+def test_ndcg_equals_scikit_learn_page_by_page(listed, k):
+    click, score, page = columns(listed)
+    values = []
+    for one in np.unique(page[click == 1]):
+        own = page == one
+        alone = own.sum() == 1  # scikit-learn refuses a page of one item, which is ranked perfectly
+        values.append(1.0 if alone else ndcg_score(click[None, own], score[None, own], k=k))
+    if values:
+        assert ndcg(click, score, page, k) == pytest.approx(np.mean(values), abs=1e-12)
+    else:
+        with pytest.raises(ValueError, match="no page view"):
+            ndcg(click, score, page, k)
+
+
+def test_calibration_equals_scikit_learn_and_finds_a_planted_error():
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(0.05, 0.6, 20_000)
+    click = (rng.random(20_000) < truth).astype(int)
+    found = calibration(click, truth, bins=10)
+    observed, predicted = calibration_curve(click, truth, n_bins=10, strategy="quantile")
+    np.testing.assert_allclose(found.predicted, predicted, atol=1e-3)
+    np.testing.assert_allclose(found.observed, observed, atol=2e-3)
+    assert found.impressions.sum() == 20_000 and found.error < 0.02
+    assert calibration(click, truth + 0.1, bins=10).error == pytest.approx(0.1, abs=0.02)
 
 
 def test_text_ids_and_the_within_page_mean():
