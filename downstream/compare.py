@@ -24,7 +24,7 @@ from downstream.data import load_ctr_data
 from downstream.fitting import TrainingSettings
 from downstream.forms import FORMS
 from downstream.intervals import BootstrapSettings
-from downstream.models import MODELS
+from downstream.models import MODELS, takes_form
 from downstream.report import render, report_context
 from downstream.sources import Source, make_tables
 
@@ -77,8 +77,15 @@ class Settings:
         for name, known in (("forms", FORMS), ("models", MODELS)):
             if not getattr(self, name) or not set(getattr(self, name)) <= set(known):
                 raise UserError(f"{name} are {getattr(self, name)}; one or more of {sorted(known)} are expected")
+        if lacking := [model for model in self.models if not _forms(self, model)]:
+            raise UserError(f"the models {lacking} take none of the forms {self.forms}; add {MODELS[lacking[0]].forms}")
         if not self.seeds:
             raise UserError("seeds are empty; one or more integers are expected")
+
+
+def _forms(settings: Settings, model: str) -> list[str]:
+    """The forms of the comparison that the model can be given."""
+    return [form for form in settings.forms if takes_form(model, form)]
 
 
 def plan(settings: Settings, tables: dict[str, list[Path]]) -> list[Cell]:
@@ -87,7 +94,7 @@ def plan(settings: Settings, tables: dict[str, list[Path]]) -> list[Cell]:
     for place, seed in enumerate(settings.seeds):
         for model in settings.models:
             for source, own in tables.items():
-                for form in settings.forms if own else [NO_FORM]:
+                for form in _forms(settings, model) if own else [NO_FORM]:
                     cells.append(Cell(source, form, model, seed, own[place % len(own)] if own else None))
     return cells
 

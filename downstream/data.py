@@ -6,6 +6,7 @@ A batch is a dict of arrays (B rows, H history slots, M distinct items of the ba
 ``click``      float32 (B)  the label
 ``user``       int64 (B)    code of the user
 ``scene``      int64 (B)    code of the scene; only where the dataset has scenes
+``conversion`` float32 (B)  whether the click led to a purchase, nan where unknown; only where the dataset has it
 ``target``     int64 (B)    position of the shown item among the distinct items
 ``history``    int64 (B,H)  position of the clicked items, the most recent first; 0 in padded slots
 ``mask``       bool (B,H)   true where the slot holds a click
@@ -84,6 +85,7 @@ class CTRData:
     settings : history length and vocabulary sizes
     click, user, item, clicks_before : of each impression (N,)
     scene : code of each impression's scene (N,), or None
+    conversion : of each impression (N,), nan where unknown, or None
     clicked, offsets : the clicks of user u are ``clicked[offsets[u]:offsets[u + 1]]``, oldest first
     rows : split -> impressions (int64), in the order of the log
     seen : bool (items,), the item is shown in a training impression
@@ -98,6 +100,7 @@ class CTRData:
     item: np.ndarray
     clicks_before: np.ndarray
     scene: np.ndarray | None
+    conversion: np.ndarray | None
     clicked: np.ndarray
     offsets: np.ndarray
     rows: dict[str, np.ndarray]
@@ -145,6 +148,8 @@ class CTRData:
         }
         if self.scene is not None:
             batch["scene"] = self.scene[rows]
+        if self.conversion is not None:
+            batch["conversion"] = self.conversion[rows]
         return batch
 
 
@@ -191,6 +196,9 @@ def load_ctr_data(folder: str | Path, settings: DataSettings) -> CTRData:
     scene = None
     if "scene" in shown.columns:
         scene, sizes["scene"] = _codes(shown["scene"], trained)
+    conversion = None
+    if "conversion" in shown.columns:
+        conversion = shown["conversion"].cast(pl.Float32).fill_null(np.nan).to_numpy()
     lengths = clicks["items"].list.len().to_numpy()
     return CTRData(
         dataset=dataset,
@@ -200,6 +208,7 @@ def load_ctr_data(folder: str | Path, settings: DataSettings) -> CTRData:
         item=item,
         clicks_before=shown["clicks_before"].to_numpy().astype(np.int64),
         scene=scene,
+        conversion=conversion,
         clicked=clicks["items"].explode().drop_nulls().to_numpy(),
         offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
         rows=rows,

@@ -72,10 +72,11 @@ class Result:
 
     Attributes
     ----------
-    metrics : split ("valid", "test") -> slice -> metric -> value, None where undefined
+    metrics : split ("valid", "test") -> slice -> metric -> value, None where undefined; conversions are slices too
     epochs : loss, seconds and validation metrics of each epoch
     best_epoch : the epoch kept, with the highest AUC on validation (from 0)
     test_scores : click probabilities of the test split, float32, in the order of its rows
+    task_scores : task -> the same; "click" and what else the model predicts
     state : the kept weights
     items_without_image : items shown in any split that the table lacks; None without a table
     seconds : of training and scoring
@@ -85,6 +86,7 @@ class Result:
     epochs: list[dict]
     best_epoch: int
     test_scores: np.ndarray
+    task_scores: dict[str, np.ndarray]
     state: dict[str, Tensor]
     items_without_image: int | None
     seconds: float
@@ -102,19 +104,24 @@ def _own_batches(rows: np.ndarray, batch_size: int, accelerator: Accelerator) ->
             yield batch[accelerator.process_index :: accelerator.num_processes]
 
 
-def score(model: nn.Module, data: CTRData, rows: np.ndarray, batch_size: int, accelerator: Accelerator) -> np.ndarray:
-    """Click probabilities of some impressions, float32 (len(rows)), computed by all processes together."""
+def score(
+    model: CTRModel, data: CTRData, rows: np.ndarray, batch_size: int, accelerator: Accelerator
+) -> dict[str, np.ndarray]:
+    """task -> probabilities of some impressions, float32 (len(rows)), computed by all processes together."""
     count = accelerator.num_processes
     padded = np.resize(rows, math.ceil(len(rows) / count) * count)
     own = padded[accelerator.process_index :: count]
     model.eval()
     with torch.inference_mode():
         parts = [
-            torch.sigmoid(model(_tensors(data.batch(own[start : start + batch_size]), accelerator.device)))
+            model.probabilities(_tensors(data.batch(own[start : start + batch_size]), accelerator.device))
             for start in range(0, len(own), batch_size)
         ]
-    gathered = accelerator.gather(torch.cat(parts)).reshape(count, -1).T.flatten()
-    return gathered[: len(rows)].cpu().numpy()
+    found = {}
+    for task in parts[0]:
+        gathered = accelerator.gather(torch.cat([part[task] for part in parts]))
+        found[task] = gathered.reshape(count, -1).T.flatten()[: len(rows)].cpu().numpy()
+    return found
 
 
 def _training_batches(
@@ -140,6 +147,7 @@ class Objective(nn.Module):
 
 def _train_epoch(
     objective: nn.Module,
+    model: CTRModel,
     optimizer: torch.optim.Optimizer,
     batches: Iterator[dict[str, Tensor]],
     accelerator: Accelerator,
@@ -153,6 +161,7 @@ def _train_epoch(
         optimizer.zero_grad(set_to_none=True)
         accelerator.backward(loss)
         optimizer.step()
+        model.after_step(optimizer.param_groups[0]["lr"])
         losses.append(loss.detach())
         advance()
     mean = torch.stack(losses).mean().item()
@@ -161,12 +170,21 @@ def _train_epoch(
     return mean
 
 
-def _by_slice(data: CTRData, split: str, scores: np.ndarray) -> dict[str, dict[str, float | None]]:
+def _metrics(data: CTRData, split: str, scores: dict[str, np.ndarray]) -> dict[str, dict[str, float | None]]:
+    """The metrics of the clicks in each slice, and of the conversions where the model predicts them.
+
+    "conversion": click and purchase, over all impressions (pCTCVR); "after click": purchase, over the clicks (pCVR).
+    """
     rows = data.rows[split]
-    return {
-        name: all_metrics(data.click[rows][part], scores[part], data.user[rows][part])
+    found = {
+        name: all_metrics(data.click[rows][part], scores["click"][part], data.user[rows][part])
         for name, part in data.slices(split).items()
     }
+    if "conversion" in scores:
+        known, clicked = ~np.isnan(data.conversion[rows]), data.click[rows] == 1
+        for name, task, part in (("conversion", "conversion", known), ("after click", "purchase", known & clicked)):
+            found[name] = all_metrics(data.conversion[rows][part], scores[task][part], data.user[rows][part])
+    return found
 
 
 def fit(
@@ -212,8 +230,8 @@ def fit(
     for epoch in range(settings.optim.epochs):
         begun = time.monotonic()
         batches = _training_batches(data, settings.optim, (seed, epoch), accelerator)
-        loss = _train_epoch(objective, optimizer, batches, accelerator, lambda: progress.advance(task))
-        metrics = _by_slice(data, "valid", score(model, data, data.rows["valid"], 4 * batch_size, accelerator))
+        loss = _train_epoch(objective, model, optimizer, batches, accelerator, lambda: progress.advance(task))
+        metrics = _metrics(data, "valid", score(model, data, data.rows["valid"], 4 * batch_size, accelerator))
         epochs.append({"loss": loss, "seconds": time.monotonic() - begun, "valid": metrics["all"]})
         if best_epoch < 0 or metrics["all"]["auc"] > valid["all"]["auc"]:
             best_epoch, valid = epoch, metrics
@@ -222,10 +240,11 @@ def fit(
     scores = score(model, data, data.rows["test"], 4 * batch_size, accelerator)
     progress.remove_task(task)
     return Result(
-        metrics={"valid": valid, "test": _by_slice(data, "test", scores)},
+        metrics={"valid": valid, "test": _metrics(data, "test", scores)},
         epochs=epochs,
         best_epoch=best_epoch,
-        test_scores=scores,
+        test_scores=scores["click"],
+        task_scores=scores,
         state={name: value.cpu() for name, value in state.items()},
         items_without_image=int((~images.found[np.unique(data.item)]).sum()) if images else None,
         seconds=time.monotonic() - started,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from torch import nn
+
 from data_tools.cli import UserError
 from downstream.data import CTRData
 from downstream.forms import FORMS, ImageSettings
-from downstream.images import ItemImages
+from downstream.images import ImageEmbedder, ItemImages
 from downstream.models.base import CTRModel, ModelSettings
 from downstream.models.embedding_mlp import EmbeddingMLP
 
@@ -21,8 +25,35 @@ def check_name(name: str) -> None:
         raise UserError(f"model {name!r} is unknown; one of {sorted(MODELS)} is expected")
 
 
+def takes_form(name: str, form: str) -> bool:
+    """Whether a model can be given images in a form: towers see no pairs of user and item, some forms are of pairs."""
+    return MODELS[name].forms is None or form in MODELS[name].forms
+
+
+@dataclass(frozen=True)
+class _Images:
+    """The :class:`downstream.models.base.MakeImages` of one table and its settings."""
+
+    images: ItemImages
+    settings: ImageSettings
+    slots: int
+
+    def __call__(self, query_size: int) -> nn.Module:
+        return FORMS[self.settings.form](self.images, self.settings, self.slots, query_size)
+
+    def embedder(self) -> ImageEmbedder:
+        return ImageEmbedder(self.images, self.settings.hidden, self.settings.size)
+
+
 def build_model(data: CTRData, images: ItemImages | None, settings: ModelSettings, form: ImageSettings) -> CTRModel:
-    """A model for a dataset, with random weights from torch's global generator; IDs only where ``images`` is None."""
-    slots = data.settings.history
-    make = (lambda query_size: FORMS[form.form](images, form, slots, query_size)) if images else None
-    return MODELS[settings.name](data.sizes, settings, make, slots)
+    """A model for a dataset, with random weights from torch's global generator; IDs only where ``images`` is None.
+
+    Raises
+    ------
+    UserError
+        If the model cannot be given images in that form.
+    """
+    model = MODELS[settings.name]
+    if images and not takes_form(settings.name, form.form):
+        raise UserError(f"model {settings.name!r} takes images in the forms {list(model.forms)}, not {form.form!r}")
+    return model.make(data, settings, _Images(images, form, data.settings.history) if images else None)

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from downstream.data import PADDING
+from downstream.data import PADDING, CTRData
+from downstream.images import ImageEmbedder
 
-# Makes features from images, a module called as ``(batch, ad_ids)`` with a ``width``, given the size of ``ad_ids``.
-MakeImages = Callable[[int], nn.Module]
+
+class MakeImages(Protocol):
+    """Makes the part of a model that looks at images."""
+
+    def __call__(self, query_size: int) -> nn.Module:
+        """A form: a module called as ``(batch, ad_ids)`` with a ``width``, given the size of ``ad_ids``."""
+
+    def embedder(self) -> ImageEmbedder:
+        """The trainable embedding model alone, called as ``embedder(row)``: for towers, which see no pairs."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,14 @@ class CTRModel(nn.Module):
     slots : number of history slots H of a batch
     """
 
+    # The forms of images that the model can be given; None for all of them.
+    forms: ClassVar[tuple[str, ...] | None] = None
+
+    @classmethod
+    def make(cls, data: CTRData, settings: ModelSettings, images: MakeImages | None) -> CTRModel:
+        """The model for a dataset; a model that needs more of it than the sizes takes it here."""
+        return cls(data.sizes, settings, images, data.settings.history)
+
     def __init__(self, sizes: dict[str, int], settings: ModelSettings, images: MakeImages | None, slots: int) -> None:
         super().__init__()
         # The IDs are made first: with one seed they start alike, whatever stands beside them.
@@ -81,3 +97,13 @@ class CTRModel(nn.Module):
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """What training minimises, a scalar: the mean binary cross-entropy of the clicks."""
         return nn.functional.binary_cross_entropy_with_logits(self(batch), batch["click"])
+
+    def probabilities(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """task -> probabilities (B,): "click" and, of a model of conversions, "conversion" and "purchase".
+
+        "conversion" is the probability of click and purchase, "purchase" that of the purchase after a click.
+        """
+        return {"click": torch.sigmoid(self(batch))}
+
+    def after_step(self, lr: float) -> None:
+        """Called after each step of the optimizer, for penalties that gradients cannot express; nothing by default."""

@@ -1,6 +1,7 @@
 """Batches against a loop over samples; what training has not shown gets no code of its own."""
 
 import re
+import shutil
 
 import numpy as np
 import polars as pl
@@ -117,3 +118,17 @@ def test_a_split_of_one_class_is_refused(small_world, tmp_path):
     (folder / "dataset.json").write_text((small_world.folder / "dataset.json").read_text())
     with pytest.raises(UserError, match=r"0 clicks in .* 'valid'"):
         load_ctr_data(folder, DataSettings())
+
+
+def test_conversions_are_carried_and_unknown_ones_are_nan(tiny_world, tmp_path):
+    shutil.copytree(tiny_world / "dataset", tmp_path / "dataset", ignore=shutil.ignore_patterns("images"))
+    path = tmp_path / "dataset" / "impressions.parquet"
+    shown = pl.read_parquet(path).with_columns(
+        conversion=pl.when(pl.int_range(pl.len()) % 5 > 0).then(pl.col("conversion"))
+    )
+    shown.write_parquet(path)
+    data = load_ctr_data(tmp_path / "dataset", DataSettings(history=3))
+    rows = data.rows["test"][::-1]
+    expected = shown["conversion"].gather(rows).to_list()
+    assert [None if np.isnan(one) else int(one) for one in data.batch(rows)["conversion"]] == expected
+    assert None in expected and 1 in shown["conversion"].to_list()
