@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from rich.progress import Progress
 from data_tools.files import digest, read_json, whole_folder, write_json
 from data_tools.provenance import commit, versions
 from data_tools.table import EmbeddingTable, read_table
-from downstream.data import CTRData
+from downstream.data import CTRData, load_ctr_data
 from downstream.fitting import TrainingSettings, fit
 
 # Raise it when a change of the program changes what a cell's settings mean: kept cells are then made again.
@@ -32,6 +35,7 @@ class Cell:
     source, form, model : names; the form of IDs only is "none"
     seed : of the CTR training
     table : embedding table, or None
+    training : settings of the CTR training
     """
 
     source: str
@@ -39,15 +43,11 @@ class Cell:
     model: str
     seed: int
     table: Path | None
+    training: TrainingSettings
 
     def names(self) -> dict[str, str | int]:
         """What tells this cell from the others of its comparison."""
         return {"source": self.source, "form": self.form, "model": self.model, "seed": self.seed}
-
-    def settings(self, training: TrainingSettings) -> TrainingSettings:
-        """The comparison's training settings with this cell's model and form."""
-        image = training.image if self.form == NO_FORM else replace(training.image, form=self.form)
-        return replace(training, model=replace(training.model, name=self.model), image=image)
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ def _table(path: Path) -> tuple[EmbeddingTable, str]:
     return read_table(path), digest(sorted(path.glob("part-*.parquet")) if path.is_dir() else [path])
 
 
-def cell_digest(cell: Cell, data: CTRData, training: TrainingSettings) -> str:
+def cell_digest(cell: Cell, data: CTRData) -> str:
     """What decides a cell's outcome, in 24 hexadecimal characters."""
-    settings = asdict(cell.settings(training))
+    settings = asdict(cell.training)
     if cell.table is None:
         del settings["image"]
     decisive = {
@@ -80,9 +80,9 @@ def cell_digest(cell: Cell, data: CTRData, training: TrainingSettings) -> str:
     return hashlib.blake2b(json.dumps(decisive, sort_keys=True).encode(), digest_size=12).hexdigest()
 
 
-def _run(cell: Cell, folder: Path, data: CTRData, training: TrainingSettings, progress: Progress) -> None:
+def _run(cell: Cell, folder: Path, data: CTRData, progress: Progress | None = None) -> None:
     table = _table(cell.table)[0] if cell.table else None
-    result = fit(data, table, cell.settings(training), cell.seed, progress)
+    result = fit(data, table, cell.training, cell.seed, progress)
     record = {
         "cell": cell.names(),
         "table": table.info if table else None,
@@ -99,17 +99,49 @@ def _run(cell: Cell, folder: Path, data: CTRData, training: TrainingSettings, pr
         write_json(scratch / "row.json", record)
 
 
-def run_cells(
-    cells: list[Cell], cache: Path, data: CTRData, training: TrainingSettings, progress: Progress
-) -> list[Row]:
-    """All cells' rows in the order given; what ``cache`` holds already is not run again."""
-    folders = [cache / cell_digest(cell, data, training) for cell in cells]
+_loaded = lru_cache(maxsize=1)(load_ctr_data)
+
+
+def _run_in_worker(cell: Cell, folder: Path, dataset: Path) -> None:
+    """Run a cell in a process of its own, which loads the data once for all its cells."""
+    _run(cell, folder, _loaded(dataset, cell.training.data))
+
+
+def _run_missing(missing: dict[Path, Cell], data: CTRData, workers: int, progress: Progress) -> Iterator[Cell]:
+    """Run cells in this process or in several; yields each when it is done."""
+    if workers == 1:
+        for folder, cell in missing.items():
+            _run(cell, folder, data, progress)
+            yield cell
+        return
+    with ProcessPoolExecutor(min(workers, max(len(missing), 1)), multiprocessing.get_context("spawn")) as pool:
+        running = {
+            pool.submit(_run_in_worker, cell, folder, data.dataset.folder): cell for folder, cell in missing.items()
+        }
+        try:
+            for done in as_completed(running):
+                done.result()
+                yield running[done]
+        finally:
+            # Interrupted or failed: what has not begun is not begun.
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def run_cells(cells: list[Cell], cache: Path, data: CTRData, workers: int, progress: Progress) -> list[Row]:
+    """All cells' rows in the order given; what ``cache`` holds already is not run again.
+
+    Parameters
+    ----------
+    data : loaded with the data settings that all cells share
+    workers : processes that run cells side by side; 1 is this one
+    """
+    folders = [cache / cell_digest(cell, data) for cell in cells]
     missing = {folder: cell for folder, cell in zip(folders, cells, strict=True) if not folder.exists()}
-    task = progress.add_task(f"cells ({len(cells) - len(missing)} kept from before)", total=len(missing))
-    for folder, cell in missing.items():
-        progress.update(task, description=f"{cell.source}, {cell.form}, {cell.model}, seed {cell.seed}")
-        _run(cell, folder, data, training, progress)
-        progress.advance(task)
+    kept = f"cells ({len(cells) - len(missing)} kept from before)"
+    task = progress.add_task(kept, total=len(missing))
+    for cell in _run_missing(missing, data, workers, progress):
+        done = f"{kept}, last {cell.source}, {cell.form}, {cell.model}, seed {cell.seed}"
+        progress.update(task, advance=1, description=done)
     progress.update(task, description="cells")
     return [
         Row(cell, read_json(folder / "row.json"), np.load(folder / "test_scores.npy"))

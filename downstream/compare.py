@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import product
 from pathlib import Path
+from typing import Any, TypeVar
 
 from rich.console import Console
 
@@ -22,11 +25,28 @@ from downstream.analysis import Contestants, analyse
 from downstream.cells import NO_FORM, Cell, run_cells
 from downstream.data import load_ctr_data
 from downstream.fitting import TrainingSettings
-from downstream.forms import FORMS
+from downstream.forms import FORMS, ImageSettings
 from downstream.intervals import BootstrapSettings
-from downstream.models import MODELS, takes_form
+from downstream.models import MODELS, ModelSettings, takes_form
 from downstream.report import render, report_context
 from downstream.sources import Source, make_tables
+
+T = TypeVar("T", ImageSettings, ModelSettings)
+
+
+def _variants(what: str, given: list[str] | dict[str, dict], base: T, key: str, known: Collection[str]) -> dict[str, T]:
+    """Settings by name: ``base`` with changes, ``key`` being the name itself where that is one of ``known``."""
+    found = {}
+    for name, changes in ({name: {} for name in given} if isinstance(given, list) else given).items():
+        changes = changes or {}
+        if name not in known and key not in changes:
+            raise UserError(f"{what}: {name!r} is none of {sorted(known)}; give it '{key}', such as {{{key}: ...}}")
+        if unknown := changes.keys() - {one.name for one in fields(base)}:
+            expected = [one.name for one in fields(base)]
+            raise UserError(f"{what}: {name!r} has the unknown settings {sorted(unknown)}; {expected} are known")
+        changes = {name_: tuple(value) if isinstance(value, list) else value for name_, value in changes.items()}
+        found[name] = replace(base, **({key: name} if key not in changes else {}), **changes)
+    return found
 
 
 @dataclass(frozen=True)
@@ -42,12 +62,14 @@ class Settings:
     data : shards that tables are exported from, where a source names none
     baseline : the source that every other is compared with
     main : the source that the verdict is about
-    forms : how embeddings enter the models
-    models : CTR models
+    forms : how embeddings enter the models: names of forms, or name -> settings of ``training.image`` that it changes,
+        such as {vector: {}, ad image alone: {form: vector, behaviour_images: false}}
+    models : CTR models: names of models, or name -> settings of ``training.model`` that it changes
     seeds : of the CTR trainings, the same for every source
-    training : settings of all CTR trainings; model.name and image.form are those of the cell
+    training : settings of all CTR trainings, before what forms and models change
     bootstrap : settings of the intervals
     cache : folder of the cells; by default runs/compare/<name of out>
+    workers : processes that train CTR models side by side, each with training.optim.threads threads
     pictures : whether the report may show thumbnails of items
     """
 
@@ -58,12 +80,13 @@ class Settings:
     data: str | None = None
     baseline: str = "ids"
     main: str = "courier"
-    forms: list[str] = field(default_factory=lambda: ["vector"])
-    models: list[str] = field(default_factory=lambda: ["dicm"])
+    forms: list[str] | dict[str, dict[str, Any]] = field(default_factory=lambda: ["vector"])
+    models: list[str] | dict[str, dict[str, Any]] = field(default_factory=lambda: ["dicm"])
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     training: TrainingSettings = field(default_factory=TrainingSettings)
     bootstrap: BootstrapSettings = field(default_factory=BootstrapSettings)
     cache: str | None = None
+    workers: int = 1
     pictures: bool = True
 
     def __post_init__(self) -> None:
@@ -74,28 +97,37 @@ class Settings:
                 raise UserError(f"{role} is {getattr(self, role)!r}, which is none of the sources {list(self.sources)}")
         if self.baseline == self.main:
             raise UserError(f"baseline and main are both {self.main!r}")
-        for name, known in (("forms", FORMS), ("models", MODELS)):
-            if not getattr(self, name) or not set(getattr(self, name)) <= set(known):
-                raise UserError(f"{name} are {getattr(self, name)}; one or more of {sorted(known)} are expected")
-        if lacking := [model for model in self.models if not _forms(self, model)]:
-            raise UserError(f"the models {lacking} take none of the forms {self.forms}; add {MODELS[lacking[0]].forms}")
-        if not self.seeds:
-            raise UserError("seeds are empty; one or more integers are expected")
+        for name in ("forms", "models", "seeds"):
+            if not getattr(self, name):
+                raise UserError(f"{name} are empty; one or more are expected")
+        if self.workers < 1:
+            raise UserError(f"workers is {self.workers}; 1 or more are expected")
+        for name, model in self.model_settings().items():
+            if not _forms(self, model):
+                raise UserError(f"model {name!r} takes none of the forms given; add one of {MODELS[model.name].forms}")
+
+    def form_settings(self) -> dict[str, ImageSettings]:
+        """Name of a form in this comparison -> its settings."""
+        return _variants("forms", self.forms, self.training.image, "form", FORMS)
+
+    def model_settings(self) -> dict[str, ModelSettings]:
+        """Name of a model in this comparison -> its settings."""
+        return _variants("models", self.models, self.training.model, "name", MODELS)
 
 
-def _forms(settings: Settings, model: str) -> list[str]:
+def _forms(settings: Settings, model: ModelSettings) -> dict[str, ImageSettings]:
     """The forms of the comparison that the model can be given."""
-    return [form for form in settings.forms if takes_form(model, form)]
+    return {name: form for name, form in settings.form_settings().items() if takes_form(model.name, form.form)}
 
 
 def plan(settings: Settings, tables: dict[str, list[Path]]) -> list[Cell]:
     """Every cell of a comparison, one seed after the other; IDs only has no form."""
-    cells = []
-    for place, seed in enumerate(settings.seeds):
-        for model in settings.models:
-            for source, own in tables.items():
-                for form in _forms(settings, model) if own else [NO_FORM]:
-                    cells.append(Cell(source, form, model, seed, own[place % len(own)] if own else None))
+    cells, models = [], settings.model_settings().items()
+    for (place, seed), (name, model), (source, own) in product(enumerate(settings.seeds), models, tables.items()):
+        table = own[place % len(own)] if own else None
+        forms = _forms(settings, model) if own else {NO_FORM: settings.training.image}
+        for form, image in forms.items():
+            cells.append(Cell(source, form, name, seed, table, replace(settings.training, model=model, image=image)))
     return cells
 
 
@@ -105,9 +137,9 @@ def compare(settings: Settings, command: str) -> str:
     tables = {name: make_tables(source or Source(), settings.data) for name, source in settings.sources.items()}
     out = Path(settings.out)
     cache = Path(settings.cache or Path("runs") / "compare" / out.name)
-    who = Contestants(settings.baseline, settings.main, settings.forms)
+    who = Contestants(settings.baseline, settings.main, list(settings.form_settings()))
     with progress_bar() as progress:
-        rows = run_cells(plan(settings, tables), cache, data, settings.training, progress)
+        rows = run_cells(plan(settings, tables), cache, data, settings.workers, progress)
         figures = analyse(rows, data, who, settings.bootstrap, progress)
     figures["bootstrap"] = asdict(settings.bootstrap)
     figures["made_by"] = {"command": command, "commit": commit(), "versions": versions(), "machine": machine()}

@@ -3,17 +3,21 @@
 import json
 import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import yaml
 
 import downstream.cells
-from data_tools.cli import UserError, run_command
+from data_tools.cli import UserError, progress_bar, run_command
 from data_tools.table import write_table
-from downstream.compare import Settings, compare, main
+from downstream.cells import Cell, run_cells
+from downstream.compare import Settings, compare, main, plan
 from downstream.data import DataSettings, load_ctr_data
+from downstream.fitting import OptimSettings, TrainingSettings
 from downstream.intervals import BootstrapSettings, bootstrap_metrics, paired_interval
+from downstream.models import ModelSettings
 from downstream.sources import Source
 
 
@@ -209,8 +213,12 @@ MINIMAL = {"sources": {"ids": None, "courier": Source(table="t")}}
     [
         ({"main": "scl"}, "main is 'scl'"),
         ({"baseline": "courier"}, "both 'courier'"),
-        ({"forms": ["tensor"]}, "forms are"),
-        ({"models": []}, "models are"),
+        ({"forms": ["tensor"]}, "forms: 'tensor' is none of"),
+        ({"forms": {"vector": {"sise": 3}}}, "unknown settings .'sise'."),
+        ({"forms": {"ad alone": {"behaviour_images": False}}}, "give it 'form'"),
+        ({"models": {"wide": {"name": "din2"}}}, "model 'din2'"),
+        ({"models": []}, "models are empty"),
+        ({"workers": 0}, "workers is 0"),
         ({"seeds": []}, "seeds are empty"),
         ({"out": ""}, "--out are needed"),
     ],
@@ -228,3 +236,31 @@ def test_a_missing_table_names_the_command(world, tmp_path):
     )
     with pytest.raises(UserError, match=r"accelerate launch pretrain/export\.py"):
         compare(settings, "")
+
+
+def test_named_forms_and_models_change_the_settings_of_their_cells(tmp_path):
+    settings = Settings(
+        **MINIMAL,
+        out="o",
+        dataset="d",
+        forms={"vector": None, "ad image alone": {"form": "vector", "behaviour_images": False, "hidden": [8]}},
+        models={"wide": {"name": "dicm", "hidden": [400, 80]}},
+        seeds=[3],
+    )
+    ids, joint, alone = plan(settings, {"ids": [], "courier": [tmp_path]})
+    assert {cell.model for cell in (ids, joint, alone)} == {"wide"} and ids.form == "none"
+    assert ids.training.model == ModelSettings("dicm", hidden=(400, 80))
+    assert joint.training.image == settings.training.image
+    assert alone.training.image == replace(settings.training.image, behaviour_images=False, hidden=(8,))
+
+
+def test_two_workers_find_what_one_process_finds(world, tables, tmp_path):
+    data = load_ctr_data(world.folder, DataSettings(history=4))
+    training = TrainingSettings(data.settings, optim=OptimSettings(batch_size=512))
+    cells = [Cell("courier", "vector", "dicm", seed, tables / "planted", training) for seed in (0, 1)]
+    alone, together = (
+        run_cells(cells, tmp_path / str(workers), data, workers, progress_bar(shown=False)) for workers in (1, 2)
+    )
+    for one, other in zip(alone, together, strict=True):
+        assert np.array_equal(one.test_scores, other.test_scores)
+        assert one.record["metrics"] == other.record["metrics"]
