@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from data_tools.cli import UserError, progress_bar
 from data_tools.table import EmbeddingTable
 from downstream.data import Batch, CTRData, DataSettings, hide_ids
+from downstream.features import Features
 from downstream.forms import ImageSettings
 from downstream.images import join_table
 from downstream.metrics import all_metrics
@@ -145,6 +146,14 @@ class Objective(nn.Module):
         return self.model.loss(batch)
 
 
+def _parameters(model: CTRModel, settings: TrainingSettings) -> list[dict]:
+    """The optimiser's groups: raw features that are learned have a learning rate of their own where one is set."""
+    tuned = {weight for part in model.modules() if isinstance(part, Features) for weight in part.parameters()}
+    rest = [weight for weight in model.parameters() if weight not in tuned]
+    groups = [{"params": rest, "lr": settings.optim.lr}]
+    return [*groups, {"params": list(tuned), "lr": settings.image.lr or settings.optim.lr}] if tuned else groups
+
+
 def _train_epoch(
     objective: nn.Module,
     model: CTRModel,
@@ -218,9 +227,7 @@ def fit(
     images = join_table(table, data) if table else None
     model = build_model(data, images, settings.model, settings.image)
     model.to(accelerator.device)
-    objective, optimizer = accelerator.prepare(
-        Objective(model), torch.optim.Adam(model.parameters(), lr=settings.optim.lr)
-    )
+    objective, optimizer = accelerator.prepare(Objective(model), torch.optim.Adam(_parameters(model, settings)))
     batch_size = settings.optim.batch_size
     steps = math.ceil(len(data.rows["train"]) / batch_size)
     task = progress.add_task("training", total=settings.optim.epochs * steps)

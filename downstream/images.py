@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,7 +13,11 @@ from torch import Tensor, nn
 from data_tools.cli import UserError
 from data_tools.table import EmbeddingTable
 from downstream.data import CTRData
+from downstream.features import FEATURES, Features
 from downstream.layers import prelu_mlp
+
+if TYPE_CHECKING:
+    from downstream.forms import ImageSettings
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,11 @@ class ItemImages:
     vectors: np.ndarray
     found: np.ndarray
     seen: np.ndarray
+
+    @property
+    def fitted(self) -> np.ndarray:
+        """Vectors of the training-time items (n, D): the only ones that anything may be fitted to."""
+        return self.vectors[self.found & self.seen]
 
 
 def join_table(table: EmbeddingTable, data: CTRData) -> ItemImages:
@@ -57,23 +67,28 @@ class ImageEmbedder(nn.Module):
 
     Parameters
     ----------
-    images : the raw features
+    images : the raw features as they start
+    features : gives the raw features
     hidden : widths between D and ``size``, each cut to 4 D
     size : of the embeddings
     """
 
-    def __init__(self, images: ItemImages, hidden: Sequence[int], size: int) -> None:
+    def __init__(self, images: ItemImages, features: Features, hidden: Sequence[int], size: int) -> None:
         super().__init__()
-        fitted = images.vectors[images.found & images.seen]
-        centre = fitted.mean(axis=0)
-        scale = max(float((fitted - centre).std()), 1e-6)
-        # The table stays on disk: its vectors are no part of the model's own weights.
-        self.register_buffer("raw", torch.from_numpy((images.vectors - centre) / scale), persistent=False)
-        self.register_buffer("found", torch.from_numpy(images.found), persistent=False)
-        raw_size = images.vectors.shape[1]
+        self.features = features
+        centre = images.fitted.mean(axis=0)
+        self.scale = max(float((images.fitted - centre).std()), 1e-12)
+        self.register_buffer("centre", torch.from_numpy(centre), persistent=False)
+        raw_size = self.features.size
         self.layers = prelu_mlp([raw_size, *(min(width, 4 * raw_size) for width in hidden)], size)
         self.no_image = nn.Parameter(torch.zeros(size))
 
     def forward(self, row: Tensor) -> Tensor:
         """Embeddings (M, size) of the distinct items at rows (M,) of ``items.parquet``."""
-        return torch.where(self.found[row, None], self.layers(self.raw[row]), self.no_image)
+        raw = (self.features(row) - self.centre) / self.scale
+        return torch.where(self.features.found[row, None], self.layers(raw), self.no_image)
+
+
+def make_embedder(images: ItemImages, settings: ImageSettings) -> ImageEmbedder:
+    """The trainable embedding model over a table, frozen or tuned as the settings say."""
+    return ImageEmbedder(images, FEATURES[settings.tune](images), settings.hidden, settings.size)

@@ -1,11 +1,14 @@
-"""Two small pieces that every model uses."""
+"""Small pieces that models and forms share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
+
+from downstream.data import PADDING
 
 
 def prelu_mlp(widths: Sequence[int], out: int) -> nn.Sequential:
@@ -29,3 +32,11 @@ def gather(vectors: Tensor, position: Tensor) -> Tensor:
     As an embedding look-up, whose backward is much faster than that of plain indexing where rows repeat.
     """
     return nn.functional.embedding(position, vectors)
+
+
+def id_embedding(codes: int, size: int) -> nn.Embedding:
+    """An embedding of integer codes, small at the start, so that codes seen once or never say little."""
+    embedding = nn.Embedding(codes, size, padding_idx=PADDING)
+    with torch.no_grad():
+        embedding.weight.mul_(0.01)
+    return embedding

@@ -2,21 +2,23 @@
 
 A form is a module made as ``FORMS[name](images, settings, slots, query_size)`` and called as ``form(batch, ad_ids)``
 with a batch of tensors (see ``downstream.data``) and the ID embeddings of the shown items (B, query_size); it returns
-features (B, ``form.width``) for the model.
+features (B, ``form.width``) for the model. Its class says whether the table can be learned with the click
+(``tunable``) and whether ad image and behaviour images can be switched off one by one (``switches``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
 from data_tools.cli import UserError
 from downstream.aggregators import AGGREGATORS
+from downstream.features import FEATURES
+from downstream.forms.cluster_id import ClusterID, ClusterSettings
 from downstream.forms.simscore import SimScore
+from downstream.forms.simtier import SimTier
 from downstream.forms.vector import Vector
-from downstream.images import ItemImages
 
 
 @dataclass(frozen=True)
@@ -25,30 +27,55 @@ class ImageSettings:
 
     Attributes
     ----------
-    form : "vector" or "simscore"
-    aggregator : pooling of the behaviour images in the form "vector"; one of ``downstream.aggregators``
-    ad_image, behaviour_images : whether the form "vector" shows the model the item's image, the clicked images
+    form : how; one of ``FORMS``
+    tune : "frozen" leaves the table as it is, "table" learns its vectors with the click
+    lr : learning rate of what ``tune`` names; by default that of the rest
+    aggregator : pooling of the clicked items in "vector" and "cluster_id"; one of ``downstream.aggregators``
+    ad_image, behaviour_images : whether these two forms show the model the shown item, the clicked ones
     hidden : widths of the trainable embedding model between the table's size D and ``size``, each cut to 4 D
-    size : what the trainable embedding model ends in
+    size : what the trainable embedding model ends in, and of the embedding of a cluster's ID
+    bins : of the histogram of "simtier"
+    cluster : the codes of "cluster_id"
     """
 
     form: str = "vector"
+    tune: str = "frozen"
+    lr: float | None = None
     aggregator: str = "multi_query_attentive"
     ad_image: bool = True
     behaviour_images: bool = True
     hidden: tuple[int, ...] = (256, 64)
     size: int = 12
+    bins: int = 20
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
 
     def __post_init__(self) -> None:
-        if self.form not in FORMS:
-            raise UserError(f"form {self.form!r} is unknown; one of {sorted(FORMS)} is expected")
-        if self.aggregator not in AGGREGATORS:
-            raise UserError(f"aggregator {self.aggregator!r} is unknown; one of {sorted(AGGREGATORS)} is expected")
+        for name, known in (("form", FORMS), ("tune", FEATURES), ("aggregator", AGGREGATORS)):
+            if getattr(self, name) not in known:
+                raise UserError(f"{name} {getattr(self, name)!r} is unknown; one of {sorted(known)} is expected")
+        if self.tune != "frozen" and not FORMS[self.form].tunable:
+            tunable = sorted(name for name, form in FORMS.items() if form.tunable)
+            raise UserError(
+                f"tune is {self.tune!r}, but no gradient reaches the table through the form {self.form!r}; "
+                f"use tune 'frozen', or one of the forms {tunable}"
+            )
+        if self.lr is not None and (self.tune == "frozen" or self.lr <= 0):
+            raise UserError(
+                f"image.lr is {self.lr} with tune {self.tune!r}; a rate above 0 of what tune learns is expected"
+            )
         if not (self.ad_image or self.behaviour_images):
             raise UserError("ad_image and behaviour_images are both off: leave the table out instead")
+        if not ((self.ad_image and self.behaviour_images) or FORMS[self.form].switches):
+            raise UserError(
+                f"the form {self.form!r} compares ad image and behaviour images: neither can be switched off"
+            )
+        if self.bins < 2:
+            raise UserError(f"bins is {self.bins}; 2 or more are expected")
 
 
-FORMS: dict[str, Callable[[ItemImages, ImageSettings, int, int], nn.Module]] = {
+FORMS: dict[str, type[nn.Module]] = {
     "vector": Vector,
     "simscore": SimScore,
+    "simtier": SimTier,
+    "cluster_id": ClusterID,
 }

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from downstream.features import FEATURES
+from downstream.forms.cosines import history_cosines
 from downstream.images import ItemImages
 
 if TYPE_CHECKING:
@@ -22,27 +24,23 @@ class SimScore(nn.Module):
     standardised by the mean and spread of all pairs of training-time items, which encoders differ in a lot.
     """
 
+    tunable = True
+    switches = False
+
     def __init__(self, images: ItemImages, settings: ImageSettings, slots: int, query_size: int) -> None:
         super().__init__()
-        norms = np.linalg.norm(images.vectors, axis=1, keepdims=True)
-        unit = images.vectors / np.maximum(norms, 1e-12)
-        fitted = unit[images.found & images.seen].astype(np.float64)
+        self.features = FEATURES[settings.tune](images)
+        fitted = images.fitted.astype(np.float64)
+        fitted /= np.maximum(np.linalg.norm(fitted, axis=1, keepdims=True), 1e-12)
         # Over all pairs, E[cos] = |mean|^2 and E[cos^2] = |X'X / n|^2 (Frobenius): no pair has to be visited.
         self.mean = float(np.square(fitted.mean(axis=0)).sum())
         second = float(np.square(fitted.T @ fitted / len(fitted)).sum())
         self.spread = max(second - self.mean**2, 1e-12) ** 0.5
-        self.register_buffer("unit", torch.from_numpy(unit), persistent=False)
-        self.register_buffer("found", torch.from_numpy(images.found), persistent=False)
         self.width = 2 * slots + 3
 
     def forward(self, batch: dict[str, Tensor], ad_ids: Tensor) -> Tensor:
-        unit, found = self.unit[batch["row"]], self.found[batch["row"]]
-        target, history = batch["target"], batch["history"]
-        known = batch["mask"] & found[history] & found[target, None]
-        row, slot = known.nonzero(as_tuple=True)
-        cosines = (unit[target[row]] * unit[history[row, slot]]).sum(dim=-1)
-        scores = torch.zeros(known.shape, device=unit.device)
-        scores[row, slot] = (cosines - self.mean) / self.spread
+        cosines, known = history_cosines(self.features, batch)
+        scores = torch.where(known, (cosines - self.mean) / self.spread, 0.0)
         some = known.any(dim=1, keepdim=True)
         mean = scores.sum(dim=1, keepdim=True) / known.sum(dim=1, keepdim=True).clamp(min=1)
         largest = scores.masked_fill(~known, -torch.inf).amax(dim=1, keepdim=True).where(some, 0.0)

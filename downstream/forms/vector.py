@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from downstream.aggregators import AGGREGATORS
-from downstream.images import ImageEmbedder, ItemImages
+from downstream.images import ItemImages, make_embedder
 from downstream.layers import gather
 
 if TYPE_CHECKING:
@@ -21,10 +21,13 @@ class Vector(nn.Module):
     Features: the shown item's embedding, and the clicked items' pooled by an aggregator; each can be switched off.
     """
 
+    tunable = True
+    switches = True
+
     def __init__(self, images: ItemImages, settings: ImageSettings, slots: int, query_size: int) -> None:
         super().__init__()
         size = settings.size
-        self.embed = ImageEmbedder(images, settings.hidden, size)
+        self.embed = make_embedder(images, settings)
         self.pool = None
         if settings.behaviour_images:
             self.pool = AGGREGATORS[settings.aggregator](size, slots, query_size)

@@ -9,7 +9,7 @@ from torch import nn
 from data_tools.cli import UserError
 from downstream.data import CTRData
 from downstream.forms import FORMS, ImageSettings
-from downstream.images import ImageEmbedder, ItemImages
+from downstream.images import ImageEmbedder, ItemImages, make_embedder
 from downstream.models.base import CTRModel, ModelSettings
 from downstream.models.embedding_mlp import EmbeddingMLP
 
@@ -42,7 +42,7 @@ class _Images:
         return FORMS[self.settings.form](self.images, self.settings, self.slots, query_size)
 
     def embedder(self) -> ImageEmbedder:
-        return ImageEmbedder(self.images, self.settings.hidden, self.settings.size)
+        return make_embedder(self.images, self.settings)
 
 
 def build_model(data: CTRData, images: ItemImages | None, settings: ModelSettings, form: ImageSettings) -> CTRModel:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from downstream.data import PADDING, CTRData
 from downstream.images import ImageEmbedder
+from downstream.layers import id_embedding
 
 
 class MakeImages(Protocol):
@@ -41,14 +42,6 @@ class ModelSettings:
         from downstream.models import check_name  # the registry imports the models, which import this file
 
         check_name(self.name)
-
-
-def id_embedding(codes: int, size: int) -> nn.Embedding:
-    """An embedding of integer codes, small at the start, so that codes seen once or never say little."""
-    embedding = nn.Embedding(codes, size, padding_idx=PADDING)
-    with torch.no_grad():
-        embedding.weight.mul_(0.01)
-    return embedding
 
 
 class CTRModel(nn.Module):

@@ -116,7 +116,7 @@ def test_switches_decide_what_reaches_the_click(data, batch, small_world, switch
     before = model(batch)
     lone = ~batch["mask"].any(dim=1)
     with torch.no_grad():
-        model.images.embed.raw[batch["row"][batch["target"]]] += 1.0
+        model.images.embed.features.vectors[batch["row"][batch["target"]]] += 1.0
     changed = (model(batch) - before).abs() > 1e-6
     if switches.get("ad_image") is False:
         assert not changed[lone].any() and changed.any()

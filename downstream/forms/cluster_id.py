@@ -1,0 +1,120 @@
+"""The form "cluster_id": which group of look-alikes an item belongs to, as an ID."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import faiss
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data_tools.cli import UserError
+from downstream.aggregators import AGGREGATORS
+from downstream.data import FIRST_KNOWN, UNKNOWN
+from downstream.images import ItemImages
+from downstream.layers import gather, id_embedding
+
+if TYPE_CHECKING:
+    from downstream.forms import ImageSettings
+
+
+@dataclass(frozen=True)
+class ClusterSettings:
+    """The codes of the form "cluster_id".
+
+    Attributes
+    ----------
+    sizes : number of clusters of each clustering, side by side; each cut to a quarter of the training-time items
+    levels : 1 for the nearest centre; more for residual k-means, each level clustering what the one before left over
+    iterations : of k-means
+    """
+
+    sizes: tuple[int, ...] = (20, 100)
+    levels: int = 1
+    iterations: int = 25
+
+    def __post_init__(self) -> None:
+        if not self.sizes or min(self.sizes) < 2 or min(self.levels, self.iterations) < 1:
+            raise UserError(f"{self}: sizes from 2 and levels and iterations from 1 are expected")
+
+
+def _nearest(fitted: np.ndarray, vectors: np.ndarray, clusters: int, spherical: bool, iterations: int, seed: int):
+    """Centres (clusters, D) of ``fitted`` and the number of the one nearest to each of ``vectors``."""
+    kmeans = faiss.Kmeans(
+        fitted.shape[1],
+        clusters,
+        niter=iterations,
+        seed=seed,
+        spherical=spherical,
+        gpu=faiss.get_num_gpus() > 0,
+        min_points_per_centroid=1,
+    )
+    kmeans.train(fitted)
+    return kmeans.centroids, kmeans.index.search(vectors, 1)[1].ravel()
+
+
+def cluster_codes(images: ItemImages, settings: ClusterSettings, seed: int) -> tuple[np.ndarray, list[int]]:
+    """Codes of all items, int64 (items, C), and the number of codes in each of the C columns.
+
+    A column for each level of each size. Centres are fitted to training-time items; all others are given the nearest
+    one. Code 1 is an item without a vector, clusters start at 2, as in ``downstream.data``.
+
+    Cluster-ID (COURIER, arXiv 2306.05001): k-means on vectors of length 1, here with centres of length 1 too, so that
+    the nearest is the one with the highest cosine. With several levels, residual k-means codes (QARM, arXiv
+    2411.11739): plain k-means on the vectors of length 1, then on what is left of them without their centre, and so on.
+    """
+    unit = images.vectors / np.maximum(np.linalg.norm(images.vectors, axis=1, keepdims=True), 1e-12)
+    usable = images.found & images.seen
+    columns, counts = [], []
+    for place, size in enumerate(settings.sizes):
+        clusters = max(min(size, usable.sum() // 4), 1)
+        left = unit[images.found]
+        for level in range(settings.levels):
+            centres, nearest = _nearest(
+                left[usable[images.found]],
+                left,
+                int(clusters),
+                settings.levels == 1,
+                settings.iterations,
+                seed + place * settings.levels + level,
+            )
+            codes = np.full(len(unit), UNKNOWN)
+            codes[images.found] = FIRST_KNOWN + nearest
+            columns.append(codes)
+            counts.append(FIRST_KNOWN + int(clusters))
+            left = left - centres[nearest]
+    return np.stack(columns, axis=1), counts
+
+
+class ClusterID(nn.Module):
+    """Embedded codes of the shown item, and those of the clicked ones pooled by an aggregator.
+
+    Where the aggregator attends by the ad image, the query is the shown item's embedded codes.
+    """
+
+    tunable = False  # which centre is nearest has no gradient; the codes' embeddings are learned anyway
+    switches = True
+
+    def __init__(self, images: ItemImages, settings: ImageSettings, slots: int, query_size: int) -> None:
+        super().__init__()
+        seed = int(torch.randint(2**30, ()))  # of the global generator, as all initial weights are
+        codes, counts = cluster_codes(images, settings.cluster, seed)
+        self.register_buffer("codes", torch.from_numpy(codes), persistent=False)
+        self.embeddings = nn.ModuleList(id_embedding(count, settings.size) for count in counts)
+        size = settings.size * len(counts)
+        self.pool = None
+        if settings.behaviour_images:
+            self.pool = AGGREGATORS[settings.aggregator](size, slots, query_size)
+        self.ad_image = settings.ad_image
+        self.width = size * self.ad_image + (self.pool.width if self.pool else 0)
+
+    def forward(self, batch: dict[str, Tensor], ad_ids: Tensor) -> Tensor:
+        codes = self.codes[batch["row"]]
+        distinct = torch.cat([embed(code) for embed, code in zip(self.embeddings, codes.T, strict=True)], dim=-1)
+        ad = gather(distinct, batch["target"])
+        features = [ad] if self.ad_image else []
+        if self.pool:
+            features.append(self.pool(gather(distinct, batch["history"]), batch["mask"], ad, ad_ids))
+        return torch.cat(features, dim=-1)
