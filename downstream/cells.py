@@ -7,7 +7,7 @@ import json
 import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from data_tools.table import EmbeddingTable, read_table
 from downstream.data import CTRData, load_ctr_data
 from downstream.fitting import TrainingSettings, fit
 
-# Raise it when a change of the program changes what a cell's settings mean: kept cells are then made again.
-CELL_VERSION = 1
+# Raise it when a change of the program, or of a default, changes what a cell's settings mean: kept cells are then made
+# again.
+CELL_VERSION = 2
 NO_FORM = "none"
 
 
@@ -65,9 +66,21 @@ def _table(path: Path) -> tuple[EmbeddingTable, str]:
     return read_table(path), digest(sorted(path.glob("part-*.parquet")) if path.is_dir() else [path])
 
 
+def _changed(settings: Any) -> dict[str, Any]:
+    """What of a settings dataclass is not at its default: a setting added later leaves the digests as they were."""
+    found = {}
+    for one in fields(settings):
+        value = getattr(settings, one.name)
+        if is_dataclass(value):
+            found[one.name] = _changed(value)
+        elif value != (one.default_factory() if one.default is MISSING else one.default):
+            found[one.name] = value
+    return found
+
+
 def cell_digest(cell: Cell, data: CTRData) -> str:
     """What decides a cell's outcome, in 24 hexadecimal characters."""
-    settings = asdict(cell.training)
+    settings = _changed(cell.training)
     if cell.table is None:
         del settings["image"]
     decisive = {

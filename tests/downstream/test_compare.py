@@ -12,10 +12,11 @@ import yaml
 import downstream.cells
 from data_tools.cli import UserError, progress_bar, run_command
 from data_tools.table import write_table
-from downstream.cells import Cell, run_cells
+from downstream.cells import Cell, cell_digest, run_cells
 from downstream.compare import Settings, compare, main, plan
 from downstream.data import DataSettings, load_ctr_data
 from downstream.fitting import OptimSettings, TrainingSettings
+from downstream.forms import ImageSettings
 from downstream.intervals import BootstrapSettings, bootstrap_metrics, paired_interval
 from downstream.models import ModelSettings
 from downstream.sources import Source
@@ -264,3 +265,18 @@ def test_two_workers_find_what_one_process_finds(world, tables, tmp_path):
     for one, other in zip(alone, together, strict=True):
         assert np.array_equal(one.test_scores, other.test_scores)
         assert one.record["metrics"] == other.record["metrics"]
+
+
+def test_what_decides_a_cell_is_in_its_digest(world, tables):
+    data = load_ctr_data(world.folder, DataSettings(history=4))
+    base = Cell("courier", "vector", "dicm", 0, tables / "planted", TrainingSettings(data.settings))
+    others = [
+        replace(base, seed=1),
+        replace(base, table=tables / "random"),
+        replace(base, table=None),
+        replace(base, training=replace(base.training, optim=OptimSettings(lr=0.1))),
+        replace(base, training=replace(base.training, image=ImageSettings(size=3))),
+        replace(base, training=replace(base.training, model=ModelSettings(hidden=(9,)))),
+    ]
+    assert len({cell_digest(cell, data) for cell in [base, *others]}) == 7
+    assert cell_digest(replace(base, source="another name"), data) == cell_digest(base, data)
