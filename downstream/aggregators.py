@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from downstream.layers import prelu_mlp
+from downstream.attention import ActivationUnit
 
 
 class Sum(nn.Module):
@@ -46,30 +46,6 @@ class Concat(nn.Module):
 
     def forward(self, behaviours: Tensor, mask: Tensor, ad: Tensor, ad_ids: Tensor) -> Tensor:
         return (behaviours * mask[..., None]).flatten(1)
-
-
-class ActivationUnit(nn.Module):
-    """Weights of behaviours e for a query v: an MLP on (e, v, e - v, e * v), softmax over the behaviours.
-
-    The inputs are DIN's (arXiv 1706.06978); so is the PReLU. DIN's text leaves the weights unnormalised, its released
-    code applies the softmax, which is what stands here. Hidden width 36 is ours.
-    """
-
-    def __init__(self, size: int, hidden: int = 36) -> None:
-        super().__init__()
-        self.score = prelu_mlp([4 * size, hidden], 1)
-
-    def forward(self, behaviours: Tensor, mask: Tensor, query: Tensor) -> Tensor:
-        """(B, H, d), (B, H), (B, d) -> weighted sum (B, d)."""
-        # Only the slots that hold a behaviour go through the MLP: padding is often half of them.
-        row, slot = mask.nonzero(as_tuple=True)
-        e, v = behaviours[row, slot], nn.functional.embedding(row, query)
-        score = self.score(torch.cat([e, v, e - v, e * v], dim=-1)).squeeze(-1)
-        scores = torch.full_like(behaviours[..., 0], -torch.inf).index_put((row, slot), score)
-        # A row without behaviours is all -inf: its softmax is nan and has to be replaced, also in the gradient.
-        scores = scores.masked_fill(~mask.any(dim=1, keepdim=True), 0.0)
-        weights = torch.softmax(scores, dim=1) * mask
-        return torch.einsum("bh,bhd->bd", weights, behaviours)
 
 
 class Attentive(nn.Module):

@@ -152,6 +152,29 @@ class CTRData:
             batch["conversion"] = self.conversion[rows]
         return batch
 
+    def occurrences(self, chunk: int = 8192) -> dict[str, np.ndarray]:
+        """Number of training impressions that show each code: feature -> int64 (codes,).
+
+        An impression shows an item's codes where the item is shown or stands in the history cut to H.
+        """
+        counts = {name: np.zeros(size, dtype=np.int64) for name, size in self.sizes.items()}
+        rows = self.rows["train"]
+        for start in range(0, len(rows), chunk):
+            batch = self.batch(rows[start : start + chunk])
+            held = np.column_stack([np.ones(len(batch["click"]), dtype=bool), batch["mask"]])
+            places = np.column_stack([batch["target"], batch["history"]])[held]
+            # Each item once an impression, then each of its codes once an impression.
+            pairs = np.unique(held.nonzero()[0] * len(batch["row"]) + places)
+            row, place = np.divmod(pairs, len(batch["row"]))
+            for name, size in self.sizes.items():
+                if name in ("user", "scene"):
+                    shown = batch[name]
+                else:
+                    codes = batch[name][place].reshape(len(place), -1)
+                    shown = np.unique(row[:, None] * size + codes) % size
+                counts[name] += np.bincount(shown, minlength=size)
+        return counts
+
 
 def hide_ids(batch: Batch, rate: float, rng: np.random.Generator) -> Batch:
     """Give a share ``rate`` of the users and distinct items of a training batch the code "unknown".

@@ -136,14 +136,15 @@ def _training_batches(
 
 
 class Objective(nn.Module):
-    """A model's loss as a forward pass, which is where several processes average gradients."""
+    """A model's loss, with the L2 of its IDs, as a forward pass: where several processes average gradients."""
 
     def __init__(self, model: CTRModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        return self.model.loss(batch)
+        loss = self.model.loss(batch)
+        return loss + self.model.l2 * self.model.embedding_l2(batch) if self.model.l2 else loss
 
 
 def _parameters(model: CTRModel, settings: TrainingSettings) -> list[dict]:

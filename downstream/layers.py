@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -11,8 +11,33 @@ from torch import Tensor, nn
 from downstream.data import PADDING
 
 
-def prelu_mlp(widths: Sequence[int], out: int) -> nn.Sequential:
-    """Linear and PReLU through ``widths`` (the input's first), then a linear layer to ``out``.
+class Dice(nn.Module):
+    """DIN's data adaptive activation function (arXiv 1706.06978, section 5.2), on (N, width).
+
+    f(s) = p(s) s + (1 - p(s)) alpha s with p(s) = 1 / (1 + exp(-(s - E[s]) / sqrt(Var[s] + 1e-8))). E and Var are those
+    of the batch in training, of this process's share where there are several, and moving averages afterwards.
+    Ours: the averages' momentum 0.1, and that alpha starts at 0.25, as PReLU's slope does.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.full((width,), 0.25))
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("variance", torch.ones(width))
+
+    def forward(self, s: Tensor) -> Tensor:
+        # One row has no spread, none has no mean: such a batch is judged by the averages.
+        of_batch = self.training and len(s) > 1
+        standard = nn.functional.batch_norm(s, self.mean, self.variance, training=of_batch, momentum=0.1, eps=1e-8)
+        p = torch.sigmoid(standard)
+        return s * (p + (1 - p) * self.alpha)
+
+
+ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {"prelu": lambda width: nn.PReLU(), "dice": Dice}
+
+
+def mlp(widths: Sequence[int], out: int, activation: str = "prelu") -> nn.Sequential:
+    """Linear and activation through ``widths`` (the input's first), then a linear layer to ``out``.
 
     Weights start as He et al. (arXiv 1502.01852) derive for PReLU. torch's default shrinks the signal in each layer,
     and an image that starts near nothing is not learned in one epoch.
@@ -22,8 +47,13 @@ def prelu_mlp(widths: Sequence[int], out: int) -> nn.Sequential:
         linear = nn.Linear(narrow, wide)
         nn.init.kaiming_normal_(linear.weight, a=0.25)  # 0.25 is where PReLU's slope starts
         nn.init.zeros_(linear.bias)
-        layers += [linear, nn.PReLU()]
+        layers += [linear, ACTIVATIONS[activation](wide)]
     return nn.Sequential(*layers[:-1])
+
+
+def prelu_mlp(widths: Sequence[int], out: int) -> nn.Sequential:
+    """:func:`mlp` with PReLU."""
+    return mlp(widths, out)
 
 
 def gather(vectors: Tensor, position: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from data_tools.provenance import commit, machine, versions
 from data_tools.table import read_table
 from downstream.data import load_ctr_data
 from downstream.fitting import Result, TrainingSettings, fit
+from downstream.models import ModelSettings
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ class Settings(TrainingSettings):
     def __post_init__(self) -> None:
         if not self.dataset or not self.out:
             raise UserError("--dataset DATASET and --out RUN are needed")
+        own, default = self.model, ModelSettings()
+        if own.name != "din" and (own.attention, own.softmax) != (default.attention, default.softmax):
+            raise UserError(f"model.attention and model.softmax are of model 'din'; model.name is {own.name!r}")
 
 
 def show(result: Result, console: Console) -> None:

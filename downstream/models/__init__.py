@@ -11,10 +11,14 @@ from downstream.data import CTRData
 from downstream.forms import FORMS, ImageSettings
 from downstream.images import ImageEmbedder, ItemImages, make_embedder
 from downstream.models.base import CTRModel, ModelSettings
+from downstream.models.din import DIN
 from downstream.models.embedding_mlp import EmbeddingMLP
+from downstream.models.logistic import Logistic
 
 MODELS: dict[str, type[CTRModel]] = {
     "embedding_mlp": EmbeddingMLP,
+    "din": DIN,
+    "logistic": Logistic,
     "dicm": EmbeddingMLP,  # the name it goes by where it is given images
 }
 
@@ -53,7 +57,10 @@ def build_model(data: CTRData, images: ItemImages | None, settings: ModelSetting
     UserError
         If the model cannot be given images in that form.
     """
-    model = MODELS[settings.name]
+    kind = MODELS[settings.name]
     if images and not takes_form(settings.name, form.form):
-        raise UserError(f"model {settings.name!r} takes images in the forms {list(model.forms)}, not {form.form!r}")
-    return model.make(data, settings, _Images(images, form, data.settings.history) if images else None)
+        raise UserError(f"model {settings.name!r} takes images in the forms {list(kind.forms)}, not {form.form!r}")
+    model = kind.make(data, settings, _Images(images, form, data.settings.history) if images else None)
+    if settings.l2:
+        model.count(data.occurrences())
+    return model

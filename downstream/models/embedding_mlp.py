@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from downstream.layers import gather, prelu_mlp
+from downstream.layers import gather, mlp
 from downstream.models.base import CTRModel, MakeImages, ModelSettings
 
 
@@ -20,7 +20,7 @@ class EmbeddingMLP(CTRModel):
     def __init__(self, sizes: dict[str, int], settings: ModelSettings, images: MakeImages | None, slots: int) -> None:
         super().__init__(sizes, settings, images, slots)
         width = self.context_width + 2 * self.item_width + (self.images.width if self.images else 0)
-        self.mlp = prelu_mlp([width, *settings.hidden], 1)
+        self.mlp = mlp([width, *settings.hidden], 1, settings.activation)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Logits of the clicks (B,)."""

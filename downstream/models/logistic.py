@@ -1,0 +1,46 @@
+"""Logistic regression: the linear baseline."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from downstream.data import UNKNOWN
+from downstream.layers import gather
+from downstream.models.base import CTRModel, MakeImages, ModelSettings
+
+
+class Logistic(CTRModel):
+    """One weight a code, and a sum: user, scene and item; the clicked items; and how they agree with the shown item.
+
+    Each history item has a weight as a clicked one too (their mean over the history counts). A linear model cannot
+    compare, so that log(1 + clicks on the shown item) and log(1 + clicks in its category) are inputs (ours). Image
+    features enter through one linear layer.
+    """
+
+    def __init__(self, sizes: dict[str, int], settings: ModelSettings, images: MakeImages | None, slots: int) -> None:
+        super().__init__(sizes, replace(settings, embedding=2), images, slots)
+        self.agreement = nn.Linear(2, 1)
+        self.of_images = nn.Linear(self.images.width, 1) if self.images else None
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Logits of the clicks (B,)."""
+        features, mask = self.embed_items(batch), batch["mask"]
+        # The first of an item's two weights a feature is for the shown item, the second for a clicked one.
+        shown, clicked = features.unflatten(1, (-1, 2)).sum(dim=1).unbind(dim=1)
+        history = gather(clicked[:, None], batch["history"]).squeeze(-1)
+        mean = (history * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+        logits = shown[batch["target"]] + mean + sum(context.sum(dim=1) for context in self.embed_context(batch))
+        logits = logits + self.agreement(self._agreement(batch)).squeeze(-1)
+        if self.images:
+            logits = logits + self.of_images(self.images(batch, gather(features, batch["target"]))).squeeze(-1)
+        return logits
+
+    def _agreement(self, batch: dict[str, Tensor]) -> Tensor:
+        """log(1 + number of history slots) with the shown item, and with its category (B, 2)."""
+        target, history, mask = batch["target"], batch["history"], batch["mask"]
+        clicked, shown = batch["category"][history], batch["category"][target][:, None]
+        same = torch.stack([history == target[:, None], (clicked == shown) & (shown != UNKNOWN)], dim=-1)
+        return (same & mask[..., None]).sum(dim=1).to(self.agreement.weight.dtype).log1p()
