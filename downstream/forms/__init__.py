@@ -8,14 +8,14 @@ features (B, ``form.width``) for the model. Its class says whether the table can
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import nn
 
 from data_tools.cli import UserError
 from downstream.aggregators import AGGREGATORS
 from downstream.features import FEATURES
-from downstream.forms.cluster_id import ClusterID, ClusterSettings
+from downstream.forms.cluster_id import ClusterID
 from downstream.forms.simscore import SimScore
 from downstream.forms.simtier import SimTier
 from downstream.forms.vector import Vector
@@ -35,7 +35,10 @@ class ImageSettings:
     hidden : widths of the trainable embedding model between the table's size D and ``size``, each cut to 4 D
     size : what the trainable embedding model ends in, and of the embedding of a cluster's ID
     bins : of the histogram of "simtier"
-    cluster : the codes of "cluster_id"
+    clusters : of "cluster_id": the number of clusters of each clustering, side by side, each cut to a quarter of the
+        training-time items
+    levels : of "cluster_id": 1 for the nearest centre; more for residual k-means, each level clustering what the one
+        before left over
     """
 
     form: str = "vector"
@@ -47,7 +50,8 @@ class ImageSettings:
     hidden: tuple[int, ...] = (256, 64)
     size: int = 12
     bins: int = 20
-    cluster: ClusterSettings = field(default_factory=ClusterSettings)
+    clusters: tuple[int, ...] = (20, 100)
+    levels: int = 1
 
     def __post_init__(self) -> None:
         for name, known in (("form", FORMS), ("tune", FEATURES), ("aggregator", AGGREGATORS)):
@@ -71,6 +75,10 @@ class ImageSettings:
             )
         if self.bins < 2:
             raise UserError(f"bins is {self.bins}; 2 or more are expected")
+        if not self.clusters or min(self.clusters) < 2 or self.levels < 1:
+            raise UserError(
+                f"clusters is {self.clusters} and levels {self.levels}; 2 or more each, and 1 or more, are expected"
+            )
 
 
 FORMS: dict[str, type[nn.Module]] = {

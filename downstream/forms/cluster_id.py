@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import faiss
@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data_tools.cli import UserError
 from downstream.aggregators import AGGREGATORS
 from downstream.data import FIRST_KNOWN, UNKNOWN
 from downstream.images import ItemImages
@@ -20,32 +19,12 @@ if TYPE_CHECKING:
     from downstream.forms import ImageSettings
 
 
-@dataclass(frozen=True)
-class ClusterSettings:
-    """The codes of the form "cluster_id".
-
-    Attributes
-    ----------
-    sizes : number of clusters of each clustering, side by side; each cut to a quarter of the training-time items
-    levels : 1 for the nearest centre; more for residual k-means, each level clustering what the one before left over
-    iterations : of k-means
-    """
-
-    sizes: tuple[int, ...] = (20, 100)
-    levels: int = 1
-    iterations: int = 25
-
-    def __post_init__(self) -> None:
-        if not self.sizes or min(self.sizes) < 2 or min(self.levels, self.iterations) < 1:
-            raise UserError(f"{self}: sizes from 2 and levels and iterations from 1 are expected")
-
-
-def _nearest(fitted: np.ndarray, vectors: np.ndarray, clusters: int, spherical: bool, iterations: int, seed: int):
+def _nearest(fitted: np.ndarray, vectors: np.ndarray, clusters: int, spherical: bool, seed: int):
     """Centres (clusters, D) of ``fitted`` and the number of the one nearest to each of ``vectors``."""
     kmeans = faiss.Kmeans(
         fitted.shape[1],
         clusters,
-        niter=iterations,
+        niter=25,
         seed=seed,
         spherical=spherical,
         gpu=faiss.get_num_gpus() > 0,
@@ -55,7 +34,7 @@ def _nearest(fitted: np.ndarray, vectors: np.ndarray, clusters: int, spherical: 
     return kmeans.centroids, kmeans.index.search(vectors, 1)[1].ravel()
 
 
-def cluster_codes(images: ItemImages, settings: ClusterSettings, seed: int) -> tuple[np.ndarray, list[int]]:
+def cluster_codes(images: ItemImages, sizes: Sequence[int], levels: int, seed: int) -> tuple[np.ndarray, list[int]]:
     """Codes of all items, int64 (items, C), and the number of codes in each of the C columns.
 
     A column for each level of each size. Centres are fitted to training-time items; all others are given the nearest
@@ -68,17 +47,16 @@ def cluster_codes(images: ItemImages, settings: ClusterSettings, seed: int) -> t
     unit = images.vectors / np.maximum(np.linalg.norm(images.vectors, axis=1, keepdims=True), 1e-12)
     usable = images.found & images.seen
     columns, counts = [], []
-    for place, size in enumerate(settings.sizes):
+    for place, size in enumerate(sizes):
         clusters = max(min(size, usable.sum() // 4), 1)
         left = unit[images.found]
-        for level in range(settings.levels):
+        for level in range(levels):
             centres, nearest = _nearest(
                 left[usable[images.found]],
                 left,
                 int(clusters),
-                settings.levels == 1,
-                settings.iterations,
-                seed + place * settings.levels + level,
+                levels == 1,
+                seed + place * levels + level,
             )
             codes = np.full(len(unit), UNKNOWN)
             codes[images.found] = FIRST_KNOWN + nearest
@@ -100,7 +78,7 @@ class ClusterID(nn.Module):
     def __init__(self, images: ItemImages, settings: ImageSettings, slots: int, query_size: int) -> None:
         super().__init__()
         seed = int(torch.randint(2**30, ()))  # of the global generator, as all initial weights are
-        codes, counts = cluster_codes(images, settings.cluster, seed)
+        codes, counts = cluster_codes(images, settings.clusters, settings.levels, seed)
         self.register_buffer("codes", torch.from_numpy(codes), persistent=False)
         self.embeddings = nn.ModuleList(id_embedding(count, settings.size) for count in counts)
         size = settings.size * len(counts)

@@ -11,7 +11,7 @@ from downstream.data import DataSettings, load_ctr_data
 from downstream.features import TunedTable
 from downstream.fitting import OptimSettings, TrainingSettings, fit
 from downstream.forms import FORMS, ImageSettings
-from downstream.forms.cluster_id import ClusterSettings, cluster_codes
+from downstream.forms.cluster_id import cluster_codes
 from downstream.images import ItemImages, join_table
 from downstream.models import ModelSettings, build_model
 
@@ -85,8 +85,7 @@ def planted_groups(data, groups=6, noise=0.05):
 
 def test_clusters_are_those_of_training_items_and_new_items_get_the_nearest(data):
     images, group = planted_groups(data)
-    settings = ClusterSettings(sizes=(6,))
-    codes, counts = cluster_codes(images, settings, seed=0)
+    codes, counts = cluster_codes(images, (6,), 1, seed=0)
     assert codes.shape == (len(group), 1) and counts == [8]
     vectors = unit(images.vectors.astype(np.float64))
     # Each centre is the normalised sum of its training items alone; every item has the centre of highest cosine.
@@ -104,17 +103,16 @@ def test_new_items_do_not_move_a_cluster_and_the_seed_decides(data, levels):
     images, _ = planted_groups(data, noise=0.5)
     elsewhere = np.where(data.seen[:, None], images.vectors, 100 * images.vectors[::-1])
     moved = ItemImages(elsewhere.astype(np.float32), images.found, images.seen)
-    settings = ClusterSettings(sizes=(6, 3), levels=levels)
-    first, again, other = (cluster_codes(images, settings, seed)[0] for seed in (0, 0, 1))
+    first, again, other = (cluster_codes(images, (6, 3), levels, seed)[0] for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
-    np.testing.assert_array_equal(first[data.seen], cluster_codes(moved, settings, 0)[0][data.seen])
+    np.testing.assert_array_equal(first[data.seen], cluster_codes(moved, (6, 3), levels, 0)[0][data.seen])
     assert first.shape[1] == 2 * levels
 
 
 def test_residual_codes_cluster_what_the_level_before_left_over(data):
     images, _ = planted_groups(data, noise=0.5)
-    codes, _ = cluster_codes(images, ClusterSettings(sizes=(4,), levels=3), seed=0)
+    codes, _ = cluster_codes(images, (4,), 3, seed=0)
     left = unit(images.vectors.astype(np.float64))
     for column in codes.T:
         used = np.unique(column[data.seen])
@@ -128,7 +126,7 @@ def test_residual_codes_cluster_what_the_level_before_left_over(data):
 
 def test_items_without_a_vector_have_a_code_of_their_own(data, table):
     images = join_table(table, data)
-    codes, _ = cluster_codes(images, ClusterSettings(sizes=(5,)), seed=0)
+    codes, _ = cluster_codes(images, (5,), 1, seed=0)
     np.testing.assert_array_equal(codes[:, 0] == 1, ~images.found)
     assert codes.min() == 1
 
@@ -138,13 +136,13 @@ def test_a_gpu_is_used_where_faiss_has_one(data, monkeypatch):
     kmeans = faiss.Kmeans
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
     monkeypatch.setattr(faiss, "Kmeans", lambda *a, gpu, **k: asked.update(gpu=gpu) or kmeans(*a, **k))
-    cluster_codes(planted_groups(data)[0], ClusterSettings(sizes=(4,)), seed=0)
+    cluster_codes(planted_groups(data)[0], (4,), 1, seed=0)
     assert asked["gpu"]
 
 
 @pytest.mark.parametrize("switches", [{}, {"ad_image": False}, {"behaviour_images": False}])
 def test_cluster_features_equal_a_loop(data, batch, table, switches):
-    model = built(data, table, form="cluster_id", aggregator="sum", cluster=ClusterSettings((5, 3)), size=4, **switches)
+    model = built(data, table, form="cluster_id", aggregator="sum", clusters=(5, 3), size=4, **switches)
     form = model.images.double()
     codes = form.codes.numpy()
     weights = [embedding.weight.detach().numpy() for embedding in form.embeddings]
@@ -197,5 +195,5 @@ def test_contradictions_are_named():
         ImageSettings(form="simscore", ad_image=False)
     with pytest.raises(UserError, match="bins is 1"):
         ImageSettings(bins=1)
-    with pytest.raises(UserError, match="sizes from 2"):
-        ClusterSettings(sizes=(1,))
+    with pytest.raises(UserError, match=r"clusters is \(1,\) and levels 1"):
+        ImageSettings(clusters=(1,))
