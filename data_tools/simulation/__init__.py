@@ -1,0 +1,1 @@
+"""The simulated shop in parts: settings, products (rendered or photographed), behaviour, oracle."""

@@ -1,0 +1,85 @@
+"""What users can like about a product: named values (a colour) or a measured quantity (lightness)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Named:
+    """An attribute with a few values, liked or not value by value.
+
+    Attributes
+    ----------
+    codes : int array (items,), in [0, values)
+    share : of its side's (visible or told) taste variance
+    blend : makes the tastes of like values alike: float64 (users, values) -> the same
+    embedding : float64 (values, n): what a perfect embedding would hold of a value; its scalar products should be the
+        tastes' covariances over users. One-hot unless given
+    """
+
+    codes: np.ndarray
+    values: int
+    share: float
+    blend: Callable[[np.ndarray], np.ndarray] | None = None
+    embedding: np.ndarray | None = None
+
+    def plant(self, users: int, rng: np.random.Generator) -> np.ndarray:
+        """Tastes float64 (users, values), of mean 0 over the values and variance ``share``."""
+        taste = rng.normal(size=(users, self.values))
+        taste = taste if self.blend is None else self.blend(taste)
+        taste -= taste.mean(axis=1, keepdims=True)
+        return taste / taste.std() * np.sqrt(self.share)
+
+    def taste(self, planted: np.ndarray, user: np.ndarray, item: np.ndarray) -> np.ndarray:
+        """How much each ``user`` likes this in each ``item``; both int (n,)."""
+        return planted[user, self.codes[item]]
+
+    def vectors(self) -> np.ndarray:
+        """float64 (items, n): the embedding of each item's value, weighted."""
+        embedding = np.eye(self.values) if self.embedding is None else self.embedding
+        return embedding[self.codes] * np.sqrt(self.share)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A quantity, liked high or low.
+
+    Attributes
+    ----------
+    amounts : float array (items,), of mean 0 and variance 1 over the items
+    share : of the visible taste's variance
+    """
+
+    amounts: np.ndarray
+    share: float
+
+    def plant(self, users: int, rng: np.random.Generator) -> np.ndarray:
+        """Tastes float64 (users,), of variance ``share``."""
+        taste = rng.normal(size=users)
+        return taste / taste.std() * np.sqrt(self.share)
+
+    def taste(self, planted: np.ndarray, user: np.ndarray, item: np.ndarray) -> np.ndarray:
+        """How much each ``user`` likes this in each ``item``; both int (n,)."""
+        return planted[user] * self.amounts[item]
+
+    def vectors(self) -> np.ndarray:
+        """float64 (items, 1): the quantity, weighted."""
+        return self.amounts[:, None] * np.sqrt(self.share)
+
+
+Attributes = dict[str, Named | Measured]
+Tastes = dict[str, np.ndarray]
+
+
+def plant(attributes: Attributes, users: int, rng: np.random.Generator) -> Tastes:
+    """Tastes of the users for each attribute; their sum over the attributes has the variances' sum."""
+    return {name: attribute.plant(users, rng) for name, attribute in attributes.items()}
+
+
+def total_taste(attributes: Attributes, tastes: Tastes, user: np.ndarray, item: np.ndarray) -> np.ndarray:
+    """float64 (n,): the sum over the attributes of how much each user likes each item."""
+    return sum(attribute.taste(tastes[name], user, item) for name, attribute in attributes.items())
