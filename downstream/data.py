@@ -23,7 +23,7 @@ that are new at test time are never given a code of their own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -121,6 +121,15 @@ class CTRData:
         warm = self.seen[self.item[self.rows[split]]]
         return {"all": np.ones(len(warm), dtype=bool), "warm": warm, "cold": ~warm}
 
+    def item_batch(self, items: np.ndarray) -> Batch:
+        """The part of a batch that describes distinct items, at rows of ``items.parquet``."""
+        return {
+            "row": items,
+            "item": self.item_code[items],
+            "category": self.category_code[items],
+            "words": self.words[items],
+        }
+
     def batch(self, rows: np.ndarray) -> Batch:
         """The batch of some impressions (see the module's head for its keys)."""
         user, shown, count = self.user[rows], self.item[rows], self.clicks_before[rows]
@@ -141,16 +150,29 @@ class CTRData:
             "target": position[shown],
             "history": history,
             "mask": mask,
-            "row": distinct,
-            "item": self.item_code[distinct],
-            "category": self.category_code[distinct],
-            "words": self.words[distinct],
+            **self.item_batch(distinct),
         }
         if self.scene is not None:
             batch["scene"] = self.scene[rows]
         if self.conversion is not None:
             batch["conversion"] = self.conversion[rows]
         return batch
+
+    def with_impressions(self, rows: np.ndarray, items: np.ndarray) -> CTRData:
+        """The data whose impression i shows ``items[i]`` where impression ``rows[i]`` was: same user, history, scene.
+
+        For candidates that were not shown; they have no click, and there are no splits.
+        """
+        return replace(
+            self,
+            click=np.zeros(len(rows), dtype=np.float32),
+            user=self.user[rows],
+            item=items,
+            clicks_before=self.clicks_before[rows],
+            scene=None if self.scene is None else self.scene[rows],
+            conversion=None,
+            rows={},
+        )
 
     def occurrences(self, chunk: int = 8192) -> dict[str, np.ndarray]:
         """Number of training impressions that show each code: feature -> int64 (codes,).

@@ -12,6 +12,8 @@ from downstream.forms import FORMS, ImageSettings
 from downstream.images import ImageEmbedder, ItemImages, make_embedder
 from downstream.models.base import CTRModel, ModelSettings
 from downstream.models.din import DIN
+from downstream.models.dqm import DQM
+from downstream.models.dssm import DSSM
 from downstream.models.embedding_mlp import EmbeddingMLP
 from downstream.models.logistic import Logistic
 
@@ -20,6 +22,8 @@ MODELS: dict[str, type[CTRModel]] = {
     "din": DIN,
     "logistic": Logistic,
     "dicm": EmbeddingMLP,  # the name it goes by where it is given images
+    "dssm": DSSM,
+    "dqm": DQM,
 }
 
 

@@ -11,8 +11,7 @@ from downstream.verdict import verdict
 def figures(main_all, main_cold, other=(0.0, -0.01, 0.01), share=None):
     def row(a, b, part, values):
         names = {"a": a, "b": b, "form": "vector", "model": "dicm", "slice": part, "metric": "gauc"}
-        mean, low, high = values
-        return names | {"mean": mean, "low": low, "high": high, "direction": int(low > 0) - int(high < 0)}
+        return names | dict(zip(("mean", "low", "high"), values, strict=True))
 
     attained = {
         "source": "courier",

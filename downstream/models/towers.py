@@ -1,0 +1,45 @@
+"""Two towers: a vector of the user and his request, a vector of the item, and a score from their inner product."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from downstream.data import CTRData
+from downstream.models.base import CTRModel
+
+
+class Towers(CTRModel):
+    """A model that ranks the items of a request by ``user_vectors(batch) . item_vectors(batch)``.
+
+    Items' vectors depend on nothing but the item, so they are computed once and kept (:func:`catalogue_vectors`).
+    """
+
+    forms = ("vector",)
+
+    def user_vectors(self, batch: dict[str, Tensor]) -> Tensor:
+        """Vectors (B, d) of users with their history and scene."""
+        raise NotImplementedError
+
+    def item_vectors(self, batch: dict[str, Tensor]) -> Tensor:
+        """Vectors (M, d) of the distinct items; needs no more of a batch than ``CTRData.item_batch`` gives."""
+        raise NotImplementedError
+
+
+def clicked_mean(vectors: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """Mean over the clicked items of each row of their vectors: (M, d) -> (B, d), zeros for a user without clicks."""
+    lengths = batch["mask"].sum(dim=1)
+    offsets = lengths.cumsum(0) - lengths
+    return nn.functional.embedding_bag(batch["history"][batch["mask"]], vectors, offsets=offsets, mode="mean")
+
+
+@torch.inference_mode()
+def catalogue_vectors(model: Towers, data: CTRData, rows: np.ndarray, chunk: int = 4096) -> np.ndarray:
+    """The vectors of items at rows of ``items.parquet``: float32 (len(rows), d)."""
+    model.eval()
+    parts = [
+        model.item_vectors({name: torch.from_numpy(values) for name, values in data.item_batch(part).items()})
+        for part in np.split(rows, range(chunk, len(rows), chunk))
+    ]
+    return torch.cat(parts).numpy()
