@@ -38,7 +38,8 @@ class Contestants:
         return BEST if len(self.forms) > 1 else self.forms[0]
 
 
-def _grouped(rows: list[Row]) -> dict[Group, list[Row]]:
+def grouped(rows: list[Row]) -> dict[Group, list[Row]]:
+    """The rows of each (source, form, model), one a seed."""
     groups: dict[Group, list[Row]] = {}
     for row in rows:
         groups.setdefault((row.cell.source, row.cell.form, row.cell.model), []).append(row)
@@ -48,7 +49,7 @@ def _grouped(rows: list[Row]) -> dict[Group, list[Row]]:
 def choose_forms(rows: list[Row]) -> dict[str, dict[str, str]]:
     """model -> source -> the form with the highest mean GAUC (AUC where it is undefined) on validation."""
     worth: dict[str, dict[str, tuple[float, str]]] = {}
-    for (source, form, model), own in _grouped(rows).items():
+    for (source, form, model), own in grouped(rows).items():
         valid = [row.record["metrics"]["valid"]["all"] for row in own]
         value = float(
             np.mean([metrics["gauc"] if metrics["gauc"] is not None else metrics["auc"] for metrics in valid])
@@ -88,7 +89,7 @@ def _pairs(who: Contestants, sources: list[str]) -> list[tuple[str, str]]:
 def _differences(
     rows: list[Row], data: CTRData, who: Contestants, settings: BootstrapSettings, progress: Progress
 ) -> list[dict[str, Any]]:
-    groups, chosen = _grouped(rows), choose_forms(rows)
+    groups, chosen = grouped(rows), choose_forms(rows)
     draws = _draws(groups, data, settings, progress)
     sources = list(dict.fromkeys(source for source, _, _ in groups))
     forms = [*who.forms, BEST] if len(who.forms) > 1 else who.forms

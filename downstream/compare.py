@@ -22,8 +22,10 @@ from data_tools.cli import UserError, parse_settings, progress_bar, run_command
 from data_tools.files import whole_file, write_json
 from data_tools.provenance import commit, machine, versions
 from downstream.analysis import Contestants, analyse
+from downstream.by_slice import gains_by_slice
 from downstream.cells import NO_FORM, Cell, run_cells
 from downstream.data import load_ctr_data
+from downstream.embeddings import look_at_tables
 from downstream.fitting import TrainingSettings
 from downstream.forms import FORMS, ImageSettings
 from downstream.intervals import BootstrapSettings
@@ -141,6 +143,8 @@ def compare(settings: Settings, command: str) -> str:
     with progress_bar() as progress:
         rows = run_cells(plan(settings, tables), cache, data, settings.workers, progress)
         figures = analyse(rows, data, who, settings.bootstrap, progress)
+        figures["slices"] = gains_by_slice(rows, data, who, settings.bootstrap, progress)
+        figures |= look_at_tables(rows, data, who, progress)
     figures["bootstrap"] = asdict(settings.bootstrap)
     figures["made_by"] = {"command": command, "commit": commit(), "versions": versions(), "machine": machine()}
     pictured = tables if settings.pictures else {}

@@ -63,7 +63,14 @@ def _of_the_attainable(figures: dict[str, Any], who: Contestants, model: str) ->
 
 
 def verdict(figures: dict[str, Any], who: Contestants) -> list[str]:
-    """At most three sentences on the main source in its form chosen on validation, for the first model compared."""
+    """At most three sentences on the main source in its form chosen on validation, for the first model compared.
+
+    Flagged tables come before them, and of a flagged main source nothing else is said.
+    """
     model = next(iter(figures["chosen"]))
+    warnings = [f"Do not believe {source}: {reason}." for source, reason in figures["flagged"].items()]
+    if who.main in figures["flagged"]:
+        return warnings
     said = [write(figures, who, model) for write in (_against_baseline, _against_others, _of_the_attainable)]
-    return [sentence for sentence in said if sentence] or ["The test split is too small for any comparison."]
+    found = [sentence for sentence in said if sentence] or ["The test split is too small for any comparison."]
+    return warnings + found

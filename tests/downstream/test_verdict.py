@@ -25,6 +25,7 @@ def figures(main_all, main_cold, other=(0.0, -0.01, 0.01), share=None):
     return {
         "chosen": {"dicm": {"ids": "none", "clip": "vector", "courier": "vector"}},
         "bootstrap": {"level": 0.95},
+        "flagged": {},
         "attainable": [attained] if share is not None else [],
         "differences": [row("courier", "ids", "all", main_all), *cold, row("courier", "clip", "all", other)],
     }
@@ -75,3 +76,9 @@ def test_neighbours_are_the_highest_cosines_of_usable_items():
             if other != query
         }
         assert found.tolist() == sorted(cosine, key=cosine.get, reverse=True)[:3]
+
+
+def test_a_flagged_table_is_not_celebrated():
+    found = figures(UP, UP)
+    assert "raises" in " ".join(verdict(found | {"flagged": {"clip": "it knows"}}, WHO))
+    assert verdict(found | {"flagged": {"courier": "it knows"}}, WHO) == ["Do not believe courier: it knows."]
