@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from downstream.layers import gather, mlp
 
@@ -30,23 +32,25 @@ class ActivationUnit(nn.Module):
         super().__init__()
         self.score = mlp([4 * size, *hidden], 1, activation)
         self.softmax = softmax
+        self.slopes = activation == "prelu"
 
     def forward(self, behaviours: Tensor, mask: Tensor, query: Tensor) -> Tensor:
         """(B, H, d), (B, H), (B, d) -> weighted sum (B, d); zeros for a row without behaviours."""
-        row, slot = mask.nonzero(as_tuple=True)
-        return self.pool(behaviours[row, slot], row, mask, query)
+        slot = mask.flatten().nonzero().squeeze(1)
+        return self.pool(gather(behaviours.flatten(0, 1), slot), slot, mask, query)
 
-    def pool(self, e: Tensor, row: Tensor, mask: Tensor, query: Tensor) -> Tensor:
-        """The same for the S slots that hold a behaviour: (S, d), their rows (S), (B, H), (B, d) -> (B, d)."""
-        weights = self._scores(e, gather(query, row))
+    def pool(self, e: Tensor, slot: Tensor, mask: Tensor, query: Tensor) -> Tensor:
+        """The same for the S slots that hold one: (S, d), their places in the flat mask (S), (B, H), (B, d)."""
+        row = slot // mask.shape[1]
+        weights = self.scores(e, gather(query, row))
         if self.softmax:
             scores = torch.full(mask.shape, -torch.inf, dtype=e.dtype, device=e.device).masked_scatter(mask, weights)
             # A row without behaviours is all -inf: its softmax is nan and has to be kept out, also of the gradient.
             scores = scores.masked_fill(~mask.any(dim=1, keepdim=True), 0.0)
-            weights = torch.softmax(scores, dim=1)[mask]
+            weights = gather(torch.softmax(scores, dim=1).flatten(), slot)
         return torch.zeros_like(query).index_add(0, row, weights[:, None] * e)
 
-    def _scores(self, e: Tensor, v: Tensor) -> Tensor:
+    def scores(self, e: Tensor, v: Tensor) -> Tensor:
         """The MLP's output (S) for pairs (S, d), (S, d).
 
         The first layer is linear in (e, v, e - v, e * v), so its weights are folded to those of (e, v, e * v).
@@ -54,5 +58,75 @@ class ActivationUnit(nn.Module):
         first = self.score[0]
         of_e, of_v, of_difference, of_product = first.weight.chunk(4, dim=1)
         folded = torch.cat([of_e + of_difference, of_v - of_difference, of_product], dim=1)
-        hidden = nn.functional.linear(torch.cat([e, v, e * v], dim=1), folded, first.bias)
+        if self.slopes and e.is_cpu:
+            return _PairScores.apply(e, v, folded, *list(self.score.parameters())[1:])
+        hidden = nn.functional.linear(_pair(e, v), folded, first.bias)
         return self.score[1:](hidden).squeeze(1)
+
+
+def _pair(e: Tensor, v: Tensor) -> Tensor:
+    return torch.cat([e, v, e * v], dim=1)
+
+
+class _PairScores(torch.autograd.Function):
+    """The activation unit's MLP with PReLU on a CPU, a piece of the slots at a time.
+
+    What layers pass on for all slots is far larger than a core's cache, and memory is what a plain backward pass waits
+    for. Here a piece goes through all layers while it is in the cache; only what stands before each PReLU is kept.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, e: Tensor, v: Tensor, *parameters: Tensor) -> Tensor:
+        """(S, d), (S, d); weight, bias, slope of each hidden layer, the first on (e, v, e * v); a last weight, bias."""
+        *hidden, (weight, bias) = _layers(parameters)
+        before = [e.new_empty(len(e), len(bias)) for _, bias, _ in hidden]
+        scores = e.new_empty(len(e))
+        for part in _parts(len(e)):
+            x = _pair(e[part], v[part])
+            for (into, offset, slope), kept in zip(hidden, before, strict=True):
+                x = _prelu(torch.addmm(offset, x, into.T, out=kept[part]), slope)
+            torch.addmv(bias, x, weight[0], out=scores[part])
+        ctx.save_for_backward(e, v, *before, *parameters)
+        return scores
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, ahead: Tensor) -> tuple[Tensor, ...]:
+        e, v, *rest = ctx.saved_tensors
+        depth = (len(rest) - 2) // 4
+        before, parameters = rest[:depth], rest[depth:]
+        gradients = [torch.zeros_like(parameter) for parameter in parameters]
+        *hidden, (weight, _) = _layers(parameters)
+        *of_hidden, (of_weight, of_bias) = _layers(gradients)
+        of_e, of_v = torch.empty_like(e), torch.empty_like(v)
+        of_bias += ahead.sum()
+        for part in _parts(len(e)):
+            kept = [one[part] for one in before]
+            inputs = [_pair(e[part], v[part]), *(_prelu(z, layer[2]) for z, layer in zip(kept, hidden, strict=True))]
+            of_weight[0].addmv_(inputs[-1].T, ahead[part])
+            dx = torch.outer(ahead[part], weight[0])
+            for (into, _, slope), own, z, x in reversed(list(zip(hidden, of_hidden, kept, inputs[:-1], strict=True))):
+                own[2].add_(torch.dot(dx.flatten(), z.clamp(max=0).flatten()))
+                dz = torch.ops.aten.leaky_relu_backward(dx, z, slope.item(), False)
+                own[0].addmm_(dz.T, x)
+                own[1].add_(dz.sum(dim=0))
+                dx = dz @ into
+            to_e, to_v, to_product = dx.chunk(3, dim=1)
+            torch.addcmul(to_e, to_product, v[part], out=of_e[part])
+            torch.addcmul(to_v, to_product, e[part], out=of_v[part])
+        return of_e, of_v, *gradients
+
+
+def _layers(parameters: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+    """(weight, bias, slope) of each hidden layer, then (weight, bias)."""
+    return [tuple(parameters[start : start + 3]) for start in range(0, len(parameters), 3)]
+
+
+def _parts(count: int, size: int = 2048) -> Iterator[slice]:
+    """Pieces of the slots; at 2,048 of them two layers of 80 and 40 fit the cache of a core."""
+    return (slice(start, start + size) for start in range(0, count, size))
+
+
+def _prelu(x: Tensor, slope: Tensor) -> Tensor:
+    # PReLU with one slope, by the kernel that is several times faster on a CPU.
+    return nn.functional.leaky_relu(x, slope.item())

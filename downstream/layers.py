@@ -57,11 +57,11 @@ def prelu_mlp(widths: Sequence[int], out: int) -> nn.Sequential:
 
 
 def gather(vectors: Tensor, position: Tensor) -> Tensor:
-    """Rows of ``vectors`` (M, d) at ``position`` (any shape): (\\*shape, d).
+    """Rows of ``vectors`` (M, ...) at ``position`` (any shape): (\\*shape, ...).
 
-    As an embedding look-up, whose backward is much faster than that of plain indexing where rows repeat.
+    By ``index_select``, whose backward is several times faster than those of plain indexing and embedding look-ups.
     """
-    return nn.functional.embedding(position, vectors)
+    return vectors.index_select(0, position.flatten()).unflatten(0, position.shape)
 
 
 def id_embedding(codes: int, size: int) -> nn.Embedding:

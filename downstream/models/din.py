@@ -27,8 +27,9 @@ class DIN(CTRModel):
         """Logits of the clicks (B,)."""
         items, mask = self.embed_items(batch), batch["mask"]
         ad_ids = gather(items, batch["target"])
-        row = mask.nonzero(as_tuple=True)[0]
-        interest = self.interest.pool(gather(items, batch["history"][mask]), row, mask, ad_ids)
+        slot = mask.flatten().nonzero().squeeze(1)
+        clicked = gather(items, gather(batch["history"].flatten(), slot))
+        interest = self.interest.pool(clicked, slot, mask, ad_ids)
         features = [*self.embed_context(batch), ad_ids, interest]
         if self.images:
             features.append(self.images(batch, ad_ids))

@@ -40,23 +40,34 @@ def plain_unit(unit, behaviours, mask, query):
 
 
 @pytest.mark.parametrize("softmax", [False, True])
-@pytest.mark.parametrize("hidden", [(5,), (8, 4)])
-def test_the_activation_unit_equals_its_formula_and_gradient(softmax, hidden):
+@pytest.mark.parametrize(("hidden", "rows"), [((5,), 7), ((8, 4), 7), ((8, 4), 900)])
+def test_the_activation_unit_equals_its_formula_and_gradient(softmax, hidden, rows):
+    """900 rows are more slots than the quick path takes in one piece."""
     torch.manual_seed(1)
     unit = ActivationUnit(3, hidden, softmax).double()
-    mask = torch.rand(7, 5) < 0.5
+    mask = torch.rand(rows, 5) < 0.6
     mask[2] = False
-    behaviours = torch.randn(7, 5, 3, dtype=torch.float64, requires_grad=True)
-    query = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
+    behaviours = torch.randn(rows, 5, 3, dtype=torch.float64, requires_grad=True)
+    query = torch.randn(rows, 3, dtype=torch.float64, requires_grad=True)
     ours, plain = unit(behaviours, mask, query), plain_unit(unit, behaviours, mask, query)
     torch.testing.assert_close(ours, plain)
     assert (ours[2] == 0).all()
     wanted = [behaviours, query, *unit.parameters()]
     ahead = torch.randn_like(ours)
-    for one, other in zip(
-        torch.autograd.grad(ours, wanted, ahead), torch.autograd.grad(plain, wanted, ahead), strict=True
-    ):
+    ours, plain = (torch.autograd.grad(one, wanted, ahead) for one in (ours, plain))
+    for one, other in zip(ours, plain, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_the_activation_unit_with_dice_equals_its_formula_once_trained():
+    torch.manual_seed(1)
+    unit = ActivationUnit(3, (8, 4), False, "dice").double()
+    behaviours, query = torch.randn(7, 5, 3, dtype=torch.float64), torch.randn(7, 3, dtype=torch.float64)
+    mask = torch.rand(7, 5) < 0.6
+    for _ in range(3):
+        unit(behaviours, mask, query)
+    unit.eval()
+    torch.testing.assert_close(unit(behaviours, mask, query), plain_unit(unit, behaviours, mask, query))
 
 
 @pytest.mark.parametrize("softmax", [False, True])
