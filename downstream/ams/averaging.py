@@ -1,0 +1,30 @@
+"""What DDP must leave alone: weights whose gradients the image server and the sharded tables settle themselves."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from downstream.ams.ids import ShardedEmbedding
+from downstream.ams.server import ImageServer
+
+
+def leave_to_the_server(module: nn.Module) -> None:
+    """Call it on what DDP will wrap, on its final device, in every process.
+
+    The replicas of the embedding model are made equal to the first process's here, as DDP would have done.
+    """
+    names: list[str] = []
+    for prefix, part in module.named_modules():
+        if isinstance(part, ImageServer):
+            names += [f"{prefix}.layers.{name}" for name, _ in part.layers.named_parameters()]
+            names += [f"{prefix}.{name}" for name, _ in part.named_buffers()]
+            if dist.is_initialized():
+                with torch.no_grad():
+                    for weight in part.layers.state_dict().values():
+                        dist.broadcast(weight, 0)
+        elif isinstance(part, ShardedEmbedding):
+            names.append(f"{prefix}.weight")
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, names)

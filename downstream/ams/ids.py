@@ -1,0 +1,79 @@
+"""ID embeddings split over the processes by row.
+
+The table is a DTensor of torch.distributed, sharded by rows: torch deals out the rows, keeps the optimiser's state
+beside them and puts a whole table together again for a checkpoint. TorchRec would do so too, but its kernels are built
+for one version of torch each and there is none for every one that this project allows. The look-up is the
+image server's exchange: only distinct codes travel, and only the rows asked for come back. DTensor's own row-wise
+look-up (``RowwiseParallel``) gathers all codes in all processes and moves a row of zeros for each that a process does
+not own, so its bytes grow with the number of processes (measured in ``tests/benchmarks/ams_ids.py``).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+
+from downstream.ams.exchange import Exchange
+from downstream.layers import gather
+
+
+class ShardedEmbedding(nn.Module):
+    """An ``nn.Embedding`` whose rows are split over the processes; called alike, with the same result and gradient.
+
+    Every process has to call it as often, with no codes too.
+
+    Parameters
+    ----------
+    embedding : the whole table, the same in all processes, on the device of the mesh
+    mesh : all processes, in one dimension
+    exchange : how codes and rows travel
+    """
+
+    def __init__(self, embedding: nn.Embedding, mesh: DeviceMesh, exchange: Exchange) -> None:
+        super().__init__()
+        self.exchange = exchange
+        self.padding = embedding.padding_idx
+        self.rows = -(-embedding.num_embeddings // exchange.processes)  # as DTensor deals them out
+        self.weight = nn.Parameter(distribute_tensor(embedding.weight.detach(), mesh, [Shard(0)]))
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Embeddings (\\*codes.shape, size) of integer codes of any shape."""
+        distinct, place = codes.unique(return_inverse=True)
+        asked, route = self.exchange.ask(distinct, distinct // self.rows)
+        values = gather(_mean_gradient(self.weight.to_local(), self.exchange.processes), asked % self.rows)
+        if self.padding is not None:  # nothing is learned for it
+            values = torch.where((asked == self.padding)[:, None], values.detach(), values)
+        return gather(self.exchange.answer(values, route, "embeddings"), place)
+
+
+class _MeanGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values: Tensor, processes: int) -> Tensor:
+        ctx.processes = processes
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient / ctx.processes, None
+
+
+def _mean_gradient(values: Tensor, processes: int) -> Tensor:
+    """The values; their gradient, summed over the processes' losses, becomes that of the mean loss (as DDP has it)."""
+    return _MeanGradient.apply(values, processes)
+
+
+def shard_tables(tables: nn.ModuleDict, exchange: Exchange) -> None:
+    """Split every ``nn.Embedding`` of a module dict over the processes, in place; nothing in a single process."""
+    if exchange.processes == 1:
+        return
+    device = next(tables.parameters()).device.type
+    mesh = init_device_mesh(device, (exchange.processes,))
+    for name, table in tables.items():
+        tables[name] = ShardedEmbedding(table, mesh, exchange)
+
+
+def whole(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict with its sharded tables put together; a collective, to be called in every process."""
+    return {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in state.items()}

@@ -1,0 +1,82 @@
+"""A lost process is named by the others in time; a bad feature file is named by all before the first step."""
+
+import os
+import signal
+import socket
+import time
+
+import pytest
+import torch.distributed as dist
+from ams_group import SMALL, run_group, start_group
+
+from data_tools.cli import UserError, run_command
+from downstream.ams.feature_store import open_store
+from downstream.ams.heartbeat import all_said, naming_the_lost
+from downstream.ams.settings import ServerSettings
+from downstream.ams.workload import Workload, build
+
+WORK = Workload(**SMALL)
+LIMIT = 2.0
+
+
+def steps_for_ever(rank, processes, folder):
+    """Train until something breaks; what is said goes to a file, as it would to the terminal."""
+    os.dup2(os.open(f"{folder}/said-{rank}", os.O_CREAT | os.O_WRONLY), 2)
+
+    def train():
+        with naming_the_lost(LIMIT):
+            model = build(WORK, open_store(f"{folder}/store"), ServerSettings("ams", timeout=LIMIT))
+            for step, batch in enumerate(WORK.batches(rank)):
+                model(batch).backward()
+                if step == 3:
+                    open(f"{folder}/ready-{rank}", "w").close()
+                time.sleep(0.01)
+
+    run_command(train)
+
+
+@pytest.mark.parametrize(("lost", "blow"), [(2, signal.SIGKILL), (0, signal.SIGSTOP)], ids=["killed", "silent"])
+def test_a_lost_process_is_named_by_all_others_in_time(tmp_path, lost, blow):
+    """Killed, or silent; the first one keeps the store through which the others would hear of it."""
+    WORK.make_store(tmp_path / "store")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        rendezvous = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+    group = start_group(steps_for_ever, 3, rendezvous, str(tmp_path)).processes
+    try:
+        deadline = time.monotonic() + 60
+        while not all((tmp_path / f"ready-{rank}").exists() for rank in range(3)):
+            assert time.monotonic() < deadline and all(process.is_alive() for process in group)
+            time.sleep(0.05)
+        os.kill(group[lost].pid, blow)
+        struck = time.monotonic()
+        for rank, process in enumerate(group):
+            if rank != lost:
+                process.join(10 * LIMIT)
+                said = (tmp_path / f"said-{rank}").read_text()
+                assert f"error: rank {rank}: nothing has been heard of rank {lost} of 3" in said, said
+                assert "Traceback" not in said
+                assert process.exitcode == 1
+        assert time.monotonic() - struck < 5 * LIMIT  # on a machine that others use too
+    finally:
+        for process in group:
+            process.kill()
+            process.join()
+
+
+def bad_file(rank, processes, folder):
+    with pytest.raises(UserError, match=r"process 1: .*part-00003.bin has 1 bytes"):
+        build(WORK, open_store(f"{folder}/store"), ServerSettings("ams"))
+    assert dist.get_world_size() == 2
+
+
+def test_all_processes_name_the_file_that_one_of_them_lacks(tmp_path):
+    WORK.make_store(tmp_path / "store")
+    (tmp_path / "store" / "part-00003.bin").write_bytes(b"x")
+    run_group(bad_file, 2, str(tmp_path))
+
+
+def test_a_single_process_waits_for_nobody():
+    with pytest.raises(RuntimeError, match="its own"), naming_the_lost(1.0):
+        raise RuntimeError("its own fault")
+    assert all_said("anything", "word") == ["word"]

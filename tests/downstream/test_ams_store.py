@@ -1,0 +1,137 @@
+"""The feature store: what is put in comes out, wherever it lies; growth touches nothing; faults are named."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from data_tools.cli import UserError, run_command
+from data_tools.table import write_table
+from downstream.ams import store as module
+from downstream.ams.feature_store import open_store
+from downstream.ams.store import append, create_store
+
+
+def features(count, start=0, width=6):
+    return np.random.default_rng(start).standard_normal((count, width)).astype(np.float32)
+
+
+@pytest.fixture
+def store(tmp_path):
+    """23 items appended in two goes, the first in two chunks, over 5 parts; and their features."""
+    ids, values = [f"i{k}" for k in range(23)], features(23)
+    made = create_store(tmp_path / "store", (6,), np.float32, 5)
+    made = append(made, [(ids[:4], values[:4]), (ids[4:11], values[4:11])])
+    append(made, [(ids[11:], values[11:])])
+    return open_store(tmp_path / "store"), values
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 5])
+def test_each_item_lies_with_one_process_and_reads_back(store, processes):
+    store, values = store
+    rows = store.rows_of([f"i{k}" for k in range(23)])
+    assert sorted(rows) == list(range(23))
+    partitions = [store.partition(rank, processes) for rank in range(processes)]
+    holders = np.stack([partition.holds(rows) for partition in partitions])
+    assert (holders.sum(axis=0) == 1).all()
+    for holds, partition in zip(holders, partitions, strict=True):
+        shuffled = np.random.default_rng(0).permutation(np.flatnonzero(holds))
+        np.testing.assert_array_equal(partition.read(rows[shuffled]), values[shuffled])
+    assert sum(partition.stored_bytes for partition in partitions) == values.nbytes
+    counts = holders.sum(axis=1)
+    assert counts.max() - counts.min() <= -(-5 // processes) - 5 // processes + 23 // 5 + 1
+
+
+def test_ids_are_compared_as_text_and_absent_ones_are_marked(tmp_path):
+    store = append(create_store(tmp_path / "s", (2,), np.float16, 2), [([7, 8], features(2, width=2))])
+    assert store.rows_of(["8", 7, "nine"]).tolist() == [1, 0, -1]
+    assert store.rows_of([]).shape == (0,)
+
+
+def test_images_are_stored_too(tmp_path):
+    images = np.random.default_rng(0).integers(256, size=(5, 3, 4, 4), dtype=np.uint8)
+    store = append(create_store(tmp_path / "s", (3, 4, 4), np.uint8, 2), [(list("abcde"), images)])
+    np.testing.assert_array_equal(store.partition().read(np.array([3, 0])), images[[3, 0]])
+
+
+def test_growing_changes_no_byte_that_is_there_and_old_readers_go_on(store):
+    store, values = store
+    before = {file.name: file.read_bytes() for file in store.folder.glob("part-*")}
+    reading = store.partition()
+    grown = append(store, [(["new"], features(1, 9))])
+    for name, content in before.items():
+        assert (store.folder / name).read_bytes().startswith(content)
+    np.testing.assert_array_equal(reading.read(np.arange(23)), values)
+    np.testing.assert_array_equal(grown.partition().read(grown.rows_of(["new"])), features(1, 9))
+
+
+def test_an_interrupted_appending_leaves_nothing(store):
+    store, values = store
+
+    def interrupted():
+        yield ["a", "b"], features(2, 1)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        append(store, interrupted())
+    again = open_store(store.folder)
+    assert again.count == 23 and again.rows_of(["a"]) == -1
+    grown = append(again, [(["c"], features(1, 2))])
+    np.testing.assert_array_equal(grown.partition().read(np.arange(24)), np.concatenate([values, features(1, 2)]))
+
+
+@pytest.mark.parametrize(
+    ("ids", "values", "message"),
+    [
+        (["i3"], features(1), "there already"),
+        (["x", "x"], features(2), "twice"),
+        (["x"], features(1, width=5), r"\(6,\) each expected"),
+        (["x"], np.full((1, 6), np.nan), "NaN"),
+    ],
+)
+def test_what_cannot_be_appended_is_named_and_changes_nothing(store, ids, values, message):
+    with pytest.raises(UserError, match=message):
+        append(store[0], [(ids, values)])
+    np.testing.assert_array_equal(open_store(store[0].folder).partition().read(np.arange(23)), store[1])
+
+
+def test_faulty_files_are_named_all_at_once(store):
+    store, _ = store
+    (store.folder / "part-00000.bin").unlink()
+    short, changed = store.folder / "part-00002.bin", store.folder / "part-00003.bin"
+    short.write_bytes(short.read_bytes()[:-1])
+    content = bytearray(changed.read_bytes())
+    content[-3] ^= 1
+    changed.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        store.partition()
+    said = str(caught.value)
+    assert "part-00000.bin is missing" in said
+    assert "part-00002.bin has 119 bytes, 120 are expected" in said
+    assert "part-00003.bin: digest" in said and "appending 1" in said
+    store.partition(1, 5)  # who owns none of them can go on
+    store.partition(3, 5, verify=False)
+    (store.folder / "ids-0001.parquet").unlink()
+    with pytest.raises(UserError, match=r"ids-0001.parquet is missing; it names 12 items"):
+        store.ids()
+
+
+def test_more_processes_than_parts_and_no_store_are_named(store, tmp_path):
+    with pytest.raises(UserError, match="5 parts for 6 processes"):
+        store[0].partition(0, 6)
+    with pytest.raises(UserError, match="no feature store"):
+        open_store(tmp_path)
+
+
+def test_the_command_makes_a_store_of_a_table_and_appends_what_is_new(tmp_path, monkeypatch, capsys):
+    values = features(9)
+    write_table(tmp_path / "monday", list(range(6)), values[:6], {})
+    write_table(tmp_path / "tuesday", list(range(2, 9)), values[2:], {})
+    for table in ("monday", "tuesday"):
+        arguments = ["--table", tmp_path / table, "--out", tmp_path / "store", "--parts", 3]
+        monkeypatch.setattr(sys, "argv", ["store", *map(str, arguments)])
+        monkeypatch.setattr(module, "CHUNK", 50)  # several chunks
+        run_command(module.main)
+    assert "3 items appended, 4 were there" in " ".join(capsys.readouterr().out.split())
+    store = open_store(tmp_path / "store")
+    np.testing.assert_array_equal(store.partition().read(store.rows_of(range(9))), values)
