@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -20,7 +21,8 @@ def _beside(path: Path) -> Path:
     return path.parent / f".{path.name}.partial-{uuid.uuid4().hex[:8]}"
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file's or a folder's contents are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -45,7 +47,7 @@ def whole_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     try:
         yield scratch
         for file in scratch.rglob("*"):
-            _sync(file)
+            sync(file)
         replaced = _beside(path)
         if path.exists():
             path.rename(replaced)
@@ -56,13 +58,53 @@ def whole_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def resumable_folder(path: str | Path, made_with: Any) -> Iterator[Path]:
+    """Yield a scratch folder that becomes ``path`` when the block ends well and is found again when it does not.
+
+    The scratch folder is ``.<name>.partial`` beside ``path``. What a stopped job left there is kept if that job was
+    started with the same ``made_with`` (anything that JSON can hold), and removed otherwise. One that holds nothing
+    when the block fails is removed.
+
+    Raises
+    ------
+    UserError
+        If ``path`` exists, or another process is at work on it.
+    """
+    path = Path(path)
+    if path.exists():
+        raise UserError(f"{path} exists already; name another folder or remove this one first")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch, lock = path.parent / f".{path.name}.partial", path.parent / f".{path.name}.lock"
+    with open(lock, "w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is writing {path}; wait for it, or name another folder") from None
+        made = scratch / "made_with.json"
+        if not made.exists() or read_json(made) != json.loads(json.dumps(made_with)):
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir()
+            write_json(made, made_with)
+        try:
+            yield scratch
+            made.unlink()
+            for file in [*scratch.rglob("*"), scratch]:
+                sync(file)
+            scratch.rename(path)
+        finally:
+            if scratch.exists() and not any(file != made for file in scratch.iterdir()):
+                shutil.rmtree(scratch)
+            lock.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Yield a scratch path to write; it replaces ``path`` when the block ends well."""
     path = Path(path)
     scratch = _beside(path)
     try:
         yield scratch
-        _sync(scratch)
+        sync(scratch)
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)

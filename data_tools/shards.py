@@ -7,31 +7,39 @@
     (``r<request>.json``): ``history`` (items clicked before the page view, oldest first), ``page`` (items shown),
     ``click`` (0 or 1 each), ``seen`` (1 where the item stands in some training request) and, where known, ``oracle``.
 ``index.json``
-    Files with their counts and digests, so that a loader can check before it starts.
+    Files with their counts, sizes and digests, so that a loader can check before it starts; and what the images that
+    several shards repeat cost (``storage``).
 
 A shard's requests are of one page-view category (that of most of its items), in random order, as COURIER trains: one
-category a batch. Categories too rare to fill a batch share mixed shards.
+category a batch. Categories too rare to fill a batch share mixed shards. A shard that would grow above ``--shard-mb``
+goes on in a file of its own, ``<name>-001.tar`` and so on.
+
+Which request goes where depends on the dataset and the settings alone, not on the number of processes. Stopped? The
+same command goes on: finished files are kept in ``.<out>.partial`` until all are there.
 """
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import polars as pl
-import webdataset as wds
 from rich.console import Console
-from rich.progress import track
 
-from data_tools.cli import UserError, parse_settings, run_command
-from data_tools.files import digest, whole_folder, write_json
-from data_tools.schema import SPLITS, Dataset, open_dataset
+from data_tools.cli import UserError, parse_settings, progress_bar, run_command
+from data_tools.files import resumable_folder, write_json
+from data_tools.schema import SPLITS, open_dataset
+from data_tools.shard_files import FORMAT_VERSION
+from data_tools.shard_jobs import finished, run_job, stop_with_parent
+from data_tools.shard_plan import Plan, make_plan
 
-FORMAT_VERSION = 1
+# A process takes seconds to start: worth it for this many requests and pictures.
+WORTH_A_PROCESS = 50_000
 
 
 @dataclass
@@ -42,11 +50,14 @@ class Settings:
         dataset: Dataset folder, as prepare writes it.
         out: Folder to write the shards to.
         history: Most recent clicks kept with a request.
-        requests_per_shard: Requests in one shard; a multiple of the batch keeps batches of one category.
+        requests_per_shard: Most requests in one shard; a multiple of the batch keeps batches of one category.
         smallest_shard: Fewer requests of a category than this go into shards of mixed categories.
         by_category: Whether shards keep categories apart at all; page views that mix categories need not.
-        items_per_shard: Catalogue images in one shard.
+        items_per_shard: Most catalogue images in one shard.
+        shard_mb: Most megabytes (10^6 bytes) of images in one shard.
         seed: Seed of the requests' order.
+        workers: Processes that write; 0 takes one a core where there is enough to write. The shards are the same.
+        memory: What the join of the log takes before it spills to disk.
     """
 
     dataset: str
@@ -56,115 +67,17 @@ class Settings:
     smallest_shard: int = 256
     by_category: bool = True
     items_per_shard: int = 2048
+    shard_mb: float = 512
     seed: int = 0
+    workers: int = 0
+    memory: str = "2GB"
 
-
-def page_requests(dataset: Dataset) -> pl.DataFrame:
-    """One row a page view: request, user, clicks_before (of its first slot), split, category, and lists over slots."""
-    category = pl.col("category").fill_null("") if "category" in dataset.items.columns else pl.lit("")
-    impressions = dataset.impressions.join(
-        dataset.items.select("item", category=category), on="item", maintain_order="left"
-    )
-    lists = [name for name in ("item", "click", "oracle") if name in impressions.columns]
-    return (
-        impressions.group_by("request", maintain_order=True)
-        .agg(
-            pl.col("user", "split").first(),
-            pl.col("clicks_before").min(),
-            pl.col("category").mode(maintain_order=True).first(),
-            pl.col(*lists),
-        )
-        .sort("request")
-    )
-
-
-def _with_history(requests: pl.DataFrame, dataset: Dataset, history: int) -> Iterator[dict[str, Any]]:
-    """Requests as they stand in a shard; slots and clicks whose item has no picture are left out."""
-    pictured = dataset.items["image"].is_not_null().to_numpy()
-    clicks = dataset.clicks["items"]
-    for row in requests.iter_rows(named=True):
-        before = clicks[row["user"]][: row["clicks_before"]].to_numpy()
-        kept = [slot for slot, item in enumerate(row["item"]) if pictured[item]]
-        yield {
-            "request": row["request"],
-            "split": row["split"],
-            "category": row["category"],
-            "history": before[pictured[before]][-history:].tolist(),
-            "page": [row["item"][slot] for slot in kept],
-            "click": [int(row["click"][slot]) for slot in kept],
-            **({"oracle": [row["oracle"][slot] for slot in kept]} if "oracle" in row else {}),
-        }
-
-
-def _chunks(requests: list[dict[str, Any]], settings: Settings) -> Iterator[tuple[str | None, list[dict[str, Any]]]]:
-    """(category, its requests) a shard: those of one category shuffled and cut, what is too small for a shard mixed."""
-    rng = np.random.default_rng(settings.seed)
-    size = settings.requests_per_shard
-    smallest = min(settings.smallest_shard, size)
-    by_category: dict[str, list[dict[str, Any]]] = {}
-    for request in requests if settings.by_category else []:
-        by_category.setdefault(request["category"], []).append(request)
-    mixed = [] if settings.by_category else list(requests)
-    for category in sorted(by_category):
-        rows = [by_category[category][row] for row in rng.permutation(len(by_category[category]))]
-        for start in range(0, len(rows), size):
-            if len(part := rows[start : start + size]) < smallest:
-                mixed += part
-            else:
-                yield category, part
-    mixed = [mixed[row] for row in rng.permutation(len(mixed))]
-    for start in range(0, len(mixed), size):
-        yield None, mixed[start : start + size]
-
-
-def _image_member(dataset: Dataset, item: int, prefix: str = "") -> dict[str, Any]:
-    path = dataset.items["image"][item]
-    return {"__key__": f"{prefix}{item:09d}", Path(path).suffix[1:]: (dataset.folder / path).read_bytes()}
-
-
-def _write_tar(path: Path, samples: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Write one shard (same samples, same bytes) and describe it."""
-    with wds.TarWriter(str(path), encoder=False, mtime=0) as tar:
-        for sample in samples:
-            tar.write(sample)
-    return {"file": path.name, "bytes": path.stat().st_size, "digest": digest([path])}
-
-
-def _json(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode()
-
-
-def _write_items(dataset: Dataset, out: Path, size: int) -> list[dict[str, Any]]:
-    items = dataset.items.filter(pl.col("image").is_not_null())
-    columns = [name for name in ("item", "item_id", "title", "category") if name in items.columns]
-
-    def samples(part: pl.DataFrame) -> Iterator[dict[str, Any]]:
-        for row in part.select(columns).iter_rows(named=True):
-            yield {**_image_member(dataset, row["item"]), "json": _json(row)}
-
-    described = []
-    for number, part in enumerate(track(list(items.iter_slices(size)), "catalogue shards")):
-        file = _write_tar(out / f"items-{number:05d}.tar", samples(part))
-        described.append({**file, "items": len(part)})
-    return described
-
-
-def _write_requests(
-    dataset: Dataset, out: Path, split: str, requests: list[dict[str, Any]], seen: np.ndarray, settings: Settings
-) -> list[dict[str, Any]]:
-    def samples(part: list[dict[str, Any]], images: list[int]) -> Iterator[dict[str, Any]]:
-        for item in images:
-            yield _image_member(dataset, item, "i")
-        for row in part:
-            named = {**row, "seen": [int(seen[item]) for item in row["page"]]}
-            yield {"__key__": f"r{row['request']:012d}", "json": _json(named)}
-
-    described = []
-    for number, (category, part) in enumerate(track(list(_chunks(requests, settings)), f"{split} shards")):
-        images = sorted({item for row in part for item in row["history"] + row["page"]})
-        file = _write_tar(out / f"requests-{split}-{number:05d}.tar", samples(part, images))
-        described.append({**file, "requests": len(part), "images": len(images), "category": category})
-    return described
+    def __post_init__(self) -> None:
+        for name in ("history", "requests_per_shard", "items_per_shard", "shard_mb"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"--{name} is {getattr(self, name)}; a number above 0 is expected")
+        if self.workers < 0:
+            raise UserError(f"--workers is {self.workers}; a number of processes, or 0 for one a core, is expected")
 
 
 def write_shards(settings: Settings) -> dict[str, Any]:
@@ -175,51 +88,113 @@ def write_shards(settings: Settings) -> dict[str, Any]:
     Raises
     ------
     UserError
-        If no training request is left, or ``out`` exists.
+        If no training request is left, a picture is gone, ``out`` exists, or a writing process dies.
     """
     dataset = open_dataset(settings.dataset)
-    requests = list(_with_history(page_requests(dataset), dataset, settings.history))
-    usable = [row for row in requests if row["history"] and row["page"]]
-    training = [row for row in usable if row["split"] == "train"]
-    if not training:
-        raise UserError(
-            f"{settings.dataset}: none of {len(requests)} page views has both a picture and an earlier click of its "
-            "user in the training time range; a longer log or more pictures are needed"
-        )
-    seen = np.zeros(len(dataset.items), dtype=bool)
-    seen[[item for row in training for item in row["history"] + row["page"]]] = True
-    with whole_folder(settings.out) as out:
-        described = {
-            split: _write_requests(
-                dataset, out, split, [row for row in usable if row["split"] == split], seen, settings
-            )
-            for split in SPLITS
-        }
-        items = _write_items(dataset, out, settings.items_per_shard)
-        index = {
-            "format_version": FORMAT_VERSION,
-            "dataset": settings.dataset,
-            "dataset_fingerprint": dataset.info["fingerprint"],
-            "history": settings.history,
-            "slots": max(len(row["page"]) for row in usable),
-            "left_out_requests": len(requests) - len(usable),
-            "items": items,
-            "requests": described,
-        }
+    decides = {name: value for name, value in asdict(settings).items() if name not in ("out", "workers", "memory")}
+    made_with = {**decides, "fingerprint": dataset.info["fingerprint"], "format_version": FORMAT_VERSION}
+    with resumable_folder(settings.out, made_with) as out:
+        plan = make_plan(dataset, settings, out / "plan")
+        described = _write_all(plan, dataset.folder, out, settings)
+        index = _index(plan, described, settings, dataset.info["fingerprint"])
         write_json(out / "index.json", index)
+        _tidy(out)
     return index
+
+
+def _write_all(plan: Plan, dataset: Path, out: Path, settings: Settings) -> list[list[dict[str, Any]]]:
+    """Run the jobs that are not finished; returns what they wrote, in the jobs' order."""
+    jobs = plan.info["jobs"]
+    described = [finished(out, job) for job in jobs]
+    to_do = [(number, jobs[number]) for number, found in enumerate(described) if found is None]
+    total = _size(enumerate(jobs))
+    with progress_bar() as progress:
+        bar = progress.add_task("writing shards", total=total, completed=total - _size(to_do))
+        for number, files in _run(plan, to_do, dataset, out, settings):
+            described[number] = files
+            progress.advance(bar, _size([(number, jobs[number])]))
+    return described
+
+
+def _size(jobs: Iterable[tuple[int, dict[str, Any]]]) -> int:
+    """Requests and pictures of some jobs."""
+    return sum(job["stop"] - job["start"] for _, job in jobs)
+
+
+def _run(
+    plan: Plan, jobs: list[tuple[int, dict[str, Any]]], dataset: Path, out: Path, settings: Settings
+) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """(number of the job, what it wrote), as they end."""
+    fixed = (plan, dataset, out, settings.shard_mb * 1e6)
+    workers = settings.workers or min(len(os.sched_getaffinity(0)), 1 + _size(jobs) // WORTH_A_PROCESS)
+    if min(workers, len(jobs)) <= 1:
+        for number, job in jobs:
+            yield number, run_job(job, *fixed)
+        return
+    # Forked from a server of its own: the threads of polars and DuckDB in this process do not survive a fork.
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["data_tools.shard_jobs"])
+    with ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=stop_with_parent) as pool:
+        try:
+            futures = {pool.submit(run_job, job, *fixed): number for number, job in jobs}
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool:
+            raise UserError(
+                "a writing process was killed, perhaps for want of memory; the same command goes on where it stopped, "
+                "with fewer --workers if need be"
+            ) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _index(plan: Plan, described: list[list[dict[str, Any]]], settings: Settings, fingerprint: str) -> dict[str, Any]:
+    files: dict[str, list[dict[str, Any]]] = {name: [] for name in ("items", *SPLITS)}
+    for job, found in zip(plan.info["jobs"], described, strict=True):
+        files[job.get("split", "items")] += found
+    stored = sum(shard["image_bytes"] for split in SPLITS for shard in files[split])
+    info = plan.info
+    return {
+        "format_version": FORMAT_VERSION,
+        "dataset": settings.dataset,
+        "dataset_fingerprint": fingerprint,
+        "history": settings.history,
+        "slots": info["slots"],
+        "left_out_requests": info["left_out_requests"],
+        "storage": {
+            "image_bytes_in_request_shards": stored,
+            "distinct_images": info["distinct_images"],
+            "distinct_image_bytes": info["distinct_image_bytes"],
+            "overhead": stored / info["distinct_image_bytes"],
+        },
+        "items": files.pop("items"),
+        "requests": files,
+    }
+
+
+def _tidy(out: Path) -> None:
+    """Remove what only a stopped job needs."""
+    for file in [*(out / "plan").iterdir(), *out.glob("*.done")]:
+        file.unlink()
+    (out / "plan").rmdir()
 
 
 def main() -> None:
     settings = parse_settings(Settings, __doc__)
     index = write_shards(settings)
-    say = Console().print
+    say = Console(highlight=False, soft_wrap=True).print
     for split in SPLITS:
         shards = index["requests"][split]
         images, size = sum(s["images"] for s in shards), sum(s["bytes"] for s in shards)
         requests = sum(s["requests"] for s in shards)
-        say(f"{split:5}: {requests:,} requests, {images:,} images, {len(shards)} shards, {size / 2**20:,.1f} MiB")
+        say(f"{split:5}: {requests:,} requests, {images:,} images, {len(shards)} shards, {size / 1e6:,.1f} MB")
     say(f"catalogue: {sum(s['items'] for s in index['items']):,} images in {len(index['items'])} shards")
+    storage = index["storage"]
+    stored, distinct = storage["image_bytes_in_request_shards"] / 1e6, storage["distinct_image_bytes"] / 1e6
+    say(
+        f"storage: request shards hold {stored:,.1f} MB of images, {storage['overhead']:.1f} times the "
+        f"{distinct:,.1f} MB of the {storage['distinct_images']:,} distinct ones, since each shard brings its own"
+    )
     if index["left_out_requests"]:
         say(f"left out: {index['left_out_requests']:,} page views without an earlier click or a picture")
     say(f"next: accelerate launch pretrain/train.py --data {settings.out} --out runs/my-run")

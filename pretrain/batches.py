@@ -19,88 +19,69 @@ exactly: batches before it are read past without decoding.
 from __future__ import annotations
 
 import itertools
-import json
+from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import webdataset as wds
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from torchvision.transforms import v2
 
 from data_tools.cli import UserError
-from data_tools.files import read_json
 from data_tools.images import read_image
-from data_tools.shards import FORMAT_VERSION
+from data_tools.shard_files import read_index, read_shard
 from pretrain.settings import Batch
 
-Transform = Callable[[Tensor], Tensor]
 # An encoded batch: pictures' bytes by item, and the requests that mention them.
 Encoded = tuple[dict[int, bytes], list[dict[str, Any]]]
 
 
-def read_index(shards: str | Path) -> dict[str, Any]:
-    """Read a shard folder's index and check that its files are there with the promised sizes.
+@dataclass(frozen=True)
+class Transform:
+    """How a picture becomes an input: ``transform(transform.decode(data))``.
 
-    Raises
-    ------
-    UserError
-        Naming the first file that is missing or of another size, or the format's version if it is another.
+    Attributes
+    ----------
+    steps : uint8 tensor (3, height, width) -> uint8 tensor (3, S, S)
+    at_least : pixels of each side worth decoding; only JPEGs of twice that are decoded smaller than they are
     """
-    folder = Path(shards)
-    if not (folder / "index.json").exists():
-        raise UserError(f"{folder} holds no shards (no index.json); write them with: python -m data_tools.shards")
-    index = read_json(folder / "index.json")
-    if index.get("format_version") != FORMAT_VERSION:
-        found = index.get("format_version")
-        raise UserError(f"{folder} has shard format {found}, {FORMAT_VERSION} is read; write the shards again")
-    for shard in [*index["items"], *(shard for split in index["requests"].values() for shard in split)]:
-        file = folder / shard["file"]
-        size = file.stat().st_size if file.exists() else 0
-        if size != shard["bytes"]:
-            raise UserError(f"{file} has {size} bytes, the index promises {shard['bytes']}; write the shards again")
-    return index
 
+    steps: Callable[[Tensor], Tensor]
+    at_least: int
 
-def read_shard(path: Path) -> Encoded:
-    """Read one tar: picture bytes by item, and its JSON records (requests, or items of the catalogue)."""
-    images: dict[int, bytes] = {}
-    records: list[dict[str, Any]] = []
-    with open(path, "rb") as stream:
-        for member in wds.tariterators.tar_file_iterator(stream):
-            key, extension = member["fname"].rsplit(".", 1)
-            if extension == "json":
-                records.append(json.loads(member["data"]))
-            else:
-                images[int(key.lstrip("i"))] = member["data"]
-    return images, records
+    def decode(self, data: bytes) -> Tensor:
+        """Decode a picture's bytes to uint8 (3, height, width)."""
+        return v2.functional.pil_to_tensor(read_image(data, self.at_least))
 
-
-def to_tensor(data: bytes) -> Tensor:
-    """Decode a picture's bytes to uint8 (3, height, width)."""
-    return v2.functional.pil_to_tensor(read_image(data))
+    def __call__(self, picture: Tensor) -> Tensor:
+        return self.steps(picture)
 
 
 def plain_transform(image_size: int) -> Transform:
     """The whole picture, squeezed into a square: for evaluation and export, so that nothing is cut off."""
-    return v2.Resize((image_size, image_size), antialias=True)
+    return Transform(v2.Resize((image_size, image_size), antialias=True), 2 * image_size)
 
 
 def training_transform(settings: Batch, image_size: int) -> Transform:
     """Random crop, mirror and colour jitter of one picture, as the settings say."""
-    steps: list[Any] = [v2.RandomResizedCrop(image_size, scale=(settings.crop_scale, 1.0), antialias=True)]
+    crop = v2.RandomResizedCrop(image_size, scale=(settings.crop_scale, 1.0), antialias=True)
+    # The smallest crop, of a square picture and an aspect of 3:4, still has a view's pixels.
+    at_least = ceil(image_size * max(2, (settings.crop_scale * min(crop.ratio)) ** -0.5))
+    steps: list[Any] = [crop]
     if settings.crop_scale == 1:
-        steps = [plain_transform(image_size)]
+        steps = [plain_transform(image_size).steps]
     if settings.flip:
         steps.append(v2.RandomHorizontalFlip())
     if settings.colour_jitter:
         strength = settings.colour_jitter
         steps.append(v2.ColorJitter(strength, strength, strength, strength / 4))
-    return v2.Compose(steps)
+    return Transform(v2.Compose(steps), at_least)
 
 
 def places(items: list[int], index: dict[int, int]) -> list[int]:
@@ -123,7 +104,7 @@ def request_batch(encoded: Encoded, transform: Transform, history: int, slots: i
         batch["history"][row, history - len(clicked) :] = torch.tensor(clicked, dtype=torch.long)
         batch["page"][row, : len(shown)] = torch.tensor(shown)
         batch["click"][row, : len(shown)] = torch.tensor(request["click"][:slots], dtype=torch.float32)
-    batch["images"] = torch.stack([transform(to_tensor(images[item])) for item in index])
+    batch["images"] = torch.stack([transform(transform.decode(images[item])) for item in index])
     batch["image_item"] = torch.tensor(list(index))
     return batch
 
@@ -132,7 +113,7 @@ def item_batch(encoded: Encoded, transform: Transform) -> dict[str, Tensor]:
     """Two views of each catalogue picture."""
     images, records = encoded
     items = [record["item"] for record in records]
-    decoded = [to_tensor(images[item]) for item in items]
+    decoded = [transform.decode(images[item]) for item in items]
     return {
         "images": torch.stack([transform(picture) for picture in decoded + decoded]),
         "image_item": torch.tensor(items + items),
@@ -149,7 +130,8 @@ class BatchStream(IterableDataset):
 
     Parameters
     ----------
-    files : shard paths
+    shards : folder of the shards
+    listed : what the index says of each
     rows : requests or pictures a batch
     collate : encoded batch -> dict of tensors
     seed, process, processes : what the stream is a function of
@@ -158,7 +140,8 @@ class BatchStream(IterableDataset):
 
     def __init__(
         self,
-        files: list[Path],
+        shards: str | Path,
+        listed: list[dict[str, Any]],
         rows: int,
         collate: Callable[[Encoded], dict[str, Tensor]],
         seed: int,
@@ -166,7 +149,9 @@ class BatchStream(IterableDataset):
         processes: int,
         start: int = 0,
     ) -> None:
-        self.files, self.rows, self.collate = files, rows, collate
+        self.files = [Path(shards) / shard["file"] for shard in listed]
+        self.categories = [shard.get("category") for shard in listed]
+        self.rows, self.collate = rows, collate
         self.seed, self.process, self.processes, self.start = seed, process, processes, start
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
@@ -187,21 +172,22 @@ class BatchStream(IterableDataset):
 
     def _encoded(self, lane: int, lanes: int) -> Iterator[Encoded]:
         """Undecoded batches of one lane: its shards in random order, each epoch anew, batches of several mixed."""
-        left = Leftovers(self.rows)
+        left: dict[str | None, Leftovers] = defaultdict(lambda: Leftovers(self.rows))
         epoch = 0
         while True:
             rng = np.random.default_rng([self.seed, epoch])
             order = rng.permutation(len(self.files))[self.process * lanes + lane :: self.processes * lanes]
             rng = np.random.default_rng([self.seed, epoch, self.process, lane])
-            yield from _mixed((self._cut(self.files[shard], rng, left) for shard in order), rng)
+            yield from _mixed((self._cut(shard, rng, left) for shard in order), rng)
             epoch += 1
 
-    def _cut(self, file: Path, rng: np.random.Generator, left: Leftovers) -> list[Encoded]:
-        images, records = read_shard(file)
+    def _cut(self, shard: int, rng: np.random.Generator, left: dict[str | None, Leftovers]) -> list[Encoded]:
+        images, records = read_shard(self.files[shard])
         rows = [records[row] for row in rng.permutation(len(records))]
         whole = len(rows) // self.rows * self.rows
         batches = [(images, rows[start : start + self.rows]) for start in range(0, whole, self.rows)]
-        return batches + left.add(images, rows[whole:])
+        # Shards of one category that fill no batch fill one with others of theirs; the rests of larger ones mix.
+        return batches + left[None if whole else self.categories[shard]].add(images, rows[whole:])
 
 
 class Leftovers:
@@ -284,15 +270,14 @@ def loader(
         raise UserError(
             f"{shards} has {len(listed)} training shards; {processes} processes x {workers} workers need "
             f"at least {lanes}, since each reads shards of its own. Lower batch.workers or the number of processes, or "
-            "write smaller shards (data_tools.shards --requests-per-shard, --items-per-shard)"
+            "write smaller shards (data_tools.shards --requests-per-shard, --items-per-shard, --shard-mb)"
         )
     transform = training_transform(settings, image_size)
     if kind == "items":
         collate = partial(item_batch, transform=transform)
     else:
         collate = partial(request_batch, transform=transform, history=settings.history, slots=settings.slots)
-    files = [Path(shards) / shard["file"] for shard in listed]
-    stream = BatchStream(files, rows, collate, seed, process, processes, start)
+    stream = BatchStream(shards, listed, rows, collate, seed, process, processes, start)
     return DataLoader(
         stream,
         batch_size=None,

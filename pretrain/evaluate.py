@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pretrain.batches import places, plain_transform, read_index, read_shard, to_tensor
+from pretrain.batches import places, plain_transform, read_index, read_shard
 
 
 @dataclass
@@ -62,7 +62,7 @@ def load_requests(shards: str | Path, split: str, image_size: int, history: int,
     no_images = torch.empty(0, 3, image_size, image_size, dtype=torch.uint8)
     with_oracle = bool(records) and all("oracle" in record for record in records)
     return Requests(
-        images=torch.stack([transform(to_tensor(data[item])) for item in index]) if index else no_images,
+        images=torch.stack([transform(transform.decode(data[item])) for item in index]) if index else no_images,
         history=_padded(clicked, -1, torch.long),
         page=_padded(shown, -1, torch.long),
         click=_padded([record["click"] for record in records], 0, torch.bool),

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from data_tools.cli import UserError, parse_settings, progress_bar, run_command
 from data_tools.files import digest, read_json, whole_folder, write_json
 from data_tools.table import describe, write_part
-from pretrain.batches import plain_transform, read_index, read_shard, to_tensor
+from pretrain.batches import plain_transform, read_index, read_shard
 from pretrain.encoder import ImageEncoder, build_encoder
 from pretrain.optim import use_all_cores
 from pretrain.settings import Encoder
@@ -109,7 +109,7 @@ def export_shard(encoder: ImageEncoder, shard: Path, part: Path, settings: Setti
     vectors = []
     for start in range(0, len(records), settings.batch):
         chunk = records[start : start + settings.batch]
-        pictures = torch.stack([transform(to_tensor(images[record["item"]])) for record in chunk])
+        pictures = torch.stack([transform(transform.decode(images[record["item"]])) for record in chunk])
         vectors.append(encode(encoder, pictures, settings))
         advance(len(chunk))
     table = torch.cat(vectors).to(getattr(torch, settings.dtype)).numpy()

@@ -127,6 +127,7 @@ class Settings:
         data: Folder of shards; null makes the simulated world and its shards below runs/.
         out: Run folder.
         resume: Go on from the newest checkpoint of the run folder.
+        verify: Check the digest of every shard before the first step; their sizes are checked always.
         seed: Seed of weights, batches and augmentation.
         log_every: Steps between log lines.
         checkpoint_every: Steps between checkpoints.
@@ -136,6 +137,7 @@ class Settings:
     data: str | None = None
     out: str = "runs/default"
     resume: bool = False
+    verify: bool = False
     seed: int = 0
     log_every: int = 20
     checkpoint_every: int = 50

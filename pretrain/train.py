@@ -84,7 +84,7 @@ def train(settings: Settings) -> dict[str, Any]:
     settings = replace(settings, data=settings.data or str(default_world(settings.world, state)))
     if settings.objective.name not in OBJECTIVES:
         raise UserError(f"--objective.name {settings.objective.name!r} is none of {', '.join(OBJECTIVES)}")
-    read_index(settings.data)
+    read_index(settings.data, digests=settings.verify and state.is_main_process)
     run, optim = Path(settings.out), settings.optim
     checkpoint = open_run(settings, state)
     torch.manual_seed(settings.seed)

@@ -1,5 +1,6 @@
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -49,7 +50,8 @@ def test_batch_says_what_the_requests_say(records):
 
 def test_each_distinct_picture_is_decoded_once(records, monkeypatch):
     decoded = []
-    monkeypatch.setattr(batches, "read_image", lambda data: decoded.append(data) or Image.new("RGB", (32, 32)))
+    picture = Image.new("RGB", (32, 32))
+    monkeypatch.setattr(batches, "read_image", lambda data, at_least: decoded.append(data) or picture)
     batch = request_batch(records, batches.plain_transform(32), history=5, slots=4)
     mentioned = {item for request in records[1] for item in request["history"][-5:] + request["page"]}
     assert len(decoded) == len(mentioned) == len(batch["images"])
@@ -114,6 +116,43 @@ def test_only_the_rests_of_shards_mix_categories(tiny_world, tmp_path):
     assert sum(len(categories) == 1 for categories in found) >= sum(size // 16 for size in sizes)
 
 
+def test_shards_smaller_than_a_batch_keep_categories_apart(tiny_world, tmp_path):
+    small = {"requests_per_shard": 24, "smallest_shard": 8}
+    write_shards(Shards(dataset=str(tiny_world / "dataset"), out=str(tmp_path / "small"), **small))
+    listed = read_index(tmp_path / "small")["requests"]["train"]
+    category = {}
+    for shard in listed:
+        records = batches.read_shard(tmp_path / "small" / shard["file"])[1]
+        category |= {record["request"]: shard["category"] for record in records}
+    stream = loader(tmp_path / "small", "requests", Batch(rows=32, workers=0), 32, 7).dataset
+    stream.collate = lambda encoded: [request["request"] for request in encoded[1]]
+    rests = len({shard["category"] for shard in listed})
+    found = take(stream, sum(shard["requests"] for shard in listed) // 32 - rests)
+    assert all(len({category[request] for request in batch}) == 1 for batch in found)
+    seen = [request for batch in found for request in batch]
+    assert len(seen) == len(set(seen)) > 300
+
+
+def test_large_jpegs_are_decoded_small_and_look_the_same():
+    rng = np.random.default_rng(0)
+    smooth = Image.fromarray(rng.integers(0, 256, (20, 15, 3), dtype=np.uint8)).resize((1200, 1600))
+    file = io.BytesIO()
+    smooth.save(file, "JPEG", quality=90)
+    whole = torch.from_numpy(np.asarray(smooth).copy()).permute(2, 0, 1)
+    for transform in (batches.plain_transform(64), batches.training_transform(Batch(crop_scale=0.6), 64)):
+        picture = transform.decode(file.getvalue())
+        assert picture.shape == (3, 200, 150)
+    expected = batches.plain_transform(64)(whole).float()
+    found = batches.plain_transform(64)
+    difference = (found(found.decode(file.getvalue())).float() - expected).abs()
+    assert difference.mean() < 1 and difference.max() < 8
+
+
+def test_small_crops_keep_their_pixels():
+    assert batches.training_transform(Batch(crop_scale=0.08), 64).at_least >= 64 / (0.08 * 0.75) ** 0.5
+    assert batches.training_transform(Batch(crop_scale=1), 64).at_least == 128
+
+
 def test_two_views_of_the_same_catalogue_pictures(tiny_world):
     batch = next(iter(loader(tiny_world / "shards", "items", SETTINGS, 32, 7)))
     assert batch["images"].shape == (32, 3, 32, 32)
@@ -138,6 +177,18 @@ def test_a_short_shard_is_named(tmp_path):
     (tmp_path / "index.json").write_text(json.dumps({"format_version": 1, "items": [entry], "requests": {}}))
     with pytest.raises(UserError, match=r"items-00000.tar has \d+ bytes, the index promises 1"):
         read_index(tmp_path)
+
+
+def test_a_damaged_shard_is_named_where_digests_are_checked(tiny_world, tmp_path):
+    folder = tmp_path / "shards"
+    shutil.copytree(tiny_world / "shards", folder)
+    assert read_index(folder, digests=True) == read_index(folder)
+    with open(folder / "requests-train-00001.tar", "r+b") as file:
+        file.seek(700)
+        file.write(b"\0\1")
+    read_index(folder)
+    with pytest.raises(UserError, match=r"requests-train-00001.tar has digest \w+, the index promises \w+"):
+        read_index(folder, digests=True)
 
 
 def test_a_folder_without_shards_says_how_to_write_them(tmp_path):

@@ -13,7 +13,7 @@ from data_tools.cli import UserError
 from data_tools.schema import open_dataset
 from data_tools.table import read_table
 from pretrain import export as exporting
-from pretrain.batches import plain_transform, to_tensor
+from pretrain.batches import plain_transform
 from pretrain.encoder import build_encoder
 from pretrain.export import Settings, export
 from pretrain.runs import save_tensors
@@ -37,7 +37,7 @@ def test_every_item_has_its_own_pictures_vector(table, tiny_world):
     torch.manual_seed(0)
     encoder = build_encoder(ENCODER).eval()
     for row in (0, 57, 159):
-        picture = to_tensor((dataset.folder / dataset.items["image"][row]).read_bytes())
+        picture = plain_transform(32).decode((dataset.folder / dataset.items["image"][row]).read_bytes())
         with torch.no_grad():
             expected = F.normalize(encoder.features(plain_transform(32)(picture)[None]), dim=-1)[0]
         vector = found.lookup([dataset.items["item_id"][row]])[0][0]

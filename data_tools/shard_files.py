@@ -1,0 +1,102 @@
+"""The files of a shard folder: tars written and read, and the index that says what they hold.
+
+The format is described in :mod:`data_tools.shards`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import webdataset as wds
+
+from data_tools.cli import UserError, progress_bar
+from data_tools.files import digest, read_json
+
+FORMAT_VERSION = 1
+
+
+class _Hashed:
+    """A file written front to back, its digest and length taken on the way."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = open(path, "wb")  # noqa: SIM115 (closed by write_tar)
+        self.digest, self.bytes = hashlib.blake2b(digest_size=16), 0
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        self.bytes += len(data)
+        return self.file.write(data)
+
+
+def write_tar(path: Path, samples: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Write one shard (same samples, same bytes) and describe it: file, bytes, digest."""
+    stream = _Hashed(path)
+    with stream.file, wds.TarWriter(stream, encoder=False, mtime=0) as tar:
+        for sample in samples:
+            tar.write(sample)
+    return {"file": path.name, "bytes": stream.bytes, "digest": stream.digest.hexdigest()}
+
+
+def encode_json(value: dict[str, Any]) -> bytes:
+    """A record as it stands in a shard."""
+    return json.dumps(value, ensure_ascii=False).encode()
+
+
+def read_shard(path: Path) -> tuple[dict[int, bytes], list[dict[str, Any]]]:
+    """Read one tar: picture bytes by item, and its JSON records (requests, or items of the catalogue)."""
+    images: dict[int, bytes] = {}
+    records: list[dict[str, Any]] = []
+    with open(path, "rb") as stream:
+        for member in wds.tariterators.tar_file_iterator(stream):
+            key, extension = member["fname"].rsplit(".", 1)
+            if extension == "json":
+                records.append(json.loads(member["data"]))
+            else:
+                images[int(key.lstrip("i"))] = member["data"]
+    return images, records
+
+
+def shards_of(index: dict[str, Any]) -> list[dict[str, Any]]:
+    """What an index says of every file, catalogue first."""
+    return [*index["items"], *(shard for split in index["requests"].values() for shard in split)]
+
+
+def read_index(shards: str | Path, digests: bool = False) -> dict[str, Any]:
+    """Read a shard folder's index and check that its files are there with the promised sizes, and digests if asked.
+
+    Raises
+    ------
+    UserError
+        Naming the first file that is missing, of another size or of another digest, or the format's version if it is
+        another.
+    """
+    folder = Path(shards)
+    if not (folder / "index.json").exists():
+        raise UserError(f"{folder} holds no shards (no index.json); write them with: python -m data_tools.shards")
+    index = read_json(folder / "index.json")
+    if index.get("format_version") != FORMAT_VERSION:
+        found = index.get("format_version")
+        raise UserError(f"{folder} has shard format {found}, {FORMAT_VERSION} is read; write the shards again")
+    for shard in shards_of(index):
+        file = folder / shard["file"]
+        size = file.stat().st_size if file.exists() else 0
+        if size != shard["bytes"]:
+            raise UserError(f"{file} has {size} bytes, the index promises {shard['bytes']}; write the shards again")
+    if digests:
+        _check_digests(folder, index)
+    return index
+
+
+def _check_digests(folder: Path, index: dict[str, Any]) -> None:
+    with progress_bar() as progress:
+        for shard in progress.track(shards_of(index), description="checking shards"):
+            found = digest([folder / shard["file"]])
+            if found != shard["digest"]:
+                raise UserError(
+                    f"{folder / shard['file']} has digest {found}, the index promises {shard['digest']}: the file was "
+                    "damaged or changed; copy it again from where it was made, or write the shards again"
+                )

@@ -1,0 +1,108 @@
+"""Writing planned shards, one job at a time, in any process: pictures are read one by one, and no shard is held."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from multiprocessing import parent_process
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from data_tools.cli import UserError
+from data_tools.files import read_json, sync, write_json
+from data_tools.shard_files import encode_json, write_tar
+from data_tools.shard_plan import Plan
+
+
+def stop_with_parent() -> None:
+    """Leave interrupts to the parent process, and end when it has gone without a word."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def wait() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def finished(out: Path, job: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """What a finished job wrote, or None where it did not finish."""
+    done = out / f"{job['name']}.done"
+    files = read_json(done) if done.exists() else None
+    whole = files and all((out / file["file"]).stat().st_size == file["bytes"] for file in files)
+    return files if whole else None
+
+
+def run_job(job: dict[str, Any], plan: Plan, dataset: Path, out: Path, most: float) -> list[dict[str, Any]]:
+    """Write a job's shard, or shards where one would hold more than ``most`` bytes of pictures; describe each."""
+    described = []
+    write = _write_requests if job["kind"] == "requests" else _write_items
+    for part, rows in enumerate(_parts(plan, job, most)):
+        path = out / (f"{job['name']}-{part:03d}.tar" if part else f"{job['name']}.tar")
+        described.append(write(plan, job, rows, dataset, path))
+        sync(path)
+    write_json(out / f"{job['name']}.done", described)
+    return described
+
+
+def _parts(plan: Plan, job: dict[str, Any], most: float) -> Iterator[list[int]]:
+    """A job's page views (or items), cut before the distinct pictures of a part take more than ``most`` bytes."""
+    part: list[int] = []
+    held: set[int] = set()
+    size = 0
+    for row in plan.order[job["start"] : job["stop"]] if job["kind"] == "requests" else _pictured(plan, job):
+        items = set(plan.items_of(row).tolist() if job["kind"] == "requests" else [int(row)])
+        more = sum(int(plan.image_bytes[item]) for item in items - held)
+        if part and size + more > most:
+            yield part
+            part, held, size = [], set(), 0
+            more = sum(int(plan.image_bytes[item]) for item in items)
+        part.append(int(row))
+        held |= items
+        size += more
+    yield part
+
+
+def _pictured(plan: Plan, job: dict[str, Any]) -> Iterable[int]:
+    return (item for item in range(job["start"], job["stop"]) if plan.image_bytes[item])
+
+
+def _image_member(plan: Plan, dataset: Path, item: int, prefix: str = "") -> dict[str, Any]:
+    path = plan.image(item)
+    data = (dataset / path).read_bytes()
+    if len(data) != plan.image_bytes[item]:
+        raise UserError(f"{dataset / path} changed while its shards were written; write them again")
+    return {"__key__": f"{prefix}{item:09d}", Path(path).suffix[1:]: data}
+
+
+def _write_requests(plan: Plan, job: dict[str, Any], rows: list[int], dataset: Path, path: Path) -> dict[str, Any]:
+    images = sorted({int(item) for row in rows for item in plan.items_of(row)})
+
+    def samples() -> Iterator[dict[str, Any]]:
+        for item in images:
+            yield _image_member(plan, dataset, item, "i")
+        for row in rows:
+            yield {"__key__": f"r{plan.request[row]:012d}", "json": encode_json(plan.record(row, job["split"]))}
+
+    file = write_tar(path, samples())
+    stored = sum(int(plan.image_bytes[item]) for item in images)
+    category = None if job["category"] is None else plan.info["categories"][job["category"]]
+    return {**file, "requests": len(rows), "images": len(images), "image_bytes": stored, "category": category}
+
+
+def _write_items(plan: Plan, job: dict[str, Any], rows: list[int], dataset: Path, path: Path) -> dict[str, Any]:
+    items = pl.scan_parquet(dataset / "items.parquet")
+    known = items.collect_schema().names()
+    columns = [name for name in ("item", "item_id", "title", "category") if name in known]
+    part = items.slice(rows[0], rows[-1] + 1 - rows[0]).filter(pl.col("image").is_not_null()).select(columns)
+
+    def samples() -> Iterator[dict[str, Any]]:
+        for row in part.collect().iter_rows(named=True):
+            yield {**_image_member(plan, dataset, row["item"]), "json": encode_json(row)}
+
+    file = write_tar(path, samples())
+    return {**file, "items": len(rows), "image_bytes": sum(int(plan.image_bytes[item]) for item in rows)}

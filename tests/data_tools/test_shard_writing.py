@@ -1,0 +1,159 @@
+"""Shards come out the same however they are written: by many processes, after a stop, in pieces."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from data_tools import shards as shards_module
+from data_tools.cli import UserError
+from data_tools.files import digest, read_json
+from data_tools.schema import open_dataset
+from data_tools.shard_files import read_shard, shards_of
+from data_tools.shards import Settings, write_shards
+
+
+def write(world, out, **settings):
+    write_shards(Settings(dataset=str(world / "dataset"), out=str(out), requests_per_shard=64, **settings))
+    return contents(out)
+
+
+def contents(folder):
+    return {file.name: digest([file]) for file in Path(folder).iterdir()}
+
+
+def test_several_processes_write_the_same_bytes(tiny_world, tmp_path):
+    assert write(tiny_world, tmp_path / "s", workers=3) == contents(tiny_world / "shards")
+
+
+def test_index_tells_the_truth(tiny_world):
+    folder = tiny_world / "shards"
+    index = read_json(folder / "index.json")
+    assert {shard["file"] for shard in shards_of(index)} | {"index.json"} == set(contents(folder))
+    stored, distinct = 0, {}
+    for shard in shards_of(index):
+        images, records = read_shard(folder / shard["file"])
+        assert shard["digest"] == digest([folder / shard["file"]])
+        assert shard["bytes"] == (folder / shard["file"]).stat().st_size
+        assert shard["image_bytes"] == sum(map(len, images.values()))
+        assert len(records) == shard.get("requests", shard.get("items"))
+        if "requests" in shard:
+            stored += sum(map(len, images.values()))
+            distinct |= {item: len(data) for item, data in images.items()}
+    assert index["storage"] == {
+        "image_bytes_in_request_shards": stored,
+        "distinct_images": len(distinct),
+        "distinct_image_bytes": sum(distinct.values()),
+        "overhead": stored / sum(distinct.values()),
+    }
+
+
+class Stop(Exception):
+    """In place of a signal."""
+
+
+def stopped_after(jobs, monkeypatch):
+    """Make the writing stop after some jobs; returns the names of the jobs that ran."""
+    ran = []
+    run_job = shards_module.run_job
+
+    def run(job, *arguments):
+        if len(ran) == jobs:
+            raise Stop
+        ran.append(job["name"])
+        return run_job(job, *arguments)
+
+    monkeypatch.setattr(shards_module, "run_job", run)
+    return ran
+
+
+def test_a_stopped_job_goes_on(tiny_world, tmp_path, monkeypatch):
+    out = tmp_path / "s"
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        first = stopped_after(5, patch)
+        write(tiny_world, out)
+    assert not out.exists() and len(list((tmp_path / ".s.partial").glob("*.tar"))) == 5
+    second = stopped_after(-1, monkeypatch)
+    assert write(tiny_world, out) == contents(tiny_world / "shards")
+    jobs = [shard["file"].removesuffix(".tar") for shard in shards_of(read_json(out / "index.json"))]
+    assert sorted(first + second) == sorted(jobs), "every job ran once"
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
+def test_a_shard_that_was_cut_short_is_written_again(tiny_world, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        stopped_after(5, patch)
+        write(tiny_world, tmp_path / "s")
+    cut = next((tmp_path / ".s.partial").glob("*.tar"))
+    os.truncate(cut, 1000)
+    assert write(tiny_world, tmp_path / "s") == contents(tiny_world / "shards")
+
+
+def test_a_stopped_job_of_other_settings_starts_anew(tiny_world, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        stopped_after(5, patch)
+        write(tiny_world, tmp_path / "s", seed=1)
+    assert write(tiny_world, tmp_path / "s") == contents(tiny_world / "shards")
+
+
+def test_two_writers_of_one_folder_are_refused(tiny_world, tmp_path, monkeypatch):
+    def nested(job, *arguments):
+        with pytest.raises(UserError, match="another process is writing"):
+            write(tiny_world, tmp_path / "s")
+        raise Stop
+
+    monkeypatch.setattr(shards_module, "run_job", nested)
+    with pytest.raises(Stop):
+        write(tiny_world, tmp_path / "s")
+
+
+def test_shards_are_cut_at_their_size(tiny_world, tmp_path):
+    whole = read_json(tiny_world / "shards" / "index.json")
+    most = max(shard["image_bytes"] for shard in whole["requests"]["train"]) // 2
+    write(tiny_world, tmp_path / "s", shard_mb=most / 1e6)
+    index = read_json(tmp_path / "s" / "index.json")
+    assert all(shard["image_bytes"] <= most for shard in shards_of(index))
+    assert any(shard["file"].endswith("-001.tar") for shard in index["requests"]["train"])
+
+    def order(folder, index):
+        return [
+            record["request"]
+            for shard in index["requests"]["train"]
+            for record in read_shard(folder / shard["file"])[1]
+        ]
+
+    assert order(tmp_path / "s", index) == order(tiny_world / "shards", whole)
+
+
+def test_a_picture_that_is_gone_is_named(tiny_world, tmp_path):
+    dataset = open_dataset(tiny_world / "dataset")
+    (tmp_path / "dataset").mkdir()
+    for file in dataset.folder.iterdir():
+        (tmp_path / "dataset" / file.name).symlink_to(file)
+    (tmp_path / "dataset" / "images").unlink()
+    with pytest.raises(UserError, match=r"images/0.jpg is listed in items.parquet but is gone"):
+        write(tmp_path, tmp_path / "s")
+    assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
+
+
+@pytest.mark.slow
+def test_killed_and_started_again_gives_the_same_bytes(tiny_world, tmp_path):
+    arguments = ["--dataset", str(tiny_world / "dataset"), "--out", str(tmp_path / "s"), "--workers", "2"]
+    command = [sys.executable, "-m", "data_tools.shards", *arguments, "--requests-per-shard", "64"]
+    process = subprocess.Popen(command, cwd=Path(__file__).parents[2], start_new_session=True)
+    while not any((tmp_path / ".s.partial").glob("*.done")):
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "s").exists()
+    deadline = time.time() + 20
+    while subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True).stdout:
+        assert time.time() < deadline, "a writing process outlived its parent"
+        time.sleep(0.1)
+    subprocess.run(command, cwd=Path(__file__).parents[2], check=True)
+    assert contents(tmp_path / "s") == contents(tiny_world / "shards")
