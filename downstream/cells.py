@@ -103,6 +103,7 @@ def _run(cell: Cell, folder: Path, data: CTRData, progress: Progress | None = No
         "epochs": result.epochs,
         "best_epoch": result.best_epoch,
         "items_without_image": result.items_without_image,
+        "form": result.report,
         "seconds": result.seconds,
         "commit": commit(),
         "versions": versions(),

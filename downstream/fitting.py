@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from data_tools.table import EmbeddingTable
 from downstream.data import Batch, CTRData, DataSettings, hide_ids
 from downstream.features import Features
 from downstream.forms import ImageSettings
+from downstream.forms.base import Form
 from downstream.images import join_table
 from downstream.metrics import all_metrics
 from downstream.models import CTRModel, ModelSettings, build_model
@@ -34,6 +35,7 @@ class OptimSettings:
     batch_size : impressions a step, over all processes
     epochs : passes over the training split; CTR models tend to overfit after one
     unknown_rate : share of users and items whose ID is hidden in a training batch, so that "unknown" is learned
+    patience : epochs in a row without a better AUC on validation after which training stops; by default it never does
     threads : CPU threads of a process; small batches gain little from more, and lose much where cores are shared
     """
 
@@ -41,11 +43,16 @@ class OptimSettings:
     batch_size: int = 256
     epochs: int = 1
     unknown_rate: float = 0.05
+    patience: int | None = None
     threads: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.batch_size, self.epochs, self.threads) < 1 or self.lr <= 0 or not 0 <= self.unknown_rate < 1:
-            expected = "batch_size, epochs and threads from 1, lr above 0 and unknown_rate in [0, 1)"
+        if (
+            min(self.batch_size, self.epochs, self.patience or 1, self.threads) < 1
+            or self.lr <= 0
+            or not 0 <= self.unknown_rate < 1
+        ):
+            expected = "batch_size, epochs, patience and threads from 1, lr above 0 and unknown_rate in [0, 1)"
             raise UserError(f"{self}: {expected} are expected")
 
 
@@ -80,6 +87,7 @@ class Result:
     task_scores : task -> the same; "click" and what else the model predicts
     state : the kept weights
     items_without_image : items shown in any split that the table lacks; None without a table
+    report : what the form of images says of itself (see ``downstream.forms.base.Form.report``)
     seconds : of training and scoring
     """
 
@@ -90,6 +98,7 @@ class Result:
     task_scores: dict[str, np.ndarray]
     state: dict[str, Tensor]
     items_without_image: int | None
+    report: dict
     seconds: float
 
 
@@ -197,6 +206,48 @@ def _metrics(data: CTRData, split: str, scores: dict[str, np.ndarray]) -> dict[s
     return found
 
 
+@dataclass(frozen=True)
+class _Trained:
+    """What the epochs of a training were worth (see :class:`Result`); the model is left with the best one's weights."""
+
+    epochs: list[dict]
+    best_epoch: int
+    valid: dict[str, dict[str, float | None]]
+
+
+def _train(
+    model: nn.Module,
+    data: CTRData,
+    settings: TrainingSettings,
+    seed: int,
+    accelerator: Accelerator,
+    progress: Progress,
+    name: str = "training",
+) -> _Trained:
+    """Train a model on the training split and leave it at the epoch with the highest AUC on validation."""
+    model.to(accelerator.device)
+    objective, optimizer = accelerator.prepare(Objective(model), torch.optim.Adam(_parameters(model, settings)))
+    batch_size = settings.optim.batch_size
+    steps = math.ceil(len(data.rows["train"]) / batch_size)
+    task = progress.add_task(name, total=settings.optim.epochs * steps)
+    epochs: list[dict] = []
+    best_epoch, state, valid = -1, {}, {}
+    for epoch in range(settings.optim.epochs):
+        begun = time.monotonic()
+        batches = _training_batches(data, settings.optim, (seed, epoch), accelerator)
+        loss = _train_epoch(objective, model, optimizer, batches, accelerator, lambda: progress.advance(task))
+        metrics = _metrics(data, "valid", score(model, data, data.rows["valid"], 4 * batch_size, accelerator))
+        epochs.append({"loss": loss, "seconds": time.monotonic() - begun, "valid": metrics["all"]})
+        if best_epoch < 0 or metrics["all"]["auc"] > valid["all"]["auc"]:
+            best_epoch, valid = epoch, metrics
+            state = {name: value.clone() for name, value in model.state_dict().items()}
+        if settings.optim.patience and epoch - best_epoch >= settings.optim.patience:
+            break
+    model.load_state_dict(state)
+    progress.remove_task(task)
+    return _Trained(epochs, best_epoch, valid)
+
+
 def fit(
     data: CTRData,
     table: EmbeddingTable | None,
@@ -227,33 +278,23 @@ def fit(
     torch.set_num_threads(settings.optim.threads)
     images = join_table(table, data) if table else None
     model = build_model(data, images, settings.model, settings.image)
-    model.to(accelerator.device)
-    objective, optimizer = accelerator.prepare(Objective(model), torch.optim.Adam(_parameters(model, settings)))
-    batch_size = settings.optim.batch_size
-    steps = math.ceil(len(data.rows["train"]) / batch_size)
-    task = progress.add_task("training", total=settings.optim.epochs * steps)
+    if isinstance(model.images, Form):
 
-    epochs: list[dict] = []
-    best_epoch, state, valid = -1, {}, {}
-    for epoch in range(settings.optim.epochs):
-        begun = time.monotonic()
-        batches = _training_batches(data, settings.optim, (seed, epoch), accelerator)
-        loss = _train_epoch(objective, model, optimizer, batches, accelerator, lambda: progress.advance(task))
-        metrics = _metrics(data, "valid", score(model, data, data.rows["valid"], 4 * batch_size, accelerator))
-        epochs.append({"loss": loss, "seconds": time.monotonic() - begun, "valid": metrics["all"]})
-        if best_epoch < 0 or metrics["all"]["auc"] > valid["all"]["auc"]:
-            best_epoch, valid = epoch, metrics
-            state = {name: value.clone() for name, value in model.state_dict().items()}
-    model.load_state_dict(state)
-    scores = score(model, data, data.rows["test"], 4 * batch_size, accelerator)
-    progress.remove_task(task)
+        def train(stage: nn.Module, epochs: int) -> list[dict]:
+            own = replace(settings, optim=replace(settings.optim, epochs=epochs, patience=1))
+            return _train(stage, data, own, seed, accelerator, progress, f"training {settings.image.form}").epochs
+
+        model.images.fit(train)
+    trained = _train(model, data, settings, seed, accelerator, progress)
+    scores = score(model, data, data.rows["test"], 4 * settings.optim.batch_size, accelerator)
     return Result(
-        metrics={"valid": valid, "test": _metrics(data, "test", scores)},
-        epochs=epochs,
-        best_epoch=best_epoch,
+        metrics={"valid": trained.valid, "test": _metrics(data, "test", scores)},
+        epochs=trained.epochs,
+        best_epoch=trained.best_epoch,
         test_scores=scores["click"],
         task_scores=scores,
-        state={name: value.cpu() for name, value in state.items()},
+        state={name: value.cpu() for name, value in model.state_dict().items()},
         items_without_image=int((~images.found[np.unique(data.item)]).sum()) if images else None,
+        report=model.images.report(data) if isinstance(model.images, Form) else {},
         seconds=time.monotonic() - started,
     )

@@ -75,6 +75,7 @@ def main() -> None:
             "epochs": result.epochs,
             "best_epoch": result.best_epoch,
             "items_without_image": result.items_without_image,
+            "form": result.report,
             "seconds": result.seconds,
             "settings": asdict(settings),
             "dataset_fingerprint": data.dataset.info["fingerprint"],

@@ -1,21 +1,20 @@
 """Forms of an embedding table: how item embeddings become inputs of a CTR model, one file each.
 
-A form is a module made as ``FORMS[name](images, settings, slots, query_size)`` and called as ``form(batch, ad_ids)``
-with a batch of tensors (see ``downstream.data``) and the ID embeddings of the shown items (B, query_size); it returns
-features (B, ``form.width``) for the model. Its class says whether the table can be learned with the click
-(``tunable``) and whether ad image and behaviour images can be switched off one by one (``switches``).
+A form is a module of ``downstream.forms.base.Form``, made as ``FORMS[name](images, settings, slots, query_size)`` and
+called as ``form(batch, ad_ids)`` with a batch of tensors (see ``downstream.data``) and the ID embeddings of the shown
+items (B, query_size); it returns features (B, ``form.width``) for the model.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
-
 from data_tools.cli import UserError
 from downstream.aggregators import AGGREGATORS
 from downstream.features import FEATURES
+from downstream.forms.base import Form
 from downstream.forms.cluster_id import ClusterID
+from downstream.forms.make import Make
 from downstream.forms.simscore import SimScore
 from downstream.forms.simtier import SimTier
 from downstream.forms.vector import Vector
@@ -39,6 +38,7 @@ class ImageSettings:
         training-time items
     levels : of "cluster_id": 1 for the nearest centre; more for residual k-means, each level clustering what the one
         before left over
+    make_hidden, make_epochs : of "make": widths of the multimodal model's MLP, and the most epochs it is trained
     """
 
     form: str = "vector"
@@ -52,6 +52,8 @@ class ImageSettings:
     bins: int = 20
     clusters: tuple[int, ...] = (20, 100)
     levels: int = 1
+    make_hidden: tuple[int, ...] = (64, 32)
+    make_epochs: int = 5
 
     def __post_init__(self) -> None:
         for name, known in (("form", FORMS), ("tune", FEATURES), ("aggregator", AGGREGATORS)):
@@ -79,11 +81,16 @@ class ImageSettings:
             raise UserError(
                 f"clusters is {self.clusters} and levels {self.levels}; 2 or more each, and 1 or more, are expected"
             )
+        if not self.make_hidden or min(*self.make_hidden, self.make_epochs) < 1:
+            raise UserError(
+                f"make_hidden is {self.make_hidden} and make_epochs {self.make_epochs}; 1 or more are expected"
+            )
 
 
-FORMS: dict[str, type[nn.Module]] = {
+FORMS: dict[str, type[Form]] = {
     "vector": Vector,
     "simscore": SimScore,
     "simtier": SimTier,
     "cluster_id": ClusterID,
+    "make": Make,
 }

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from downstream.aggregators import AGGREGATORS
 from downstream.data import FIRST_KNOWN, UNKNOWN
+from downstream.forms.base import Form
 from downstream.images import ItemImages
 from downstream.layers import gather, id_embedding
 
@@ -66,7 +67,7 @@ def cluster_codes(images: ItemImages, sizes: Sequence[int], levels: int, seed: i
     return np.stack(columns, axis=1), counts
 
 
-class ClusterID(nn.Module):
+class ClusterID(Form):
     """Embedded codes of the shown item, and those of the clicked ones pooled by an aggregator.
 
     Where the aggregator attends by the ad image, the query is the shown item's embedded codes.

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from downstream.features import FEATURES
+from downstream.forms.base import Form
 from downstream.forms.cosines import history_cosines
 from downstream.images import ItemImages
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from downstream.forms import ImageSettings
 
 
-class SimScore(nn.Module):
+class SimScore(Form):
     """Cosine of the shown item's vector with each clicked item's, most recent first (COURIER, arXiv 2306.05001).
 
     Features: the cosine and whether there is one for each of the H slots; their mean, their largest, and whether

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from downstream.features import FrozenTable
+from downstream.forms.base import Form
 from downstream.forms.cosines import history_cosines
 from downstream.images import ItemImages
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from downstream.forms import ImageSettings
 
 
-class SimTier(nn.Module):
+class SimTier(Form):
     """Histogram of the shown item's cosines with the clicked ones over equal bins of [-1, 1].
 
     The histogram, 20 bins of width 0.1, is that of arXiv 2407.19467; log(1 + count) times a learned weight for each

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from downstream.aggregators import AGGREGATORS
+from downstream.forms.base import Form
 from downstream.images import ItemImages, make_embedder
 from downstream.layers import gather
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from downstream.forms import ImageSettings
 
 
-class Vector(nn.Module):
+class Vector(Form):
     """DICM's use of images (arXiv 1711.06505): one trainable embedding model for the ad image and the behaviour images.
 
     Features: the shown item's embedding, and the clicked items' pooled by an aggregator; each can be switched off.
