@@ -23,17 +23,18 @@ that are new at test time are never given a code of their own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 
 from data_tools.cli import UserError
 from data_tools.schema import SPLITS, Dataset, open_dataset
+from downstream.arrays import FIRST_KNOWN, PADDING, UNKNOWN, CodeSettings, dataset_arrays
 
-PADDING, UNKNOWN, FIRST_KNOWN = 0, 1, 2
+__all__ = ["FIRST_KNOWN", "PADDING", "UNKNOWN"]  # the codes belong to what a batch holds
+
 SLICES = ("all", "warm", "cold")
 Batch = dict[str, np.ndarray]
 
@@ -47,32 +48,21 @@ class DataSettings:
     history : H, the number of most recent clicks of a user
     words : number of title words in the vocabulary, the most frequent first; 0 leaves titles out
     title_words : W, the number of words read of one title
+    train_from, train_until : the part of the training split to train on, in the order of the log: 0 and 0.5 are its
+        first half. What is known, and "warm", is decided on that part
     """
 
     history: int = 50
     words: int = 5000
     title_words: int = 16
+    train_from: float = 0.0
+    train_until: float = 1.0
 
-
-def _codes(values: pl.Series, trained: np.ndarray) -> tuple[np.ndarray, int]:
-    """Codes of ``values`` (the known ones are those at the rows ``trained``) and the number of codes."""
-    known = values.filter(pl.Series(trained)).drop_nulls().unique().sort()
-    codes = values.replace_strict(known, range(FIRST_KNOWN, FIRST_KNOWN + len(known)), default=UNKNOWN)
-    return codes.to_numpy().astype(np.int64), FIRST_KNOWN + len(known)
-
-
-def _title_words(titles: pl.Series, trained: np.ndarray, settings: DataSettings) -> tuple[np.ndarray, int]:
-    """Word codes of each title (items, W) and the number of codes; words new at test time are left out."""
-    spelt = titles.cast(pl.String).fill_null("").str.to_lowercase().str.extract_all(r"\w+")
-    long = pl.DataFrame({"row": np.arange(len(titles)), "word": spelt, "trained": trained}).explode("word")
-    long = long.drop_nulls("word").unique(maintain_order=True)
-    counts = long.filter("trained").group_by("word").len().sort(["len", "word"], descending=[True, False])
-    vocabulary = counts.head(settings.words).select("word").with_row_index("code", offset=FIRST_KNOWN)
-    long = long.join(vocabulary, on="word", how="inner", maintain_order="left")
-    long = long.with_columns(slot=pl.int_range(pl.len()).over("row")).filter(pl.col("slot") < settings.title_words)
-    codes = np.full((len(titles), settings.title_words), PADDING, dtype=np.int64)
-    codes[long["row"].to_numpy(), long["slot"].to_numpy()] = long["code"].to_numpy()
-    return codes, FIRST_KNOWN + len(vocabulary)
+    def __post_init__(self) -> None:
+        if self.history < 1 or self.words < 0 or self.title_words < 1:
+            raise UserError(f"{self}: history and title_words from 1 and words from 0 are expected")
+        if not 0 <= self.train_from < self.train_until <= 1:
+            raise UserError(f"{self}: 0 <= train_from < train_until <= 1 is expected")
 
 
 @dataclass(frozen=True)
@@ -87,7 +77,7 @@ class CTRData:
     scene : code of each impression's scene (N,), or None
     conversion : of each impression (N,), nan where unknown, or None
     clicked, offsets : the clicks of user u are ``clicked[offsets[u]:offsets[u + 1]]``, oldest first
-    rows : split -> impressions (int64), in the order of the log
+    rows : split -> impressions (int64), in the order of the log; of "train" the part in use
     seen : bool (items,), the item is shown in a training impression
     user_code, item_code, category_code, words : codes of users and items
     sizes : name of a feature -> number of its codes
@@ -133,15 +123,18 @@ class CTRData:
     def batch(self, rows: np.ndarray) -> Batch:
         """The batch of some impressions (see the module's head for its keys)."""
         user, shown, count = self.user[rows], self.item[rows], self.clicks_before[rows]
-        steps_back = np.arange(1, self.settings.history + 1)
-        mask = steps_back <= count[:, None]
-        place = (self.offsets[user] + count)[:, None] - steps_back
-        past = self.clicked[place[mask]]
+        slots = self.settings.history
+        lengths = np.minimum(count, slots)
+        mask = np.arange(slots) < lengths[:, None]
+        # Of the k-th real slot of the batch: the clicks before the impression, less the steps it lies back.
+        steps_back = np.arange(1, lengths.sum() + 1) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        past = self.clicked[np.repeat(self.offsets[user] + count, lengths) - steps_back]
 
         mentioned = np.zeros(len(self.item_code), dtype=bool)
         mentioned[shown] = mentioned[past] = True
         distinct = np.flatnonzero(mentioned)
-        position = np.cumsum(mentioned) - 1
+        position = np.empty(len(mentioned), dtype=np.int64)
+        position[distinct] = np.arange(len(distinct))
         history = np.zeros(mask.shape, dtype=np.int64)
         history[mask] = position[past]
         batch = {
@@ -153,7 +146,7 @@ class CTRData:
             **self.item_batch(distinct),
         }
         if self.scene is not None:
-            batch["scene"] = self.scene[rows]
+            batch["scene"] = self.scene[rows].astype(np.int64)
         if self.conversion is not None:
             batch["conversion"] = self.conversion[rows]
         return batch
@@ -208,7 +201,7 @@ def hide_ids(batch: Batch, rate: float, rng: np.random.Generator) -> Batch:
 
 
 def load_ctr_data(folder: str | Path, settings: DataSettings) -> CTRData:
-    """Read a dataset folder into arrays.
+    """A dataset folder as memory-mapped arrays, written beside it the first time (see ``downstream.arrays``).
 
     Raises
     ------
@@ -216,51 +209,8 @@ def load_ctr_data(folder: str | Path, settings: DataSettings) -> CTRData:
         If the folder is no dataset, or a split is empty or has clicks only or none: no AUC could be computed there.
     """
     dataset = open_dataset(folder)
-    items, shown, clicks = dataset.items, dataset.impressions, dataset.clicks
-    split = shown["split"]
-    rows = {name: (split == name).arg_true().to_numpy().astype(np.int64) for name in SPLITS}
-    click = shown["click"].to_numpy().astype(np.float32)
-    for name, own in rows.items():
-        if (clicked := int(click[own].sum())) in (0, len(own)):
-            raise UserError(f"{folder}: {clicked} clicks in {len(own)} impressions of the split {name!r}; both labels")
-
-    user, item = shown["user"].to_numpy(), shown["item"].to_numpy()
-    trained = (split == "train").to_numpy()
-    seen, met = np.zeros(len(items), dtype=bool), np.zeros(len(clicks), dtype=bool)
-    seen[item[trained]] = True
-    met[user[trained]] = True
-
-    def column(name: str) -> pl.Series:
-        return items[name] if name in items.columns else pl.Series(name, [None] * len(items), dtype=pl.String)
-
-    user_code, users = _codes(clicks["user"], met)
-    item_code, item_codes = _codes(items["item"], seen)
-    category_code, categories = _codes(column("category"), seen)
-    words, word_codes = _title_words(column("title"), seen, settings)
-    sizes = {"user": users, "item": item_codes, "category": categories, "words": word_codes}
-    scene = None
-    if "scene" in shown.columns:
-        scene, sizes["scene"] = _codes(shown["scene"], trained)
-    conversion = None
-    if "conversion" in shown.columns:
-        conversion = shown["conversion"].cast(pl.Float32).fill_null(np.nan).to_numpy()
-    lengths = clicks["items"].list.len().to_numpy()
-    return CTRData(
-        dataset=dataset,
-        settings=settings,
-        click=click,
-        user=user,
-        item=item,
-        clicks_before=shown["clicks_before"].to_numpy().astype(np.int64),
-        scene=scene,
-        conversion=conversion,
-        clicked=clicks["items"].explode().drop_nulls().to_numpy(),
-        offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
-        rows=rows,
-        seen=seen,
-        user_code=user_code,
-        item_code=item_code,
-        category_code=category_code,
-        words=words,
-        sizes=sizes,
-    )
+    own = {field.name: getattr(settings, field.name) for field in fields(CodeSettings)}
+    arrays, sizes = dataset_arrays(dataset, CodeSettings(**own))
+    rows = {split: arrays.pop(f"rows_{split}") for split in SPLITS}
+    optional = {name: arrays.pop(name, None) for name in ("scene", "conversion")}
+    return CTRData(dataset=dataset, settings=settings, rows=rows, sizes=sizes, **optional, **arrays)
