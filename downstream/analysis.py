@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
 
@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from downstream.cells import NO_FORM, Row
 from downstream.data import SLICES, CTRData
-from downstream.intervals import METRICS, BootstrapSettings, bootstrap_metrics, paired_interval
+from downstream.intervals import METRICS, BootstrapSettings, bootstrap_metrics, detectable, holm, paired_interval
 from downstream.metrics import all_metrics
 
 # Each source in the form that was best for it on validation, where there are several forms.
@@ -107,8 +107,45 @@ def _differences(
             continue
         interval = paired_interval(ours[0], theirs[0], ours[1], theirs[1], settings)
         names = {"a": a, "b": b, "form": form, "model": model, "slice": part, "metric": metric}
-        differences.append(names | {"mean": interval.mean, "low": interval.low, "high": interval.high})
+        differences.append(names | asdict(interval) | {"p": interval.p})
+    _correct(differences, 1 - settings.level)
     return differences
+
+
+def _correct(differences: list[dict[str, Any]], error: float) -> None:
+    """Add Holm's p-values, and ``direction``: 1 or -1 for a difference that is there after Holm, 0 for none found.
+
+    A family is what a reader takes in at one look: one metric on one slice, all forms or those of the headline.
+    """
+    families: dict[tuple[bool, str, str], list[dict[str, Any]]] = {}
+    for row in differences:
+        families.setdefault((row["form"] == BEST, row["metric"], row["slice"]), []).append(row)
+    for family in families.values():
+        for row, p in zip(family, holm([row["p"] for row in family]), strict=True):
+            row["p_holm"] = p
+            apart = p < error and not row["low"] <= 0 <= row["high"]
+            row["direction"] = int(np.sign(row["mean"])) if apart else 0
+
+
+def detectable_effects(
+    differences: list[dict[str, Any]], who: Contestants, settings: BootstrapSettings
+) -> dict[str, dict[str, dict[str, float]]]:
+    """model -> slice -> metric -> the smallest true difference from the baseline that the test split would show.
+
+    From the median spread of the differences, whatever they are themselves, at 80 % power and before Holm.
+    """
+    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for row in differences:
+        if row["b"] == who.baseline and row["form"] != BEST:
+            own = found.setdefault(row["model"], {}).setdefault(row["slice"], {})
+            own.setdefault(row["metric"], []).append(row["spread"])
+    return {
+        model: {
+            part: {metric: detectable(float(np.median(all_)), settings.level) for metric, all_ in own.items()}
+            for part, own in parts.items()
+        }
+        for model, parts in found.items()
+    }
 
 
 def oracle_metrics(data: CTRData) -> dict[str, dict[str, float | None]] | None:
@@ -148,7 +185,8 @@ def analyse(
     -------
     dict with
         cells : source, form, model, seed, slice, auc, gauc, log_loss (of the test split; None where undefined)
-        differences : a, b, form, model, slice, metric, mean, low, high; the mean is a - b
+        differences : a, b, form, model, slice, metric, mean, low, high, spread, p, p_holm, direction; the mean is a - b
+        detectable : model -> slice -> metric -> minimum detectable effect
         chosen : model -> source -> its best form on validation
         oracle : slice -> metrics, or None
         attainable : source, form, model, slice, metric, share; empty without an oracle
@@ -157,9 +195,11 @@ def analyse(
         {**row.cell.names(), "slice": part, **row.record["metrics"]["test"][part]} for row in rows for part in SLICES
     ]
     oracle = oracle_metrics(data)
+    differences = _differences(rows, data, who, settings, progress)
     return {
         "cells": cells,
-        "differences": _differences(rows, data, who, settings, progress),
+        "differences": differences,
+        "detectable": detectable_effects(differences, who, settings),
         "chosen": choose_forms(rows),
         "oracle": oracle,
         "attainable": _attainable(cells, oracle, who.baseline) if oracle else [],

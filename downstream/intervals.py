@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import norm
 
 from downstream.metrics import click_loss, group_auc
 
@@ -36,11 +37,25 @@ class BootstrapSettings:
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its percentile interval."""
+    """A mean with its percentile interval.
+
+    Attributes
+    ----------
+    mean, low, high : the mean and the ends of its interval
+    spread : standard deviation of the bootstrap draws, the standard error of the mean
+    """
 
     mean: float
     low: float
     high: float
+    spread: float = 0.0
+
+    @property
+    def p(self) -> float:
+        """Two-sided p-value of a mean of zero, were the draws normal with this spread."""
+        if self.spread == 0:
+            return float(self.mean == 0)
+        return float(2 * norm.sf(abs(self.mean) / self.spread))
 
 
 def user_counts(users: int, draw: int, seed: int) -> np.ndarray:
@@ -121,4 +136,23 @@ def paired_interval(
         raise ValueError("no bootstrap draw has both labels; the slice is too small for an interval")
     tail = (1 - settings.level) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Interval(float(difference.mean()), float(low), float(high))
+    return Interval(float(difference.mean()), float(low), float(high), float(drawn.std()))
+
+
+def holm(p: list[float]) -> list[float]:
+    """p-values of a family of tests, adjusted as Holm (1979) does, in the order given.
+
+    To reject all that are below a level keeps the chance of any false one below that level, whatever depends on what.
+    """
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.maximum.accumulate(np.asarray(p)[order] * np.arange(len(p), 0, -1))
+    return np.minimum(adjusted, 1.0).tolist()
+
+
+def detectable(spread: float, level: float, power: float = 0.8) -> float:
+    """The smallest true difference that an interval of ``level`` leaves zero out of with probability ``power``.
+
+    (z_{(1 + level) / 2} + z_power) x spread, for normal draws (the textbook minimum detectable effect).
+    """
+    return float((norm.ppf((1 + level) / 2) + norm.ppf(power)) * spread)

@@ -71,8 +71,8 @@ def limitations(figures: dict[str, Any], rows: list[Row], data: CTRData) -> list
     said = [
         "Offline, on one log that was shaped by whatever ranked it then; a live test may say otherwise.",
         "Intervals cover users and seeds of this test period, not other periods, other items or other settings.",
-        f"{count} intervals stand here, uncorrected: where nothing differs, about {(1 - level) * count:.0f} of them "
-        "would still leave zero out.",
+        f"{count} intervals stand here, each with {level:.0%} coverage of its own. Stars and verdict follow Holm's "
+        "correction over all differences of one metric on one slice.",
         f"The items never shown in training are {items:,}, with {cold.sum():,} test impressions.",
         "All models start from nothing on this log; on a long one the IDs know more and embeddings add less "
         "(a caution of COURIER's authors).",

@@ -15,7 +15,7 @@ from downstream.forest import forest, limits
 from downstream.intervals import METRICS, Interval
 from downstream.method import limitations, measured, splits
 from downstream.neighbours import strips
-from downstream.verdict import direction, signed, verdict
+from downstream.verdict import signed, verdict
 
 METRIC_NAMES = {"auc": "AUC", "gauc": "GAUC", "log_loss": "log loss"}
 SLICE_NAMES = {
@@ -89,13 +89,23 @@ def _metric_rows(figures: dict[str, Any], model: str, part: str) -> list[dict[st
 
 
 def _difference_rows(figures: dict[str, Any]) -> list[list[str]]:
-    """One line a (pair, form, model, metric), the slices side by side; a star where the interval leaves zero out."""
+    """One line a (pair, form, model, metric), the slices side by side; a star where Holm leaves a difference."""
     lines: dict[tuple[str, ...], dict[str, str]] = {}
     for row in figures["differences"]:
         names = f"{row['a']} − {row['b']}", row["form"], row["model"], METRIC_NAMES[row["metric"]]
-        value = f"{signed(row['mean'])} ({signed(row['low'])} to {signed(row['high'])}){' *' * abs(direction(row))}"
+        value = f"{signed(row['mean'])} ({signed(row['low'])} to {signed(row['high'])}){' *' * abs(row['direction'])}"
         lines.setdefault(names, {})[row["slice"]] = value
     return [[*names, *(values.get(part, "–") for part in SLICES)] for names, values in lines.items()]
+
+
+def _detectable(figures: dict[str, Any], model: str) -> str:
+    """What the test split can show, in words."""
+    parts = [
+        f"{figures['detectable'][model][part]['gauc']:.4f} on {SLICE_NAMES[part][0].lower() + SLICE_NAMES[part][1:]}"
+        for part in SLICES
+        if "gauc" in figures["detectable"].get(model, {}).get(part, {})
+    ]
+    return f"GAUC differences that would be found four times in five: {', '.join(parts)}." if parts else ""
 
 
 def report_context(
@@ -123,6 +133,7 @@ def report_context(
         models.append(
             {
                 "name": model,
+                "detectable": _detectable(figures, model),
                 "gains": _panels(figures, _gains(figures, who, model), duel=False),
                 "duels": _panels(figures, duels, duel=True) if duels else [],
                 "metrics": [(SLICE_NAMES[part], _metric_rows(figures, model, part)) for part in SLICES],

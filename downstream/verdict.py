@@ -14,11 +14,6 @@ def signed(value: float) -> str:
     return f"{value:+.4f}".replace("-", "\u2212")
 
 
-def direction(difference: dict[str, Any]) -> int:
-    """1 where the whole interval is above zero, -1 where it is below, 0 where it holds zero."""
-    return int(difference["low"] > 0) - int(difference["high"] < 0)
-
-
 def _find(rows: list[dict[str, Any]], **wanted: str) -> dict[str, Any] | None:
     return next((row for row in rows if all(row[key] == value for key, value in wanted.items())), None)
 
@@ -34,9 +29,9 @@ def _against_baseline(figures: dict[str, Any], who: Contestants, model: str) -> 
         wanted = {"a": who.main, "b": who.baseline, "form": who.headline(), "model": model, "metric": "gauc"}
         if found := _find(figures["differences"], **wanted, slice=part):
             level = f"{figures['bootstrap']['level']:.0%} interval {signed(found['low'])} to {signed(found['high'])}"
-            verb = "" if direction(found) == last else verbs[direction(found)] + " "
+            verb = "" if found["direction"] == last else verbs[found["direction"]] + " "
             clauses.append(f"{verb}{signed(found['mean'])} ({level}) {place}")
-            last = direction(found)
+            last = found["direction"]
     if not clauses:
         return None
     how = f"{figures['chosen'][model][who.main]}, the form chosen on validation" if len(who.forms) > 1 else who.forms[0]
@@ -48,7 +43,7 @@ def _against_others(figures: dict[str, Any], who: Contestants, model: str) -> st
     for row in figures["differences"]:
         key = (row["a"], row["form"], row["model"], row["slice"], row["metric"])
         if key == (who.main, who.headline(), model, "all", "gauc") and row["b"] != who.baseline:
-            groups[direction(row)].append(f"{row['b']} ({signed(row['mean'])})")
+            groups[row["direction"]].append(f"{row['b']} ({signed(row['mean'])})")
     words = {1: "better than", -1: "worse than", 0: "no difference found from"}
     said = [f"{words[key]} {', '.join(others)}" for key, others in groups.items() if others]
     return f"Against the other embeddings, {PLACES['all']}: {'; '.join(said)}." if said else None

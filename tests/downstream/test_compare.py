@@ -115,8 +115,10 @@ def test_figures_hold_every_cell_and_difference(reported):
         set(cell) == {"source", "form", "model", "seed", "slice", "auc", "gauc", "log_loss"}
         for cell in figures["cells"]
     )
-    keys = {"a", "b", "form", "model", "slice", "metric", "mean", "low", "high"}
+    keys = {"a", "b", "form", "model", "slice", "metric", "mean", "low", "high", "spread", "p", "p_holm", "direction"}
     assert all(set(row) == keys and row["low"] <= row["high"] for row in figures["differences"])
+    assert all(row["p_holm"] >= row["p"] for row in figures["differences"])
+    assert all(row["low"] > 0 for row in figures["differences"] if row["direction"] == 1)
     pairs = {(row["a"], row["b"]) for row in figures["differences"]}
     assert pairs == {("random", "ids"), ("courier", "ids"), ("courier", "random")}
     assert len(figures["differences"]) == 3 * 3 * 3 * 3  # pairs, forms and "best", slices, metrics

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from downstream.intervals import BootstrapSettings, bootstrap_metrics, paired_interval, user_counts
+from downstream.intervals import (
+    BootstrapSettings,
+    Interval,
+    bootstrap_metrics,
+    detectable,
+    holm,
+    paired_interval,
+    user_counts,
+)
 from downstream.metrics import auc, gauc
 
 
@@ -73,3 +81,27 @@ def test_intervals_cover_the_planted_difference():
         interval = paired_interval(*points, *draws, settings)
         covered += interval.low <= truth <= interval.high
     assert 46 <= covered <= 60  # 54 expected of 60; binomial standard deviation 2.3
+
+
+def test_holm_rejects_step_by_step():
+    p = [0.01, 0.04, 0.03, 0.005]
+    assert holm(p) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    rejected, level = set(), 0.05  # the textbook's way: smallest first, until one is not below level / (tests left)
+    for rank, place in enumerate(np.argsort(p)):
+        if p[place] > level / (len(p) - rank):
+            break
+        rejected.add(int(place))
+    assert rejected == {place for place, adjusted in enumerate(holm(p)) if adjusted < level}
+
+
+def test_holm_keeps_the_chance_of_any_false_find():
+    rng = np.random.default_rng(0)
+    false = [min(holm(rng.random(12).tolist())) < 0.05 for _ in range(2000)]
+    assert 0.035 < np.mean(false) < 0.065
+
+
+def test_a_detectable_difference_is_found_four_times_in_five():
+    rng = np.random.default_rng(0)
+    effect = detectable(1.0, 0.95)
+    assert np.mean(np.abs(rng.normal(effect, 1.0, 20_000)) > 1.96) == pytest.approx(0.8, abs=0.01)
+    assert Interval(1.96, 0.0, 4.0, 1.0).p == pytest.approx(0.05, abs=1e-4)

@@ -11,7 +11,8 @@ from downstream.verdict import verdict
 def figures(main_all, main_cold, other=(0.0, -0.01, 0.01), share=None):
     def row(a, b, part, values):
         names = {"a": a, "b": b, "form": "vector", "model": "dicm", "slice": part, "metric": "gauc"}
-        return names | dict(zip(("mean", "low", "high"), values, strict=True))
+        mean, low, high = values
+        return names | {"mean": mean, "low": low, "high": high, "direction": int(low > 0) - int(high < 0)}
 
     attained = {
         "source": "courier",
