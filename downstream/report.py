@@ -11,10 +11,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from downstream.analysis import BEST, Contestants
 from downstream.cells import NO_FORM, Row
 from downstream.data import SLICES, CTRData
-from downstream.forest import forest, limits
 from downstream.intervals import METRICS, Interval
 from downstream.method import limitations, measured, splits
 from downstream.neighbours import strips
+from downstream.plots import forest, limits, spectra
+from downstream.proxies import PROXIES
 from downstream.verdict import signed, verdict
 
 METRIC_NAMES = {"auc": "AUC", "gauc": "GAUC", "log_loss": "log loss"}
@@ -98,6 +99,63 @@ def _difference_rows(figures: dict[str, Any]) -> list[list[str]]:
     return [[*names, *(values.get(part, "–") for part in SLICES)] for names, values in lines.items()]
 
 
+def _heat(figures: dict[str, Any], who: Contestants, model: str) -> dict[str, Any]:
+    """GAUC gain over the baseline on all test impressions, form by form; the shade is its share of the largest."""
+    rows = [row for row in _gains(figures, who, model) if row["slice"] == "all"]
+    largest = max((abs(row["mean"]) for row in rows), default=0) or 1.0
+    cells = {
+        (row["a"], row["form"]): {
+            "text": signed(row["mean"]) + " *" * abs(row["direction"]),
+            "shade": round(60 * abs(row["mean"]) / largest),
+            "colour": "var(--better)" if row["mean"] > 0 else "var(--worse)",
+        }
+        for row in rows
+    }
+    sources = dict.fromkeys(source for source, _ in cells)
+    nothing = {"text": "–", "shade": 0, "colour": "var(--muted)"}
+    grid = {source: [cells.get((source, form), nothing) for form in who.forms] for source in sources}
+    return {"forms": who.forms, "sources": grid}
+
+
+def _slice_panels(figures: dict[str, Any], who: Contestants, model: str) -> list[tuple[str, str]]:
+    """(dimension, SVG) of the main source's gain in the parts of the test split, all on one scale."""
+    rows = [row for row in figures["slices"] if row["model"] == model]
+    span = limits([Interval(row["mean"], row["low"], row["high"]) for row in rows])
+    panels = []
+    for dimension in dict.fromkeys(row["dimension"] for row in rows):
+        own = [row for row in rows if row["dimension"] == dimension]
+        lines = [(row["part"], Interval(row["mean"], row["low"], row["high"])) for row in own]
+        described = "; ".join(f"{label}: {signed(one.mean)}" for label, one in lines)
+        panels.append((f"By {dimension}", forest(lines, f"GAUC, {who.main} − {who.baseline}", span, described)))
+    return panels
+
+
+def _table_rows(figures: dict[str, Any]) -> list[list[str]]:
+    """One line a table: source, size, its proxies and the gain; below them how each proxy goes with the gain."""
+    lines = [
+        [
+            one["source"] + (" (flagged)" if one["flagged"] else ""),
+            str(one["size"]),
+            *(f"{one[name]:.4f}" for name in PROXIES[:2]),
+            f"{one[PROXIES[2]]:.1f}",
+            signed(one["gain"]) if one["gain"] is not None else "–",
+        ]
+        for one in figures["tables"]
+    ]
+    told = [figures["foretold"][name] for name in PROXIES]
+    if lines and None not in told:
+        lines.append(["rank correlation with the gain", "", *(f"{value:+.2f}" for value in told), ""])
+    return lines
+
+
+def _spectra(figures: dict[str, Any]) -> str:
+    """SVG of the spectra, one table a source."""
+    first: dict[str, np.ndarray] = {}
+    for one in figures["tables"]:
+        first.setdefault(one["source"], np.array(one["spectrum"]))
+    return spectra(first, "Singular values of the embeddings: " + ", ".join(first)) if first else ""
+
+
 def _detectable(figures: dict[str, Any], model: str) -> str:
     """What the test split can show, in words."""
     parts = [
@@ -121,7 +179,8 @@ def report_context(
 
     Parameters
     ----------
-    figures : of :func:`downstream.analysis.analyse`, with "bootstrap" and "made_by"
+    figures : of :func:`downstream.analysis.analyse`, :func:`downstream.by_slice.gains_by_slice` ("slices") and
+        :func:`downstream.embeddings.look_at_tables`, with "bootstrap" and "made_by"
     rows, data, who : what was compared
     title : of the report
     training : the settings of the CTR trainings as a dict
@@ -134,6 +193,8 @@ def report_context(
             {
                 "name": model,
                 "detectable": _detectable(figures, model),
+                "heat": _heat(figures, who, model) if len(who.forms) > 1 else None,
+                "slices": _slice_panels(figures, who, model),
                 "gains": _panels(figures, _gains(figures, who, model), duel=False),
                 "duels": _panels(figures, duels, duel=True) if duels else [],
                 "metrics": [(SLICE_NAMES[part], _metric_rows(figures, model, part)) for part in SLICES],
@@ -149,6 +210,9 @@ def report_context(
         "several_forms": len(who.forms) > 1,
         "oracle": figures["oracle"] is not None,
         "differences": _difference_rows(figures),
+        "tables": _table_rows(figures),
+        "proxies": PROXIES,
+        "spectra": _spectra(figures),
         "strips": strips(data, pictured),
         "splits": splits(data),
         "measured": measured(figures, rows, data, training),

@@ -185,7 +185,8 @@ def test_the_html_is_one_file_without_network(reported):
     sources = re.findall(r'(?:src|href)="([^"]*)"', html)
     assert sources and all(source.startswith(("data:image/jpeg;base64,", "#")) for source in sources)
     assert "url(" not in html.replace("url(#", "")
-    assert html.count("<svg") == 6 and "prefers-color-scheme: dark" in html and 'name="viewport"' in html
+    # gains and duels on three slices, three dimensions of slices, one plot of spectra
+    assert html.count("<svg") == 10 and "prefers-color-scheme: dark" in html and 'name="viewport"' in html
     assert "Planted &lt;world&gt;" in html and "<world>" not in html
     assert "#000001" not in html  # every stand-in colour was handed to the style sheet
     assert all("alt=" in tag for tag in re.findall(r"<img[^>]*>", html))

@@ -1,4 +1,4 @@
-"""Forest plots as inline SVG that reads on light and dark pages."""
+"""Plots as inline SVG that reads on light and dark pages."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from html import escape
 
 import matplotlib
 import matplotlib.pyplot as plt
+import numpy as np
 
 from downstream.intervals import Interval
 
@@ -77,4 +78,24 @@ def forest(labelled: list[tuple[str, Interval]], metric: str, span: tuple[float,
         axes.locator_params(axis="x", nbins=4)
         axes.spines[["left", "right", "top"]].set_visible(False)
         figure.tight_layout(pad=0.3)
+        return _inline(figure, described)
+
+
+def spectra(lines: dict[str, np.ndarray], described: str) -> str:
+    """Falling shares of singular values, one line a table, told apart by dashes and a name at the end of each line."""
+    dashes = [(0, ()), (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1.5)), (0, (8, 3))]
+    with matplotlib.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(5.4, 3.0))
+        ends = []
+        for place, (name, shares) in enumerate(lines.items()):
+            kept = shares[shares > 1e-5]
+            axes.plot(
+                np.arange(1, len(kept) + 1), kept, color=INK, linewidth=1.4, linestyle=dashes[place % len(dashes)]
+            )
+            ends.append((kept[-1], len(kept), name))
+        axes.set(yscale="log", xlabel="dimension, the strongest first", ylabel="share of the spectrum")
+        axes.set_xlim(1, max(end for _, end, _ in ends) * 1.3)
+        for share, end, name in ends:
+            axes.annotate(name, (end, share), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
+        axes.spines[["top", "right"]].set_visible(False)
         return _inline(figure, described)
