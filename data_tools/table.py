@@ -2,8 +2,7 @@
 
 Our own form is a folder of Parquet parts (``item_id``, ``embedding`` as a fixed-size list of float16 or float32) and
 ``table.json`` (count, size, dtype, normalised, layer, encoder, preprocessing, weights, checkpoint, dataset).
-Tables made elsewhere load too: ``.npz`` with the arrays ``ids`` and ``vectors``, ``.npy`` of vectors with the ids in
-``<name>.ids.npy`` or ``<name>.ids.txt`` beside it, and one ``.parquet`` file with ``item_id`` and ``embedding``.
+Tables made elsewhere load too: :mod:`data_tools.convert_table` lists the layouts.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data_tools.cli import UserError
 from data_tools.files import read_json, whole_folder, write_json
+from data_tools.table_files import read_parquet, write_parquet
+from data_tools.table_layouts import LAYOUTS, layout_of
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,7 @@ class EmbeddingTable:
 
 def write_part(path: Path, ids: Sequence[Any], vectors: np.ndarray) -> None:
     """Write one Parquet part of a table: ``ids`` (n) and ``vectors`` (n, D) of float16 or float32."""
-    flat = pa.array(vectors.reshape(-1))
-    columns = [pa.array(ids), pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])]
-    pq.write_table(pa.table(columns, names=["item_id", "embedding"]), path)
+    write_parquet(path, ids, vectors)
 
 
 def write_table(folder: str | Path, ids: Sequence[Any], vectors: np.ndarray, info: dict[str, Any]) -> None:
@@ -74,61 +71,62 @@ def describe(count: int, size: int, dtype: str) -> dict[str, Any]:
     return {"format_version": 1, "count": count, "size": size, "dtype": dtype}
 
 
-def _read_parquet(paths: Sequence[Path]) -> tuple[list[Any], np.ndarray]:
-    frame = pl.concat([pl.read_parquet(path, columns=["item_id", "embedding"]) for path in paths])
-    lengths = frame["embedding"].cast(pl.List(pl.Float32)).list.len().unique()
-    if len(lengths) != 1:
-        raise UserError(f"{paths[0].parent}: embeddings of several sizes {sorted(lengths)}; one size is expected")
-    flat = frame["embedding"].cast(pl.List(pl.Float32)).explode().to_numpy()
-    return frame["item_id"].to_list(), flat.reshape(len(frame), -1)
+def _read_parts(folder: Path) -> tuple[list[Any], np.ndarray]:
+    parts = [read_parquet(part) for part in sorted(folder.glob("part-*.parquet"))]
+    if len(sizes := {vectors.shape[1] for _, vectors in parts}) != 1:
+        raise UserError(f"{folder}: parts with embeddings of the sizes {sorted(sizes)}; one is expected")
+    return [item for ids, _ in parts for item in ids], np.concatenate([vectors for _, vectors in parts])
 
 
-def _read_npy(path: Path) -> tuple[list[Any], np.ndarray]:
-    for ids in (path.with_suffix(".ids.npy"), path.with_suffix(".ids.txt")):
-        if ids.exists():
-            read = np.load(ids).tolist() if ids.suffix == ".npy" else ids.read_text(encoding="utf-8").splitlines()
-            return read, np.load(path)
-    raise UserError(f"{path} needs its item ids beside it, as {path.stem}.ids.npy or {path.stem}.ids.txt")
-
-
-def _read_npz(path: Path) -> tuple[list[Any], np.ndarray]:
-    arrays = np.load(path)
-    if not {"ids", "vectors"} <= set(arrays.files):
-        raise UserError(f"{path} holds the arrays {arrays.files}; 'ids' and 'vectors' are expected")
-    return arrays["ids"].tolist(), arrays["vectors"]
-
-
-_READERS = {".parquet": lambda path: _read_parquet([path]), ".npy": _read_npy, ".npz": _read_npz}
-
-
-def read_table(path: str | Path) -> EmbeddingTable:
-    """Read a table of our own form or one made elsewhere.
+def read_table(path: str | Path, layout: str | None = None) -> EmbeddingTable:
+    """Read a table of our own form or one made elsewhere, in a layout that the suffix tells unless it is named.
 
     Raises
     ------
     UserError
-        If there is none, or it has repeated ids, another number of ids than of vectors, or values that are not finite.
+        If there is none, or it has missing or repeated ids, another number of ids than of vectors, vectors that are no
+        numbers or of several sizes, or values that are not finite as float32.
     """
     path = Path(path)
     info: dict[str, Any] = {}
-    if (path / "table.json").exists():
-        info = read_json(path / "table.json")
-        ids, vectors = _read_parquet(sorted(path.glob("part-*.parquet")))
-    elif path.is_file() and path.suffix in _READERS:
-        try:
-            ids, vectors = _READERS[path.suffix](path)
-        except (ValueError, OSError, pl.exceptions.PolarsError) as error:
-            raise UserError(f"{path} cannot be read as a table of vectors: {error}") from None
-    else:
-        raise UserError(f"no embedding table at {path}: a folder with table.json, or a .parquet, .npy or .npz file")
-    if vectors.ndim != 2 or len(ids) != len(vectors):
-        raise UserError(f"{path}: {len(ids)} ids for vectors of shape {vectors.shape}, not (ids, size)")
+    try:
+        if (path / "table.json").exists() and not layout:
+            info = read_json(path / "table.json")
+            ids, vectors = _read_parts(path)
+        elif path.exists() and (found := layout_of(path, layout)):
+            ids, vectors = LAYOUTS[found].read(path)
+        else:
+            suffixes = ", ".join(suffix for known in LAYOUTS.values() for suffix in known.suffixes)
+            raise UserError(f"no embedding table at {path}: a folder with table.json, or a file in {suffixes}")
+    except (ValueError, KeyError, OSError, EOFError, pl.exceptions.PolarsError) as error:
+        raise UserError(f"{path} cannot be read as a table of vectors: {error}") from None
+    vectors = _checked(ids, vectors, path)
     if info and info["count"] != len(ids):
         raise UserError(f"{path}: {len(ids)} vectors, but table.json promises {info['count']}; export it again")
-    if len({str(item) for item in ids}) != len(ids):
-        raise UserError(f"{path}: some item ids stand more than once; each item needs exactly one vector")
-    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-    if not np.isfinite(vectors).all():
-        bad = [ids[row] for row in np.flatnonzero(~np.isfinite(vectors).all(axis=1))[:5]]
-        raise UserError(f"{path}: vectors with NaN or infinite values, for example of the items {bad}")
     return EmbeddingTable(ids, vectors, info)
+
+
+def _checked(ids: list[Any], vectors: np.ndarray, path: Path) -> np.ndarray:
+    """The vectors as float32, or a UserError that says what is wrong with the table."""
+    if vectors.ndim != 2 or len(ids) != len(vectors) or not vectors.shape[1]:
+        raise UserError(f"{path}: {len(ids)} ids for vectors of shape {vectors.shape}, not (ids, size)")
+    if vectors.dtype.kind not in "fiu":
+        raise UserError(f"{path}: vectors of {vectors.dtype}; floating-point numbers are expected")
+    text = [None if item is None or item != item else str(item) for item in ids]
+    if missing := [row for row, item in enumerate(text) if item is None or not item.strip()]:
+        raise UserError(f"{path}: {len(missing)} rows have no item id, the first is row {missing[0]}")
+    if len(set(text)) != len(text):
+        repeated = list(dict.fromkeys(pl.Series(text).filter(pl.Series(text).is_duplicated())))
+        raise UserError(
+            f"{path}: {len(repeated)} item ids stand more than once, for example {repeated[:5]}; each item needs "
+            "exactly one vector"
+        )
+    with np.errstate(over="ignore"):
+        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        bad = [ids[row] for row in np.flatnonzero(~finite)[:5]]
+        raise UserError(
+            f"{path}: {(~finite).sum()} vectors with NaN or infinite values, for example of the items {bad}"
+        )
+    return vectors

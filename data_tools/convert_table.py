@@ -1,0 +1,159 @@
+"""Embedding tables of one program for another: read, checked, joined side by side, and written.
+
+The suffix tells the layout, or ``--layout`` names it; a folder without one is our own (:mod:`data_tools.table`).
+
+npy       vectors in NAME.npy, ids in NAME.ids.npy or NAME.ids.txt
+npz       the arrays ids and vectors (key and value are read too)
+h5        the data sets key and value (ids and vectors are read too)
+parquet   item_id and embedding (key and value are read too)
+faiss     NAME.faiss or NAME.index; ids inside, or beside it as for npy
+fuxictr   a pretrained_emb of FuxiCTR: key and value in .h5, .npz or .parquet
+recbole   DATASET.itememb, an atomic file for RecBole's additional_feat_suffix
+mmrec     a folder with MMRec's image_feat.npy, in the order of its inner ids, and i_id_mapping.csv
+
+python -m data_tools.convert_table --table my/table                                  # check it, say what it holds
+python -m data_tools.convert_table --table my/table --out movies.itememb             # convert
+python -m data_tools.convert_table --table images.npz,texts.h5 --missing drop --out both        # join
+python -m data_tools.convert_table --table my/table --layout mmrec --order i_id_mapping.csv --out baby
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from rich.console import Console
+
+from data_tools.cli import UserError, parse_settings, run_command
+from data_tools.table import EmbeddingTable, describe, read_table, write_table
+from data_tools.table_layouts import LAYOUTS, Layout, layout_of
+from data_tools.table_peers import read_mapping
+
+MISSING = ("stop", "drop", "zero", "mean")
+
+
+def join(tables: Sequence[EmbeddingTable], missing: str = "stop", order: Sequence[Any] | None = None) -> EmbeddingTable:
+    """Tables side by side: each item's vectors one after the other, float32 (N, sum of sizes).
+
+    Parameters
+    ----------
+    tables : one or several
+    missing : for an item that some table lacks: "stop", "drop" it, or put "zero" or the table's "mean" there
+    order : the items wanted, by default those of all tables in order of appearance
+
+    Raises
+    ------
+    UserError
+        If an item is missing and ``missing`` is "stop".
+    """
+    wanted = list(order) if order is not None else list({str(item): item for t in tables for item in t.ids}.values())
+    looked_up = [table.lookup(wanted) for table in tables]
+    lacking = [int((~found).sum()) for _, found in looked_up]
+    if sum(lacking) and missing == "stop":
+        first = [wanted[row] for row in np.flatnonzero(~np.all([found for _, found in looked_up], axis=0))[:5]]
+        raise UserError(
+            f"of {len(wanted):,} items the tables lack {lacking}, for example {first}; leave such items out with "
+            "--missing drop, or fill them with --missing zero or --missing mean"
+        )
+    if missing == "mean":
+        for table, (vectors, found) in zip(tables, looked_up, strict=True):
+            vectors[~found] = table.vectors.mean(axis=0)
+    vectors = np.concatenate([vectors for vectors, _ in looked_up], axis=1)
+    kept = np.all([found for _, found in looked_up], axis=0) | (missing != "drop")
+    ids = [item for item, keep in zip(wanted, kept, strict=True) if keep]
+    if len(tables) == 1:
+        return EmbeddingTable(ids, vectors[kept], tables[0].info)
+    return EmbeddingTable(ids, vectors[kept], {"joined": [table.info for table in tables]})
+
+
+@dataclass
+class Settings:
+    """Check, join and convert embedding tables.
+
+    Attributes:
+        table: Table to read; several, apart by commas, are joined side by side.
+        out: File or folder to write; null only says what the table holds.
+        layout: Layout to write, where the suffix of out does not tell; a folder without one gets our own.
+        order: Items wanted and their order: a dataset's items.parquet, or MMRec's i_id_mapping.csv.
+        missing: What to do about an item that some table lacks: stop, drop it, or fill in zero or the table's mean.
+        dtype: float32 or float16, in what is written.
+    """
+
+    table: str
+    out: str | None = None
+    layout: str | None = None
+    order: str | None = None
+    missing: str = "stop"
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("missing", MISSING), ("dtype", ("float32", "float16"))):
+            if getattr(self, name) not in allowed:
+                raise UserError(f"--{name} is {getattr(self, name)!r}; {' or '.join(allowed)} is expected")
+        if self.layout == "mmrec" and self.order and self.missing == "drop":
+            raise UserError("MMRec needs a row for every inner id: fill the missing ones with --missing mean or zero")
+
+
+def convert(settings: Settings) -> EmbeddingTable:
+    """Read, join, order and, where ``out`` is given, write; returns the table.
+
+    Raises
+    ------
+    UserError
+        If a table is faulty (see :func:`read_table`) or lacks items, or ``out`` exists.
+    """
+    order = _read_order(Path(settings.order)) if settings.order else None
+    table = join([read_table(path) for path in settings.table.split(",")], settings.missing, order)
+    if not settings.out:
+        return table
+    out, vectors = Path(settings.out), table.vectors.astype(settings.dtype)
+    if not np.isfinite(vectors).all():
+        raise UserError(f"values up to {np.abs(table.vectors).max():g} do not fit {settings.dtype}; write float32")
+    layout = layout_of(out, settings.layout)
+    if layout is None:
+        own = {name: value for name, value in table.info.items() if name not in describe(0, 0, "")}
+        write_table(out, table.ids, vectors, own)
+        return table
+    _write(LAYOUTS[layout], out, table, vectors)
+    return table
+
+
+def _write(layout: Layout, out: Path, table: EmbeddingTable, vectors: np.ndarray) -> None:
+    """Write the table beside its place, then move it there, the files that go with it first."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
+        layout.write(Path(scratch) / out.name, table.ids, vectors)
+        files = sorted(Path(scratch).iterdir(), key=lambda file: file.name == out.name)
+        for file in files:
+            if (out.parent / file.name).exists():
+                raise UserError(f"{out.parent / file.name} exists already; name another file or remove this one first")
+        for file in files:
+            file.rename(out.parent / file.name)
+
+
+def _read_order(path: Path) -> list[Any]:
+    try:
+        if path.suffix == ".parquet":
+            return pl.read_parquet(path, columns=["item_id"])["item_id"].to_list()
+        return read_mapping(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise UserError(f"{path} cannot be read as a list of items: {error}") from None
+
+
+def main() -> None:
+    settings = parse_settings(Settings, __doc__)
+    table = convert(settings)
+    norms = np.linalg.norm(table.vectors, axis=1)
+    Console(highlight=False, soft_wrap=True).print(
+        f"{settings.out or settings.table}: {len(table.ids):,} items, size {table.vectors.shape[1]}; norms "
+        f"{norms.min():.3g} to {norms.max():.3g}, {int((norms == 0).sum()):,} vectors of zeros"
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)
