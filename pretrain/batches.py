@@ -10,7 +10,8 @@ A batch of requests is a dict:
 ``click``         float (B, P)        1 clicked, 0 not (and padding)
 ================  ==================  =============================================================================
 
-A batch of catalogue pictures holds ``images`` (2n, ...) and ``image_item`` (2n,): first views of n, then second views.
+A batch of catalogue pictures holds ``images`` (v n, ...) and ``image_item`` (v n,): first views of n, then second
+views, and so on; and what the objective's ``annotate`` says of the n.
 
 Streams are endless and a function of (seed, process, worker, batch number) alone, so that a run resumes at batch k
 exactly: batches before it are read past without decoding.
@@ -38,6 +39,8 @@ from data_tools.images import read_image
 from data_tools.shard_files import read_index, read_shard
 from pretrain.settings import Batch
 
+# What a batch says of its catalogue records besides: tensors (n, ...) by name.
+Annotate = Callable[[list[dict[str, Any]]], dict[str, Tensor]]
 # An encoded batch: pictures' bytes by item, and the requests that mention them.
 Encoded = tuple[dict[int, bytes], list[dict[str, Any]]]
 
@@ -109,14 +112,17 @@ def request_batch(encoded: Encoded, transform: Transform, history: int, slots: i
     return batch
 
 
-def item_batch(encoded: Encoded, transform: Transform) -> dict[str, Tensor]:
-    """Two views of each catalogue picture."""
+def item_batch(
+    encoded: Encoded, transform: Transform, views: int = 2, annotate: Annotate | None = None
+) -> dict[str, Tensor]:
+    """Views of each catalogue picture, decoded once, and what is to be said of it."""
     images, records = encoded
     items = [record["item"] for record in records]
     decoded = [transform.decode(images[item]) for item in items]
     return {
-        "images": torch.stack([transform(picture) for picture in decoded + decoded]),
-        "image_item": torch.tensor(items + items),
+        "images": torch.stack([transform(picture) for picture in decoded * views]),
+        "image_item": torch.tensor(items * views),
+        **(annotate(records) if annotate else {}),
     }
 
 
@@ -243,6 +249,8 @@ def loader(
     process: int = 0,
     processes: int = 1,
     start: int = 0,
+    views: int = 2,
+    annotate: Annotate | None = None,
 ) -> DataLoader:
     """Endless training batches of one process.
 
@@ -253,6 +261,7 @@ def loader(
     settings : rows are those of all processes together
     image_size : side of the square pictures
     seed, process, processes, start : see :class:`BatchStream`
+    views, annotate : see :func:`item_batch`
 
     Raises
     ------
@@ -274,7 +283,7 @@ def loader(
         )
     transform = training_transform(settings, image_size)
     if kind == "items":
-        collate = partial(item_batch, transform=transform)
+        collate = partial(item_batch, transform=transform, views=views, annotate=annotate)
     else:
         collate = partial(request_batch, transform=transform, history=settings.history, slots=settings.slots)
     stream = BatchStream(shards, listed, rows, collate, seed, process, processes, start)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 def world_size() -> int:
@@ -48,3 +49,10 @@ def total(value: Tensor) -> Tensor:
     if world_size() > 1:
         dist.all_reduce(value)
     return value
+
+
+def in_processes(module: nn.Module) -> nn.Module:
+    """The module as it is, or wrapped so that the gradients of what it learns are the mean over the processes."""
+    if world_size() == 1 or not any(parameter.requires_grad for parameter in module.parameters()):
+        return module
+    return DistributedDataParallel(module)

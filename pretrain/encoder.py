@@ -8,9 +8,12 @@ import open_clip
 import safetensors.torch
 import timm
 import torch
+from open_clip.model import convert_to_custom_text_state_dict
 from torch import Tensor, nn
 
 from data_tools.cli import UserError
+from pretrain.item_dropout import replace_dropout
+from pretrain.layers import freeze
 from pretrain.settings import Encoder
 
 OPEN_CLIP = "open_clip:"
@@ -21,14 +24,19 @@ class ImageEncoder(nn.Module):
 
     Attributes
     ----------
+    dimensions : size D of the embedding
     mean, std : buffers (1, 3, 1, 1), channel statistics of the input in [0, 1]; they travel with the weights
     """
 
     def __init__(self, tower: nn.Module, features: int, settings: Encoder, mean: list[float], std: list[float]) -> None:
         super().__init__()
         self.tower = tower
-        self.head = nn.Linear(features, settings.dimensions)
-        self.freeze_norm = settings.freeze_norm
+        self.dimensions = settings.dimensions or features
+        self.head = nn.Linear(features, settings.dimensions) if settings.dimensions else nn.Identity()
+        self.dropouts = replace_dropout(tower)
+        still = freeze(tower, settings.freeze_stages) if settings.freeze_stages else []
+        norms = [module for module in tower.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        self._still = norms if settings.freeze_norm else still
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
 
@@ -37,16 +45,19 @@ class ImageEncoder(nn.Module):
         pixels = (images.to(self.mean.dtype) / 255 - self.mean) / self.std
         return self.tower(pixels.contiguous(memory_format=torch.channels_last))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Pictures, uint8 (N, 3, S, S), to embeddings, (N, D), not normalised."""
+    def forward(self, images: Tensor, seeds: Tensor | None = None) -> Tensor:
+        """Pictures, uint8 (N, 3, S, S), to embeddings, (N, D), not normalised.
+
+        ``seeds``, long (N,), decide the pictures' dropout in training (see ``pretrain.item_dropout``).
+        """
+        for dropout in self.dropouts:
+            dropout.seeds = seeds
         return self.head(self.features(images))
 
     def train(self, mode: bool = True) -> ImageEncoder:
         super().train(mode)
-        if self.freeze_norm:
-            for module in self.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+        for norm in self._still:
+            norm.eval()
         return self
 
 
@@ -56,17 +67,25 @@ def build_encoder(settings: Encoder) -> ImageEncoder:
     Raises
     ------
     UserError
-        If the name is unknown (the nearest ones are named), or the weights do not fit the model.
+        If the name is unknown (the nearest ones are named), or the weights do not fit the model, or every layer would
+        be frozen.
     """
     named = _open_clip_tower if settings.name.startswith(OPEN_CLIP) else _timm_tower
     tower, mean, std = named(settings)
     if settings.weights:
-        load_weights(tower, settings.weights)
+        load_weights(tower, settings.weights, prefix="visual." if named is _open_clip_tower else "")
     if settings.gradient_checkpointing:
         tower.set_grad_checkpointing(True)
     with torch.no_grad():  # some towers pool into another width than they say
         features = tower.eval()(torch.zeros(1, 3, settings.image_size, settings.image_size)).shape[1]
     encoder = ImageEncoder(tower.train(), features, settings, settings.mean or mean, settings.std or std)
+    if not any(parameter.requires_grad for parameter in encoder.parameters()):
+        raise UserError(
+            f"--encoder.freeze_stages {settings.freeze_stages} leaves nothing to train of {settings.name} without a "
+            "linear layer (--encoder.dimensions 0)"
+        )
+    if settings.compile:
+        tower.compile(dynamic=True)  # the number of distinct pictures differs from batch to batch
     return encoder.to(memory_format=torch.channels_last)
 
 
@@ -98,8 +117,11 @@ def _open_clip_tower(settings: Encoder) -> tuple[nn.Module, list[float], list[fl
     return tower, list(tower.image_mean), list(tower.image_std)
 
 
-def load_weights(module: nn.Module, file: str | Path) -> None:
+def load_weights(module: nn.Module, file: str | Path, prefix: str = "") -> None:
     """Load a state dict of tensors; a classifier the module lacks is passed over, anything else must fit.
+
+    With a ``prefix`` ("visual." or "text."), the file may also hold a whole open_clip model: its part of that name is
+    taken.
 
     Raises
     ------
@@ -115,6 +137,9 @@ def load_weights(module: nn.Module, file: str | Path) -> None:
         raise UserError(f"no weights at {file}") from None
     except Exception as error:
         raise UserError(f"{file} cannot be read as a file of tensors: {error}") from None
+    if prefix and any(name.startswith("visual.") for name in state):
+        state = convert_to_custom_text_state_dict(state)
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     classifiers = ("classifier.", "head.fc.", "fc.", "head.")
     wanted = module.state_dict()
     state = {name: tensor for name, tensor in state.items() if name in wanted or not name.startswith(classifiers)}

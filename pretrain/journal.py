@@ -158,6 +158,7 @@ def summarise(
     summary = {
         "page_auc": page_auc,
         "effective_rank": effective_rank(embed(encoder, test.images[:2048])),
+        "dimensions": encoder.dimensions,
         "steps": step,
         "best_step": best["step"],
         "seconds": seconds,
@@ -209,7 +210,7 @@ def say_summary(settings: Settings, summary: dict[str, Any], next_config: Path, 
     console.print(table)
     lines = [
         f"{summary['steps']} steps in {summary['seconds']:.0f} s; best on validation at step {summary['best_step']}; "
-        f"effective rank {summary['effective_rank']:.1f} of {settings.encoder.dimensions}",
+        f"effective rank {summary['effective_rank']:.1f} of {summary['dimensions']}",
         f"checkpoint: {runs.checkpoints(run)[-1]}, best weights: {run / 'best.safetensors'}",
         "next, export and compare:",
         f"  accelerate launch pretrain/export.py --run {run} --data {settings.data} --out {run / 'tables' / 'trained'}",

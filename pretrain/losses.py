@@ -1,7 +1,8 @@
-"""Contrastive losses as pure functions of documented shapes, in float32."""
+"""Losses as pure functions of documented shapes, in float32."""
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -42,7 +43,8 @@ def info_nce(
     candidate_item: Tensor,
     candidate_kept: Tensor,
     positive: Tensor,
-    temperature: float,
+    temperature: float | Tensor,
+    bias: Tensor | None = None,
 ) -> Term:
     """-log softmax over a of cos(candidate_a, query_b) / tau at b's own candidate (COURIER, arXiv 2306.05001).
 
@@ -57,7 +59,9 @@ def info_nce(
     candidate_item : long tensor (A,)
     candidate_kept : bool tensor (A,), false for padding
     positive : long tensor (Q,), column of b's own candidate
-    temperature : tau
+    temperature : tau; a tensor where it is learned
+    bias : float tensor broadcastable to (Q, A), added to the logits: -log q for candidates drawn more often than
+        others, log w for candidates that weigh w in the sum, -inf for those to leave out; b's own must stay finite
 
     Returns
     -------
@@ -69,6 +73,77 @@ def info_nce(
     own = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, positive[:, None], True)
     duplicate = (query_item[:, None] == candidate_item[None, :]) & ~own
     kept = (candidate_kept[None, :] & ~duplicate) | own
+    if bias is not None:
+        logits = logits + bias
+        kept = kept & (bias > float("-inf"))
     logits = logits.masked_fill(~kept, float("-inf"))
     values = logits.logsumexp(1) - logits.gather(1, positive[:, None]).squeeze(1)
     return Term(global_mean(values, query_kept), global_mean(kept.sum(1).float().log(), query_kept))
+
+
+def within_page(score: Tensor, positive: Tensor, negative: Tensor, temperature: float | Tensor) -> Term:
+    """-log softmax at each clicked slot over itself and the page view's slots that were not clicked (ours).
+
+    Parameters
+    ----------
+    score : float tensor (B, P), such as cos(p_j, r_j)
+    positive, negative : bool tensors (B, P); a page view without one of each does not count
+    temperature : tau
+    """
+    logits = score.float() / temperature
+    rivals = logits.masked_fill(~negative, float("-inf"))
+    rivals = torch.where(negative.any(1, keepdim=True), rivals, torch.zeros_like(rivals)).logsumexp(1, keepdim=True)
+    kept = positive & negative.any(1, keepdim=True)
+    chance = torch.log1p(negative.sum(1, keepdim=True).float()).expand_as(logits)
+    return Term(global_mean(F.softplus(rivals - logits), kept), global_mean(chance, kept))
+
+
+def triplet(anchor: Tensor, positive: Tensor, negative: Tensor, kept: Tensor, margin: float) -> Term:
+    """max(0, margin - cos(anchor, positive) + cos(anchor, negative)), the mean over the kept triplets.
+
+    Parameters
+    ----------
+    anchor, positive, negative : float tensors broadcastable to (..., D)
+    kept : bool tensor (...)
+    margin : by which the positive must be nearer
+    """
+    near, far = (F.cosine_similarity(anchor.float(), other.float(), dim=-1) for other in (positive, negative))
+    values = F.relu(margin - near + far)
+    return Term(global_mean(values, kept), global_mean(torch.full_like(values, margin), kept))
+
+
+def negative_cosine(first: Tensor, second: Tensor, kept: Tensor) -> Term:
+    """-cos(first, second), the mean over the kept rows (SimSiam, arXiv 2011.10566, equation 1).
+
+    Parameters
+    ----------
+    first, second : float tensors (..., D)
+    kept : bool tensor (...)
+    """
+    values = -F.cosine_similarity(first.float(), second.float(), dim=-1)
+    return Term(global_mean(values, kept), torch.zeros_like(values.sum()).detach())
+
+
+def classification(logits: Tensor, label: Tensor) -> Term:
+    """Cross entropy of classes.
+
+    Parameters
+    ----------
+    logits : float tensor (n, C)
+    label : long tensor (n,), -1 where unknown: such rows do not count
+    """
+    values = F.cross_entropy(logits.float(), label, ignore_index=-1, reduction="none")
+    kept = label >= 0
+    return Term(global_mean(values, kept), global_mean(torch.full_like(values, math.log(logits.shape[1])), kept))
+
+
+def click_cross_entropy(logits: Tensor, click: Tensor, kept: Tensor) -> Term:
+    """Binary cross entropy of clicks; chance is that of probability one half.
+
+    Parameters
+    ----------
+    logits, click : float tensors (B, P)
+    kept : bool tensor (B, P)
+    """
+    values = F.binary_cross_entropy_with_logits(logits.float(), click, reduction="none")
+    return Term(global_mean(values, kept), global_mean(torch.full_like(values, math.log(2)), kept))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def reconstruct(target: Tensor, history: Tensor, present: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -30,3 +31,45 @@ def reconstruct(target: Tensor, history: Tensor, present: Tensor, temperature: f
     scores = torch.where(present.any(1)[:, None, None], scores, torch.zeros_like(scores))
     attention = scores.softmax(-1) * present[:, None, :]
     return torch.einsum("bth,bhd->btd", attention, history), attention
+
+
+def history_mean(history: Tensor, present: Tensor, targets: int) -> Tensor:
+    """Mean of the history whatever the target: COURIER's ablation without reconstruction.
+
+    Parameters
+    ----------
+    history : float tensor (B, H, D)
+    present : bool tensor (B, H)
+    targets : T
+
+    Returns
+    -------
+    float tensor (B, T, D); zeros for a row whose history is empty
+    """
+    weight = present[..., None].to(history.dtype)
+    mean = (history * weight).sum(1) / weight.sum(1).clamp(min=1)
+    return mean[:, None].expand(-1, targets, -1)
+
+
+class MultiHead(nn.Module):
+    """Cross attention with learned projections, whose query is the target (COURIER's released code: four heads).
+
+    For head i: softmax_k(W_q p . W_k h_k / sqrt(D / heads)) W_v h_k; the heads joined by one more projection (the usual
+    multi-head attention, arXiv 1706.03762). There are no biases, so that an empty history gives zeros.
+    """
+
+    def __init__(self, size: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value, self.out = (nn.Linear(size, size, bias=False) for _ in range(4))
+
+    def forward(self, target: Tensor, history: Tensor, present: Tensor) -> Tensor:
+        """Shapes as in :func:`reconstruct`; returns (B, T, D)."""
+        query, key, value = (
+            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer, x in ((self.query, target), (self.key, history), (self.value, history))
+        )
+        known = present.any(1)[:, None, None, None]
+        mask = present[:, None, None, :] | ~known  # a row without any key would give NaN
+        mixed = F.scaled_dot_product_attention(query, key, value, mask) * known
+        return self.out(mixed.transpose(1, 2).flatten(2))

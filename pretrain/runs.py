@@ -3,7 +3,8 @@
 ``run.json``                  resolved settings, versions, git state, machine
 ``initial.safetensors``       the encoder before training
 ``best.safetensors``          the encoder at its best validation so far, with ``best.json``
-``checkpoints/step-NNNNNN``   encoder, optimiser (safetensors) and state.json; the newest two are kept
+``checkpoints/step-NNNNNN``   encoder, optimiser, what the objective learns (safetensors) and state.json; the newest
+                              two are kept
 ``log.jsonl``                 one line a log line; ``tensorboard/`` the same as events
 ``summary.json``              written at the end, with ``compare.yaml``, the configuration of the run's comparison
 """
@@ -29,7 +30,12 @@ def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def save_checkpoint(
-    run: Path, step: int, encoder: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+    run: Path,
+    step: int,
+    encoder: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    objective: torch.nn.Module,
 ) -> None:
     """Write ``checkpoints/step-<step>`` whole, then remove all but the newest two."""
     folder = run / "checkpoints" / f"step-{step:06d}"
@@ -38,6 +44,8 @@ def save_checkpoint(
     with whole_folder(folder, overwrite=True) as scratch:
         save_tensors(scratch / "encoder.safetensors", encoder.state_dict())
         save_tensors(scratch / "optimizer.safetensors", flat)
+        if learned := objective.state_dict():
+            save_tensors(scratch / "objective.safetensors", learned)
         write_json(scratch / "state.json", {"step": step, **state})
     for old in checkpoints(run)[:-2]:
         shutil.rmtree(old)
@@ -48,9 +56,13 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted((run / "checkpoints").glob("step-*"))
 
 
-def load_checkpoint(folder: Path, encoder: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Load encoder and optimiser in place; return the state that was saved beside them."""
+def load_checkpoint(
+    folder: Path, encoder: torch.nn.Module, optimizer: torch.optim.Optimizer, objective: torch.nn.Module
+) -> dict[str, Any]:
+    """Load encoder, optimiser and objective in place; return the state that was saved beside them."""
     encoder.load_state_dict(safetensors.torch.load_file(folder / "encoder.safetensors"))
+    if objective.state_dict():
+        objective.load_state_dict(safetensors.torch.load_file(folder / "objective.safetensors"))
     slots: dict[int, dict[str, Tensor]] = {}
     for key, tensor in safetensors.torch.load_file(folder / "optimizer.safetensors").items():
         index, name = key.split(".", 1)

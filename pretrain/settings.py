@@ -18,12 +18,14 @@ class Encoder:
         weights: Local file of initial weights (.safetensors, or a .pth that holds tensors only); null starts at random.
         pretrained: Weights from a hub: true for timm's default, or an open_clip tag. False uses the file, or none.
         arguments: Further arguments of the model's constructor.
-        dimensions: Size D of the embedding.
+        dimensions: Size D of the embedding; 0 has no linear layer: the embedding is the tower's own output.
         image_size: Side of the square input in pixels.
         mean: Channel means of the input in [0, 1]; null follows the weights.
         std: Channel standard deviations of the input; null follows the weights.
         freeze_norm: Keep batch-norm statistics as the initial weights have them (wise when fine-tuning on few images).
+        freeze_stages: Stages of the tower that keep their initial weights, from the first (the stem) on.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, more time.
+        compile: Compile the tower with torch.compile: a slow start, faster steps.
     """
 
     name: str = "test_byobnet"
@@ -35,27 +37,129 @@ class Encoder:
     mean: list[float] | None = None
     std: list[float] | None = None
     freeze_norm: bool = False
+    freeze_stages: int = 0
     gradient_checkpointing: bool = False
+    compile: bool = False
+
+
+@dataclass
+class Scl:
+    """Pairs of clicks with a momentum queue.
+
+    Attributes:
+        queue: Keys remembered from earlier steps as further negatives; 0 keeps none.
+        momentum: Share of itself the slow encoder, which makes the keys, keeps at each step.
+        triplet_weight: Weight of the triplet with a slot of the same page view that was not clicked.
+        margin: By how much a clicked slot must be nearer (in cosine) than one that was not.
+    """
+
+    queue: int = 4096
+    momentum: float = 0.99
+    triplet_weight: float = 1.0
+    margin: float = 0.1
+
+
+@dataclass
+class SimSiam:
+    """The networks behind the embedding that SimSiam trains with and throws away.
+
+    Attributes:
+        width: Of the three-layer projector.
+        bottleneck: Of the two-layer predictor.
+    """
+
+    width: int = 256
+    bottleneck: int = 64
+
+
+@dataclass
+class Clip:
+    """The text tower that titles go through.
+
+    Attributes:
+        model: Open_clip model whose text tower and tokenizer are used; null makes a small one from scratch.
+        weights: Local file (.safetensors, or a .pth that holds tensors only) of that whole open_clip model.
+        pretrained: An open_clip tag, for weights from a hub.
+        context: Tokens of a title that are read (from scratch).
+        width: Of the text tower (from scratch).
+        layers: Of the text tower (from scratch).
+        heads: Of the text tower (from scratch).
+    """
+
+    model: str | None = None
+    weights: str | None = None
+    pretrained: str | None = None
+    context: int = 32
+    width: int = 128
+    layers: int = 2
+    heads: int = 4
+
+
+@dataclass
+class Guards:
+    """Weights of optional terms against collapse, on the unit embeddings of a batch's targets; 0 leaves a term out.
+
+    Attributes:
+        koleo: Nearest neighbours are pushed apart (KoLeo).
+        variance: Every dimension is to vary as that of evenly spread vectors does (VICReg).
+        covariance: Dimensions are to be uncorrelated (VICReg).
+    """
+
+    koleo: float = 0.0
+    variance: float = 0.0
+    covariance: float = 0.0
 
 
 @dataclass
 class Objective:
-    """What is learned.
+    """What is learned. Settings outside the sections are COURIER's, or shared.
 
     Attributes:
         name: A key of pretrain.objectives.OBJECTIVES.
         temperature: Of the contrastive softmax.
+        learn_temperature: Start from temperature and learn it (never below 0.01).
         attention_temperature: Of the softmax over the history in the reconstruction (courier). Low values let a target
             pick its own look-alike from the history: the loss falls without any taste being learned.
         pv_weight: Weight of the page-view loss (courier).
         ucs_weight: Weight of the user-click-sequence loss (courier).
+        ctr_weight: Weight of the click prediction from target and reconstruction (courier).
+        page_weight: Weight of ranking, within a page view, clicked slots above the others by cos(p, r) (courier).
+        reconstruction: Attention (projection-free), multihead (learned projections) or mean (of the history, whatever
+            the target) (courier).
+        heads: Of the multihead reconstruction (courier).
+        contrast: False only pulls targets and reconstructions together, as an ablation: this collapses (courier).
+        unclicked_negatives: Whether page-view items that were not clicked are negatives (courier).
+        page_negative_weight: Weight, in the softmax, of the unclicked items of the target's own page view (courier).
+        log_q: Strength of the correction for popular items being in more batches: 0 none, 1 whole (courier).
+        projection: Hidden width of a projection head that losses see and the table does not; 0 has none (courier).
+        matryoshka: Further sizes, each below the embedding's: the first so many dimensions are trained to serve alone
+            (courier).
+        scl: Settings of scl.
+        simsiam: Settings of simsiam.
+        clip: Settings of clip.
+        guards: Terms against collapse.
     """
 
     name: str = "courier"
     temperature: float = 0.05
+    learn_temperature: bool = False
     attention_temperature: float = 1.0
     pv_weight: float = 1.0
     ucs_weight: float = 1.0
+    ctr_weight: float = 0.0
+    page_weight: float = 0.0
+    reconstruction: str = "attention"
+    heads: int = 4
+    contrast: bool = True
+    unclicked_negatives: bool = True
+    page_negative_weight: float = 1.0
+    log_q: float = 0.0
+    projection: int = 0
+    matryoshka: list[int] = field(default_factory=list)
+    scl: Scl = field(default_factory=Scl)
+    simsiam: SimSiam = field(default_factory=SimSiam)
+    clip: Clip = field(default_factory=Clip)
+    guards: Guards = field(default_factory=Guards)
 
 
 @dataclass
@@ -88,18 +192,23 @@ class Optim:
     Attributes:
         steps: Optimiser steps.
         lr: Highest learning rate.
+        layer_decay: Factor of the learning rate from each of the tower's layers to the one before it; 1 for none.
         weight_decay: Decoupled weight decay of matrices and kernels.
         warmup: Steps of linear warm-up.
         clip: Largest norm of the gradient; 0 clips nothing.
         precision: fp32, bf16, fp16, or auto: bf16 where a short trial finds it faster, and always fp32 or bf16.
+        micro_batch: Pictures encoded at a time, with gradient caching: the same loss and gradient in less memory, for
+            one more forward pass; 0 encodes the whole batch at once.
     """
 
     steps: int = 200
     lr: float = 5e-3
+    layer_decay: float = 1.0
     weight_decay: float = 1e-6
     warmup: int = 20
     clip: float = 1.0
     precision: str = "auto"
+    micro_batch: int = 0
 
 
 @dataclass

@@ -27,28 +27,17 @@ from data_tools.world import World, make_world
 from pretrain import runs
 from pretrain.batches import loader, mixed_seed, read_index
 from pretrain.collapse import CollapsedError, CollapseWatch
-from pretrain.distributed import total
+from pretrain.distributed import in_processes, total
 from pretrain.encoder import build_encoder
+from pretrain.item_dropout import picture_seeds
 from pretrain.journal import Journal, console, say_start, say_summary, summarise, write_compare_config
 from pretrain.losses import Term
 from pretrain.objectives import OBJECTIVES
 from pretrain.optim import build_optimizer, choose_precision, schedule, use_all_cores
 from pretrain.settings import Settings
+from pretrain.step import Step
 
 WORLD = Path("runs/world")
-
-
-def step_losses(model: torch.nn.Module, batch: dict[str, Tensor], settings: Settings) -> tuple[dict[str, Term], Tensor]:
-    """Encode the batch's distinct pictures once and compute the objective's terms from them.
-
-    Returns
-    -------
-    terms : by name; the objective is the sum of their losses
-    embeddings : float tensor (N, D)
-    """
-    embeddings = model(batch["images"]).float()
-    with torch.autocast(embeddings.device.type, enabled=False):
-        return OBJECTIVES[settings.objective.name].terms(embeddings, batch, settings.objective), embeddings
 
 
 def open_run(settings: Settings, state: PartialState) -> Path | None:
@@ -68,7 +57,9 @@ def open_run(settings: Settings, state: PartialState) -> Path | None:
     if made:
         before = read_json(run / "run.json")["settings"]
         for section in ("encoder", "objective", "batch", "seed"):
-            now = asdict(settings)[section]
+            now, usual = asdict(settings)[section], asdict(Settings())[section]
+            if isinstance(usual, dict):  # a setting that is younger than the run had its default's effect
+                before[section] = usual | before[section]
             if before[section] != now:
                 raise UserError(f"{run} was trained with {section} {before[section]}, not {now}; resume with the same")
     state.wait_for_everyone()
@@ -89,8 +80,11 @@ def train(settings: Settings) -> dict[str, Any]:
     checkpoint = open_run(settings, state)
     torch.manual_seed(settings.seed)
     encoder = build_encoder(settings.encoder)
-    optimizer = build_optimizer(encoder, optim)
-    resumed = runs.load_checkpoint(checkpoint, encoder, optimizer) if checkpoint else {"step": 0, "seconds": 0.0}
+    objective = OBJECTIVES[settings.objective.name](settings, encoder).train()
+    optimizer = build_optimizer(encoder, optim, objective)
+    resumed = {"step": 0, "seconds": 0.0}
+    if checkpoint:
+        resumed = runs.load_checkpoint(checkpoint, encoder, optimizer, objective)
     precision = resumed.get("precision") or choose_precision(encoder, optim.precision, settings.encoder.image_size)
     precision = broadcast_object_list([precision])[0]
     accelerator = Accelerator(
@@ -101,17 +95,20 @@ def train(settings: Settings) -> dict[str, Any]:
         start_run(settings, encoder)
     accelerator.init_trackers("tensorboard")
     model, optimizer = accelerator.prepare(encoder, optimizer)
+    passes = Step(model, in_processes(objective.to(accelerator.device)), optim.micro_batch, accelerator)
 
     # accelerate does not prepare the loader: each process reads shards of its own
     batches = loader(
         settings.data,
-        OBJECTIVES[settings.objective.name].batches,
+        objective.batches,
         settings.batch,
         settings.encoder.image_size,
         settings.seed,
         accelerator.process_index,
         accelerator.num_processes,
         start=step,
+        views=objective.views,
+        annotate=objective.annotate,
     )
     journal, watch = Journal(settings, accelerator, step), CollapseWatch()
     if main:
@@ -129,16 +126,18 @@ def train(settings: Settings) -> dict[str, Any]:
             torch.manual_seed(mixed_seed(settings.seed, 1 + accelerator.process_index, step))
             lr = schedule(step, optim)
             for group in optimizer.param_groups:
-                group["lr"] = lr
-            terms, embeddings = step_losses(model, batch, settings)
+                group["lr"] = lr * group["scale"]
+            views = 1 if "history" in batch else objective.views
+            terms, embeddings = passes.forward(batch, picture_seeds(batch["image_item"], views, settings.seed, step))
             loss = sum(term.loss for term in terms.values())
             if not torch.isfinite(total(loss)):
                 raise UserError(stop_at_nan(run, batch, terms, step))
-            accelerator.backward(loss)
+            passes.backward(loss)
             if optim.clip:
-                accelerator.clip_grad_norm_(model.parameters(), optim.clip)
+                accelerator.clip_grad_norm_([*model.parameters(), *objective.parameters()], optim.clip)
             optimizer.step()
             optimizer.zero_grad()
+            objective.after_step(encoder)
 
             step += 1
             last = step == optim.steps
@@ -149,7 +148,8 @@ def train(settings: Settings) -> dict[str, Any]:
                 journal.validate(step, encoder)
             if main and (step % settings.checkpoint_every == 0 or last):
                 seconds = resumed["seconds"] + time.time() - started
-                runs.save_checkpoint(run, step, encoder, optimizer, {"seconds": seconds, "precision": precision})
+                state_of = {"seconds": seconds, "precision": precision}
+                runs.save_checkpoint(run, step, encoder, optimizer, state_of, objective)
             progress.update(bar, completed=step)
             asked = time.time()
     accelerator.wait_for_everyone()

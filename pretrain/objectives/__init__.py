@@ -1,29 +1,25 @@
-"""What can be learned: a new objective is one file with one function, and one line here.
+"""What can be learned: a new objective is one file with one class, and one line here.
 
-An objective takes the embeddings (N, D) of a batch's distinct pictures, the batch (see ``pretrain.batches``) and the
-objective's settings, and returns named terms. The trainer minimises the sum of their losses.
+An objective takes the embeddings (N, D) of a batch's distinct pictures and the batch (see ``pretrain.batches``), and
+returns named terms. The trainer minimises the sum of their losses. What an objective learns besides the encoder (a text
+tower, a classifier) is its own parameters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from pretrain.objectives.base import Objective
+from pretrain.objectives.clip import Clip
+from pretrain.objectives.courier import Courier
+from pretrain.objectives.scl import Scl
+from pretrain.objectives.simclr import SimClr
+from pretrain.objectives.simsiam import SimSiam
+from pretrain.objectives.supervised import Supervised
 
-from torch import Tensor
-
-from pretrain.losses import Term
-from pretrain.objectives.courier import courier
-from pretrain.objectives.simclr import simclr
-
-
-class Entry(NamedTuple):
-    """An objective and the batches it learns from: "requests", or "items" for two views of catalogue pictures."""
-
-    terms: Callable[[Tensor, dict[str, Tensor], Any], dict[str, Term]]
-    batches: str
-
-
-OBJECTIVES = {
-    "courier": Entry(courier, "requests"),
-    "simclr": Entry(simclr, "items"),
+OBJECTIVES: dict[str, type[Objective]] = {
+    "courier": Courier,
+    "scl": Scl,
+    "simclr": SimClr,
+    "simsiam": SimSiam,
+    "clip": Clip,
+    "supervised": Supervised,
 }

@@ -7,32 +7,37 @@ from torch import Tensor
 
 from pretrain.distributed import gather, rank
 from pretrain.losses import Term, info_nce
-from pretrain.settings import Objective
+from pretrain.objectives.base import Objective
 
 
-def simclr(embeddings: Tensor, batch: dict[str, Tensor], settings: Objective) -> dict[str, Term]:
+class SimClr(Objective):
     """NT-Xent over the global batch (SimCLR, arXiv 2002.05709, equation 1).
 
     A view's softmax leaves out the view itself: it is the same item as the positive, hence no negative.
-
-    Parameters
-    ----------
-    embeddings : float tensor (2n, D), first views of n pictures, then their second views in the same order
-    batch : with image_item (2n,)
-    settings : temperature
     """
-    item = batch["image_item"]
-    count = len(item)
-    everything = torch.ones(count, dtype=torch.bool, device=item.device)
-    return {
-        "simclr_loss": info_nce(
-            query=embeddings,
-            query_item=item,
-            query_kept=everything,
-            candidate=gather(embeddings),
-            candidate_item=gather(item),
-            candidate_kept=gather(everything),
-            positive=torch.arange(count, device=item.device).roll(count // 2) + rank() * count,
-            temperature=settings.temperature,
-        )
-    }
+
+    batches = "items"
+
+    def terms(self, embeddings: Tensor, batch: dict[str, Tensor]) -> dict[str, Term]:
+        """``simclr_loss``.
+
+        Parameters
+        ----------
+        embeddings : float tensor (2n, D), first views of n pictures, then their second views in the same order
+        batch : with image_item (2n,)
+        """
+        item = batch["image_item"]
+        count = len(item)
+        everything = torch.ones(count, dtype=torch.bool, device=item.device)
+        return {
+            "simclr_loss": info_nce(
+                query=embeddings,
+                query_item=item,
+                query_kept=everything,
+                candidate=gather(embeddings),
+                candidate_item=gather(item),
+                candidate_kept=gather(everything),
+                positive=torch.arange(count, device=item.device).roll(count // 2) + rank() * count,
+                temperature=self.temperature,
+            )
+        }

@@ -4,9 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pretrain.losses import global_mean, info_nce
-from pretrain.objectives import OBJECTIVES
-from pretrain.settings import Objective
+from pretrain.losses import global_mean, info_nce, triplet, within_page
 
 
 def by_hand(query, query_item, query_kept, candidate, candidate_item, candidate_kept, positive, temperature):
@@ -77,59 +75,38 @@ def test_global_mean_counts_kept_entries_only():
     assert float(global_mean(values, torch.tensor([True, False, True]))) == 2.0
 
 
-def courier_by_hand(unit, batch, settings):
-    """L_pv and L_ucs straight from the paper's text, in float64: loops over rows, slots and candidates."""
+def test_a_weight_on_a_candidate_counts_it_so_often(arguments):
+    """Weight 2 is the candidate twice; weight 0 is the candidate left out."""
+    weights = torch.tensor([1.0, 1, 1, 2, 1, 1])
+    arguments["query_kept"] = torch.tensor([1, 0, 1, 0, 0, 0]).bool()
+    twice = {name: value for name, value in arguments.items() if name != "temperature"}
+    for name in ("candidate", "candidate_item", "candidate_kept"):
+        twice[name] = torch.cat([arguments[name], arguments[name][3:4]])
+    expected = info_nce(**twice, temperature=0.05)
+    torch.testing.assert_close(info_nce(**arguments, bias=weights.log()[None]).loss, expected.loss)
+    left_out = info_nce(**arguments, bias=torch.tensor([0, 0, 0, float("-inf"), 0, 0])[None])
+    arguments["candidate_kept"][3] = False
+    torch.testing.assert_close(left_out, info_nce(**arguments))
 
-    def reconstruct(target, clicks):
-        weights = [math.exp(float(target @ click) / settings.attention_temperature) for click in clicks]
-        return sum(w * click for w, click in zip(weights, clicks, strict=True)) / sum(weights)
 
-    def retrieval(targets):  # (row, index, positive, clicks before it)
-        values = []
-        for _, own, positive, clicks in targets:
-            if not positive or not clicks:
-                continue
-            rebuilt = reconstruct(unit[own], [unit[k] for k in clicks])
-            rebuilt = rebuilt / rebuilt.norm()
-            other = [index for _, index, _, _ in targets if batch["image_item"][index] != batch["image_item"][own]]
-            scores = [float(unit[index] @ rebuilt) / settings.temperature for index in [own, *other]]
-            values.append(-scores[0] + math.log(sum(math.exp(score) for score in scores)))
-        return sum(values) / len(values)
-
-    rows = range(len(batch["history"]))
-    clicks = [[int(k) for k in batch["history"][row] if k >= 0] for row in rows]
-    page = [
-        (row, int(index), bool(click), clicks[row])
-        for row in rows
-        for index, click in zip(batch["page"][row], batch["click"][row], strict=True)
-        if index >= 0
+def test_within_page_is_cross_entropy_over_the_clicked_and_the_unclicked():
+    score = torch.tensor([[0.3, -0.2, 0.9, 0.1], [0.5, 0.1, 0.0, 0.0]])
+    positive = torch.tensor([[1, 0, 1, 0], [1, 1, 0, 0]]).bool()
+    negative = torch.tensor([[0, 1, 0, 1], [0, 0, 0, 0]]).bool()  # the second page view has nothing to rank below
+    loss, chance = within_page(score, positive, negative, 0.1)
+    expected = [
+        -math.log(math.exp(s / 0.1) / (math.exp(s / 0.1) + math.exp(-0.2 / 0.1) + math.exp(0.1 / 0.1)))
+        for s in (0.3, 0.9)
     ]
-    latest = [(row, clicks[row][-1], True, clicks[row][:-1]) for row in rows if clicks[row]]
-    return retrieval(page), retrieval(latest)
+    assert float(loss) == pytest.approx(sum(expected) / 2, rel=1e-5)
+    assert float(chance) == pytest.approx(math.log(3), rel=1e-6)
 
 
-def test_courier_equals_the_paper():
-    generator = torch.Generator().manual_seed(2)
-    embeddings = torch.randn(6, 8, generator=generator)
-    batch = {
-        "image_item": torch.tensor([10, 11, 12, 13, 14, 15]),
-        "history": torch.tensor([[-1, 0, 1, 2], [3, 1, 4, 5], [-1, -1, -1, 2], [-1, -1, -1, -1]]),
-        "page": torch.tensor([[3, 4, -1], [0, 2, 5], [1, 0, 4], [5, 3, -1]]),
-        "click": torch.tensor([[1.0, 0, 0], [0, 1, 1], [1, 0, 0], [1, 0, 0]]),
-    }
-    settings = Objective(temperature=0.05, attention_temperature=0.1)
-    terms = OBJECTIVES["courier"].terms(embeddings, batch, settings)
-    pv, ucs = courier_by_hand(F.normalize(embeddings.double(), dim=-1), batch, settings)
-    assert float(terms["pv_loss"].loss) == pytest.approx(pv, rel=1e-5)
-    assert float(terms["ucs_loss"].loss) == pytest.approx(ucs, rel=1e-5)
-
-
-def test_simclr_equals_cross_entropy_over_the_other_views():
-    generator = torch.Generator().manual_seed(3)
-    embeddings = torch.randn(8, 5, generator=generator)
-    batch = {"image_item": torch.tensor([4, 7, 1, 2, 4, 7, 1, 2])}
-    loss = OBJECTIVES["simclr"].terms(embeddings, batch, Objective(temperature=0.2))["simclr_loss"].loss
-    unit = F.normalize(embeddings.double(), dim=-1)
-    logits = (unit @ unit.T / 0.2).fill_diagonal_(float("-inf"))
-    expected = F.cross_entropy(logits, torch.tensor([4, 5, 6, 7, 0, 1, 2, 3]))
-    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+def test_triplet_equals_the_formula():
+    generator = torch.Generator().manual_seed(4)
+    anchor, near, far = (torch.randn(5, 6, generator=generator) for _ in range(3))
+    kept = torch.tensor([1, 1, 0, 1, 1]).bool()
+    cosines = [[float(F.cosine_similarity(a, b, dim=0)) for a, b in zip(anchor, o, strict=True)] for o in (near, far)]
+    values = [max(0.0, 0.3 - n + f) for n, f in zip(*cosines, strict=True)]
+    expected = sum(value for value, counts in zip(values, kept, strict=True) if counts) / 4
+    assert float(triplet(anchor, near, far, kept, 0.3).loss) == pytest.approx(expected, rel=1e-5)

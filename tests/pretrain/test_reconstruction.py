@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pretrain.reconstruction import reconstruct
+from pretrain.reconstruction import MultiHead, history_mean, reconstruct
 
 
 def by_hand(target, history, present, temperature):
@@ -49,3 +49,29 @@ def test_empty_history_has_a_finite_gradient(tensors):
     reconstruct(target, history, present, 0.3)[0].square().sum().backward()
     assert torch.isfinite(history.grad).all()
     assert (history.grad[2] == 0).all()
+
+
+def test_history_mean_is_the_same_for_every_target(tensors):
+    _, history, present = tensors
+    found = history_mean(history, present, 4)
+    torch.testing.assert_close(found[1, 2], (history[1, 2] + history[1, 4]) / 2)
+    assert torch.equal(found[1, 0], found[1, 3])
+    assert (found[2] == 0).all()
+
+
+def test_multi_head_equals_the_formula(tensors):
+    target, history, present = tensors
+    torch.manual_seed(0)
+    module = MultiHead(8, 4)
+    q, k, v, out = (layer.weight.double() for layer in (module.query, module.key, module.value, module.out))
+    expected = torch.zeros(3, 4, 8, dtype=torch.float64)
+    for row in range(2):  # the last row's history is empty
+        clicks = history[row, present[row]].double()
+        for slot in range(4):
+            heads = []
+            for head in range(4):
+                part = slice(2 * head, 2 * head + 2)
+                scores = (clicks @ k[part].T) @ (q[part] @ target[row, slot].double()) / math.sqrt(2)
+                heads.append(scores.softmax(0) @ (clicks @ v[part].T))
+            expected[row, slot] = out @ torch.cat(heads)
+    torch.testing.assert_close(module(target, history, present).double(), expected, rtol=1e-5, atol=1e-6)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,9 +135,48 @@ def test_a_loss_that_is_not_finite_stops_and_saves_the_items(tiny_world, tmp_pat
     assert saved["items"]
 
 
-def test_simclr_trains_on_catalogue_pictures(tiny_world, tmp_path):
-    summary = run(settings(tiny_world / "shards", tmp_path / "s", "--objective.name", "simclr", "--optim.steps", "2"))
-    assert summary["objective"] == "simclr"
+@pytest.mark.parametrize("objective", ["simclr", "simsiam", "supervised"])
+def test_baselines_train_on_catalogue_pictures(objective, tiny_world, tmp_path):
+    summary = run(settings(tiny_world / "shards", tmp_path / "s", "--objective.name", objective, "--optim.steps", "2"))
+    assert summary["objective"] == objective
+
+
+@pytest.mark.parametrize("objective", ["scl", "clip"])
+def test_what_an_objective_learns_is_resumed(objective, tiny_world, tmp_path):
+    small = ["--objective.scl.queue", "64", "--objective.clip.width", "8", "--objective.clip.layers", "1"]
+    arguments = settings(tiny_world / "shards", tmp_path / "r", "--objective.name", objective, *small)
+    arguments += ["--optim.steps", "4", "--objective.learn_temperature", "true"]
+    run(arguments)
+    second, last = runs.checkpoints(tmp_path / "r")
+    kept = {name: safetensors.torch.load_file(last / f"{name}.safetensors") for name in ("encoder", "objective")}
+    moved = safetensors.torch.load_file(second / "objective.safetensors")
+    assert not torch.equal(moved["log_temperature"], kept["objective"]["log_temperature"])
+    shutil.rmtree(last)
+    run([*arguments, "--resume"])
+    for name, tensors in kept.items():
+        again = safetensors.torch.load_file(last / f"{name}.safetensors")
+        assert all(torch.equal(again[key], tensors[key]) for key in tensors)
+
+
+def test_micro_batches_train_to_the_same_weights(tiny_world, tmp_path):
+    """Batch norm is kept still: its statistics would be a micro-batch's."""
+    found = []
+    for micro_batch in (0, 32):
+        out = tmp_path / str(micro_batch)
+        arguments = settings(tiny_world / "shards", out, "--encoder.freeze_norm", "true", "--optim.steps", "1")
+        run([*arguments, "--optim.micro_batch", str(micro_batch), "--optim.lr", "1e-3"])
+        found.append(safetensors.torch.load_file(runs.checkpoints(out)[-1] / "encoder.safetensors"))
+    for name, whole in found[0].items():
+        torch.testing.assert_close(found[1][name], whole, rtol=1e-3, atol=1e-5)
+
+
+def test_a_run_from_before_a_setting_existed_goes_on(finished, tiny_world, tmp_path):
+    out = tmp_path / "old"
+    shutil.copytree(finished[0], out)
+    made = json.loads((out / "run.json").read_text())
+    del made["settings"]["objective"]["guards"], made["settings"]["encoder"]["compile"]
+    (out / "run.json").write_text(json.dumps(made))
+    assert run([*settings(tiny_world / "shards", out), "--resume"])["steps"] == 6
 
 
 def test_unknown_objective_is_refused(tiny_world, tmp_path):

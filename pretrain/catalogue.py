@@ -1,0 +1,46 @@
+"""What shards say besides pictures: their records, the categories, and how often items stand in batches."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data_tools.shard_files import read_index
+
+
+def records(shards: str | Path, kind: str) -> Iterator[dict[str, Any]]:
+    """JSON records of the catalogue ("items") or of the training requests ("requests"); pictures are skipped over."""
+    index = read_index(shards)
+    for shard in index["items"] if kind == "items" else index["requests"]["train"]:
+        with tarfile.open(Path(shards) / shard["file"], "r:") as tar:
+            for member in tar:
+                if member.name.endswith(".json"):
+                    yield json.loads(tar.extractfile(member).read())
+
+
+def categories(shards: str | Path) -> list[str]:
+    """The catalogue's categories, sorted."""
+    return sorted({record["category"] for record in records(shards, "items") if record.get("category") is not None})
+
+
+def log_shares(shards: str | Path) -> tuple[Tensor, Tensor]:
+    """ln of each item's share of all page-view slots, and of all latest clicks, of the training requests.
+
+    Returns
+    -------
+    page, latest : float tensors (largest item + 1,); an item without any counts as one
+    """
+    page: list[int] = []
+    latest: list[int] = []
+    for record in records(shards, "requests"):
+        page += record["page"]
+        latest.append(record["history"][-1])
+    size = max(max(page), max(latest)) + 1
+    counts = (torch.bincount(torch.tensor(items), minlength=size).clamp(min=1) for items in (page, latest))
+    return tuple((count / count.sum()).log() for count in counts)

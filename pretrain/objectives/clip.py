@@ -1,0 +1,106 @@
+"""CLIP: a catalogue picture and its title find each other (a generic baseline; arXiv 2103.00020)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.transformer import TextTransformer
+from torch import Tensor, nn
+
+from data_tools.cli import UserError
+from pretrain.distributed import gather, rank
+from pretrain.encoder import ImageEncoder, load_weights
+from pretrain.losses import Term, info_nce
+from pretrain.objectives.base import Objective
+from pretrain.settings import Clip as ClipSettings
+from pretrain.settings import Settings
+
+
+class Titles:
+    """Records -> ``text`` (n, L), long tokens, and ``has_text`` (n,), bool: false where there is no title."""
+
+    def __init__(self, model: str | None, context: int) -> None:
+        self.tokenize = open_clip.get_tokenizer(model) if model else open_clip.SimpleTokenizer(context_length=context)
+
+    def __call__(self, records: list[dict[str, Any]]) -> dict[str, Tensor]:
+        titles = [record.get("title") or "" for record in records]
+        return {"text": self.tokenize(titles), "has_text": torch.tensor([bool(title.strip()) for title in titles])}
+
+
+def text_tower(settings: ClipSettings, size: int) -> nn.Module:
+    """Tokens (n, L) -> (n, size): an open_clip model's text tower, or a small one from scratch.
+
+    Raises
+    ------
+    UserError
+        If open_clip has no such model, its embedding is of another size, or the weights do not fit.
+    """
+    if not settings.model:
+        return TextTransformer(
+            context_length=settings.context,
+            width=settings.width,
+            layers=settings.layers,
+            heads=settings.heads,
+            output_dim=size,
+        )
+    if settings.model not in open_clip.list_models():
+        raise UserError(f"open_clip has no model {settings.model!r}; see open_clip.list_models()")
+    model = open_clip.create_model(settings.model, pretrained=settings.pretrained, force_custom_text=True)
+    if settings.weights:
+        load_weights(model.text, settings.weights, prefix="text.")
+    found = open_clip.get_model_config(settings.model)["embed_dim"]
+    if found != size:
+        raise UserError(
+            f"{settings.model}'s text embeddings have {found} dimensions, the encoder's {size}; set "
+            f"--encoder.dimensions {found}, or 0 to tune open_clip's own image tower without a further layer"
+        )
+    return model.text
+
+
+class Clip(Objective):
+    """The symmetric cross entropy of pictures and titles over the global batch, as in open_clip's ClipLoss.
+
+    Items of the same title are no negatives of each other (ours): nothing in a title can tell them apart. Pictures
+    without a title do not count.
+    """
+
+    batches = "items"
+    views = 1
+
+    def __init__(self, settings: Settings, encoder: ImageEncoder) -> None:
+        super().__init__(settings, encoder)
+        wanted = self.settings.clip
+        self.annotate = Titles(wanted.model, wanted.context)
+        self.text = text_tower(wanted, encoder.dimensions)
+
+    def terms(self, embeddings: Tensor, batch: dict[str, Tensor]) -> dict[str, Term]:
+        """``clip_loss``, the mean of both directions.
+
+        Parameters
+        ----------
+        embeddings : float tensor (n, D)
+        batch : with text (n, L) and has_text (n,)
+        """
+        text, kept = self.text(batch["text"]), batch["has_text"]
+        key = _title_key(batch["text"])
+        positive = torch.arange(len(key), device=key.device) + rank() * len(key)
+        shared = {
+            "query_item": key,
+            "query_kept": kept,
+            "candidate_item": gather(key),
+            "candidate_kept": gather(kept),
+            "positive": positive,
+            "temperature": self.temperature,
+        }
+        image_to_text = info_nce(query=embeddings, candidate=gather(text), **shared)
+        text_to_image = info_nce(query=text, candidate=gather(embeddings), **shared)
+        return {"clip_loss": Term((image_to_text.loss + text_to_image.loss) / 2, image_to_text.chance)}
+
+
+def _title_key(text: Tensor) -> Tensor:
+    """One number a title (n,), the same for the same tokens: a hash with 64 bits of a token sequence."""
+    generator = torch.Generator().manual_seed(0)
+    odd = torch.randint(-(2**62), 2**62, (text.shape[1],), generator=generator).to(text.device) * 2 + 1
+    return (text * odd).sum(1)

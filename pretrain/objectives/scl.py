@@ -1,0 +1,119 @@
+"""SCL: pairs of clicks, a momentum queue of negatives, and triplets with what was shown but not clicked.
+
+After SCL (arXiv 2407.19467), whose positives lead from a search to a purchase; of it we know the momentum queue (of
+196,800 keys) and the triplet with items clicked but not bought at second hand only. A click log has neither searches
+nor purchases. So the pairs here are ours: a user's latest click before a page view, and each item clicked in that page
+view; and the triplet's negative is an item of the same page view that was not clicked.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pretrain.distributed import gather, rank
+from pretrain.encoder import ImageEncoder
+from pretrain.losses import Term, info_nce, triplet
+from pretrain.objectives.base import Objective
+from pretrain.settings import Settings
+
+
+class Scl(Objective):
+    """InfoNCE of a click's embedding and the slow encoder's embedding (key) of the next click, and the triplet.
+
+    Keys of the batch's other pairs, and those remembered from earlier steps, are the negatives, but for copies of the
+    two items of the pair. The slow encoder is a moving average of the encoder (MoCo, arXiv 1911.05722), used in
+    evaluation mode, so that a key depends on its picture alone (ours).
+    """
+
+    def __init__(self, settings: Settings, encoder: ImageEncoder) -> None:
+        super().__init__(settings, encoder)
+        self.slow = copy.deepcopy(encoder).requires_grad_(False)
+        length = self.settings.scl.queue
+        self.register_buffer("queue", torch.zeros(length, encoder.dimensions))
+        self.register_buffer("queue_item", torch.full((length,), -1))  # -1: not filled yet
+
+    def train(self, mode: bool = True) -> Scl:
+        super().train(mode)
+        self.slow.eval()
+        return self
+
+    def terms(self, embeddings: Tensor, batch: dict[str, Tensor]) -> dict[str, Term]:
+        """``scl_loss`` and ``triplet_loss``.
+
+        Parameters
+        ----------
+        embeddings : float tensor (N, D), of the batch's distinct pictures
+        batch : with images (N, 3, S, S), history (B, H), page (B, P), click (B, P) and image_item (N,)
+        """
+        unit = F.normalize(embeddings.float(), dim=-1)
+        page, before = batch["page"], batch["history"][:, -1:]
+        clicked = (batch["click"] > 0) & (page >= 0)
+        pair = clicked & (before >= 0)
+        anchor = unit[before.clamp(min=0)]
+        terms = {"scl_loss": self._pairs(anchor.expand(-1, page.shape[1], -1), batch, pair)}
+        weight = self.settings.scl.triplet_weight
+        if weight:
+            copies = ((page[:, :, None] == page[:, None, :]) & clicked[:, None, :]).any(2)
+            kept = pair[:, :, None] & ((page >= 0) & ~copies)[:, None, :]
+            shown = unit[page.clamp(min=0)]
+            found = triplet(anchor[:, :, None], shown[:, :, None], shown[:, None], kept, self.settings.scl.margin)
+            terms["triplet_loss"] = Term(weight * found.loss, weight * found.chance)
+        return terms
+
+    def _pairs(self, anchor: Tensor, batch: dict[str, Tensor], pair: Tensor) -> Term:
+        slots, pair = batch["page"].reshape(-1).clamp(min=0), pair.reshape(-1)
+        key = self._keys(batch["images"], slots, pair)
+        item, anchor_item = batch["image_item"][slots], batch["image_item"][batch["history"][:, -1].clamp(min=0)]
+        anchor_item = anchor_item.repeat_interleave(batch["page"].shape[1])
+        candidate = torch.cat([gather(key), self.queue])
+        candidate_item = torch.cat([gather(item), self.queue_item])
+        kept = torch.cat([gather(pair), self.queue_item >= 0])
+        positive = torch.arange(len(slots), device=slots.device) + rank() * len(slots)
+        own = torch.zeros(len(slots), len(candidate), dtype=torch.bool, device=slots.device)
+        own.scatter_(1, positive[:, None], True)
+        seen = (anchor_item[:, None] == candidate_item[None, :]) & ~own
+        term = info_nce(
+            query=anchor.flatten(0, 1),
+            query_item=item,
+            query_kept=pair,
+            candidate=candidate,
+            candidate_item=candidate_item,
+            candidate_kept=kept,
+            positive=positive,
+            temperature=self.temperature,
+            bias=torch.zeros_like(seen, dtype=torch.float32).masked_fill(seen, float("-inf")),
+        )
+        fresh = kept[: len(kept) - len(self.queue)]
+        self._remember(candidate[: len(fresh)][fresh], candidate_item[: len(fresh)][fresh])
+        return term
+
+    @torch.no_grad()
+    def _keys(self, images: Tensor, slots: Tensor, wanted: Tensor, chunk: int = 256) -> Tensor:
+        """Unit keys (n, D) of the pictures in the wanted slots, each encoded once; zeros elsewhere."""
+        keys = torch.zeros(len(slots), self.queue.shape[1], device=slots.device)
+        if wanted.any():
+            used, place = slots[wanted].unique(return_inverse=True)
+            encoded = torch.cat([self.slow(images[part]).float() for part in used.split(chunk)])
+            keys[wanted] = F.normalize(encoded, dim=-1)[place]
+        return keys
+
+    @torch.no_grad()
+    def _remember(self, key: Tensor, item: Tensor) -> None:
+        """Newest keys first; the oldest fall off the end."""
+        length = len(self.queue)
+        self.queue.copy_(torch.cat([key, self.queue])[:length])
+        self.queue_item.copy_(torch.cat([item, self.queue_item])[:length])
+
+    @torch.no_grad()
+    def after_step(self, encoder: ImageEncoder) -> None:
+        """Move the slow encoder towards the encoder."""
+        fast = encoder.state_dict()
+        for name, value in self.slow.state_dict().items():
+            if value.is_floating_point():
+                value.lerp_(fast[name], 1 - self.settings.scl.momentum)
+            else:
+                value.copy_(fast[name])
