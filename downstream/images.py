@@ -77,7 +77,8 @@ class ImageEmbedder(nn.Module):
         super().__init__()
         self.features = features
         centre = images.fitted.mean(axis=0)
-        self.scale = max(float((images.fitted - centre).std()), 1e-12)
+        # Vectors that are all one have no spread but rounding's.
+        self.scale = max(float((images.fitted - centre).std()), 1e-6 * float(np.abs(centre).max()), 1e-12)
         self.register_buffer("centre", torch.from_numpy(centre), persistent=False)
         raw_size = self.features.size
         self.layers = prelu_mlp([raw_size, *(min(width, 4 * raw_size) for width in hidden)], size)

@@ -29,6 +29,7 @@ class ImageSettings:
     form : how; one of ``FORMS``
     tune : "frozen" leaves the table as it is, "table" learns its vectors with the click
     lr : learning rate of what ``tune`` names; by default that of the rest
+    gate : whether the features are weighted by a learned gate for each category, which the run's summary tells
     aggregator : pooling of the clicked items in "vector" and "cluster_id"; one of ``downstream.aggregators``
     ad_image, behaviour_images : whether these two forms show the model the shown item, the clicked ones
     hidden : widths of the trainable embedding model between the table's size D and ``size``, each cut to 4 D
@@ -44,6 +45,7 @@ class ImageSettings:
     form: str = "vector"
     tune: str = "frozen"
     lr: float | None = None
+    gate: bool = False
     aggregator: str = "multi_query_attentive"
     ad_image: bool = True
     behaviour_images: bool = True

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from data_tools.cli import UserError
-from downstream.data import CTRData
+from downstream.data import FIRST_KNOWN, CTRData
 from downstream.forms import FORMS, ImageSettings
+from downstream.forms.gate import Gated
 from downstream.images import ImageEmbedder, ItemImages, make_embedder
 from downstream.models.base import CTRModel, ModelSettings
 from downstream.models.din import DIN
@@ -45,11 +46,17 @@ class _Images:
     images: ItemImages
     settings: ImageSettings
     slots: int
+    categories: int
 
     def __call__(self, query_size: int) -> nn.Module:
-        return FORMS[self.settings.form](self.images, self.settings, self.slots, query_size)
+        if self.settings.gate and self.categories <= FIRST_KNOWN:
+            raise UserError("image.gate is one for each category, and the dataset's items have none: switch it off")
+        form = FORMS[self.settings.form](self.images, self.settings, self.slots, query_size)
+        return Gated(form, self.categories) if self.settings.gate else form
 
     def embedder(self) -> ImageEmbedder:
+        if self.settings.gate:
+            raise UserError("image.gate weighs the features of a form, and towers take none: switch it off")
         return make_embedder(self.images, self.settings)
 
 
@@ -59,12 +66,13 @@ def build_model(data: CTRData, images: ItemImages | None, settings: ModelSetting
     Raises
     ------
     UserError
-        If the model cannot be given images in that form.
+        If the model cannot be given images in that form, or a gate for each category.
     """
     kind = MODELS[settings.name]
     if images and not takes_form(settings.name, form.form):
         raise UserError(f"model {settings.name!r} takes images in the forms {list(kind.forms)}, not {form.form!r}")
-    model = kind.make(data, settings, _Images(images, form, data.settings.history) if images else None)
+    make_images = _Images(images, form, data.settings.history, data.sizes["category"]) if images else None
+    model = kind.make(data, settings, make_images)
     if settings.l2:
         model.count(data.occurrences())
     return model
