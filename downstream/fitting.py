@@ -16,11 +16,16 @@ from torch import Tensor, nn
 
 from data_tools.cli import UserError, progress_bar
 from data_tools.table import EmbeddingTable
+from downstream.ams.feature_store import FeatureStore
+from downstream.ams.heartbeat import naming_the_lost
+from downstream.ams.ids import is_sharded, whole
+from downstream.ams.joining import distribute
+from downstream.ams.settings import ServerSettings
 from downstream.data import Batch, CTRData, DataSettings, hide_ids
 from downstream.features import Features
 from downstream.forms import ImageSettings
 from downstream.forms.base import Form
-from downstream.images import join_table
+from downstream.images import join
 from downstream.metrics import all_metrics
 from downstream.models import CTRModel, ModelSettings, build_model
 
@@ -66,12 +71,14 @@ class TrainingSettings:
     model : the network
     image : how the images enter it
     optim : the training
+    server : how several processes share the images' raw features
     """
 
     data: DataSettings = field(default_factory=DataSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     image: ImageSettings = field(default_factory=ImageSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
+    server: ServerSettings = field(default_factory=ServerSettings)
 
 
 @dataclass(frozen=True)
@@ -157,10 +164,14 @@ class Objective(nn.Module):
 
 
 def _parameters(model: CTRModel, settings: TrainingSettings) -> list[dict]:
-    """The optimiser's groups: raw features that are learned have a learning rate of their own where one is set."""
+    """The optimiser's groups: raw features that are learned have a learning rate of their own where one is set.
+
+    Sharded tables have a group too: Adam steps through a group in one go, which takes tensors of one kind.
+    """
     tuned = {weight for part in model.modules() if isinstance(part, Features) for weight in part.parameters()}
     rest = [weight for weight in model.parameters() if weight not in tuned]
-    groups = [{"params": rest, "lr": settings.optim.lr}]
+    kinds = ([weight for weight in rest if is_sharded(weight) is sharded] for sharded in (False, True))
+    groups = [{"params": kind, "lr": settings.optim.lr} for kind in kinds if kind]
     return [*groups, {"params": list(tuned), "lr": settings.image.lr or settings.optim.lr}] if tuned else groups
 
 
@@ -226,7 +237,9 @@ def _train(
 ) -> _Trained:
     """Train a model on the training split and leave it at the epoch with the highest AUC on validation."""
     model.to(accelerator.device)
-    objective, optimizer = accelerator.prepare(Objective(model), torch.optim.Adam(_parameters(model, settings)))
+    objective = Objective(model)
+    distribute(model, objective, settings.server)
+    objective, optimizer = accelerator.prepare(objective, torch.optim.Adam(_parameters(model, settings)))
     batch_size = settings.optim.batch_size
     steps = math.ceil(len(data.rows["train"]) / batch_size)
     task = progress.add_task(name, total=settings.optim.epochs * steps)
@@ -250,7 +263,7 @@ def _train(
 
 def fit(
     data: CTRData,
-    table: EmbeddingTable | None,
+    table: EmbeddingTable | FeatureStore | None,
     settings: TrainingSettings,
     seed: int,
     progress: Progress | None = None,
@@ -262,21 +275,32 @@ def fit(
     Parameters
     ----------
     data : loaded with ``settings.data``; may be shared by many calls
-    table : item embeddings, or None for IDs only
+    table : item embeddings, or a store of raw features, or None for IDs only
     seed : of the weights, the order of the impressions and the hidden IDs
     progress : where the steps are shown
 
     Raises
     ------
     UserError
-        If the table is of other items, or the loss is not finite.
+        If the table is of other items, the loss is not finite, or another process was lost.
     """
-    started = time.monotonic()
     accelerator = Accelerator()
-    progress = progress or progress_bar(shown=False)
+    with naming_the_lost(settings.server.timeout):
+        return _fit(data, table, settings, seed, progress or progress_bar(shown=False), accelerator)
+
+
+def _fit(
+    data: CTRData,
+    table: EmbeddingTable | FeatureStore | None,
+    settings: TrainingSettings,
+    seed: int,
+    progress: Progress,
+    accelerator: Accelerator,
+) -> Result:
+    started = time.monotonic()
     set_seed(seed)
     torch.set_num_threads(settings.optim.threads)
-    images = join_table(table, data) if table else None
+    images = join(table, data, settings.image.form, settings.server) if table else None
     model = build_model(data, images, settings.model, settings.image)
     if isinstance(model.images, Form):
 
@@ -293,7 +317,7 @@ def fit(
         best_epoch=trained.best_epoch,
         test_scores=scores["click"],
         task_scores=scores,
-        state={name: value.cpu() for name, value in model.state_dict().items()},
+        state={name: value.cpu() for name, value in whole(model.state_dict()).items()},
         items_without_image=int((~images.found[np.unique(data.item)]).sum()) if images else None,
         report=model.images.report(data) if isinstance(model.images, Form) else {},
         seconds=time.monotonic() - started,

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from data_tools.cli import UserError
 from data_tools.table import EmbeddingTable
+from downstream.ams.feature_store import FeatureStore
+from downstream.ams.joining import ServedImages, join_store, whole_table
+from downstream.ams.settings import ServerSettings
 from downstream.data import CTRData
 from downstream.features import FEATURES, Features
 from downstream.layers import prelu_mlp
@@ -90,6 +93,23 @@ class ImageEmbedder(nn.Module):
         return torch.where(self.features.found[row, None], self.layers(raw), self.no_image)
 
 
-def make_embedder(images: ItemImages, settings: ImageSettings) -> ImageEmbedder:
-    """The trainable embedding model over a table, frozen or tuned as the settings say."""
+def join(
+    source: EmbeddingTable | FeatureStore, data: CTRData, form: str, server: ServerSettings
+) -> ItemImages | ServedImages:
+    """Features joined to a dataset's items: in the memory of each process, or served as the settings say.
+
+    Raises
+    ------
+    UserError
+        See :func:`join_table` and :func:`downstream.ams.joining.join_store`.
+    """
+    if server.strategy != "local":
+        return join_store(source, data, form, server)
+    return join_table(whole_table(source) if isinstance(source, FeatureStore) else source, data)
+
+
+def make_embedder(images: ItemImages | ServedImages, settings: ImageSettings) -> nn.Module:
+    """The trainable embedding model over a table, frozen or tuned, or over what a server has, as the settings say."""
+    if isinstance(images, ServedImages):
+        return images.embedder(settings)
     return ImageEmbedder(images, FEATURES[settings.tune](images), settings.hidden, settings.size)

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 
 from data_tools.cli import UserError
 from data_tools.files import read_json
-from data_tools.table import read_table
+from downstream.ams.joining import read_features
 from downstream.data import CTRData, load_ctr_data
-from downstream.images import join_table
+from downstream.images import join
 from downstream.models import CTRModel, build_model
 from downstream.train import Settings
 
@@ -46,7 +46,8 @@ def load_run(folder: str | Path, data: CTRData | None = None) -> tuple[CTRModel,
     made_of, found = read_json(Path(folder) / "summary.json")["dataset_fingerprint"], data.dataset.info["fingerprint"]
     if made_of != found:
         raise UserError(f"{folder} was trained on the dataset {made_of}, {settings.dataset} now holds {found}")
-    images = join_table(read_table(settings.table), data) if settings.table else None
+    form, server = settings.image.form, settings.server
+    images = join(read_features(settings.table), data, form, server) if settings.table else None
     model = build_model(data, images, settings.model, settings.image)
     model.load_state_dict(load_file(Path(folder) / "model.safetensors"))
     return model.eval(), data, settings

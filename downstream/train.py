@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from data_tools.cli import UserError, parse_settings, progress_bar, run_command
 from data_tools.files import whole_folder, write_json
 from data_tools.provenance import commit, machine, versions
-from data_tools.table import read_table
+from downstream.ams.joining import read_features
 from downstream.data import load_ctr_data
 from downstream.fitting import Result, TrainingSettings, fit
 from downstream.models import ModelSettings
@@ -33,7 +33,7 @@ class Settings(TrainingSettings):
     ----------
     dataset : dataset folder
     out : run folder to make; must not exist
-    table : embedding table; without one the model sees IDs only
+    table : embedding table or feature store; without one the model sees IDs only
     seed : of the weights and the order of the impressions
     """
 
@@ -61,7 +61,7 @@ def show(result: Result, console: Console) -> None:
 def main() -> None:
     settings = parse_settings(Settings, __doc__)
     data = load_ctr_data(settings.dataset, settings.data)
-    table = read_table(settings.table) if settings.table else None
+    table = read_features(settings.table) if settings.table else None
     state = PartialState()
     with progress_bar(state.is_main_process) as progress:
         result = fit(data, table, settings, settings.seed, progress)

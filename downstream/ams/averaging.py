@@ -14,13 +14,15 @@ from downstream.ams.server import ImageServer
 def leave_to_the_server(module: nn.Module) -> None:
     """Call it on what DDP will wrap, on its final device, in every process.
 
-    The replicas of the embedding model are made equal to the first process's here, as DDP would have done.
+    The replicas of the embedding model are made equal to the first process's here, as DDP would have done. Buffers that
+    are no part of a model's weights, such as a whole embedding table, are left alone too: they come from the same
+    files, and DDP would send them from the first process to all others in every step.
     """
-    names: list[str] = []
+    names = [f"{prefix}.{name}" for prefix, part in module.named_modules() for name in part._non_persistent_buffers_set]
     for prefix, part in module.named_modules():
         if isinstance(part, ImageServer):
             names += [f"{prefix}.layers.{name}" for name, _ in part.layers.named_parameters()]
-            names += [f"{prefix}.{name}" for name, _ in part.named_buffers()]
+            names += [f"{prefix}.{name}" for name in ("centre", "scale")]
             if dist.is_initialized():
                 with torch.no_grad():
                     for weight in part.layers.state_dict().values():

@@ -41,6 +41,12 @@ class FeatureStore:
         """Bytes of one feature."""
         return math.prod(self.shape) * self.dtype.itemsize
 
+    @property
+    def info(self) -> dict[str, Any]:
+        """What a summary says of it, as ``EmbeddingTable.info``."""
+        digests = [added["ids"] for added in self.appended]
+        return {"count": self.count, "shape": list(self.shape), "dtype": self.dtype.name, "ids": digests}
+
     def ids(self) -> pl.Series:
         """Item ids as text, in the order of the rows.
 

@@ -40,11 +40,12 @@ class Heartbeat:
 
     def __init__(self, limit: float) -> None:
         self.limit, self.interval = limit, min(limit / 5, 1.0)
+        all_said("heartbeat", "")
+        self.key = f"beat/{_calls['heartbeat']}"
         self.rank, self.processes = dist.get_rank(), dist.get_world_size()
         self.store = _get_default_store().clone()
         self.heard = {rank: (b"", time.monotonic()) for rank in range(self.processes)}
         self.listened = time.monotonic()
-        all_said("heartbeat", "")
         self.closing = threading.Event()
         self.threads = [threading.Thread(target=run, daemon=True) for run in (self._beat, self._watch)]
         for thread in self.threads:
@@ -56,13 +57,13 @@ class Heartbeat:
             beat += 1
             # Where the store's keeper is gone, nobody can be heard: that is noticed in ``silent``.
             with contextlib.suppress(RuntimeError, ConnectionError):
-                self.store.set(f"beat/{self.rank}", str(beat))
+                self.store.set(f"{self.key}/{self.rank}", str(beat))
                 self._listen()
 
     def _listen(self) -> None:
         for rank in range(self.processes):
-            if self.store.check([f"beat/{rank}"]):
-                said = self.store.get(f"beat/{rank}")
+            if self.store.check([f"{self.key}/{rank}"]):
+                said = self.store.get(f"{self.key}/{rank}")
                 if said != self.heard[rank][0]:
                     self.heard[rank] = (said, time.monotonic())
         self.listened = time.monotonic()
@@ -98,7 +99,7 @@ class Heartbeat:
         if time.monotonic() - self.listened > 3 * self.interval:  # the store does not answer: this would wait for it
             return
         with contextlib.suppress(RuntimeError, ConnectionError):
-            self.store.set(f"beat/{self.rank}", "done")
+            self.store.set(f"{self.key}/{self.rank}", "done")
 
     def close(self) -> None:
         """Stop beating, having said so."""

@@ -74,6 +74,11 @@ def shard_tables(tables: nn.ModuleDict, exchange: Exchange) -> None:
         tables[name] = ShardedEmbedding(table, mesh, exchange)
 
 
+def is_sharded(weight: Tensor) -> bool:
+    """Whether a process has only a part of it."""
+    return isinstance(weight, DTensor)
+
+
 def whole(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A state dict with its sharded tables put together; a collective, to be called in every process."""
-    return {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in state.items()}
+    return {name: value.full_tensor() if is_sharded(value) else value for name, value in state.items()}

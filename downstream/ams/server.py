@@ -60,7 +60,7 @@ class ImageServer(nn.Module):
         self.layers = layers
         self.no_image = nn.Parameter(torch.zeros(size))
         self.partition = self._open(settings)
-        self.register_buffer("row_of_item", torch.from_numpy(row_of_item), persistent=False)
+        self.register_buffer("row_of_item", torch.tensor(row_of_item), persistent=False)
         centre, scale = self._moments(np.arange(store.count) if fitted is None else fitted)
         self.register_buffer("centre", centre)
         self.register_buffer("scale", scale)

@@ -1,0 +1,80 @@
+"""DICM with the image server in one and two processes, against DICM with the whole table in one."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState, PartialState
+from ams_group import run_group
+
+from data_tools.cli import UserError
+from downstream.ams.feature_store import open_store
+from downstream.ams.settings import ServerSettings
+from downstream.ams.store import append, create_store
+from downstream.data import DataSettings, load_ctr_data
+from downstream.fitting import OptimSettings, TrainingSettings, fit
+from downstream.forms import ImageSettings
+
+SERVERS = {
+    "local": ServerSettings(),
+    "ams": ServerSettings("ams", hot=5, shard_ids=True),
+    "server": ServerSettings("server"),
+    "worker": ServerSettings("worker"),
+}
+# Hidden IDs are drawn by each process, so only without them do two do what one does.
+SETTINGS = TrainingSettings(DataSettings(history=6), optim=OptimSettings(batch_size=64, unknown_rate=0.0))
+
+
+def fitted(folder, store, server):
+    AcceleratorState._reset_state(True)
+    PartialState._reset_state()
+    data = load_ctr_data(folder, SETTINGS.data)
+    return fit(data, open_store(store), replace(SETTINGS, server=server), seed=0)
+
+
+def in_a_group(rank, processes, folder, store, out):
+    for number, server in enumerate(SERVERS.values()):
+        result = fitted(folder, store, server)
+        if rank == processes - 1:  # any has the whole result
+            torch.save({"scores": torch.from_numpy(result.test_scores), **result.state}, f"{out}/{number}.pt")
+
+
+@pytest.fixture(scope="module")
+def store(small_world, tmp_path_factory):
+    """Features of all items but two, the last ones appended later."""
+    ids, vectors = small_world.table.ids[2:], small_world.table.vectors[2:]
+    made = create_store(tmp_path_factory.mktemp("store") / "store", vectors.shape[1:], vectors.dtype, 3)
+    return append(append(made, [(ids[:30], vectors[:30])]), [(ids[30:], vectors[30:])])
+
+
+def test_one_setting_changes_where_images_are_embedded_and_not_what_is_learned(small_world, store, tmp_path):
+    expected = fitted(small_world.folder, store.folder, ServerSettings())
+    assert expected.items_without_image == 2
+    served = fitted(small_world.folder, store.folder, SERVERS["ams"])
+    np.testing.assert_allclose(served.test_scores, expected.test_scores, rtol=1e-4)
+    assert served.items_without_image == 2
+    run_group(in_a_group, 2, str(small_world.folder), str(store.folder), str(tmp_path))
+    # The last batch leaves one process a row more: the mean of their means is not quite the mean of all.
+    local = torch.load(tmp_path / "0.pt", weights_only=True)
+    np.testing.assert_allclose(local["scores"], expected.test_scores, rtol=5e-3)
+    for number, name in enumerate(SERVERS):
+        found = torch.load(tmp_path / f"{number}.pt", weights_only=True)
+        np.testing.assert_allclose(found["scores"], local["scores"], rtol=1e-4, err_msg=name)
+        assert found.keys() >= local.keys()
+        for weight in ("images.embed.layers.0.weight", "images.embed.no_image", "ids.item.weight"):
+            torch.testing.assert_close(found[weight], local[weight], rtol=1e-3, atol=1e-4, msg=f"{name}: {weight}")
+
+
+def test_what_a_server_cannot_do_is_named(small_world, store):
+    data = load_ctr_data(small_world.folder, SETTINGS.data)
+    served = replace(SETTINGS, server=ServerSettings("ams"))
+    with pytest.raises(UserError, match=r"needs a feature store; make one with python -m downstream.ams.store"):
+        fit(data, small_world.table, served, 0)
+    with pytest.raises(UserError, match="form 'simscore' needs the raw features"):
+        fit(data, store, replace(served, image=ImageSettings(form="simscore")), 0)
+    with pytest.raises(UserError, match="only frozen features are served"):
+        fit(data, store, replace(served, image=ImageSettings(tune="table")), 0)
+    for wrong in ({"strategy": "amz"}, {"wire": "float8"}, {"hot": -1}, {"strategy": "worker", "hot": 3}):
+        with pytest.raises(UserError, match=r"expected|no owners"):
+            ServerSettings(**wrong)
