@@ -24,7 +24,11 @@ MAX_PIXELS = 64_000_000
 
 
 class BadImage(Exception):
-    """A picture that cannot be used; ``reason`` is "missing", "outside the folder", "unreadable" or "too large"."""
+    """A picture that cannot be used.
+
+    ``reason`` is "missing", "outside the folder", "link out of the folder" (copy the files there), "unreadable" or
+    "too large".
+    """
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
@@ -103,11 +107,13 @@ def check_image(path: str | Path) -> str:
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """The path of ``name`` in ``folder``. Links are followed, for whoever owns the folder laid them."""
+    """The path of ``name`` in ``folder``, which neither the name nor a link may leave."""
     relative = os.path.normpath(name)
     if "\0" in name or os.path.isabs(relative) or relative.split(os.sep)[0] == os.pardir:
         raise BadImage("outside the folder", name)
-    return folder / relative
+    if not (path := folder / relative).resolve().is_relative_to(folder.resolve()):
+        raise BadImage("link out of the folder", name)
+    return path
 
 
 def _map_in_blocks(function: Callable[[int], T], count: int, block: int = 4096) -> Iterator[T]:
@@ -135,7 +141,8 @@ def copy_images(names: Sequence[str | None], source: Path, target: Path) -> tupl
         if names[row] is None:
             return None, None
         try:
-            path = _inside(source, names[row])
+            with _faults_as_bad_image():
+                path = _inside(source, names[row])
             copied = f"{row}.{check_image(path)}"
         except BadImage as bad:
             return None, bad.reason
