@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 from html import escape
-from itertools import pairwise
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -82,15 +81,6 @@ def forest(labelled: list[tuple[str, Interval]], metric: str, span: tuple[float,
         return _inline(figure, described)
 
 
-def _apart(heights: list[float], factor: float = 1.6) -> list[float]:
-    """Heights on a logarithmic scale, raised where needed so that labels at them do not overlap."""
-    placed = np.array(heights, dtype=float)
-    order = np.argsort(placed, kind="stable")
-    for below, above in pairwise(order):
-        placed[above] = max(placed[above], placed[below] * factor)
-    return placed.tolist()
-
-
 def spectra(lines: dict[str, np.ndarray], described: str) -> str:
     """Falling shares of singular values, one line a table, told apart by dashes and a name at the end of each line."""
     dashes = [(0, ()), (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1.5)), (0, (8, 3))]
@@ -105,8 +95,7 @@ def spectra(lines: dict[str, np.ndarray], described: str) -> str:
             ends.append((kept[-1], len(kept), name))
         axes.set(yscale="log", xlabel="dimension, the strongest first", ylabel="share of the spectrum")
         axes.set_xlim(1, max(end for _, end, _ in ends) * 1.3)
-        for (_, end, name), height in zip(ends, _apart([share for share, _, _ in ends]), strict=True):
-            axes.annotate(name, (end, height), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
+        for share, end, name in ends:
+            axes.annotate(name, (end, share), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
-        figure.tight_layout(pad=0.3)
         return _inline(figure, described)

@@ -126,7 +126,7 @@ def _slice_panels(figures: dict[str, Any], who: Contestants, model: str) -> list
         own = [row for row in rows if row["dimension"] == dimension]
         lines = [(row["part"], Interval(row["mean"], row["low"], row["high"])) for row in own]
         described = "; ".join(f"{label}: {signed(one.mean)}" for label, one in lines)
-        panels.append((f"By {dimension}", forest(lines, "GAUC gain", span, described)))
+        panels.append((f"By {dimension}", forest(lines, f"GAUC, {who.main} − {who.baseline}", span, described)))
     return panels
 
 

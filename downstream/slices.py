@@ -33,12 +33,22 @@ def _quantile_edges(values: np.ndarray, parts: int) -> list[float]:
     return [float(edge) for edge in np.unique([1, *inner])]
 
 
+def scene_slices(data: CTRData, split: str) -> dict[str, np.ndarray]:
+    """Scene -> mask over the rows of ``split``; nothing where the log has no scenes."""
+    impressions = data.dataset.impressions
+    if "scene" not in impressions.columns:
+        return {}
+    scene = impressions["scene"].cast(pl.String).fill_null("none").to_numpy()[data.rows[split]]
+    return {str(name): scene == name for name in np.unique(scene)}
+
+
 def slices(data: CTRData, split: str) -> Slices:
     """dimension -> part -> mask over the rows of ``split``; parts without impressions are left out.
 
     "item age": days between the item's first appearance and the impression, where the log has times. "popularity":
     training impressions of the item; 0 are the cold items. "history length": clicks of the user before the impression.
-    "category": those with most impressions in the split; the rest is "other". The choice of the edges is ours.
+    "category": those with most impressions in the split; the rest is "other". "scene": every one. The choice of the
+    edges is ours.
     """
     rows = data.rows[split]
     item = data.item[rows]
@@ -60,4 +70,6 @@ def slices(data: CTRData, split: str) -> Slices:
         top = names[np.argsort(-counts, kind="stable")][:CATEGORIES]
         found["category"] = {str(name): category == name for name in top}
         found["category"]["other"] = ~np.isin(category, top)
+    if scenes := scene_slices(data, split):
+        found["scene"] = scenes
     return {dimension: {name: mask for name, mask in parts.items() if mask.any()} for dimension, parts in found.items()}

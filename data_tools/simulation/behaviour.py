@@ -6,7 +6,8 @@ Users look at page views of one category each, and click with probability
     taste = sqrt(v) * visible(u, i) + sqrt(1 - v) * told(u, i)
 
 where both tastes have unit variance over users and items and v is ``visual_share``. In a small scene a share
-``scene_shift`` of each taste's variance is the scene's own. A click converts with probability
+``scene_shift`` of the taste's variance is the scene's own, and the whole of it is taken ``scene_taste`` times. A click
+converts with probability
 
     conversion_rate * sigmoid(conversion_strength * (sqrt(1 - w) * taste(u, i) + sqrt(w) * other(u, i)))
 
@@ -127,6 +128,7 @@ def simulate(world: World) -> tuple[Catalogue, pl.DataFrame]:
         here = scene == small
         own = _taste(world, catalogue, np.random.default_rng([world.seed, SCENE, small]))
         taste[here] = _mixed(taste[here], own(user[here], item[here]), world.scene_shift)
+    taste[scene >= len(SCENES)] *= world.scene_taste
     odds = world.base + world.strength * taste + 0.3 * catalogue.popularity[item] - world.position_bias * position
     oracle = _sigmoid(odds + _scene_odds(world)[scene])
     click = rng.random(len(log)) < oracle

@@ -34,6 +34,7 @@ class World:
         small_scenes: Further scenes, each with its own click rate, beside home, search and new.
         small_scene_share: Share of the page views that each of them has.
         scene_shift: Share of the taste's variance that is each small scene's own, in [0, 1].
+        scene_taste: Factor of the taste in the small scenes; below 0, users look there for what they else pass over.
         conversion_rate: A click converts with probability conversion_rate * sigmoid(its own taste).
         conversion_strength: Standard deviation of that taste.
         conversion_own: Share of its variance that clicks know nothing of, in [0, 1].
@@ -63,6 +64,7 @@ class World:
     small_scenes: int = 0
     small_scene_share: float = 0.05
     scene_shift: float = 0.0
+    scene_taste: float = 1.0
     conversion_rate: float = 0.1
     conversion_strength: float = 1.0
     conversion_own: float = 0.0

@@ -17,6 +17,8 @@ from downstream.models.dqm import DQM
 from downstream.models.dssm import DSSM
 from downstream.models.embedding_mlp import EmbeddingMLP
 from downstream.models.logistic import Logistic
+from downstream.models.multi_scene import STAR, SceneNetworks
+from downstream.models.multi_task import ESMM, ESMMTransfer
 
 MODELS: dict[str, type[CTRModel]] = {
     "embedding_mlp": EmbeddingMLP,
@@ -25,6 +27,10 @@ MODELS: dict[str, type[CTRModel]] = {
     "dicm": EmbeddingMLP,  # the name it goes by where it is given images
     "dssm": DSSM,
     "dqm": DQM,
+    "esmm": ESMM,
+    "esmm_transfer": ESMMTransfer,
+    "scene_networks": SceneNetworks,
+    "star": STAR,
 }
 
 

@@ -19,11 +19,11 @@ class EmbeddingMLP(CTRModel):
 
     def __init__(self, sizes: dict[str, int], settings: ModelSettings, images: MakeImages | None, slots: int) -> None:
         super().__init__(sizes, settings, images, slots)
-        width = self.context_width + 2 * self.item_width + (self.images.width if self.images else 0)
-        self.mlp = mlp([width, *settings.hidden], 1, settings.activation)
+        self.width = self.context_width + 2 * self.item_width + (self.images.width if self.images else 0)
+        self.mlp = mlp([self.width, *settings.hidden], 1, settings.activation)
 
-    def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """Logits of the clicks (B,)."""
+    def features(self, batch: dict[str, Tensor]) -> Tensor:
+        """What the MLP is shown of each row (B, width)."""
         items = self.embed_items(batch)
         ad_ids = gather(items, batch["target"])
         lengths = batch["mask"].sum(dim=1)
@@ -33,4 +33,8 @@ class EmbeddingMLP(CTRModel):
         features = [*self.embed_context(batch), ad_ids, clicked]
         if self.images:
             features.append(self.images(batch, ad_ids))
-        return self.mlp(torch.cat(features, dim=-1)).squeeze(-1)
+        return torch.cat(features, dim=-1)
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Logits of the clicks (B,)."""
+        return self.mlp(self.features(batch)).squeeze(-1)

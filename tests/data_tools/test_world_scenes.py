@@ -41,6 +41,15 @@ def test_a_small_scene_shares_the_taste_that_is_not_its_own(shift):
         assert shifted[here].std() == pytest.approx(base[here].std(), rel=0.12)
 
 
+def test_tastes_are_turned_round_in_small_scenes_alone():
+    straight, scene, _ = taste_in_odds(change(small_scenes=1))
+    turned, _, _ = taste_in_odds(change(small_scenes=1, scene_taste=-0.5))
+    small = scene == 3
+    np.testing.assert_allclose(turned[~small], straight[~small], atol=1e-9)
+    constant = SMALL.base + 0.8  # the log odds of the first small scene
+    np.testing.assert_allclose(turned[small] - constant, -0.5 * (straight[small] - constant), atol=1e-9)
+
+
 def test_scenes_have_their_share_and_their_click_rate():
     world = change(small_scenes=2, small_scene_share=0.1, requests=20_000)
     assert world.scenes == ("home", "search", "new", "small1", "small2")

@@ -1,12 +1,14 @@
 """Forms against their formulas, DICM against the ID model it contains, and what reaches the click."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from data_tools.cli import UserError
 from data_tools.table import EmbeddingTable
-from downstream.data import DataSettings, load_ctr_data
+from downstream.data import FIRST_KNOWN, DataSettings, load_ctr_data
 from downstream.fitting import OptimSettings, TrainingSettings, fit
 from downstream.forms import FORMS, ImageSettings
 from downstream.images import join_table
@@ -139,6 +141,9 @@ def test_wrong_settings_are_named(data, small_world):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_learns_from_ids(data, name):
+    every = np.arange(len(data.click))
+    scenes = {"scene": FIRST_KNOWN + every % 2, "sizes": {**data.sizes, "scene": FIRST_KNOWN + 2}}
+    data = replace(data, conversion=data.click * (every % 3 == 0), **scenes)
     settings = TrainingSettings(data.settings, ModelSettings(name), optim=OptimSettings(batch_size=64, epochs=4))
     result = fit(data, None, settings, seed=0)
     assert result.epochs[-1]["loss"] < result.epochs[0]["loss"]

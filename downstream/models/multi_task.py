@@ -1,0 +1,77 @@
+"""Several tasks over one look-up table: the click, and the purchase after it (PAPERS.md section 4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from data_tools.cli import UserError
+from downstream.data import CTRData
+from downstream.layers import mlp
+from downstream.models.base import CTRModel, MakeImages, ModelSettings
+from downstream.models.embedding_mlp import EmbeddingMLP
+
+
+def joint_loss(click: Tensor, purchase: Tensor, conversion: Tensor) -> Tensor:
+    """Cross-entropy of sigmoid(click) sigmoid(purchase) with the conversions; unknown ones (nan) are left out.
+
+    All of shape (B,). The mean is over all rows, so that few known ones weigh little.
+    """
+    known = ~conversion.isnan()
+    log_p = nn.functional.logsigmoid(click[known]) + nn.functional.logsigmoid(purchase[known])
+    log_not = torch.log(-torch.expm1(log_p.clamp(max=-1e-6)))
+    converted = conversion[known]
+    return -(converted * log_p + (1 - converted) * log_not).sum() / len(click)
+
+
+class ESMM(EmbeddingMLP):
+    """pCTCVR = pCTR x pCVR, with the losses of click and conversion over all impressions.
+
+    One table of IDs (and one embedding model of images) under a network for each task. The purchase is never trained on
+    the clicks alone, of which there are few and which are no sample of the impressions.
+    """
+
+    @classmethod
+    def make(cls, data: CTRData, settings: ModelSettings, images: MakeImages | None) -> CTRModel:
+        if data.conversion is None:
+            raise UserError(f"model {settings.name!r} learns conversions, which {data.dataset.folder} does not have")
+        return super().make(data, settings, images)
+
+    def __init__(self, sizes: dict[str, int], settings: ModelSettings, images: MakeImages | None, slots: int) -> None:
+        super().__init__(sizes, settings, images, slots)
+        self.purchase = mlp([self.width + self._passed(settings), *settings.hidden], 1, settings.activation)
+
+    def _passed(self, settings: ModelSettings) -> int:
+        """How many numbers the click's network passes on to the purchase's."""
+        return 0
+
+    def logits(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Of the click, and of the purchase after a click: (B,) each."""
+        features = self.features(batch)
+        return self.mlp(features).squeeze(-1), self.purchase(features).squeeze(-1)
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        click, purchase = self.logits(batch)
+        clicks = nn.functional.binary_cross_entropy_with_logits(click, batch["click"])
+        return clicks + joint_loss(click, purchase, batch["conversion"])
+
+    def probabilities(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        click, purchase = (torch.sigmoid(logits) for logits in self.logits(batch))
+        return {"click": click, "purchase": purchase, "conversion": click * purchase}
+
+
+class ESMMTransfer(ESMM):
+    """ESMM whose purchase network also sees the click network's last hidden layer: label information transfer.
+
+    The seed document names the transfer and not its form; this one, and that the purchase's gradient stops there so
+    that the click is learned as without it, are ours.
+    """
+
+    def _passed(self, settings: ModelSettings) -> int:
+        return settings.hidden[-1]
+
+    def logits(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        features = self.features(batch)
+        hidden = self.mlp[:-1](features)
+        purchase = self.purchase(torch.cat([features, hidden.detach()], dim=-1))
+        return self.mlp[-1](hidden).squeeze(-1), purchase.squeeze(-1)
