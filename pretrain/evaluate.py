@@ -144,3 +144,12 @@ def oracle_page_auc(requests: Requests) -> dict[str, dict[str, float]] | None:
     if requests.oracle is None:
         return None
     return {name: page_auc(requests.oracle, requests.click, kept) for name, kept in slices(requests).items()}
+
+
+def judged(figures: dict[str, dict[str, float]], choose_on: str, otherwise: float) -> float:
+    """The AUC weights are chosen by: of the slice ``choose_on``, or of the other where it has no page views.
+
+    Without any page view to judge by: ``otherwise``.
+    """
+    known = {name: slot["auc"] for name, slot in figures.items() if slot["pages"]}
+    return known.get(choose_on, max(known.values(), default=otherwise))

@@ -2,6 +2,7 @@
 
 accelerate launch pretrain/export.py --run runs/my-run --data SHARDS --out TABLE
 accelerate launch pretrain/export.py --run runs/my-run --weights initial --data SHARDS --out TABLE    # before training
+accelerate launch pretrain/export.py --run runs/my-run --wise_ft validation --data SHARDS --out TABLE # between the two
 accelerate launch pretrain/export.py --encoder.name resnet50 --encoder.weights FILE --data SHARDS --out TABLE
 """
 
@@ -26,8 +27,10 @@ from data_tools.files import digest, read_json, whole_folder, write_json
 from data_tools.table import describe, write_part
 from pretrain.batches import plain_transform, read_index, read_shard
 from pretrain.encoder import ImageEncoder, build_encoder
+from pretrain.evaluate import load_requests
 from pretrain.optim import use_all_cores
-from pretrain.settings import Encoder
+from pretrain.settings import Encoder, Evaluation
+from pretrain.wise_ft import choose_factor, interpolate
 
 WEIGHTS = {"trained": "best", "initial": "initial"}
 
@@ -41,6 +44,8 @@ class Settings:
         out: Table folder to write.
         run: Pre-training run; null exports the encoder named by the encoder section as it is (a generic encoder).
         weights: Of the run: trained (best on validation) or initial (before training).
+        wise_ft: Weights between the run's initial (0) and trained (1) ones: a factor, or "validation" for the one with
+            the best within-page AUC on the validation split of data; null takes weights as they are.
         layer: embedding (the linear layer's output) or features (what the image tower gives); null takes embedding for
             a run, and features for an encoder without one, whose linear layer has learned nothing.
         normalise: Scale each vector to length 1.
@@ -53,6 +58,7 @@ class Settings:
     out: str
     run: str | None = None
     weights: str = "trained"
+    wise_ft: float | str | None = None
     layer: str | None = None
     normalise: bool = True
     dtype: str = "float32"
@@ -68,6 +74,13 @@ class Settings:
         ):
             if getattr(self, name) not in allowed:
                 raise UserError(f"--{name} is {getattr(self, name)!r}; {' or '.join(allowed)} is expected")
+        share = self.wise_ft in (None, "validation") or (
+            isinstance(self.wise_ft, float | int) and 0 <= self.wise_ft <= 1
+        )
+        if not share:
+            raise UserError(f"--wise_ft is {self.wise_ft!r}; a number from 0 to 1, or validation, is expected")
+        if self.wise_ft is not None and (not self.run or self.weights != "trained"):
+            raise UserError("--wise_ft goes between the weights of a --run, whose --weights are trained")
 
 
 def load_encoder(settings: Settings) -> tuple[ImageEncoder, dict[str, Any]]:
@@ -83,7 +96,8 @@ def load_encoder(settings: Settings) -> tuple[ImageEncoder, dict[str, Any]]:
         says = {"weights": "as named", "checkpoint": digest([file]) if file else None, "run": None}
         return build_encoder(settings.encoder).eval(), {"encoder": asdict(settings.encoder), **says}
     run = Path(settings.run)
-    named = Encoder(**read_json(run / "run.json")["settings"]["encoder"])
+    trained_with = read_json(run / "run.json")["settings"]
+    named = Encoder(**trained_with["encoder"])
     file = run / f"{WEIGHTS[settings.weights]}.safetensors"
     if not file.exists():
         raise UserError(f"{file} does not exist; train first: accelerate launch pretrain/train.py --out {run}")
@@ -91,7 +105,26 @@ def load_encoder(settings: Settings) -> tuple[ImageEncoder, dict[str, Any]]:
     encoder = build_encoder(replace(named, weights=None, pretrained=False))
     encoder.load_state_dict(safetensors.torch.load_file(file))
     says = {"weights": settings.weights, "checkpoint": digest([file]), "run": str(run)}
+    if settings.wise_ft is not None:
+        says |= mix_weights(encoder, run, trained_with, settings)
     return encoder.eval(), {"encoder": asdict(named), **says}
+
+
+def mix_weights(encoder: ImageEncoder, run: Path, trained_with: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """Load the weights between the run's initial and trained ones (WiSE-FT); returns what ``table.json`` says of it."""
+    files = [run / f"{name}.safetensors" for name in ("initial", "best")]
+    initial, tuned = (safetensors.torch.load_file(file) for file in files)
+    chosen: list[Any] = [settings.wise_ft, None]
+    if settings.wise_ft == "validation":
+        state, wanted = PartialState(), Evaluation(**trained_with["evaluation"])
+        if state.is_main_process:
+            sample = (wanted.history, wanted.requests, trained_with["seed"])
+            requests = load_requests(settings.data, "valid", trained_with["encoder"]["image_size"], *sample)
+            chosen = list(choose_factor(encoder.to(state.device), initial, tuned, requests, wanted.choose_on))
+        chosen = broadcast_object_list(chosen)
+    factor, curve = chosen
+    encoder.load_state_dict(interpolate(initial, tuned, factor))
+    return {"checkpoint": digest(files), "wise_ft": {"factor": factor, "validation": curve}}
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections import defaultdict
@@ -12,6 +13,7 @@ import safetensors.torch
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -20,10 +22,10 @@ from torch import Tensor
 from data_tools.files import read_json, whole_file, write_json
 from pretrain import runs
 from pretrain.batches import read_index
-from pretrain.collapse import alignment, collapse_figures, effective_rank
+from pretrain.collapse import alignment, collapse_figures, effective_rank, unhealthy
 from pretrain.distributed import total
 from pretrain.encoder import ImageEncoder
-from pretrain.evaluate import Requests, embed, encoder_page_auc, load_requests, oracle_page_auc
+from pretrain.evaluate import Requests, embed, encoder_page_auc, judged, load_requests, oracle_page_auc
 from pretrain.losses import Term
 from pretrain.settings import Settings
 
@@ -50,8 +52,7 @@ class Best:
 
         Without any page view to judge by, the latest weights are kept.
         """
-        known = {name: slot["auc"] for name, slot in figures.items() if slot["pages"]}
-        auc = known.get(self.slice_name, max(known.values(), default=float(step)))
+        auc = judged(figures, self.slice_name, otherwise=float(step))
         if auc > self.found["auc"]:
             self.found = {"auc": auc, "step": step}
             runs.save_tensors(self.run / "best.safetensors", encoder.state_dict())
@@ -62,6 +63,7 @@ class Journal:
     """Keeps a run's record; every process holds one, and the first alone writes and speaks."""
 
     def __init__(self, settings: Settings, accelerator: Accelerator, step: int) -> None:
+        self.settings = settings
         self.run, self.accelerator, self.main = Path(settings.out), accelerator, accelerator.is_main_process
         self.window: dict[str, list[Tensor]] = defaultdict(list)
         self.images, self.waited, self.started = 0, 0.0, time.time()
@@ -105,6 +107,9 @@ class Journal:
                 f"rank {figures['effective_rank']:.1f}  spread {figures['spread']:.2f}  "
                 f"cosine {figures['mean_cosine']:.2f}  lr {lr:.1e}  {figures['images_per_second']:.0f} images/s"
             )
+            if beyond := unhealthy(figures):
+                said = ", ".join(f"{name.replace('_', ' ')} {words}" for name, words in beyond.items())
+                progress.console.print(f"step {step:5d}  beyond the healthy range: {said}")
             self._record(step, figures)
         return figures
 
@@ -117,6 +122,12 @@ class Journal:
             f"{name} items {slot['auc']:.4f} ({slot['pages']} page views)" for name, slot in figures.items()
         )
         console.print(f"step {step:5d}  within-page AUC, validation: {said}")
+
+    def stale(self, step: int) -> bool:
+        """Whether the last ``evaluation.patience`` validations were no better than the best; all processes agree."""
+        wanted = self.settings.evaluation
+        found = self.main and wanted.patience and step - self.best.found["step"] >= wanted.patience * wanted.every
+        return bool(broadcast_object_list([found])[0])
 
     def _record(self, step: int, figures: dict[str, float]) -> None:
         runs.append_log(self.run, {"step": step, **figures})
@@ -161,6 +172,8 @@ def summarise(
         "dimensions": encoder.dimensions,
         "steps": step,
         "best_step": best["step"],
+        "stopped_early": step < settings.optim.steps,
+        "validation": validation_curve(run),
         "seconds": seconds,
         "precision": precision,
         "objective": settings.objective.name,
@@ -168,6 +181,16 @@ def summarise(
     }
     write_json(run / "summary.json", summary)
     return summary
+
+
+def validation_curve(run: Path) -> list[dict[str, float]]:
+    """Within-page AUC on the validation time range, ``seen`` and ``unseen`` items side by side, step by step."""
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [
+        {"step": line["step"], **{name: line[f"valid_page_auc_{name}"] for name in ("seen", "unseen")}}
+        for line in lines
+        if "valid_page_auc_seen" in line
+    ]
 
 
 def write_compare_config(settings: Settings) -> Path:
@@ -208,8 +231,11 @@ def say_summary(settings: Settings, summary: dict[str, Any], next_config: Path, 
         cells[1] += f" ± {figures['trained_standard_error']:.4f}"
         table.add_row(words, f"{figures['pages']:,}", *cells)
     console.print(table)
+    early = summary["stopped_early"]
     lines = [
-        f"{summary['steps']} steps in {summary['seconds']:.0f} s; best on validation at step {summary['best_step']}; "
+        f"{summary['steps']} steps in {summary['seconds']:.0f} s"
+        + (f", stopped early after {settings.evaluation.patience} validations without a better one" * early)
+        + f"; best on validation at step {summary['best_step']}; "
         f"effective rank {summary['effective_rank']:.1f} of {summary['dimensions']}",
         f"checkpoint: {runs.checkpoints(run)[-1]}, best weights: {run / 'best.safetensors'}",
         "next, export and compare:",

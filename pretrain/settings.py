@@ -220,12 +220,14 @@ class Evaluation:
         history: Most recent clicks SimScore looks at.
         requests: Most requests of a split that are scored; a random sample (by the seed) when there are more.
         choose_on: Validation slice the best weights are chosen on: unseen or seen items.
+        patience: Evaluations without a better one after which training stops; 0 never stops early.
     """
 
     every: int = 50
     history: int = 30
     requests: int = 8000
     choose_on: str = "unseen"
+    patience: int = 0
 
 
 @dataclass

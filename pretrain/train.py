@@ -110,7 +110,7 @@ def train(settings: Settings) -> dict[str, Any]:
         views=objective.views,
         annotate=objective.annotate,
     )
-    journal, watch = Journal(settings, accelerator, step), CollapseWatch()
+    journal, watch = Journal(settings, accelerator, step), CollapseWatch(settings)
     if main:
         say_start(settings, accelerator, encoder, precision, step)
         if step == 0:
@@ -120,7 +120,7 @@ def train(settings: Settings) -> dict[str, Any]:
     with progress_bar(main, console) as progress:
         bar = progress.add_task("training", total=optim.steps, completed=step)
         model.train()
-        for batch in islice(batches, optim.steps - step):
+        for batch in islice(batches, 0 if journal.stale(step) else optim.steps - step):
             batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
             waited = time.time() - asked
             torch.manual_seed(mixed_seed(settings.seed, 1 + accelerator.process_index, step))
@@ -144,13 +144,17 @@ def train(settings: Settings) -> dict[str, Any]:
             journal.add(terms, batch, waited)
             if step % settings.log_every == 0 or last:
                 watch.look(journal.line(step, lr, embeddings, batch, progress))
-            if main and (step % settings.evaluation.every == 0 or last):
-                journal.validate(step, encoder)
+            if step % settings.evaluation.every == 0 or last:
+                if main:
+                    journal.validate(step, encoder)
+                last = last or journal.stale(step)
             if main and (step % settings.checkpoint_every == 0 or last):
                 seconds = resumed["seconds"] + time.time() - started
                 state_of = {"seconds": seconds, "precision": precision}
                 runs.save_checkpoint(run, step, encoder, optimizer, state_of, objective)
             progress.update(bar, completed=step)
+            if last:
+                break
             asked = time.time()
     accelerator.wait_for_everyone()
 

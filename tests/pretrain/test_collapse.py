@@ -1,7 +1,17 @@
 import pytest
 import torch
 
-from pretrain.collapse import CollapsedError, CollapseWatch, alignment, collapse_figures, effective_rank
+from pretrain.collapse import (
+    HEALTHY,
+    CollapsedError,
+    CollapseWatch,
+    alignment,
+    collapse_figures,
+    effective_rank,
+    likely_causes,
+    unhealthy,
+)
+from pretrain.settings import Guards, Objective, Settings
 
 
 def test_effective_rank_of_known_spectra():
@@ -28,9 +38,36 @@ def test_alignment_is_the_distance_of_consecutive_clicks():
 
 
 def test_watch_stops_only_a_lasting_collapse():
-    watch = CollapseWatch(patience=3)
+    watch = CollapseWatch(Settings(), patience=3)
     bad, good = {"effective_rank": 1.1, "mean_cosine": 0.999}, {"effective_rank": 9.0, "mean_cosine": 0.3}
     for figures in (bad, bad, good, bad, bad):
         watch.look(figures)
-    with pytest.raises(CollapsedError, match="effective rank"):
+    with pytest.raises(CollapsedError, match=r"effective rank 1.1 \(at least 2\), mean cosine 0.999 \(at most 0.99\)"):
         watch.look(bad)
+
+
+def test_the_limits_agree_with_each_other():
+    """Vectors at the limit of the mean cosine are at the limits of spread, uniformity and distance."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.nn.functional.normalize(torch.randn(2000, 64, generator=generator), dim=-1)
+    noise[:, 0] = 0
+    at_limit = 0.99**0.5 * torch.eye(64)[0] + 0.01**0.5 * noise
+    figures = collapse_figures(at_limit)
+    assert figures["mean_cosine"] == pytest.approx(HEALTHY["mean_cosine"][1], abs=1e-3)
+    assert figures["spread"] == pytest.approx(HEALTHY["spread"][0], rel=0.05)
+    assert figures["uniformity"] == pytest.approx(HEALTHY["uniformity"][1], rel=0.05)
+    pairs = torch.arange(2000).view(-1, 2)
+    assert alignment(at_limit, pairs) == pytest.approx(HEALTHY["alignment"][0], rel=0.05)
+
+
+def test_dead_dimensions_are_counted():
+    embeddings = torch.randn(300, 8, generator=torch.Generator().manual_seed(0))
+    embeddings[:, 2:] *= 0.01
+    assert collapse_figures(embeddings)["dead_share"] == 6 / 8
+    assert set(unhealthy({"dead_share": 0.75, "spread": 0.4, "alignment": float("nan")})) == {"dead_share"}
+
+
+def test_the_surest_cause_comes_first():
+    assert "objective.contrast" in likely_causes(Settings(objective=Objective(contrast=False)))[0]
+    assert "learning rate" in likely_causes(Settings())[0]
+    assert not any("guard" in cause for cause in likely_causes(Settings(objective=Objective(guards=Guards(koleo=1)))))

@@ -116,12 +116,34 @@ def test_resuming_with_another_encoder_is_refused(finished, tiny_world):
         run(settings(tiny_world / "shards", finished[0], "--resume", "true", "--encoder.dimensions", "8"))
 
 
-def test_a_collapse_stops_the_run(tiny_world, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "pretrain.journal.collapse_figures", lambda _: {"effective_rank": 1.0, "mean_cosine": 1.0, "spread": 0.0}
-    )
-    with pytest.raises(CollapsedError):
-        run(settings(tiny_world / "shards", tmp_path / "c", "--log_every", "1"))
+def test_without_contrast_a_run_collapses_and_is_stopped(tiny_world, tmp_path):
+    """COURIER's ablation: reconstruction alone. The same run with the contrast goes on."""
+    arguments = ["--log_every", "1", "--optim.steps", "60", "--optim.lr", "0.02", "--evaluation.requests", "20"]
+    with pytest.raises(CollapsedError, match=r"objective.contrast is false"):
+        run(settings(tiny_world / "shards", tmp_path / "c", *arguments, "--objective.contrast", "false"))
+    lines = [json.loads(line) for line in (tmp_path / "c" / "log.jsonl").read_text().splitlines()]
+    cosine = [line["mean_cosine"] for line in lines if "loss" in line]
+    assert cosine[0] < 0.9
+    assert cosine[-1] > 0.99
+    steps = lines[-1]["step"] + 2
+    for guard in (["--objective.contrast", "true"], ["--objective.guards.variance", "1"]):
+        alone = [] if "true" in guard else ["--objective.contrast", "false"]
+        out = tmp_path / guard[0]
+        run(settings(tiny_world / "shards", out, *arguments, *guard, *alone, "--optim.steps", steps))
+        assert json.loads((out / "summary.json").read_text())["steps"] == steps
+
+
+def test_a_run_that_gets_no_better_stops_early(tiny_world, tmp_path, monkeypatch):
+    found = iter([0.5, 0.7, 0.6, 0.7, 0.65, 0.9])
+    monkeypatch.setattr("pretrain.journal.judged", lambda *_, **__: next(found))
+    arguments = settings(tiny_world / "shards", tmp_path / "e", "--evaluation.every", "1", "--evaluation.patience", "3")
+    summary = run(arguments)
+    assert (summary["steps"], summary["best_step"], summary["stopped_early"]) == (4, 1, True)
+    assert [line["step"] for line in summary["validation"]] == [0, 1, 2, 3, 4]
+    assert {"seen", "unseen"} <= summary["validation"][0].keys()
+    assert runs.checkpoints(tmp_path / "e")[-1].name == "step-000004"
+    assert run([*arguments, "--resume"])["steps"] == 4  # it does not go on by itself
+    assert run([*arguments, "--resume", "--evaluation.patience", "4", "--optim.steps", "5"])["steps"] == 5
 
 
 def test_a_loss_that_is_not_finite_stops_and_saves_the_items(tiny_world, tmp_path):
