@@ -39,7 +39,7 @@ class Workload:
     hidden, size : of the embedding model
     """
 
-    items: int = 20000
+    items: int = 12000
     width: int = 4096
     parts: int = 16
     rows: int = 375
