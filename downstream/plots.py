@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from html import escape
+from itertools import pairwise
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -81,21 +82,48 @@ def forest(labelled: list[tuple[str, Interval]], metric: str, span: tuple[float,
         return _inline(figure, described)
 
 
+def _apart(heights: list[float], factor: float = 1.6) -> list[float]:
+    """Heights on a logarithmic scale, raised where needed so that labels at them do not overlap."""
+    placed = np.array(heights, dtype=float)
+    order = np.argsort(placed, kind="stable")
+    for below, above in pairwise(order):
+        placed[above] = max(placed[above], placed[below] * factor)
+    return placed.tolist()
+
+
+# Lines are told apart by dashes and a name at their end, not by colour.
+DASHES = [(0, ()), (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1.5)), (0, (8, 3))]
+
+
+def curves(lines: dict[str, list[float]], axis: str, described: str) -> str:
+    """A metric by epoch, from epoch 1, one line a source."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(3.7, 2.4))
+        for place, (name, values) in enumerate(lines.items()):
+            epochs = np.arange(1, len(values) + 1)
+            axes.plot(epochs, values, color=INK, linewidth=1.4, marker=".", linestyle=DASHES[place % len(DASHES)])
+            axes.annotate(name, (epochs[-1], values[-1]), xytext=(5, 0), textcoords="offset points", va="center")
+        longest = max(len(values) for values in lines.values())
+        axes.set(xlabel="epoch", ylabel=axis, xticks=range(1, longest + 1), xlim=(0.8, longest + 0.2))
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.tight_layout(pad=0.3)
+        return _inline(figure, described)
+
+
 def spectra(lines: dict[str, np.ndarray], described: str) -> str:
-    """Falling shares of singular values, one line a table, told apart by dashes and a name at the end of each line."""
-    dashes = [(0, ()), (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1.5)), (0, (8, 3))]
+    """Falling shares of singular values, one line a table."""
     with matplotlib.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(5.4, 3.0))
         ends = []
         for place, (name, shares) in enumerate(lines.items()):
             kept = shares[shares > 1e-5]
-            axes.plot(
-                np.arange(1, len(kept) + 1), kept, color=INK, linewidth=1.4, linestyle=dashes[place % len(dashes)]
-            )
+            style = DASHES[place % len(DASHES)]
+            axes.plot(np.arange(1, len(kept) + 1), kept, color=INK, linewidth=1.4, linestyle=style)
             ends.append((kept[-1], len(kept), name))
         axes.set(yscale="log", xlabel="dimension, the strongest first", ylabel="share of the spectrum")
         axes.set_xlim(1, max(end for _, end, _ in ends) * 1.3)
-        for share, end, name in ends:
-            axes.annotate(name, (end, share), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
+        for (_, end, name), height in zip(ends, _apart([share for share, _, _ in ends]), strict=True):
+            axes.annotate(name, (end, height), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
+        figure.tight_layout(pad=0.3)
         return _inline(figure, described)

@@ -14,7 +14,7 @@ from downstream.data import SLICES, CTRData
 from downstream.intervals import METRICS, Interval
 from downstream.method import limitations, measured, splits
 from downstream.neighbours import strips
-from downstream.plots import forest, limits, spectra
+from downstream.plots import curves, forest, limits, spectra
 from downstream.proxies import PROXIES
 from downstream.verdict import signed, verdict
 
@@ -126,7 +126,7 @@ def _slice_panels(figures: dict[str, Any], who: Contestants, model: str) -> list
         own = [row for row in rows if row["dimension"] == dimension]
         lines = [(row["part"], Interval(row["mean"], row["low"], row["high"])) for row in own]
         described = "; ".join(f"{label}: {signed(one.mean)}" for label, one in lines)
-        panels.append((f"By {dimension}", forest(lines, f"GAUC, {who.main} − {who.baseline}", span, described)))
+        panels.append((f"By {dimension}", forest(lines, "GAUC gain", span, described)))
     return panels
 
 
@@ -154,6 +154,36 @@ def _spectra(figures: dict[str, Any]) -> str:
     for one in figures["tables"]:
         first.setdefault(one["source"], np.array(one["spectrum"]))
     return spectra(first, "Singular values of the embeddings: " + ", ".join(first)) if first else ""
+
+
+def _epoch_curves(rows: list[Row], figures: dict[str, Any], model: str) -> list[tuple[str, str]]:
+    """(what, SVG) of training loss and validation AUC by epoch, mean over seeds; nothing where there is one epoch."""
+    lines: dict[str, dict[str, list[float]]] = {"Training loss": {}, "Validation AUC": {}}
+    for source, form in figures["chosen"][model].items():
+        own = [row.record["epochs"] for row in rows if _key(row) == (source, form, model)]
+        shortest = min(len(epochs) for epochs in own)
+        if shortest > 1:
+            by_epoch = list(zip(*(epochs[:shortest] for epochs in own), strict=True))
+            lines["Training loss"][source] = [float(np.mean([one["loss"] for one in seeds])) for seeds in by_epoch]
+            lines["Validation AUC"][source] = [
+                float(np.mean([one["valid"]["auc"] for one in seeds])) for seeds in by_epoch
+            ]
+    return [(what, curves(own, what, f"{what} by epoch: {', '.join(own)}")) for what, own in lines.items() if own]
+
+
+def _key(row: Row) -> tuple[str, str, str]:
+    return row.cell.source, row.cell.form, row.cell.model
+
+
+def _cost_rows(rows: list[Row]) -> list[list[str]]:
+    """One line a (source, form, model): seconds of one CTR training with its scoring, and of making the table."""
+    lines = []
+    for key in dict.fromkeys(_key(row) for row in rows):
+        own = [row.record for row in rows if _key(row) == key]
+        made = (own[0]["table"] or {}).get("seconds")
+        spent = np.mean([record["seconds"] for record in own])
+        lines.append([*key, f"{spent:.0f}", "–" if made is None else f"{made:.1f}"])
+    return lines
 
 
 def _detectable(figures: dict[str, Any], model: str) -> str:
@@ -195,6 +225,7 @@ def report_context(
                 "detectable": _detectable(figures, model),
                 "heat": _heat(figures, who, model) if len(who.forms) > 1 else None,
                 "slices": _slice_panels(figures, who, model),
+                "epochs": _epoch_curves(rows, figures, model),
                 "gains": _panels(figures, _gains(figures, who, model), duel=False),
                 "duels": _panels(figures, duels, duel=True) if duels else [],
                 "metrics": [(SLICE_NAMES[part], _metric_rows(figures, model, part)) for part in SLICES],
@@ -210,6 +241,7 @@ def report_context(
         "several_forms": len(who.forms) > 1,
         "oracle": figures["oracle"] is not None,
         "differences": _difference_rows(figures),
+        "costs": _cost_rows(rows),
         "tables": _table_rows(figures),
         "proxies": PROXIES,
         "spectra": _spectra(figures),

@@ -99,6 +99,15 @@ def test_a_stopped_comparison_goes_on_and_a_finished_one_trains_nothing(yaml_fil
     assert fits["count"] == 15
 
 
+def test_several_epochs_are_drawn(yaml_file, monkeypatch, tmp_path):
+    flags = ["--training.optim.epochs", "2", "--seeds", "[0]", "--forms", "[simscore]", "--bootstrap.resamples", "20"]
+    run(monkeypatch, "--config", yaml_file, "--out", tmp_path / "epochs", *flags)
+    html = (tmp_path / "epochs" / "report.html").read_text()
+    assert "Epoch by epoch" in html
+    for source in ("ids", "random", "courier"):
+        assert re.search(rf"Validation AUC by epoch: [^\"]*\b{source}\b", html)
+
+
 @pytest.fixture(scope="module")
 def reported(yaml_file):
     """The report of the comparison, from the kept cells where an earlier test made them."""
@@ -186,6 +195,7 @@ def test_the_html_is_one_file_without_network(reported):
     assert sources and all(source.startswith(("data:image/jpeg;base64,", "#")) for source in sources)
     assert "url(" not in html.replace("url(#", "")
     # gains and duels on three slices, three dimensions of slices, one plot of spectra
+    assert "Epoch by epoch" not in html  # there was one
     assert html.count("<svg") == 10 and "prefers-color-scheme: dark" in html and 'name="viewport"' in html
     assert "Planted &lt;world&gt;" in html and "<world>" not in html
     assert "#000001" not in html  # every stand-in colour was handed to the style sheet
