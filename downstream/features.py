@@ -55,6 +55,3 @@ class TunedTable(Features):
 
     def forward(self, row: Tensor) -> Tensor:
         return gather(self.weight, row) * self.scale
-
-
-FEATURES: dict[str, type[Features]] = {"frozen": FrozenTable, "table": TunedTable}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,8 +17,9 @@ from downstream.ams.feature_store import FeatureStore
 from downstream.ams.joining import ServedImages, join_store, whole_table
 from downstream.ams.settings import ServerSettings
 from downstream.data import CTRData
-from downstream.features import FEATURES, Features
+from downstream.features import Features
 from downstream.layers import prelu_mlp
+from downstream.tuning import TUNES
 
 if TYPE_CHECKING:
     from downstream.forms import ImageSettings
@@ -32,11 +34,16 @@ class ItemImages:
     vectors : float32 (items, D), zeros where the table lacks the item; never shown to a model as they are
     found : bool (items,)
     seen : bool (items,), shown in training; whatever is fitted to the vectors is fitted on these
+    info : what the table says of how it was made (see ``data_tools.table``)
+    folder, pictures : of the dataset, and the file in it of each item's picture, None where it has none
     """
 
     vectors: np.ndarray
     found: np.ndarray
     seen: np.ndarray
+    info: dict[str, Any] = field(default_factory=dict)
+    folder: Path = Path()
+    pictures: list[str | None] = field(default_factory=list)
 
     @property
     def fitted(self) -> np.ndarray:
@@ -58,7 +65,8 @@ def join_table(table: EmbeddingTable, data: CTRData) -> ItemImages:
             f"the table's ids (such as {table.ids[:3]}) are none of the item ids shown in training "
             f"(such as {data.item_ids[:3]}); it was made from another dataset"
         )
-    return ItemImages(vectors, found, data.seen)
+    pictures = data.dataset.items["image"].to_list()
+    return ItemImages(vectors, found, data.seen, table.info, data.dataset.folder, pictures)
 
 
 class ImageEmbedder(nn.Module):
@@ -109,7 +117,7 @@ def join(
 
 
 def make_embedder(images: ItemImages | ServedImages, settings: ImageSettings) -> nn.Module:
-    """The trainable embedding model over a table, frozen or tuned, or over what a server has, as the settings say."""
+    """The trainable embedding model over a table or its encoder, learned or not, or over what a server has."""
     if isinstance(images, ServedImages):
         return images.embedder(settings)
-    return ImageEmbedder(images, FEATURES[settings.tune](images), settings.hidden, settings.size)
+    return ImageEmbedder(images, TUNES[settings.tune](images, settings), settings.hidden, settings.size)

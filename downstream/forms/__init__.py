@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from data_tools.cli import UserError
 from downstream.aggregators import AGGREGATORS
-from downstream.features import FEATURES
 from downstream.forms.base import Form
 from downstream.forms.cluster_id import ClusterID
 from downstream.forms.make import Make
 from downstream.forms.simscore import SimScore
 from downstream.forms.simtier import SimTier
 from downstream.forms.vector import Vector
+from downstream.tuning import TUNES
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,9 @@ class ImageSettings:
     Attributes
     ----------
     form : how; one of ``FORMS``
-    tune : "frozen" leaves the table as it is, "table" learns its vectors with the click
+    tune : "frozen" leaves the table as it is, "table" learns its vectors with the click, "encoder" the encoder that
+        made them, from the dataset's pictures
+    weights : with tune "encoder", the encoder's weights; by default where table.json says that they are
     lr : learning rate of what ``tune`` names; by default that of the rest
     gate : whether the features are weighted by a learned gate for each category, which the run's summary tells
     aggregator : pooling of the clicked items in "vector" and "cluster_id"; one of ``downstream.aggregators``
@@ -44,6 +46,7 @@ class ImageSettings:
 
     form: str = "vector"
     tune: str = "frozen"
+    weights: str | None = None
     lr: float | None = None
     gate: bool = False
     aggregator: str = "multi_query_attentive"
@@ -58,7 +61,7 @@ class ImageSettings:
     make_epochs: int = 5
 
     def __post_init__(self) -> None:
-        for name, known in (("form", FORMS), ("tune", FEATURES), ("aggregator", AGGREGATORS)):
+        for name, known in (("form", FORMS), ("tune", TUNES), ("aggregator", AGGREGATORS)):
             if getattr(self, name) not in known:
                 raise UserError(f"{name} {getattr(self, name)!r} is unknown; one of {sorted(known)} is expected")
         if self.tune != "frozen" and not FORMS[self.form].tunable:
@@ -71,6 +74,8 @@ class ImageSettings:
             raise UserError(
                 f"image.lr is {self.lr} with tune {self.tune!r}; a rate above 0 of what tune learns is expected"
             )
+        if self.weights and self.tune != "encoder":
+            raise UserError(f"image.weights is {self.weights} with tune {self.tune!r}; only tune 'encoder' reads them")
         if not (self.ad_image or self.behaviour_images):
             raise UserError("ad_image and behaviour_images are both off: leave the table out instead")
         if not ((self.ad_image and self.behaviour_images) or FORMS[self.form].switches):

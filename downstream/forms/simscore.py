@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from downstream.features import FEATURES
 from downstream.forms.base import Form
 from downstream.forms.cosines import history_cosines
 from downstream.images import ItemImages
+from downstream.tuning import TUNES
 
 if TYPE_CHECKING:
     from downstream.forms import ImageSettings
@@ -30,7 +30,7 @@ class SimScore(Form):
 
     def __init__(self, images: ItemImages, settings: ImageSettings, slots: int, query_size: int) -> None:
         super().__init__()
-        self.features = FEATURES[settings.tune](images)
+        self.features = TUNES[settings.tune](images, settings)
         fitted = images.fitted.astype(np.float64)
         fitted /= np.maximum(np.linalg.norm(fitted, axis=1, keepdims=True), 1e-12)
         # Over all pairs, E[cos] = |mean|^2 and E[cos^2] = |X'X / n|^2 (Frobenius): no pair has to be visited.
