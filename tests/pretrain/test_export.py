@@ -82,3 +82,14 @@ def test_two_processes_write_the_same_table(table, tiny_world, tmp_path):
     )  # fmt: skip
     one, two = read_table(table), read_table(tmp_path / "two")
     np.testing.assert_allclose(two.lookup(one.ids)[0], one.vectors, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_vgg_gives_the_4096_numbers_of_its_last_hidden_layer(tiny_world, tmp_path):
+    torch.manual_seed(0)
+    encoder = Encoder(name="vgg11", image_size=32)
+    export(Settings(data=str(tiny_world / "shards"), out=str(tmp_path / "t"), encoder=encoder, normalise=False))
+    table = read_table(tmp_path / "t")
+    assert table.vectors.shape == (160, 4096) and np.isfinite(table.vectors).all()
+    # Rectified, and not the same for all pictures.
+    assert (table.vectors >= 0).all() and table.vectors.std(axis=0).max() > 0
