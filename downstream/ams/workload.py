@@ -102,7 +102,9 @@ def build(
     """The same weights in every process and for every strategy."""
     torch.manual_seed(0)
     rows = np.arange(store.count) if row_of_item is None else row_of_item
-    shown = np.arange(1, store.count + 1) ** -work.zipf
+    there = rows >= 0
+    shown = np.zeros(store.count)
+    shown[rows[there]] = (np.flatnonzero(there) + 1.0) ** -work.zipf
     server = ImageServer(
         store, rows, prelu_mlp([work.width, *work.hidden], work.size), work.size, settings, shown=shown
     )

@@ -96,7 +96,8 @@ def namespaces(count: int, rate: str) -> Iterator[list[str]]:
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
 
 
-def _sent() -> int:
+def sent_bytes() -> int:
+    """That this process's namespace has sent over its link."""
     lines = Path("/proc/self/net/dev").read_text(encoding="ascii").splitlines()
     return next(int(line.split(":")[1].split()[8]) for line in lines if line.strip().startswith("wire:"))
 
@@ -114,21 +115,23 @@ def worker(rank: int, processes: int, folder: Path, settings: Settings) -> None:
     )
     store, found = open_store(folder / "store"), {}
     for name, case in CASES.items():
-        found[name] = measure(settings.work, store, case, settings.steps, meter=_sent)
+        found[name] = measure(settings.work, store, case, settings.steps, meter=sent_bytes)
     if rank == 0:
         write_json(folder / "found.json", found)
     dist.destroy_process_group()
 
 
-def group(processes: int, rate: str, folder: Path, settings: Settings) -> dict[str, dict]:
-    """The figures of each case from a group of processes linked at a rate."""
-    job = json.dumps(asdict(settings))
+def group(processes: int, rate: str, folder: Path, program: list[str], job: str) -> dict[str, dict]:
+    """What a group of processes linked at a rate leaves in ``folder``/found.json.
+
+    Each runs ``program`` with the arguments "worker", its rank, their number, ``folder`` and ``job``.
+    """
     with namespaces(processes, rate) as names:
         running = []
         try:
             for rank, name in enumerate(names):
                 core = str(rank % os.cpu_count())
-                own = [sys.executable, __file__, "worker", str(rank), str(processes), str(folder), job]
+                own = [sys.executable, *program, "worker", str(rank), str(processes), str(folder), job]
                 running.append(subprocess.Popen(["ip", "netns", "exec", name, "taskset", "-c", core, *own]))
             for process in running:
                 if process.wait(LIMIT):
@@ -149,7 +152,7 @@ def main() -> None:
         settings.work.make_store(folder / "store")
         for processes in settings.processes:
             for rate in settings.rates:
-                cases = group(processes, rate, folder, settings)
+                cases = group(processes, rate, folder, [__file__], json.dumps(asdict(settings)))
                 medians = {name: float(np.median(one["seconds"])) for name, one in cases.items()}
                 for name, one in cases.items():
                     counted = sum(one["images"]["bytes"].values()) + sum(one["ids"]["bytes"].values())

@@ -7,9 +7,12 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
 from ams_group import run_group
+from safetensors.torch import save_file
 
 from data_tools.cli import UserError
-from downstream.ams.feature_store import open_store
+from data_tools.table import read_table
+from downstream.ams.feature_store import FeatureStore, open_store
+from downstream.ams.serving import Serving, precompute, read_model
 from downstream.ams.settings import ServerSettings
 from downstream.ams.store import append, create_store
 from downstream.data import DataSettings, load_ctr_data
@@ -64,6 +67,36 @@ def test_one_setting_changes_where_images_are_embedded_and_not_what_is_learned(s
         assert found.keys() >= local.keys()
         for weight in ("images.embed.layers.0.weight", "images.embed.no_image", "ids.item.weight"):
             torch.testing.assert_close(found[weight], local[weight], rtol=1e-3, atol=1e-4, msg=f"{name}: {weight}")
+
+
+def test_serving_gives_what_training_saw_from_the_table_and_on_the_fly(small_world, store, tmp_path):
+    result = fitted(small_world.folder, store.folder, SERVERS["ams"])
+    save_file(result.state, tmp_path / "model.safetensors")
+    model = read_model(tmp_path)
+    features = store.partition().read(np.arange(store.count))
+    embed = {name.removeprefix("images.embed."): value.double() for name, value in result.state.items()}
+    values = (torch.from_numpy(features).double() - embed["centre"]) / embed["scale"]
+    for place in range(len(model.layers)):  # layer by layer, in float64
+        weight = embed[f"layers.{place}.weight"]
+        if weight.ndim == 2:
+            values = values @ weight.T + embed[f"layers.{place}.bias"]
+        else:
+            values = torch.where(values > 0, values, values * weight)
+    ids = store.ids().to_list()
+    known = FeatureStore(store.folder, 30, store.shape, store.dtype, store.parts, store.appended[:1])
+    precompute(model, known, tmp_path / "table", {})  # as of before the last appending
+    serving = Serving(read_table(tmp_path / "table"), model)
+    assert len(serving.row_of) == 30 < store.count
+    np.testing.assert_allclose(serving(ids, store), values.numpy(), rtol=1e-4, atol=1e-5)
+    # The same images through the table and on the fly, to the last bits.
+    np.testing.assert_allclose(serving(ids[:30]), model(features[:30]), rtol=1e-6, atol=1e-6)
+    absent = serving(["nowhere", ids[35]])
+    np.testing.assert_array_equal(absent, np.stack([model.no_image] * 2))
+    local = fitted(small_world.folder, store.folder, ServerSettings())
+    (tmp_path / "local").mkdir()
+    save_file(local.state, tmp_path / "local" / "model.safetensors")
+    with pytest.raises(UserError, match="not trained with an image server"):
+        read_model(tmp_path / "local")
 
 
 def test_what_a_server_cannot_do_is_named(small_world, store):

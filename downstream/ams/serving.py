@@ -1,0 +1,149 @@
+"""Embeddings for serving: a table made ahead, and the same embedding model for an image that the table lacks.
+
+    python -m downstream.ams.serving --run RUN --store STORE --out TABLE
+
+RUN is a run of ``downstream.train`` with an image server; TABLE holds the embedding of every item of STORE, and what
+was appended since is added by making it anew or embedded when asked for (:class:`Serving`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from data_tools.cli import UserError, parse_settings, progress_bar, run_command
+from data_tools.files import digest, whole_folder, write_json
+from data_tools.table import EmbeddingTable, describe, read_table, write_part
+from downstream.ams.feature_store import FeatureStore, open_store
+
+CHUNK = 1 << 24  # bytes of features embedded at a time
+
+
+@dataclass(frozen=True)
+class EmbeddingModel:
+    """The trained embedding model of an image server, by itself.
+
+    Attributes
+    ----------
+    layers : from centred and scaled features to embeddings
+    centre, scale : of the features it was trained on
+    no_image : embedding of an item without an image, float32 (size,)
+    """
+
+    layers: nn.Module
+    centre: Tensor
+    scale: Tensor
+    no_image: np.ndarray
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Embeddings float32 (n, size) of raw features (n, D)."""
+        with torch.inference_mode():
+            return self.layers((torch.from_numpy(features).float() - self.centre) / self.scale).numpy()
+
+
+def read_model(run: str | Path) -> EmbeddingModel:
+    """The embedding model of a run.
+
+    Raises
+    ------
+    UserError
+        If there is no run, or it was trained without an image server.
+    """
+    path = Path(run) / "model.safetensors"
+    if not path.exists():
+        raise UserError(f"no run at {run}: a folder of downstream.train with model.safetensors is expected")
+    state = load_file(path)
+    prefix = next((name.removesuffix("centre") for name in state if name.endswith("embed.centre")), None)
+    if prefix is None:
+        raise UserError(f"{run} was not trained with an image server (server.strategy ams, server or worker)")
+    own = {name.removeprefix(prefix): weight for name, weight in state.items() if name.startswith(prefix)}
+    weights = {name.removeprefix("layers."): weight for name, weight in own.items() if name.startswith("layers.")}
+    parts: list[nn.Module] = []
+    while (weight := weights.get(f"{len(parts)}.weight")) is not None:
+        parts.append(nn.Linear(*reversed(weight.shape)) if weight.ndim == 2 else nn.PReLU(len(weight)))
+    layers = nn.Sequential(*parts)
+    layers.load_state_dict(weights)
+    return EmbeddingModel(layers.eval(), own["centre"], own["scale"], own["no_image"].numpy())
+
+
+def precompute(model: EmbeddingModel, store: FeatureStore, out: str | Path, info: dict[str, Any]) -> None:
+    """Embed every item of a store, part by part, into an embedding table at ``out``, which must not exist."""
+    ids, partition = store.ids(), store.partition()
+    with whole_folder(out) as folder, progress_bar() as progress:
+        step = max(CHUNK // store.item_bytes, 1)
+        for number, start in enumerate(progress.track(range(0, store.count, step), description="embedding")):
+            rows = np.arange(start, min(start + step, store.count))
+            vectors = model(partition.read(rows))
+            write_part(folder / f"part-{number:05d}.parquet", ids[rows].to_list(), vectors)
+        write_json(folder / "table.json", {**describe(store.count, len(model.no_image), "float32"), **info})
+
+
+class Serving:
+    """Embeddings of items by id: from the table, or through the model for images that it lacks.
+
+    Parameters
+    ----------
+    table : made by :func:`precompute`
+    model : the one that made it
+    """
+
+    def __init__(self, table: EmbeddingTable, model: EmbeddingModel) -> None:
+        self.vectors, self.model = table.vectors, model
+        self.row_of = {str(item): row for row, item in enumerate(table.ids)}
+
+    def __call__(self, item_ids: Sequence[Any], store: FeatureStore | None = None) -> np.ndarray:
+        """Embeddings float32 (n, size).
+
+        What the table lacks is embedded now, from ``store``, where its features may have been appended since; an item
+        without features gets the learned embedding of "no image".
+        """
+        rows = np.array([self.row_of.get(str(item), -1) for item in item_ids], dtype=np.int64)
+        found = np.where((rows >= 0)[:, None], self.vectors[rows], self.model.no_image).astype(np.float32)
+        lacking = np.flatnonzero(rows < 0)
+        if store is not None and len(lacking):
+            stored = store.rows_of([item_ids[place] for place in lacking])
+            lacking, stored = lacking[stored >= 0], stored[stored >= 0]
+            found[lacking] = self.model(store.partition(verify=False).read(stored))
+        return found
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A table made ahead.
+
+    Attributes
+    ----------
+    run : run of ``downstream.train`` with an image server
+    store : the feature store
+    out : table to make; must not exist
+    """
+
+    run: str = ""
+    store: str = ""
+    out: str = ""
+
+    def __post_init__(self) -> None:
+        if not (self.run and self.store and self.out):
+            raise UserError("--run RUN, --store STORE and --out TABLE are needed")
+
+
+def main() -> None:
+    settings = parse_settings(Settings, __doc__)
+    model, store = read_model(settings.run), open_store(settings.store)
+    info = {"encoder": "embedding model of an image server", "normalised": False, "store": store.info}
+    checkpoint = digest([Path(settings.run) / "model.safetensors"])
+    precompute(model, store, settings.out, {**info, "checkpoint": checkpoint})
+    table = read_table(settings.out)
+    Console().print(f"{settings.out}: {len(table.ids):,} items, {table.vectors.shape[1]} numbers each")
+
+
+if __name__ == "__main__":
+    run_command(main)
