@@ -17,6 +17,7 @@ from downstream.models.dqm import DQM
 from downstream.models.dssm import DSSM
 from downstream.models.embedding_mlp import EmbeddingMLP
 from downstream.models.logistic import Logistic
+from downstream.models.mlr import MLR
 from downstream.models.multi_scene import STAR, SceneNetworks
 from downstream.models.multi_task import ESMM, ESMMTransfer
 
@@ -25,6 +26,7 @@ MODELS: dict[str, type[CTRModel]] = {
     "din": DIN,
     "logistic": Logistic,
     "dicm": EmbeddingMLP,  # the name it goes by where it is given images
+    "mlr": MLR,
     "dssm": DSSM,
     "dqm": DQM,
     "esmm": ESMM,

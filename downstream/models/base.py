@@ -37,6 +37,7 @@ class ModelSettings:
     activation : "prelu" or "dice" (arXiv 1706.06978), in the MLP and in the activation unit of "din"
     attention : widths of the activation unit's MLP in "din"
     softmax : whether the weights of "din" are made to sum to 1, as in DIN's released code but not in its text
+    l1, l21 : beta and lambda of "mlr": L1 of its weights, and L2 of each feature's weights together
     l2 : lambda of the mini-batch aware L2 of the ID embeddings (see ``CTRModel.embedding_l2``); 0 for none
     """
 
@@ -46,6 +47,8 @@ class ModelSettings:
     activation: str = "prelu"
     attention: tuple[int, ...] = (80, 40)
     softmax: bool = False
+    l1: float = 0.01
+    l21: float = 0.01
     l2: float = 0.0
 
     def __post_init__(self) -> None:
@@ -54,8 +57,12 @@ class ModelSettings:
         check_name(self.name)
         if self.activation not in ACTIVATIONS:
             raise UserError(f"activation {self.activation!r} is unknown; one of {sorted(ACTIVATIONS)} is expected")
-        if not self.attention or min(self.embedding, *self.hidden, *self.attention) < 1 or self.l2 < 0:
-            expected = "sizes and widths from 1, one or more of attention, and l2 from 0"
+        if (
+            not self.attention
+            or min(self.embedding, *self.hidden, *self.attention) < 1
+            or min(self.l1, self.l21, self.l2) < 0
+        ):
+            expected = "sizes and widths from 1, one or more of attention, and l1, l21 and l2 from 0"
             raise UserError(f"{self}: {expected} are expected")
 
 

@@ -1,0 +1,73 @@
+"""MLR, the mixture of logistic regressions, also called LS-PLM (arXiv 1704.05194)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from downstream.layers import gather
+from downstream.models.base import CTRModel, MakeImages, ModelSettings
+from downstream.models.towers import clicked_mean
+
+REGIONS = 12
+WEIGHTS = 2 * REGIONS
+
+
+class MLR(CTRModel):
+    """p = sum_i softmax_i(u_i . x) sigmoid(w_i . x) over 12 regions, with L1 and L2,1 on the weights of the IDs.
+
+    x holds user, scene and item, and the mean of the clicked items, whose codes have weights of their own. Image
+    features enter through one linear layer, whose weights are not penalised. Trained in batches by the common loop,
+    with the proximal step of both penalties after each step of the optimizer (ours: the paper's own method takes all
+    impressions at once, see ``downstream.lsplm``); the penalties are of the mean loss, not of the sum.
+    """
+
+    def __init__(self, sizes: dict[str, int], settings: ModelSettings, images: MakeImages | None, slots: int) -> None:
+        super().__init__(sizes, replace(settings, embedding=2 * WEIGHTS), images, slots)
+        self.of_images = nn.Linear(self.images.width, WEIGHTS) if self.images else None
+        self.bias = nn.Parameter(torch.zeros(WEIGHTS))
+        self.l1, self.l21 = settings.l1, settings.l21
+
+    def product(self, batch: dict[str, Tensor]) -> Tensor:
+        """x Theta (B, 2 m)."""
+        features = self.embed_items(batch)
+        # Of a code's two halves the first is for the shown item, the second for a clicked one.
+        shown, clicked = features.unflatten(1, (-1, 2, WEIGHTS)).sum(dim=1).unbind(dim=1)
+        summed = gather(shown, batch["target"]) + clicked_mean(clicked, batch) + self.bias
+        for context in self.embed_context(batch):
+            summed = summed + context[:, :WEIGHTS]
+        if self.of_images:
+            summed = summed + self.of_images(self.images(batch, gather(features, batch["target"])))
+        return summed
+
+    def _log_probabilities(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """log p(click) and log p(no click), (B,) each."""
+        gate, expert = self.product(batch).chunk(2, dim=1)
+        gate = gate.log_softmax(dim=1)
+        logs = [(gate + nn.functional.logsigmoid(sign * expert)).logsumexp(dim=1) for sign in (1, -1)]
+        return logs[0], logs[1]
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Logits of the clicks (B,)."""
+        click, none = self._log_probabilities(batch)
+        return click - none
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        click, none = self._log_probabilities(batch)
+        return -torch.where(batch["click"] == 1, click, none).mean()
+
+    @torch.no_grad()
+    def after_step(self, lr: float) -> None:
+        """The proximal step: weights shrunk by lr beta, then the norms of the groups by lr lambda."""
+        for embedding in self.ids.values():
+            groups = embedding.weight.view(-1, WEIGHTS)
+            groups.copy_(nn.functional.softshrink(groups, lr * self.l1))
+            norms = groups.norm(dim=1, keepdim=True)
+            groups.mul_((1 - lr * self.l21 / norms.clamp(min=1e-12)).clamp(min=0))
+
+    def sparsity(self) -> float:
+        """Share of the IDs' weights that are exactly zero."""
+        weights = torch.cat([embedding.weight.flatten() for embedding in self.ids.values()])
+        return float((weights == 0).float().mean())
