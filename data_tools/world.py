@@ -32,7 +32,17 @@ from data_tools.simulation.rendered import draw_pictures
 from data_tools.simulation.settings import DAY, SCENES, START, World
 from data_tools.table import write_table
 
-__all__ = ["DAY", "SCENES", "Settings", "World", "make_world", "planted_vectors", "simulate"]
+__all__ = [
+    "DAY",
+    "SCENES",
+    "Settings",
+    "World",
+    "make_world",
+    "planted_vectors",
+    "simulate",
+    "write_oracle",
+    "write_shop",
+]
 
 
 def _check_same(made: Path, world: World) -> None:
@@ -59,16 +69,17 @@ def make_world(world: World, folder: str | Path, requests_per_shard: int = 1024)
         catalogue, log = simulate(world)
         write_json(folder / "world.json", asdict(world))
         if not dataset.exists():
-            _write_dataset(world, catalogue, log, folder)
+            write_shop(world, catalogue, log, folder)
         if not planted.exists():
             write_table(planted, catalogue.ids, planted_vectors(catalogue), {"encoder": "planted attributes"})
-        _write_oracle(dataset, log)
+        write_oracle(dataset, log)
     if not shards.exists():
         write_shards(Shards(dataset=str(dataset), out=str(shards), requests_per_shard=requests_per_shard))
     return folder
 
 
-def _write_dataset(world: World, catalogue: Catalogue, log: pl.DataFrame, folder: Path) -> None:
+def write_shop(world: World, catalogue: Catalogue, log: pl.DataFrame, folder: Path) -> None:
+    """Write ``folder/dataset`` from what :func:`simulate` gave, drawing the pictures of rendered products."""
     items = pl.DataFrame(
         {
             "item_id": catalogue.ids,
@@ -101,7 +112,8 @@ def _write_log(world: World, catalogue: Catalogue, log: pl.DataFrame, path: Path
     ).write_parquet(path)
 
 
-def _write_oracle(dataset: Path, log: pl.DataFrame) -> None:
+def write_oracle(dataset: Path, log: pl.DataFrame) -> None:
+    """Add ``oracle`` to ``dataset.json``, from the ``log`` that the dataset was written from."""
     written = pl.read_parquet(dataset / "impressions.parquet", columns=["item", "scene", "split"])
     if not written["item"].equals(log["item"].cast(written["item"].dtype)):
         raise UserError(f"{dataset} is not of the world that stands beside it in world.json; remove both")

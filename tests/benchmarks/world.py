@@ -1,0 +1,100 @@
+"""How long the simulated world takes, and how that grows with the log.
+
+    python tests/benchmarks/world.py --out results/benchmarks/world.json
+
+Each size is simulated, written as a dataset and its oracle told, in a process of its own; users grow with the log, the
+2,000 products stay. The pictures are drawn as well, but their time is told apart: they do not grow with the log.
+Wanted: a million impressions in at most 60 s, and ten times the impressions at most eleven times the seconds.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+from rich.console import Console
+
+from data_tools.cli import parse_settings, run_command
+from data_tools.files import write_json
+from data_tools.provenance import commit, machine, versions
+from data_tools.simulation.rendered import draw_pictures
+from data_tools.world import World, simulate, write_oracle, write_shop
+
+MOST_SECONDS = 60
+MOST_GROWTH = 11
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The benchmark.
+
+    Attributes
+    ----------
+    requests : page views of each size; six impressions each
+    scratch : folder for the datasets, removed again
+    out : file of the figures; none by default
+    """
+
+    requests: list[int] = field(default_factory=lambda: [16_800, 168_000, 1_680_000])
+    scratch: str | None = None
+    out: str | None = None
+
+
+def make(requests: int, scratch: str | None) -> dict[str, float]:
+    """Seconds of each part and peak memory of this process."""
+    world = World(requests=requests, users=requests // 20)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        marks = [time.perf_counter()]
+        catalogue, log = simulate(world)
+        marks.append(time.perf_counter())
+        (drawn := Path(folder, "pictures")).mkdir()
+        draw_pictures(world, catalogue, drawn)
+        marks.append(time.perf_counter())
+        write_shop(world, catalogue, log, Path(folder))
+        marks.append(time.perf_counter())
+        write_oracle(Path(folder, "dataset"), log)
+        marks.append(time.perf_counter())
+    simulated, drawing, written, told = (after - before for before, after in pairwise(marks))
+    return {
+        "requests": requests,
+        "impressions": len(log),
+        "simulate_seconds": simulated,
+        "dataset_seconds": written - drawing,
+        "oracle_seconds": told,
+        "seconds": simulated + written - drawing + told,
+        "drawing_seconds": drawing,
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+
+
+def main() -> None:
+    settings = parse_settings(Settings, __doc__)
+    console, found = Console(), []
+    for requests in settings.requests:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            found.append(pool.submit(make, requests, settings.scratch).result())
+        one, last = found[-1], found[-2] if len(found) > 1 else None
+        if last:
+            one["growth_at_ten_times"] = (
+                10 * one["seconds"] / last["seconds"] * last["impressions"] / one["impressions"]
+            )
+        console.print(
+            f"{one['impressions']:,} impressions: {one['seconds']:.1f} s (simulated in {one['simulate_seconds']:.1f}, "
+            f"written in {one['dataset_seconds']:.1f}; drawing {one['drawing_seconds']:.1f} aside), peak "
+            f"{one['peak_gib']:.1f} GiB" + (f", ten times the rows: {one['growth_at_ten_times']:.1f}x" if last else "")
+        )
+    if settings.out:
+        wanted = {"seconds_per_million": MOST_SECONDS, "growth_at_ten_times": MOST_GROWTH}
+        made = {"command": "python " + " ".join(sys.argv), "commit": commit(), "versions": versions()}
+        write_json(settings.out, {"wanted": wanted, "found": found, **made, "machine": machine()})
+
+
+if __name__ == "__main__":
+    run_command(main)
