@@ -2,50 +2,14 @@
 
 from __future__ import annotations
 
-import io
-import re
-from html import escape
 from itertools import pairwise
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 
+from data_tools.charts import BETTER, INK, MUTED, STYLE, WORSE, inline_svg
 from downstream.intervals import Interval
-
-# Drawn in these colours and then handed to the page's style sheet, which knows whether the page is dark.
-STANDINS = {"#000001": "currentColor", "#000002": "var(--better)", "#000003": "var(--worse)", "#000004": "var(--muted)"}
-INK, BETTER, WORSE, MUTED = STANDINS
-STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "visual-interest",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.edgecolor": MUTED,
-}
-
-
-def _inline(figure: plt.Figure, described: str) -> str:
-    """The figure as an ``<svg>`` element without metadata, namespaces, sizes or ids that could clash."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    plt.close(figure)
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-    view = re.search(r'viewBox="([^"]+)"', svg).group(1)
-    svg = re.sub(r"<svg[^>]*>", f'<svg viewBox="{view}" role="img" aria-label="{escape(described)}">', svg, count=1)
-    svg = re.sub(
-        r' id="(?:figure|axes|patch|text|line2d|matplotlib|xtick|ytick|LineCollection|PathCollection)[^"]*"', "", svg
-    )
-    svg = svg.replace("sans-serif", "inherit")
-    for standin, colour in STANDINS.items():
-        svg = svg.replace(standin, colour)
-    return svg
 
 
 def limits(intervals: list[Interval]) -> tuple[float, float]:
@@ -79,7 +43,7 @@ def forest(labelled: list[tuple[str, Interval]], metric: str, span: tuple[float,
         axes.locator_params(axis="x", nbins=4)
         axes.spines[["left", "right", "top"]].set_visible(False)
         figure.tight_layout(pad=0.3)
-        return _inline(figure, described)
+        return inline_svg(figure, described)
 
 
 def _apart(heights: list[float], factor: float = 1.6) -> list[float]:
@@ -107,7 +71,7 @@ def curves(lines: dict[str, list[float]], axis: str, described: str) -> str:
         axes.set(xlabel="epoch", ylabel=axis, xticks=range(1, longest + 1), xlim=(0.8, longest + 0.2))
         axes.spines[["top", "right"]].set_visible(False)
         figure.tight_layout(pad=0.3)
-        return _inline(figure, described)
+        return inline_svg(figure, described)
 
 
 def spectra(lines: dict[str, np.ndarray], described: str) -> str:
@@ -126,4 +90,4 @@ def spectra(lines: dict[str, np.ndarray], described: str) -> str:
             axes.annotate(name, (end, height), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
         figure.tight_layout(pad=0.3)
-        return _inline(figure, described)
+        return inline_svg(figure, described)

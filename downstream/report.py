@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
+from data_tools.charts import TEMPLATES
 from downstream.analysis import BEST, Contestants
 from downstream.cells import NO_FORM, Row
 from downstream.data import SLICES, CTRData
@@ -255,7 +256,7 @@ def report_context(
 def render(template: str, context: dict[str, Any]) -> str:
     """A report from one of ``downstream/templates``; HTML is escaped, a name missing in the context is an error."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=FileSystemLoader([Path(__file__).parent / "templates", TEMPLATES]),
         autoescape=select_autoescape(["html.j2"]),
         undefined=StrictUndefined,
         trim_blocks=True,
