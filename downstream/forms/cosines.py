@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from downstream.images import Features
 from downstream.layers import gather
+
+PIECE = 1024
 
 
 def history_cosines(features: Features, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -18,5 +21,8 @@ def history_cosines(features: Features, batch: dict[str, Tensor]) -> tuple[Tenso
     target, history = batch["target"], batch["history"]
     known = batch["mask"] & found[history] & found[target, None]
     row, slot = known.nonzero(as_tuple=True)
-    cosines = (gather(unit, target[row]) * gather(unit, history[row, slot])).sum(dim=-1)
+    # A cache-sized piece of the pairs at a time, but all at once where a gradient as large as ``unit`` comes of each.
+    piece = max(len(row), 1) if unit.requires_grad else PIECE
+    pairs = zip(target[row].split(piece), history[row, slot].split(piece), strict=True)
+    cosines = torch.cat([(gather(unit, shown) * gather(unit, clicked)).sum(dim=-1) for shown, clicked in pairs])
     return unit.new_zeros(known.shape).index_put((row, slot), cosines), known

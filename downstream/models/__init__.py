@@ -48,7 +48,7 @@ def takes_form(name: str, form: str) -> bool:
 
 
 @dataclass(frozen=True)
-class _Images:
+class FormMaker:
     """The :class:`downstream.models.base.MakeImages` of one table and its settings."""
 
     images: ItemImages
@@ -79,7 +79,7 @@ def build_model(data: CTRData, images: ItemImages | None, settings: ModelSetting
     kind = MODELS[settings.name]
     if images and not takes_form(settings.name, form.form):
         raise UserError(f"model {settings.name!r} takes images in the forms {list(kind.forms)}, not {form.form!r}")
-    make_images = _Images(images, form, data.settings.history, data.sizes["category"]) if images else None
+    make_images = FormMaker(images, form, data.settings.history, data.sizes["category"]) if images else None
     model = kind.make(data, settings, make_images)
     if settings.l2:
         model.count(data.occurrences())
