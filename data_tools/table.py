@@ -101,8 +101,9 @@ def read_table(path: str | Path, layout: str | None = None) -> EmbeddingTable:
     except (ValueError, KeyError, OSError, EOFError, pl.exceptions.PolarsError) as error:
         raise UserError(f"{path} cannot be read as a table of vectors: {error}") from None
     vectors = _checked(ids, vectors, path)
-    if info and info["count"] != len(ids):
-        raise UserError(f"{path}: {len(ids)} vectors, but table.json promises {info['count']}; export it again")
+    found = {"count": len(ids), "size": vectors.shape[1]}
+    if info and (promised := {name: info[name] for name in found}) != found:
+        raise UserError(f"{path}: {found} is there, but table.json promises {promised}; export it again")
     return EmbeddingTable(ids, vectors, info)
 
 

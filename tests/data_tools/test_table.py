@@ -68,11 +68,12 @@ def test_a_pickle_is_never_loaded(tmp_path):
         read_table(tmp_path / "t.npz")
 
 
-def test_a_table_short_of_a_part_is_refused(tmp_path):
+@pytest.mark.parametrize(("promised", "value"), [("count", 4), ("size", 9)])
+def test_a_table_short_of_a_part_or_of_another_size_is_refused(tmp_path, promised, value):
     write_table(tmp_path / "t", IDS, VECTORS, {})
-    described = json.loads((tmp_path / "t" / "table.json").read_text()) | {"count": 4}
+    described = json.loads((tmp_path / "t" / "table.json").read_text()) | {promised: value}
     (tmp_path / "t" / "table.json").write_text(json.dumps(described))
-    with pytest.raises(UserError, match="promises 4"):
+    with pytest.raises(UserError, match=f"promises .*'{promised}': {value}"):
         read_table(tmp_path / "t")
 
 
