@@ -249,8 +249,16 @@ def _train(
         begun = time.monotonic()
         batches = _training_batches(data, settings.optim, (seed, epoch), accelerator)
         loss = _train_epoch(objective, model, optimizer, batches, accelerator, lambda: progress.advance(task))
+        speed = len(data.rows["train"]) / (time.monotonic() - begun)
         metrics = _metrics(data, "valid", score(model, data, data.rows["valid"], 4 * batch_size, accelerator))
-        epochs.append({"loss": loss, "seconds": time.monotonic() - begun, "valid": metrics["all"]})
+        epochs.append(
+            {
+                "loss": loss,
+                "seconds": time.monotonic() - begun,
+                "samples_per_second": speed,
+                "valid": metrics["all"],
+            }
+        )
         if best_epoch < 0 or metrics["all"]["auc"] > valid["all"]["auc"]:
             best_epoch, valid = epoch, metrics
             state = {name: value.clone() for name, value in model.state_dict().items()}

@@ -1,0 +1,201 @@
+"""Training of DIN against FuxiCTR's DIN: samples a second, AUC and GAUC, on the same log, batches and cores.
+
+    python tests/benchmarks/din.py --out results/benchmarks/din.json
+
+One epoch each, in turns, every one in a process of its own. FuxiCTR gets its batches from padded arrays that are made
+beforehand, its own loader left out; our figure includes making the batches. Its Python environment is made in
+--peer_folder where --peer_python names none; it uses the torch of this one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from click_log import write_click_log
+from rich.console import Console
+
+from data_tools.cli import UserError, parse_settings, run_command
+from data_tools.files import write_json
+from data_tools.provenance import commit, machine, versions
+from downstream.data import CTRData, DataSettings, load_ctr_data
+from downstream.metrics import auc, gauc
+
+PEER = """
+import json, sys, time
+import numpy as np, torch
+from importlib.metadata import version
+from fuxictr.features import FeatureMap
+from model_zoo.LongCTR.DIN.DIN import DIN
+if __name__ == "__main__":
+    told = json.loads(sys.argv[1])
+    torch.set_num_threads(told["threads"])
+    torch.manual_seed(told["seed"])
+    features = FeatureMap("log", ".")
+    for name in ("user", "item"):
+        features.features[name] = {"source": name, "type": "categorical", "padding_idx": 0, "vocab_size": told[name]}
+    features.labels, features.default_emb_dim = ["click"], 12
+    model = DIN(
+        features, embedding_dim=12, dnn_hidden_units=[200, 80], dnn_activations=told["activation"],
+        attention_hidden_units=[80, 40], attention_hidden_activations=told["activation"], learning_rate=1e-3,
+        optimizer="adam", loss="binary_crossentropy", task="binary_classification", metrics=["AUC"], verbose=0,
+        model_root=told["folder"],
+    )
+    model._max_gradient_norm, model._batch_index = 10.0, 0
+    held = {name: np.load(told["folder"] + f"/{name}.npy", mmap_mode="r") for name in ("click", "user", "items")}
+    def batch(rows):
+        items = torch.from_numpy(held["items"][rows]).long()
+        context = {name: torch.from_numpy(held[name][rows]) for name in ("click", "user")}
+        return context, {"item": items.flatten()}, (items[:, :-1] > 0).float()
+    def pieces(rows, size):
+        return [rows[start : start + size] for start in range(0, len(rows), size)]
+    split = {name: np.load(told["folder"] + f"/{name}.npy") for name in ("train", "test")}
+    order = np.random.default_rng(told["seed"]).permutation(split["train"])
+    model.train()
+    model.train_step(batch(order[:64]))
+    begun = time.perf_counter()
+    for place, rows in enumerate(pieces(order, told["batch_size"])):
+        model._batch_index = place
+        model.train_step(batch(rows))
+    seconds = time.perf_counter() - begun
+    model.eval()
+    with torch.no_grad():
+        parts = [model(batch(rows))["y_pred"].flatten() for rows in pieces(split["test"], 16384)]
+    np.save(told["scores"], torch.cat(parts).numpy())
+    print(json.dumps({"seconds": seconds, "version": version("fuxictr")}))
+"""
+
+OURS = """
+import json, sys
+import numpy as np
+from downstream.data import DataSettings, load_ctr_data
+from downstream.fitting import OptimSettings, TrainingSettings, fit
+from downstream.models import ModelSettings
+if __name__ == "__main__":
+    told = json.loads(sys.argv[1])
+    data = load_ctr_data(told["dataset"], DataSettings(history=50))
+    # No ID is hidden, since FuxiCTR hides none.
+    optim = OptimSettings(batch_size=told["batch_size"], threads=told["threads"], unknown_rate=0.0)
+    result = fit(data, None, TrainingSettings(data.settings, ModelSettings("din"), optim=optim), told["seed"])
+    np.save(told["scores"], result.test_scores)
+    print(json.dumps({"seconds": len(data.rows["train"]) / result.epochs[0]["samples_per_second"]}))
+"""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The benchmark.
+
+    Attributes
+    ----------
+    peer_python : interpreter of an environment that has fuxictr
+    peer_folder : where that environment is made if ``peer_python`` is not given
+    activation : FuxiCTR's name of the activation of its layers; ours is PReLU
+    impressions, users, items : size of the log; 80 % of the impressions are trained on
+    batch_size : impressions a step
+    threads : of either side
+    repeats : epochs of each side, with seeds 0, 1, ...
+    out : file of the figures; none by default
+    """
+
+    peer_python: str | None = None
+    peer_folder: str = "runs/fuxictr"
+    activation: str = "PReLU"
+    impressions: int = 1_000_000
+    users: int = 100_000
+    items: int = 50_000
+    batch_size: int = 4096
+    threads: int = 2
+    repeats: int = 3
+    out: str | None = None
+
+
+def make_peer(folder: Path) -> str:
+    """An environment with fuxictr and this one's torch; its interpreter."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "fuxictr"], check=True)
+        paths = [str(python), "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"]
+        own = subprocess.run(paths, check=True, capture_output=True, text=True).stdout.strip()
+        Path(own, "torch_of_another.pth").write_text(sysconfig.get_paths()["purelib"])
+    return str(python)
+
+
+def write_padded(data: CTRData, folder: Path) -> None:
+    """What FuxiCTR reads: click, user code, and the codes of history and shown item (N, 51), 0 where there is none."""
+    items = np.lib.format.open_memmap(folder / "items.npy", "w+", np.int32, (len(data.click), 51))
+    for start in range(0, len(data.click), 8192):
+        batch = data.batch(np.arange(start, min(start + 8192, len(data.click))))
+        items[start : start + 8192, :50] = np.where(batch["mask"], batch["item"][batch["history"]], 0)
+        items[start : start + 8192, 50] = batch["item"][batch["target"]]
+    items.flush()
+    np.save(folder / "click.npy", data.click)
+    np.save(folder / "user.npy", data.user_code[data.user])
+    for split in ("train", "test"):
+        np.save(folder / f"{split}.npy", data.rows[split])
+
+
+def run(python: str, program: str, told: dict) -> dict:
+    """What a program printed in a process of its own."""
+    own = {**os.environ, "OMP_NUM_THREADS": str(told["threads"]), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([python, "-c", program, json.dumps(told)], capture_output=True, text=True, env=own)
+    if done.returncode:
+        raise UserError(f"{python} failed:\n{done.stderr[-1500:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def main() -> None:
+    settings = parse_settings(Settings, __doc__)
+    python, console = settings.peer_python or make_peer(Path(settings.peer_folder)), Console()
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = Path(folder, "log")
+        write_click_log(dataset, settings.impressions, settings.users, settings.items)
+        data = load_ctr_data(dataset, DataSettings(history=50))
+        write_padded(data, Path(folder))
+        told = {
+            "folder": folder,
+            "dataset": str(dataset),
+            "scores": f"{folder}/scores.npy",
+            "activation": settings.activation,
+            "batch_size": settings.batch_size,
+            "threads": settings.threads,
+            **{name: data.sizes[name] for name in ("user", "item")},
+        }
+        test = data.rows["test"]
+        runs: dict[str, list[dict]] = {"FuxiCTR": [], "ours": []}
+        for seed in range(settings.repeats):
+            for name, (interpreter, program) in {"FuxiCTR": (python, PEER), "ours": (sys.executable, OURS)}.items():
+                found = run(interpreter, program, {**told, "seed": seed})
+                scores = np.load(told["scores"])
+                found["samples_per_second"] = len(data.rows["train"]) / found["seconds"]
+                found["auc"] = auc(data.click[test], scores)
+                found["gauc"] = gauc(data.click[test], scores, data.user[test])
+                runs[name].append(found)
+                console.print(f"seed {seed} {name}: " + ", ".join(f"{k} {v}" for k, v in found.items()))
+        padding = 1 - float(np.minimum(data.clicks_before, 50).mean()) / 50
+    medians = {
+        name: {
+            figure: float(np.median([one[figure] for one in own])) for figure in ("samples_per_second", "auc", "gauc")
+        }
+        for name, own in runs.items()
+    }
+    ratio = medians["ours"]["samples_per_second"] / medians["FuxiCTR"]["samples_per_second"]
+    console.print(medians, f"{ratio:.2f} times FuxiCTR's samples a second")
+    if settings.out:
+        made = {"command": f"python {shlex.join(sys.argv)}", "commit": commit(), "versions": versions()}
+        sizes = {**asdict(settings), "padding": padding, "history": 50, "embedding": 12}
+        figures = {"ratio": ratio, "median": medians, "runs": runs, "settings": sizes}
+        write_json(Path(settings.out), {**figures, **made, "machine": machine()})
+
+
+if __name__ == "__main__":
+    run_command(main)
