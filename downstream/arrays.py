@@ -17,6 +17,8 @@ What is known, and gets a code of its own, is decided on the training impression
     bool, one an item: shown in a training impression
 ``user_code``, ``item_code``, ``category_code``, ``words``
     int64 codes, one a user or item; W an item for words
+
+Beside them stands ``vocabulary.parquet``: feature, code (uint32) and id (as text) of everything known.
 """
 
 from __future__ import annotations
@@ -42,9 +44,10 @@ from data_tools.files import read_json, whole_folder, write_json
 from data_tools.schema import REQUIRED, SPLITS, Dataset
 
 # Raise it when the arrays or their codes change: kept ones are then written again.
-VERSION = 1
+VERSION = 2
 PADDING, UNKNOWN, FIRST_KNOWN = 0, 1, 2
 PIECE = 1 << 17
+VOCABULARY = "vocabulary.parquet"
 
 
 @dataclass(frozen=True)
@@ -92,15 +95,15 @@ def _pieces(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
         yield from file.iter_batches(PIECE, columns=columns)
 
 
-def _codes(values: pl.Series, trained: np.ndarray) -> tuple[np.ndarray, int]:
-    """Codes of ``values`` (the known ones are those at the rows ``trained``) and the number of codes."""
+def _codes(values: pl.Series, trained: np.ndarray) -> tuple[np.ndarray, pl.Series]:
+    """Codes of ``values``, and the known ones, those at the rows ``trained``, in the order of their codes."""
     known = values.filter(pl.Series(trained)).drop_nulls().unique().sort()
     codes = values.replace_strict(known, range(FIRST_KNOWN, FIRST_KNOWN + len(known)), default=UNKNOWN)
-    return codes.to_numpy().astype(np.int64), FIRST_KNOWN + len(known)
+    return codes.to_numpy().astype(np.int64), known
 
 
-def _title_words(titles: pl.Series, trained: np.ndarray, settings: CodeSettings) -> tuple[np.ndarray, int]:
-    """Word codes of each title (items, W) and the number of codes; words new at test time are left out."""
+def _title_words(titles: pl.Series, trained: np.ndarray, settings: CodeSettings) -> tuple[np.ndarray, pl.Series]:
+    """Word codes of each title (items, W) and the known words; words new at test time are left out."""
     spelt = titles.cast(pl.String).fill_null("").str.to_lowercase().str.extract_all(r"\w+")
     long = pl.DataFrame({"row": np.arange(len(titles)), "word": spelt, "trained": trained}).explode("word")
     long = long.drop_nulls("word").unique(maintain_order=True)
@@ -110,7 +113,7 @@ def _title_words(titles: pl.Series, trained: np.ndarray, settings: CodeSettings)
     long = long.with_columns(slot=pl.int_range(pl.len()).over("row")).filter(pl.col("slot") < settings.title_words)
     codes = np.full((len(titles), settings.title_words), PADDING, dtype=np.int64)
     codes[long["row"].to_numpy(), long["slot"].to_numpy()] = long["code"].to_numpy()
-    return codes, FIRST_KNOWN + len(vocabulary)
+    return codes, vocabulary["word"]
 
 
 class _Scenes:
@@ -128,16 +131,20 @@ class _Scenes:
         self.trained |= places - {None}
         return np.array(own, dtype=np.int32)[indices]
 
+    def known(self) -> list[Any]:
+        """The scenes of training impressions, in the order of their codes."""
+        return sorted(self.trained)
+
     def final(self) -> np.ndarray:
         """The code of the scene that came k-th."""
-        order = {value: FIRST_KNOWN + place for place, value in enumerate(sorted(self.trained))}
+        order = {value: FIRST_KNOWN + place for place, value in enumerate(self.known())}
         return np.array([order.get(value, UNKNOWN) for value in self.met], dtype=np.int32)
 
 
 def _write_impressions(
     dataset: Dataset, folder: Path, settings: CodeSettings, items: int, users: int
 ) -> dict[str, Any]:
-    """Write what there is one of an impression; returns the shown items and users and the number of scenes."""
+    """Write what there is one of an impression; returns the shown items and users and the known scenes."""
     path = dataset.folder / "impressions.parquet"
     found = _columns(dataset, "impressions")
     columns = ["user", "item", "click", "clicks_before", "split", *(c for c in ("scene", "conversion") if c in found)]
@@ -187,7 +194,7 @@ def _write_impressions(
         for start in range(0, len(codes), PIECE):
             codes[start : start + PIECE] = final[codes[start : start + PIECE]]
         codes.flush()
-    return {"seen": seen, "met": met, "scenes": FIRST_KNOWN + len(scenes.trained) if "scene" in kinds else None}
+    return {"seen": seen, "met": met, "scenes": scenes.known() if "scene" in kinds else None}
 
 
 def _write_clicks(dataset: Dataset, folder: Path) -> int:
@@ -207,7 +214,7 @@ def _write_clicks(dataset: Dataset, folder: Path) -> int:
 
 
 def _write(dataset: Dataset, folder: Path, settings: CodeSettings) -> None:
-    columns = [c for c in ("item", "category", "title") if c in _columns(dataset, "items")]
+    columns = [c for c in ("item", "item_id", "category", "title") if c in _columns(dataset, "items")]
     items = pl.read_parquet(dataset.folder / "items.parquet", columns=columns)
 
     def column(name: str) -> pl.Series:
@@ -216,17 +223,24 @@ def _write(dataset: Dataset, folder: Path, settings: CodeSettings) -> None:
     _columns(dataset, "clicks")
     users = _write_clicks(dataset, folder)
     found = _write_impressions(dataset, folder, settings, len(items), users)
-    seen, sizes = found["seen"], {}
+    seen, known = found["seen"], {}
     arrays = {"seen": seen}
-    arrays["user_code"], sizes["user"] = _codes(pl.Series(np.arange(users)), found["met"])
-    arrays["item_code"], sizes["item"] = _codes(items["item"], seen)
-    arrays["category_code"], sizes["category"] = _codes(column("category"), seen)
-    arrays["words"], sizes["words"] = _title_words(column("title"), seen, settings)
-    if found["scenes"]:
-        sizes["scene"] = found["scenes"]
+    arrays["user_code"], rows = _codes(pl.Series(np.arange(users)), found["met"])
+    known["user"] = pl.read_parquet(dataset.folder / "clicks.parquet", columns=["user_id"])["user_id"][rows]
+    arrays["item_code"], rows = _codes(items["item"], seen)
+    known["item"] = items["item_id"][rows]
+    arrays["category_code"], known["category"] = _codes(column("category"), seen)
+    arrays["words"], known["words"] = _title_words(column("title"), seen, settings)
+    if found["scenes"] is not None:
+        known["scene"] = pl.Series(found["scenes"])
     for name, values in arrays.items():
         np.save(folder / f"{name}.npy", values)
-    write_json(folder / "arrays.json", {"sizes": sizes})
+    vocabulary = [
+        pl.DataFrame({"feature": [name] * len(own), "id": own.cast(pl.String)}).with_row_index("code", FIRST_KNOWN)
+        for name, own in known.items()
+    ]
+    pl.concat(vocabulary).write_parquet(folder / VOCABULARY)
+    write_json(folder / "arrays.json", {"sizes": {name: FIRST_KNOWN + len(own) for name, own in known.items()}})
 
 
 def _key(dataset: Dataset, settings: CodeSettings) -> str:
@@ -246,10 +260,10 @@ def _writable(folder: Path) -> bool:
         return False
 
 
-def dataset_arrays(dataset: Dataset, settings: CodeSettings) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    """The arrays of the module's head, memory-mapped, and the number of codes of each feature.
+def dataset_arrays(dataset: Dataset, settings: CodeSettings) -> tuple[Path, dict[str, np.ndarray], dict[str, int]]:
+    """The folder of the arrays, the arrays of the module's head, memory-mapped, and each feature's number of codes.
 
-    They stand in ``.arrays`` in the dataset's folder, or in the folder for temporary files where that is read-only.
+    The folder is in ``.arrays`` in the dataset's folder, or in the folder for temporary files where that is read-only.
 
     Raises
     ------
@@ -269,4 +283,4 @@ def dataset_arrays(dataset: Dataset, settings: CodeSettings) -> tuple[dict[str, 
                 with whole_folder(home / key) as scratch:
                     _write(dataset, scratch, settings)
     arrays = {file.stem: np.asarray(np.load(file, mmap_mode="r")) for file in sorted((home / key).glob("*.npy"))}
-    return arrays, read_json(home / key / "arrays.json")["sizes"]
+    return home / key, arrays, read_json(home / key / "arrays.json")["sizes"]

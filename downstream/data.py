@@ -31,9 +31,9 @@ import numpy as np
 
 from data_tools.cli import UserError
 from data_tools.schema import SPLITS, Dataset, open_dataset
-from downstream.arrays import FIRST_KNOWN, PADDING, UNKNOWN, CodeSettings, dataset_arrays
-
-__all__ = ["FIRST_KNOWN", "PADDING", "UNKNOWN"]  # the codes belong to what a batch holds
+from downstream.arrays import FIRST_KNOWN as FIRST_KNOWN
+from downstream.arrays import PADDING as PADDING
+from downstream.arrays import UNKNOWN, VOCABULARY, CodeSettings, dataset_arrays
 
 SLICES = ("all", "warm", "cold")
 Batch = dict[str, np.ndarray]
@@ -73,6 +73,7 @@ class CTRData:
     ----------
     dataset : where it came from
     settings : history length and vocabulary sizes
+    home : folder of the arrays, with the vocabulary
     click, user, item, clicks_before : of each impression (N,)
     scene : code of each impression's scene (N,), or None
     conversion : of each impression (N,), nan where unknown, or None
@@ -85,6 +86,7 @@ class CTRData:
 
     dataset: Dataset
     settings: DataSettings
+    home: Path
     click: np.ndarray
     user: np.ndarray
     item: np.ndarray
@@ -100,6 +102,11 @@ class CTRData:
     category_code: np.ndarray
     words: np.ndarray
     sizes: dict[str, int]
+
+    @property
+    def vocabulary(self) -> Path:
+        """Parquet file of everything known: feature, code and id (as text)."""
+        return self.home / VOCABULARY
 
     @cached_property
     def item_ids(self) -> list:
@@ -210,7 +217,7 @@ def load_ctr_data(folder: str | Path, settings: DataSettings) -> CTRData:
     """
     dataset = open_dataset(folder)
     own = {field.name: getattr(settings, field.name) for field in fields(CodeSettings)}
-    arrays, sizes = dataset_arrays(dataset, CodeSettings(**own))
+    home, arrays, sizes = dataset_arrays(dataset, CodeSettings(**own))
     rows = {split: arrays.pop(f"rows_{split}") for split in SPLITS}
     optional = {name: arrays.pop(name, None) for name in ("scene", "conversion")}
-    return CTRData(dataset=dataset, settings=settings, rows=rows, sizes=sizes, **optional, **arrays)
+    return CTRData(dataset=dataset, settings=settings, home=home, rows=rows, sizes=sizes, **optional, **arrays)

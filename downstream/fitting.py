@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,6 +24,7 @@ from downstream.ams.heartbeat import naming_the_lost
 from downstream.ams.ids import is_sharded, whole
 from downstream.ams.joining import distribute
 from downstream.ams.settings import ServerSettings
+from downstream.checkpoints import Checkpoints, Standing, load_checkpoint, save_checkpoint
 from downstream.data import Batch, CTRData, DataSettings, hide_ids
 from downstream.features import Features
 from downstream.forms import ImageSettings
@@ -40,6 +44,8 @@ class OptimSettings:
     batch_size : impressions a step, over all processes
     epochs : passes over the training split; CTR models tend to overfit after one
     unknown_rate : share of users and items whose ID is hidden in a training batch, so that "unknown" is learned
+    lr_decay, lr_decay_steps : the learning rates are multiplied by lr_decay each lr_decay_steps steps; DICM's paper
+        has 0.9 and 24,000
     patience : epochs in a row without a better AUC on validation after which training stops; by default it never does
     threads : CPU threads of a process; small batches gain little from more, and lose much where cores are shared
     """
@@ -48,17 +54,22 @@ class OptimSettings:
     batch_size: int = 256
     epochs: int = 1
     unknown_rate: float = 0.05
+    lr_decay: float = 1.0
+    lr_decay_steps: int = 24_000
     patience: int | None = None
     threads: int = 1
 
     def __post_init__(self) -> None:
         if (
-            min(self.batch_size, self.epochs, self.patience or 1, self.threads) < 1
+            min(self.batch_size, self.epochs, self.patience or 1, self.threads, self.lr_decay_steps) < 1
             or self.lr <= 0
+            or not 0 < self.lr_decay <= 1
             or not 0 <= self.unknown_rate < 1
         ):
-            expected = "batch_size, epochs, patience and threads from 1, lr above 0 and unknown_rate in [0, 1)"
-            raise UserError(f"{self}: {expected} are expected")
+            raise UserError(
+                f"{self}: batch_size, epochs, patience, threads and lr_decay_steps from 1, lr above 0, lr_decay in "
+                "(0, 1] and unknown_rate in [0, 1) are expected"
+            )
 
 
 @dataclass(frozen=True)
@@ -142,13 +153,21 @@ def score(
 
 
 def _training_batches(
-    data: CTRData, settings: OptimSettings, seed: tuple[int, int], accelerator: Accelerator
-) -> Iterator[dict[str, Tensor]]:
-    """This process's batches of one epoch: every process draws the same order and takes its part of each batch."""
-    order = np.random.default_rng(seed).permutation(data.rows["train"])
-    hiding = np.random.default_rng([*seed, accelerator.process_index])
-    for own in _own_batches(order, settings.batch_size, accelerator):
-        yield _tensors(hide_ids(data.batch(own), settings.unknown_rate, hiding), accelerator.device)
+    data: CTRData, settings: OptimSettings, seed: tuple[int, int], skip: int, accelerator: Accelerator
+) -> Iterator[Batch]:
+    """This process's batches of one epoch but the first: every process draws one order and takes its part of a batch.
+
+    A thread makes the next batch while the model is at work on this one.
+    """
+    order = np.random.default_rng(seed).permutation(data.rows["train"])[skip * settings.batch_size :]
+    with ThreadPoolExecutor(1) as maker:
+        ahead: deque[Future[Batch]] = deque()
+        for own in _own_batches(order, settings.batch_size, accelerator):
+            ahead.append(maker.submit(data.batch, own))
+            if len(ahead) > 1:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 class Objective(nn.Module):
@@ -170,34 +189,106 @@ def _parameters(model: CTRModel, settings: TrainingSettings) -> list[dict]:
     """
     tuned = {weight for part in model.modules() if isinstance(part, Features) for weight in part.parameters()}
     rest = [weight for weight in model.parameters() if weight not in tuned]
-    kinds = ([weight for weight in rest if is_sharded(weight) is sharded] for sharded in (False, True))
-    groups = [{"params": kind, "lr": settings.optim.lr} for kind in kinds if kind]
-    return [*groups, {"params": list(tuned), "lr": settings.image.lr or settings.optim.lr}] if tuned else groups
+    kinds = {sharded: [weight for weight in rest if is_sharded(weight) is sharded] for sharded in (False, True)}
+    groups = [
+        {"params": kind, "lr": settings.optim.lr, "fused": not sharded} for sharded, kind in kinds.items() if kind
+    ]
+    if tuned:
+        groups.append({"params": list(tuned), "lr": settings.image.lr or settings.optim.lr, "fused": True})
+    return groups
 
 
-def _train_epoch(
-    objective: nn.Module,
-    model: CTRModel,
-    optimizer: torch.optim.Optimizer,
-    batches: Iterator[dict[str, Tensor]],
-    accelerator: Accelerator,
-    advance: Callable[[], None],
-) -> float:
-    """One pass over the batches; the mean loss of this process."""
-    objective.train()
-    losses = []
-    for batch in batches:
-        loss = objective(batch)
-        optimizer.zero_grad(set_to_none=True)
-        accelerator.backward(loss)
-        optimizer.step()
-        model.after_step(optimizer.param_groups[0]["lr"])
-        losses.append(loss.detach())
-        advance()
-    mean = torch.stack(losses).mean().item()
-    if not math.isfinite(mean):
-        raise UserError(f"the loss became {mean}; lower optim.lr")
-    return mean
+@dataclass
+class _Training:
+    """A training under way: what it works on, where it stands and how often that is kept."""
+
+    model: CTRModel
+    objective: nn.Module
+    optimizer: torch.optim.Optimizer
+    data: CTRData
+    settings: OptimSettings
+    seed: int
+    accelerator: Accelerator
+    kept: Path | None
+    every: int
+
+    def __post_init__(self) -> None:
+        self.at = Standing()
+        self.steps = math.ceil(len(self.data.rows["train"]) / self.settings.batch_size)
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        if self.kept and self.kept.exists():
+            self.at = load_checkpoint(self.kept, self.model, self.optimizer, self.accelerator)
+
+    @property
+    def done(self) -> int:
+        """Steps since the start."""
+        return len(self.at.epochs) * self.steps + self.at.step
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or too many in a row were no better than one before."""
+        epochs, patience = len(self.at.epochs), self.settings.patience
+        return epochs == self.settings.epochs or bool(patience and epochs - 1 - self.at.best_epoch >= patience)
+
+    def keep(self) -> None:
+        """Write a checkpoint, where they are kept."""
+        if self.kept:
+            save_checkpoint(self.kept, self.model, self.optimizer, self.at, self.accelerator)
+
+    def epoch(self, advance: Callable[[], None]) -> None:
+        """The rest of one pass over the training split, and its validation."""
+        at, settings, device = self.at, self.settings, self.accelerator.device
+        begun, skipped, seed = time.monotonic(), at.step, (self.seed, len(at.epochs))
+        hiding = np.random.default_rng([*seed, self.accelerator.process_index])
+        if at.hiding:
+            hiding.bit_generator.state = at.hiding
+        self.objective.train()
+        for batch in _training_batches(self.data, settings, seed, at.step, self.accelerator):
+            self._step(_tensors(hide_ids(batch, settings.unknown_rate, hiding), device))
+            advance()
+            if at.step % self.every == 0:
+                at.hiding = hiding.bit_generator.state
+                self.keep()
+        loss, took = self._mean_loss(), time.monotonic() - begun
+        scores = score(self.model, self.data, self.data.rows["valid"], 4 * settings.batch_size, self.accelerator)
+        metrics = _metrics(self.data, "valid", scores)
+        speed = (self.steps - skipped) * settings.batch_size / took
+        seconds = time.monotonic() - begun
+        figures = {"loss": loss, "seconds": seconds, "samples_per_second": speed, "valid": metrics["all"]}
+        if at.best_epoch < 0 or metrics["all"]["auc"] > at.valid["all"]["auc"]:
+            at.best_epoch, at.valid = len(at.epochs), metrics
+            at.best = {name: value.clone() for name, value in self.model.state_dict().items()}
+        at.epochs.append(figures)
+        at.step, at.losses, at.hiding = 0, [], None
+        self.keep()
+
+    def _step(self, batch: dict[str, Tensor]) -> None:
+        decay = self.settings.lr_decay ** (self.done // self.settings.lr_decay_steps)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * decay
+        loss = self.objective(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(loss)
+        self.optimizer.step()
+        self.model.after_step(self.optimizer.param_groups[0]["lr"])
+        self.at.losses.append(loss.detach())
+        self.at.step += 1
+        if self.at.step % 100 == 0:
+            self._mean_loss()
+
+    def _mean_loss(self) -> float:
+        """Of this process's steps in the epoch so far.
+
+        Raises
+        ------
+        UserError
+            If it is not finite.
+        """
+        mean = torch.stack(self.at.losses).mean().item()
+        if not math.isfinite(mean):
+            epoch = len(self.at.epochs)
+            raise UserError(f"the loss became {mean} by step {self.at.step} of epoch {epoch}; lower optim.lr")
+        return mean
 
 
 def _metrics(data: CTRData, split: str, scores: dict[str, np.ndarray]) -> dict[str, dict[str, float | None]]:
@@ -217,15 +308,6 @@ def _metrics(data: CTRData, split: str, scores: dict[str, np.ndarray]) -> dict[s
     return found
 
 
-@dataclass(frozen=True)
-class _Trained:
-    """What the epochs of a training were worth (see :class:`Result`); the model is left with the best one's weights."""
-
-    epochs: list[dict]
-    best_epoch: int
-    valid: dict[str, dict[str, float | None]]
-
-
 def _train(
     model: nn.Module,
     data: CTRData,
@@ -233,40 +315,22 @@ def _train(
     seed: int,
     accelerator: Accelerator,
     progress: Progress,
+    checkpoints: Checkpoints | None,
     name: str = "training",
-) -> _Trained:
+) -> Standing:
     """Train a model on the training split and leave it at the epoch with the highest AUC on validation."""
     model.to(accelerator.device)
     objective = Objective(model)
     distribute(model, objective, settings.server)
     objective, optimizer = accelerator.prepare(objective, torch.optim.Adam(_parameters(model, settings)))
-    batch_size = settings.optim.batch_size
-    steps = math.ceil(len(data.rows["train"]) / batch_size)
-    task = progress.add_task(name, total=settings.optim.epochs * steps)
-    epochs: list[dict] = []
-    best_epoch, state, valid = -1, {}, {}
-    for epoch in range(settings.optim.epochs):
-        begun = time.monotonic()
-        batches = _training_batches(data, settings.optim, (seed, epoch), accelerator)
-        loss = _train_epoch(objective, model, optimizer, batches, accelerator, lambda: progress.advance(task))
-        speed = len(data.rows["train"]) / (time.monotonic() - begun)
-        metrics = _metrics(data, "valid", score(model, data, data.rows["valid"], 4 * batch_size, accelerator))
-        epochs.append(
-            {
-                "loss": loss,
-                "seconds": time.monotonic() - begun,
-                "samples_per_second": speed,
-                "valid": metrics["all"],
-            }
-        )
-        if best_epoch < 0 or metrics["all"]["auc"] > valid["all"]["auc"]:
-            best_epoch, valid = epoch, metrics
-            state = {name: value.clone() for name, value in model.state_dict().items()}
-        if settings.optim.patience and epoch - best_epoch >= settings.optim.patience:
-            break
-    model.load_state_dict(state)
+    kept, every = (checkpoints.next(), checkpoints.every) if checkpoints else (None, 1)
+    training = _Training(model, objective, optimizer, data, settings.optim, seed, accelerator, kept, every)
+    task = progress.add_task(name, total=settings.optim.epochs * training.steps, completed=training.done)
+    while not training.finished:
+        training.epoch(lambda: progress.advance(task))
+    model.load_state_dict(training.at.best)
     progress.remove_task(task)
-    return _Trained(epochs, best_epoch, valid)
+    return training.at
 
 
 def fit(
@@ -275,6 +339,8 @@ def fit(
     settings: TrainingSettings,
     seed: int,
     progress: Progress | None = None,
+    checkpoints: Checkpoints | None = None,
+    start: Callable[[CTRModel], None] | None = None,
 ) -> Result:
     """Train a CTR model and score the test split with its best epoch.
 
@@ -286,6 +352,8 @@ def fit(
     table : item embeddings, or a store of raw features, or None for IDs only
     seed : of the weights, the order of the impressions and the hidden IDs
     progress : where the steps are shown
+    checkpoints : where the training is kept while it runs, and taken up again if it is found there
+    start : called with the new model before it is trained, for weights to start from
 
     Raises
     ------
@@ -294,7 +362,8 @@ def fit(
     """
     accelerator = Accelerator()
     with naming_the_lost(settings.server.timeout):
-        return _fit(data, table, settings, seed, progress or progress_bar(shown=False), accelerator)
+        shown = progress or progress_bar(shown=False)
+        return _fit(data, table, settings, seed, shown, accelerator, checkpoints, start)
 
 
 def _fit(
@@ -304,20 +373,25 @@ def _fit(
     seed: int,
     progress: Progress,
     accelerator: Accelerator,
+    checkpoints: Checkpoints | None,
+    start: Callable[[CTRModel], None] | None,
 ) -> Result:
     started = time.monotonic()
     set_seed(seed)
     torch.set_num_threads(settings.optim.threads)
     images = join(table, data, settings.image.form, settings.server) if table else None
     model = build_model(data, images, settings.model, settings.image)
+    if start:
+        start(model)
     if isinstance(model.images, Form):
 
         def train(stage: nn.Module, epochs: int) -> list[dict]:
             own = replace(settings, optim=replace(settings.optim, epochs=epochs, patience=1))
-            return _train(stage, data, own, seed, accelerator, progress, f"training {settings.image.form}").epochs
+            name = f"training {settings.image.form}"
+            return _train(stage, data, own, seed, accelerator, progress, checkpoints, name).epochs
 
         model.images.fit(train)
-    trained = _train(model, data, settings, seed, accelerator, progress)
+    trained = _train(model, data, settings, seed, accelerator, progress, checkpoints)
     scores = score(model, data, data.rows["test"], 4 * settings.optim.batch_size, accelerator)
     return Result(
         metrics={"valid": trained.valid, "test": _metrics(data, "test", scores)},

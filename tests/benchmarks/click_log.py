@@ -1,7 +1,7 @@
 """A click log of any size in the schema of a dataset folder, written in pieces: what the CTR benchmarks train on.
 
 Every user came with clicks from before the log, 0 to 60 of them, so that histories cut to 50 hold about 30. Items have
-one of 32 hidden styles, users like four of them, and clicks follow: a model has to learn the styles from the log.
+a hidden quality and one of 32 hidden styles, users like four of them, and clicks follow: a model has to learn from IDs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _skewed(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
 def write_click_log(folder: Path, impressions: int, users: int, items: int, seed: int = 0) -> None:
     """Write a dataset folder; the first 80 % of the impressions are for training, then 10 % each."""
     rng = np.random.default_rng(seed)
-    style = rng.integers(STYLES, size=items)
+    style, quality = rng.integers(STYLES, size=items), rng.normal(size=items)
     by_style = [np.flatnonzero(style == one).astype(np.int32) for one in range(STYLES)]
     likes = np.zeros((users, STYLES), dtype=bool)
     liked = rng.random((users, STYLES)).argsort(axis=1)[:, :4]
@@ -47,7 +47,8 @@ def write_click_log(folder: Path, impressions: int, users: int, items: int, seed
             time = np.arange(start, min(start + PIECE, impressions), dtype=np.int64)
             user = rng.integers(users, size=len(time)).astype(np.int32)
             item = _skewed(rng, items, len(time))
-            click = rng.random(len(time)) < np.where(likes[user, style[item]], 0.6, 0.1)
+            logit = np.where(likes[user, style[item]], -0.5, -3.0) + quality[item]
+            click = rng.random(len(time)) < 1 / (1 + np.exp(-logit))
             # Clicks of the same user earlier in this piece count too.
             order = np.argsort(user, kind="stable")
             running = np.cumsum(click[order]) - click[order]
