@@ -27,8 +27,7 @@ class ImageSettings:
     Attributes
     ----------
     form : how; one of ``FORMS``
-    tune : "frozen" leaves the table as it is, "table" learns its vectors with the click, "encoder" the encoder that
-        made them, from the dataset's pictures
+    tune : what the click teaches: nothing ("frozen"), the vectors ("table") or what made them of pictures ("encoder")
     weights : with tune "encoder", the encoder's weights; by default where table.json says that they are
     lr : learning rate of what ``tune`` names; by default that of the rest
     gate : whether the features are weighted by a learned gate for each category, which the run's summary tells
@@ -37,10 +36,8 @@ class ImageSettings:
     hidden : widths of the trainable embedding model between the table's size D and ``size``, each cut to 4 D
     size : what the trainable embedding model ends in, and of the embedding of a cluster's ID
     bins : of the histogram of "simtier"
-    clusters : of "cluster_id": the number of clusters of each clustering, side by side, each cut to a quarter of the
-        training-time items
-    levels : of "cluster_id": 1 for the nearest centre; more for residual k-means, each level clustering what the one
-        before left over
+    clusters : of "cluster_id": clusters of each clustering, each cut to a quarter of the training-time items
+    levels : of "cluster_id": 1 for the nearest centre, more for residual k-means
     make_hidden, make_epochs : of "make": widths of the multimodal model's MLP, and the most epochs it is trained
     """
 

@@ -28,7 +28,7 @@ def data(world):
 
 def test_planted_vectors_help_and_random_ones_do_not(data, world):
     def test_auc(table, form="vector"):
-        settings = TrainingSettings(data.settings, image=ImageSettings(form=form), optim=OPTIM)
+        settings = TrainingSettings(data.settings, image=ImageSettings(form=form, make_epochs=2), optim=OPTIM)
         return {name: metrics["auc"] for name, metrics in fit(data, table, settings, 0).metrics["test"].items()}
 
     ids = test_auc(None)
