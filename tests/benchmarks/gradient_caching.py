@@ -1,0 +1,122 @@
+"""Gradient caching at eight times the batch: time an image and peak memory against the whole batch at once.
+
+    python tests/benchmarks/gradient_caching.py --out results/benchmarks/gradient_caching.json
+
+Each side runs in a process of its own, on the same pictures and weights: SimCLR's step on tensors in memory. Memory is
+what the step adds: on a GPU what torch allocates, on a CPU the process's peak above what stands before the first step.
+The aims: at most 1.35 times the time an image, and at most 1/4 of the memory.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from data_tools.cli import parse_settings, run_command
+from data_tools.files import write_json
+from data_tools.provenance import commit, machine, versions
+from pretrain.encoder import build_encoder
+from pretrain.objectives import OBJECTIVES
+from pretrain.settings import Encoder, Objective
+from pretrain.settings import Settings as Pretrain
+from pretrain.step import Step
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The benchmark.
+
+    Attributes
+    ----------
+    name : timm model
+    image_size : pixels of each side
+    batch : pictures that are encoded at a time with gradient caching; the whole batch is eight times as many
+    repeats : steps that are timed; the fastest counts
+    micro_batch : set by the program for its own processes; -1 runs both sides
+    out : file of the figures; none by default
+    """
+
+    name: str = "resnet18"
+    image_size: int = 96
+    batch: int = 64
+    repeats: int = 3
+    micro_batch: int = -1
+    out: str | None = None
+
+
+def resident() -> int:
+    """Bytes of memory this process holds now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def measure(settings: Settings) -> dict[str, float]:
+    """Seconds an image, bytes the step adds, and the loss, of one side."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0)
+    count = 8 * settings.batch
+    encoder = build_encoder(Encoder(name=settings.name, image_size=settings.image_size, freeze_norm=True)).to(device)
+    made = Pretrain(objective=Objective(name="simclr"))
+    step = Step(encoder.train(), OBJECTIVES["simclr"](made, encoder), settings.micro_batch)
+    images = torch.randint(0, 256, (count, 3, settings.image_size, settings.image_size), dtype=torch.uint8)
+    batch = {"images": images.to(device), "image_item": torch.arange(count // 2, device=device).repeat(2)}
+    for parameter in encoder.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    before, seconds, loss = resident(), [], torch.zeros(())
+    for _ in range(settings.repeats):
+        encoder.zero_grad(set_to_none=False)
+        started = time.perf_counter()
+        loss = sum(term.loss for term in step.forward(batch)[0].values())
+        step.backward(loss)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    if device == "cuda":
+        peak = torch.cuda.max_memory_allocated()
+    return {"seconds_an_image": min(seconds) / count, "bytes": peak, "loss": float(loss.detach())}
+
+
+def in_own_process(settings: Settings, micro_batch: int) -> dict[str, float]:
+    """What :func:`measure` finds in a process of its own."""
+    chosen = asdict(replace(settings, micro_batch=micro_batch, out=None))
+    flags = [word for name, value in chosen.items() if value is not None for word in (f"--{name}", str(value))]
+    run = subprocess.run([sys.executable, __file__, *flags], check=True, capture_output=True, text=True)
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    settings = parse_settings(Settings, __doc__)
+    if settings.micro_batch >= 0:
+        print(json.dumps(measure(settings)))
+        return
+    whole, cached = in_own_process(settings, 0), in_own_process(settings, settings.batch)
+    figures = {
+        "whole": whole,
+        "cached": cached,
+        "time_ratio": cached["seconds_an_image"] / whole["seconds_an_image"],
+        "memory_ratio": cached["bytes"] / whole["bytes"],
+    }
+    Console().print(
+        f"{8 * settings.batch} pictures, {settings.batch} at a time: "
+        f"{figures['time_ratio']:.2f} times the time an image (at most 1.35 is wanted), "
+        f"{figures['memory_ratio']:.3f} of the memory (at most 0.25), "
+        f"losses {cached['loss']:.6f} and {whole['loss']:.6f}",
+        highlight=False,
+    )
+    if settings.out:
+        made_by = {"commit": commit(), "versions": versions(), "machine": machine(), "threads": torch.get_num_threads()}
+        command = f"python tests/benchmarks/gradient_caching.py {' '.join(sys.argv[1:])}"
+        write_json(settings.out, {"command": command, "settings": asdict(settings), "figures": figures, **made_by})
+
+
+if __name__ == "__main__":
+    run_command(main)
