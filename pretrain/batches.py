@@ -13,8 +13,9 @@ A batch of requests is a dict:
 A batch of catalogue pictures holds ``images`` (v n, ...) and ``image_item`` (v n,): first views of n, then second
 views, and so on; and what the objective's ``annotate`` says of the n.
 
-Streams are endless and a function of (seed, process, worker, batch number) alone, so that a run resumes at batch k
-exactly: batches before it are read past without decoding.
+Streams are endless and a function of (seed, process, lane, batch number) alone, so that a run resumes at batch k
+exactly: batches before it are read past without decoding. A lane is a share of a process's shards, by default one a
+loader process; with a number of lanes of its own, batches are the same whatever the number of loader processes.
 """
 
 from __future__ import annotations
@@ -142,6 +143,8 @@ class BatchStream(IterableDataset):
     collate : encoded batch -> dict of tensors
     seed, process, processes : what the stream is a function of
     start : batches of this process that were already trained on
+    parts : shards, of as many categories where there are so many, that each batch takes equal parts from
+    lanes : shares of a process's shards, read in turn; 0 for one a worker
     """
 
     def __init__(
@@ -154,22 +157,27 @@ class BatchStream(IterableDataset):
         process: int,
         processes: int,
         start: int = 0,
+        parts: int = 1,
+        lanes: int = 0,
     ) -> None:
         self.files = [Path(shards) / shard["file"] for shard in listed]
         self.categories = [shard.get("category") for shard in listed]
-        self.rows, self.collate = rows, collate
+        self.rows, self.collate = rows // parts, collate
+        self.parts, self.lanes = parts, lanes
         self.seed, self.process, self.processes, self.start = seed, process, processes, start
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         worker = get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        lanes = self.lanes or workers
+        streams: dict[int, Iterator[tuple[int, Encoded]]] = {}
         # The loader asks its n workers in turn, from worker 0 on: worker w gives batches start + w, start + w + n, ...
-        # Those form one lane, which must be the same lane of shards whatever the start.
-        first = self.start + number
-        lane = first % workers
-        for batch, encoded in zip(itertools.count(lane, workers), self._encoded(lane, workers), strict=False):
-            if batch >= first:
-                yield self._decode(encoded, batch)
+        # Batch b is of lane b modulo their number, whatever the start.
+        for batch in itertools.count(self.start + number, workers):
+            lane = batch % lanes
+            if lane not in streams:
+                streams[lane] = zip(itertools.count(lane, lanes), self._encoded(lane, lanes), strict=False)
+            yield self._decode(next(encoded for place, encoded in streams[lane] if place == batch), batch)
 
     def _decode(self, encoded: Encoded, number: int) -> dict[str, Tensor]:
         with torch.random.fork_rng(devices=[]):
@@ -179,13 +187,20 @@ class BatchStream(IterableDataset):
     def _encoded(self, lane: int, lanes: int) -> Iterator[Encoded]:
         """Undecoded batches of one lane: its shards in random order, each epoch anew, batches of several mixed."""
         left: dict[str | None, Leftovers] = defaultdict(lambda: Leftovers(self.rows))
-        epoch = 0
-        while True:
-            rng = np.random.default_rng([self.seed, epoch])
-            order = rng.permutation(len(self.files))[self.process * lanes + lane :: self.processes * lanes]
+        if self.parts > 1:
+            rng = np.random.default_rng([self.seed, self.process, lane])
+            orders = itertools.chain.from_iterable(self._order(epoch, lane, lanes) for epoch in itertools.count())
+            yield from _joined(
+                ((self.categories[shard], self._cut(shard, rng, left)) for shard in orders), rng, self.parts
+            )
+        for epoch in itertools.count():
             rng = np.random.default_rng([self.seed, epoch, self.process, lane])
-            yield from _mixed((self._cut(shard, rng, left) for shard in order), rng)
-            epoch += 1
+            yield from _mixed((self._cut(shard, rng, left) for shard in self._order(epoch, lane, lanes)), rng)
+
+    def _order(self, epoch: int, lane: int, lanes: int) -> np.ndarray:
+        """One lane's shards of an epoch."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.files))
+        return order[self.process * lanes + lane :: self.processes * lanes]
 
     def _cut(self, shard: int, rng: np.random.Generator, left: dict[str | None, Leftovers]) -> list[Encoded]:
         images, records = read_shard(self.files[shard])
@@ -240,6 +255,24 @@ def _draw(pool: list[list[Encoded]], rng: np.random.Generator) -> Iterator[Encod
         pool.pop(chosen)
 
 
+def _joined(
+    shards: Iterator[tuple[str | None, list[Encoded]]], rng: np.random.Generator, parts: int
+) -> Iterator[Encoded]:
+    """Batches of one piece each from ``parts`` shards, of different categories as long as so many are open."""
+    pool: list[tuple[str | None, list[Encoded]]] = []
+    for category, pieces in shards:
+        pool += [(category, pieces)] if pieces else []
+        while len(pool) >= 4 * parts or len({category for category, _ in pool}) >= parts:
+            order = [pool[place] for place in rng.permutation(len(pool))]
+            first = dict(reversed(order))  # one shard of each category
+            others = [shard for _, shard in order if not any(shard is one for one in first.values())]
+            chosen = [*reversed(first.values()), *others][:parts]
+            drawn = [shard.pop() for shard in chosen]
+            pool = [(category, shard) for category, shard in pool if shard]
+            images = {item: data[item] for data, rows in drawn for row in rows for item in items_of(row)}
+            yield images, [row for _, rows in drawn for row in rows]
+
+
 def loader(
     shards: str | Path,
     kind: str,
@@ -266,18 +299,19 @@ def loader(
     Raises
     ------
     UserError
-        If the rows do not divide over the processes, or there are fewer shards than processes x workers.
+        If the rows do not divide over the processes and parts, or there are fewer shards than processes x workers.
     """
     index = read_index(shards)
-    if settings.rows % processes:
-        raise UserError(f"--batch.rows {settings.rows} cannot be spread evenly over {processes} processes")
+    if settings.rows % (processes * settings.categories):
+        parts = f" and {settings.categories} categories" if settings.categories > 1 else ""
+        raise UserError(f"--batch.rows {settings.rows} cannot be spread evenly over {processes} processes{parts}")
     rows = settings.rows // processes
     listed = index["items"] if kind == "items" else index["requests"]["train"]
-    workers = max(settings.workers, 1)
+    workers = settings.lanes or max(settings.workers, 1)
     lanes = processes * workers
     if len(listed) < lanes:
         raise UserError(
-            f"{shards} has {len(listed)} training shards; {processes} processes x {workers} workers need "
+            f"{shards} has {len(listed)} training shards; {processes} processes x {workers} workers (or lanes) need "
             f"at least {lanes}, since each reads shards of its own. Lower batch.workers or the number of processes, or "
             "write smaller shards (data_tools.shards --requests-per-shard, --items-per-shard, --shard-mb)"
         )
@@ -286,7 +320,8 @@ def loader(
         collate = partial(item_batch, transform=transform, views=views, annotate=annotate)
     else:
         collate = partial(request_batch, transform=transform, history=settings.history, slots=settings.slots)
-    stream = BatchStream(shards, listed, rows, collate, seed, process, processes, start)
+    spread = (settings.categories, settings.lanes)
+    stream = BatchStream(shards, listed, rows, collate, seed, process, processes, start, *spread)
     return DataLoader(
         stream,
         batch_size=None,

@@ -170,7 +170,11 @@ class Batch:
         rows: Requests (or catalogue images, for single-image objectives) a step, over all processes together.
         history: Most recent clicks of a request used in training.
         slots: Page-view slots of a request used in training.
+        categories: How many categories, as far as there are shards of so many, a step's rows of a process are of, in
+            equal parts: 1 has hard negatives, as COURIER trains; more have varied ones.
         workers: Loader processes a training process; 0 loads in the training process itself.
+        lanes: Shares of the shards a process reads in turn; 0 for one a loader process. With a number of its own,
+            best a multiple of workers, batches are the same whatever the number of loader processes.
         crop_scale: Smallest share of the picture a random crop keeps; 1 crops nothing.
         flip: Mirror half of the pictures.
         colour_jitter: Strength of random brightness, contrast, saturation (and a quarter of it of hue).
@@ -179,7 +183,9 @@ class Batch:
     rows: int = 256
     history: int = 30
     slots: int = 10
+    categories: int = 1
     workers: int = 1
+    lanes: int = 0
     crop_scale: float = 0.6
     flip: bool = True
     colour_jitter: float = 0.0
@@ -265,6 +271,7 @@ class Settings:
             "batch.rows": self.batch.rows,
             "batch.history": self.batch.history,
             "batch.slots": self.batch.slots,
+            "batch.categories": self.batch.categories,
             "log_every": self.log_every,
             "checkpoint_every": self.checkpoint_every,
             "evaluation.every": self.evaluation.every,

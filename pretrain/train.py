@@ -60,6 +60,8 @@ def open_run(settings: Settings, state: PartialState) -> Path | None:
             now, usual = asdict(settings)[section], asdict(Settings())[section]
             if isinstance(usual, dict):  # a setting that is younger than the run had its default's effect
                 before[section] = usual | before[section]
+            if section == "batch" and now["lanes"]:
+                before[section]["workers"] = now["workers"]  # then batches do not depend on it
             if before[section] != now:
                 raise UserError(f"{run} was trained with {section} {before[section]}, not {now}; resume with the same")
     state.wait_for_everyone()

@@ -1,6 +1,7 @@
 import io
 import json
 import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -151,6 +152,37 @@ def test_large_jpegs_are_decoded_small_and_look_the_same():
 def test_small_crops_keep_their_pixels():
     assert batches.training_transform(Batch(crop_scale=0.08), 64).at_least >= 64 / (0.08 * 0.75) ** 0.5
     assert batches.training_transform(Batch(crop_scale=1), 64).at_least == 128
+
+
+@pytest.mark.parametrize("lanes", [1, 3, 4])
+def test_batches_do_not_depend_on_the_number_of_workers(tiny_world, lanes):
+    found = []
+    for workers in (0, 2, 3):
+        settings = Batch(rows=16, history=5, slots=4, workers=workers, lanes=lanes)
+        found.append(take(loader(tiny_world / "shards", "requests", settings, 32, 7, start=2), 5))
+    for other in found[1:]:
+        assert all(same(first, second) for first, second in zip(found[0], other, strict=True))
+
+
+def test_a_batch_mixes_as_many_categories_as_it_is_told(tiny_world, tmp_path):
+    """Equal parts from each, every request once an epoch, and the same after a stop."""
+    write_shards(Shards(dataset=str(tiny_world / "dataset"), out=str(tmp_path / "pure"), smallest_shard=1))
+    category = {}
+    for shard in read_index(tmp_path / "pure")["requests"]["train"]:
+        for request in batches.read_shard(tmp_path / "pure" / shard["file"])[1]:
+            category[request["request"]] = shard["category"]
+    stream = loader(tmp_path / "pure", "requests", Batch(rows=12, workers=0, categories=3), 32, 7).dataset
+    seen = requests_seen(stream, len(category) // 12)
+    counts = [Counter(category[request] for request in seen[row : row + 12]) for row in range(0, len(seen), 12)]
+    assert sum(sorted(count.values()) == [4, 4, 4] for count in counts) >= 0.9 * len(counts)
+    assert len(set(seen)) >= 0.9 * len(category)
+    stream = loader(tmp_path / "pure", "requests", Batch(rows=12, workers=0, categories=3), 32, 7, start=4).dataset
+    assert requests_seen(stream, 3) == seen[4 * 12 : 7 * 12]
+
+
+def test_rows_must_divide_over_categories(tiny_world):
+    with pytest.raises(UserError, match="5 categories"):
+        loader(tiny_world / "shards", "requests", Batch(rows=16, categories=5), 32, 7)
 
 
 def test_two_views_of_the_same_catalogue_pictures(tiny_world):
