@@ -45,7 +45,7 @@ if __name__ == "__main__":
     features.labels, features.default_emb_dim = ["click"], 12
     model = DIN(
         features, embedding_dim=12, dnn_hidden_units=[200, 80], dnn_activations=told["activation"],
-        attention_hidden_units=[80, 40], attention_hidden_activations=told["activation"], learning_rate=1e-3,
+        attention_hidden_units=[80, 40], attention_hidden_activations=told["activation"], learning_rate=told["lr"],
         optimizer="adam", loss="binary_crossentropy", task="binary_classification", metrics=["AUC"], verbose=0,
         model_root=told["folder"],
     )
@@ -83,7 +83,7 @@ if __name__ == "__main__":
     told = json.loads(sys.argv[1])
     data = load_ctr_data(told["dataset"], DataSettings(history=50))
     # No ID is hidden, since FuxiCTR hides none.
-    optim = OptimSettings(batch_size=told["batch_size"], threads=told["threads"], unknown_rate=0.0)
+    optim = OptimSettings(lr=told["lr"], batch_size=told["batch_size"], threads=told["threads"], unknown_rate=0.0)
     result = fit(data, None, TrainingSettings(data.settings, ModelSettings("din"), optim=optim), told["seed"])
     np.save(told["scores"], result.test_scores)
     print(json.dumps({"seconds": len(data.rows["train"]) / result.epochs[0]["samples_per_second"]}))
@@ -101,6 +101,7 @@ class Settings:
     activation : FuxiCTR's name of the activation of its layers; ours is PReLU
     impressions, users, items : size of the log; 80 % of the impressions are trained on
     batch_size : impressions a step
+    lr : Adam's learning rate; one epoch is 195 steps, too few for 1e-3 to learn much
     threads : of either side
     repeats : epochs of each side, with seeds 0, 1, ...
     out : file of the figures; none by default
@@ -110,9 +111,10 @@ class Settings:
     peer_folder: str = "runs/fuxictr"
     activation: str = "PReLU"
     impressions: int = 1_000_000
-    users: int = 100_000
-    items: int = 50_000
+    users: int = 50_000
+    items: int = 20_000
     batch_size: int = 4096
+    lr: float = 2e-3
     threads: int = 2
     repeats: int = 3
     out: str | None = None
@@ -167,6 +169,7 @@ def main() -> None:
             "scores": f"{folder}/scores.npy",
             "activation": settings.activation,
             "batch_size": settings.batch_size,
+            "lr": settings.lr,
             "threads": settings.threads,
             **{name: data.sizes[name] for name in ("user", "item")},
         }
