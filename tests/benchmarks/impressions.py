@@ -1,0 +1,115 @@
+"""Ten times the impressions: time and memory of loading a dataset and training a CTR model for one epoch.
+
+    python tests/benchmarks/impressions.py --out results/benchmarks/impressions.json
+
+Each size is measured in a process of its own, users and items being the same. Memory is the peak of what the process
+holds of its own (anonymous pages): pages of memory-mapped arrays are the system's, which takes them back at will. The
+peak of all resident pages is told beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from click_log import write_click_log
+from rich.console import Console
+
+from data_tools.cli import UserError, parse_settings, run_command
+from data_tools.files import write_json
+from data_tools.provenance import commit, machine, versions
+
+RUN = """
+import json, re, sys, threading, time
+from pathlib import Path
+from downstream.data import DataSettings, load_ctr_data
+from downstream.fitting import OptimSettings, TrainingSettings, fit
+from downstream.models import ModelSettings
+
+def mebibytes(key):
+    return int(re.search(rf"{key}:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+if __name__ == "__main__":
+    told = json.loads(sys.argv[1])
+    peak, stop = [mebibytes("RssAnon")], threading.Event()
+    def watch():
+        while not stop.wait(0.02):
+            peak[0] = max(peak[0], mebibytes("RssAnon"))
+    threading.Thread(target=watch, daemon=True).start()
+    before, found, settings = peak[0], {}, DataSettings(history=50)
+    for name in ("first load", "later load"):
+        start = time.perf_counter()
+        data = load_ctr_data(told["dataset"], settings)
+        found[name] = time.perf_counter() - start
+    found["MiB while loading"] = peak[0] - before
+    start = time.perf_counter()
+    optim = OptimSettings(batch_size=told["batch_size"], threads=told["threads"])
+    result = fit(data, None, TrainingSettings(settings, ModelSettings(told["model"]), optim=optim), 0)
+    found["training and scoring"] = time.perf_counter() - start
+    found["samples a second"] = result.epochs[0]["samples_per_second"]
+    found["seconds"] = found["first load"] + found["training and scoring"]
+    stop.set()
+    found["MiB of its own"], found["MiB resident"] = peak[0], mebibytes("VmHWM")
+    print(json.dumps(found))
+"""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The benchmark.
+
+    Attributes
+    ----------
+    impressions : of the smaller log
+    factor : how much larger the other is
+    users, items : of both
+    model : CTR model
+    batch_size : impressions a step
+    threads : CPU threads
+    out : file of the figures; none by default
+    """
+
+    impressions: int = 100_000
+    factor: int = 10
+    users: int = 20_000
+    items: int = 10_000
+    model: str = "din"
+    batch_size: int = 1024
+    threads: int = 1
+    out: str | None = None
+
+
+def measured(settings: Settings, impressions: int) -> dict[str, float]:
+    """Seconds and MiB of one size."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_click_log(Path(folder, "log"), impressions, settings.users, settings.items)
+        told = json.dumps({**asdict(settings), "dataset": f"{folder}/log"})
+        done = subprocess.run([sys.executable, "-c", RUN, told], capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"the training failed:\n{done.stderr[-1500:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def main() -> None:
+    settings, console = parse_settings(Settings, __doc__), Console()
+    found = {}
+    for impressions in (settings.impressions, settings.factor * settings.impressions):
+        found[impressions] = measured(settings, impressions)
+        told = ", ".join(f"{name} {value:,.2f}" for name, value in found[impressions].items())
+        console.print(f"{impressions:,} impressions: {told}")
+    small, large = found.values()
+    ratio = {name: large[name] / small[name] for name in small}
+    console.print(f"{settings.factor} times the impressions: " + ", ".join(f"{k} {v:.2f}x" for k, v in ratio.items()))
+    if settings.out:
+        made = {"command": f"python {shlex.join(sys.argv)}", "commit": commit(), "versions": versions()}
+        figures = {"settings": asdict(settings), "found": found, "ratio": ratio}
+        write_json(Path(settings.out), {**figures, **made, "machine": machine()})
+
+
+if __name__ == "__main__":
+    run_command(main)
