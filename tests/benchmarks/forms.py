@@ -20,9 +20,9 @@ from rich.console import Console
 from data_tools.cli import parse_settings, run_command
 from data_tools.files import write_json
 from data_tools.provenance import commit, machine, versions
-from downstream.fitting import Objective
 from downstream.forms import FORMS, ImageSettings
 from downstream.images import ItemImages
+from downstream.loop import Objective
 from downstream.models import FormMaker
 from downstream.models.base import ModelSettings
 from downstream.models.embedding_mlp import EmbeddingMLP

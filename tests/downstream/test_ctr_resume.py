@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from data_tools.cli import UserError, progress_bar
 from data_tools.table import write_table
-from downstream import fitting
+from downstream import loop
 from downstream.checkpoints import Checkpoints
 from downstream.data import DataSettings, load_ctr_data
 from downstream.fitting import OptimSettings, TrainingSettings, fit
@@ -89,7 +89,7 @@ def test_the_learning_rate_decays_by_steps(data, monkeypatch):
 @pytest.mark.parametrize(("patience", "epochs", "best"), [(1, 3, 1), (2, 4, 1), (3, 6, 4), (None, 6, 4)])
 def test_training_stops_after_epochs_that_are_no_better(data, monkeypatch, patience, epochs, best):
     values = iter([0.6, 0.7, 0.65, 0.69, 0.8, 0.7])
-    monkeypatch.setattr(fitting, "_metrics", lambda data, split, scores: {"all": {"auc": next(values, None)}})
+    monkeypatch.setattr(loop, "split_metrics", lambda data, split, scores: {"all": {"auc": next(values, None)}})
     result = fit(data, None, settings(data, epochs=6, patience=patience, batch_size=512), seed=0)
     assert (len(result.epochs), result.best_epoch) == (epochs, best)
 

@@ -9,9 +9,10 @@ import torch
 from data_tools.cli import UserError
 from downstream.attention import ActivationUnit
 from downstream.data import FIRST_KNOWN, DataSettings, load_ctr_data
-from downstream.fitting import Objective, OptimSettings, TrainingSettings, fit
+from downstream.fitting import OptimSettings, TrainingSettings, fit
 from downstream.forms import ImageSettings
 from downstream.layers import Dice
+from downstream.loop import Objective
 from downstream.models import ModelSettings, build_model
 
 
