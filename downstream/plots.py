@@ -91,3 +91,23 @@ def spectra(lines: dict[str, np.ndarray], described: str) -> str:
         axes.spines[["top", "right"]].set_visible(False)
         figure.tight_layout(pad=0.3)
         return inline_svg(figure, described)
+
+
+def survival(lines: dict[str, list[tuple[float, float]]], axis: str, described: str) -> str:
+    """What is left of the best after each stage, by the number of items left; from many on the left to few."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(5.4, 2.8))
+        for place, (name, points) in enumerate(lines.items()):
+            kept, share = np.array(points).T
+            axes.plot(
+                kept, share, color=INK, linewidth=1.4, marker="o", markersize=5, linestyle=DASHES[place % len(DASHES)]
+            )
+            axes.annotate(name, (kept[-1], share[-1]), xytext=(7, 0), textcoords="offset points", va="center")
+        ticks = sorted({round(kept) for points in lines.values() for kept, _ in points})
+        axes.set(xscale="log", ylim=(0, 1.05), xlabel="ads left", ylabel=axis)
+        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        axes.minorticks_off()
+        axes.invert_xaxis()
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.tight_layout(pad=0.3)
+        return inline_svg(figure, described)

@@ -19,6 +19,7 @@ import numpy as np
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 from safetensors.torch import save_file
 
@@ -27,7 +28,7 @@ from data_tools.files import resumable_folder, write_json
 from data_tools.provenance import commit, machine, versions
 from downstream.ams.joining import read_features
 from downstream.checkpoints import Checkpoints
-from downstream.data import load_ctr_data
+from downstream.data import CTRData, load_ctr_data
 from downstream.fitting import Result, TrainingSettings, fit
 from downstream.models import ModelSettings
 from downstream.warm_up import PARTS, WarmUp, keep_vocabulary
@@ -91,20 +92,19 @@ def run_folder(settings: Settings, made_with: Any, state: PartialState) -> Itera
         yield Path(folder)
 
 
-def main() -> None:
-    settings = parse_settings(Settings, __doc__)
+def train(settings: Settings, progress: Progress, data: CTRData | None = None) -> Result:
+    """Train a model and make its run folder; the data are read unless given. Every process gets the result."""
     state = PartialState()
-    data = load_ctr_data(settings.dataset, settings.data)
+    data = data or load_ctr_data(settings.dataset, settings.data)
     table = read_features(settings.table) if settings.table else None
     start = WarmUp(Path(settings.warm_up), settings.warm_up_part, data) if settings.warm_up else None
     fingerprint = data.dataset.info["fingerprint"]
     made_with = [asdict(settings), fingerprint, table.info if table else None, state.num_processes]
     with run_folder(settings, made_with, state) as folder:
         checkpoints = Checkpoints(folder, settings.checkpoint_every)
-        with progress_bar(state.is_main_process) as progress:
-            result = fit(data, table, settings, settings.seed, progress, checkpoints, start)
+        result = fit(data, table, settings, settings.seed, progress, checkpoints, start)
         if not state.is_main_process:
-            return
+            return result
         np.save(folder / "test_scores.npy", result.test_scores)
         save_file(result.state, folder / "model.safetensors")
         keep_vocabulary(data, folder)
@@ -125,6 +125,16 @@ def main() -> None:
         write_json(folder / "summary.json", summary)
         for checkpoint in folder.glob("training-*.safetensors"):
             checkpoint.unlink()
+    return result
+
+
+def main() -> None:
+    settings = parse_settings(Settings, __doc__)
+    state = PartialState()
+    with progress_bar(state.is_main_process) as progress:
+        result = train(settings, progress)
+    if not state.is_main_process:
+        return
     console = Console()
     show(result, console)
     if result.items_without_image:

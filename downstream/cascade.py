@@ -1,0 +1,247 @@
+"""A cascade on logged requests: Qscore -> pre-ranker -> ranker, thousands -> hundreds -> few, IDs only against images.
+
+    python -m downstream.cascade --config configs/downstream/cascade.yaml --out results/ranking/cascade
+
+Candidates of a request are the items that exist at its time. The finally-best are those that the ranker would put first
+had it scored every candidate; each stage is judged by how many of them it lets through, by its GAUC on the logged
+impressions, by its time and by its multiply-adds. OUT gets report.html, report.md and figures.json. Models are trained
+where the cache folder lacks them, as runs of ``downstream.train``.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from data_tools.cli import UserError, parse_settings, progress_bar, run_command
+from data_tools.files import read_json, whole_file, write_json
+from data_tools.provenance import commit, machine, versions
+from downstream.cascade_stages import Cascade, best, qscore
+from downstream.data import CTRData, load_ctr_data
+from downstream.fitting import TrainingSettings
+from downstream.metrics import gauc
+from downstream.models import MODELS
+from downstream.models.towers import Towers
+from downstream.plots import survival
+from downstream.report import render
+from downstream.runs import load_run, run_settings
+from downstream.train import Settings as Run
+from downstream.train import train
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A cascade.
+
+    Attributes
+    ----------
+    out : folder of the report
+    dataset : dataset folder
+    tables : name -> embedding table, nothing for IDs only; the first is what the others are compared with
+    pre : model of two towers
+    ranker : model of the last stage
+    keep : items left by Qscore, by the pre-ranker and by the ranker
+    weight : impressions that Qscore's smoothing is worth
+    requests : logged requests of the test split, spread evenly over it
+    seed : of the trainings
+    training : settings of both models' trainings
+    cache : folder of the models
+    """
+
+    out: str = ""
+    dataset: str = ""
+    tables: dict[str, str | None] = field(default_factory=dict)
+    pre: str = "dqm"
+    ranker: str = "din"
+    keep: tuple[int, int, int] = (1000, 100, 10)
+    weight: float = 20.0
+    requests: int = 300
+    seed: int = 0
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    cache: str = "runs/cascade"
+
+    def __post_init__(self) -> None:
+        if not self.out or not self.dataset or not self.tables:
+            raise UserError("'dataset' and 'tables' in the configuration and --out are needed")
+        if self.pre not in MODELS or not issubclass(MODELS[self.pre], Towers):
+            towers = sorted(name for name, model in MODELS.items() if issubclass(model, Towers))
+            raise UserError(f"pre is {self.pre!r}; a model of two towers, one of {towers}, is expected")
+        if self.ranker not in MODELS:
+            raise UserError(f"ranker {self.ranker!r} is unknown; one of {sorted(MODELS)} is expected")
+        if not self.keep[0] >= self.keep[1] >= self.keep[2] >= 1 or self.requests < 1:
+            raise UserError(f"keep is {self.keep} and requests {self.requests}; falling numbers from 1 are expected")
+
+
+STAGES = ("Qscore", "pre-ranker", "ranker")
+
+
+def trained(settings: Settings, data: CTRData, name: str, model: str, progress: Progress) -> Path:
+    """The run folder of a model, trained where it is missing.
+
+    Raises
+    ------
+    UserError
+        If the folder holds a run with other settings.
+    """
+    run = Path(settings.cache) / f"{name}-{model}-{settings.seed}"
+    training = replace(settings.training, model=replace(settings.training.model, name=model))
+    shared = {one.name: getattr(training, one.name) for one in fields(training)}
+    table = settings.tables[name]
+    wanted = Run(**shared, dataset=settings.dataset, out=str(run), table=table, seed=settings.seed)
+    if not run.exists():
+        train(wanted, progress, data)
+    elif run_settings(run) != wanted:
+        raise UserError(f"{run} was trained with other settings; remove it or name another cache")
+    return run
+
+
+def logged_requests(data: CTRData, count: int) -> np.ndarray:
+    """The first impression of ``count`` requests of the test split, spread evenly over it."""
+    rows = data.rows["test"]
+    request = data.dataset.impressions["request"].to_numpy()[rows]
+    first = rows[np.sort(np.unique(request, return_index=True)[1])]
+    return first[np.unique(np.linspace(0, len(first) - 1, count).astype(int))]
+
+
+def _interval(values: np.ndarray, level: float = 0.95, draws: int = 1000) -> dict[str, float]:
+    """Mean over requests with its bootstrap interval; nan where no request counts."""
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return {"mean": float("nan"), "low": float("nan"), "high": float("nan")}
+    rng = np.random.default_rng(0)
+    means = np.array([values[rng.integers(len(values), size=len(values))].mean() for _ in range(draws)])
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
+
+
+def measure(cascade: Cascade, rows: np.ndarray, advance: Callable[[], None]) -> dict[str, Any]:
+    """What the stages let through and what they cost, over the requests of some impressions.
+
+    Returns
+    -------
+    dict with
+        candidates : mean number; seconds_whole : of the ranker on all candidates, each request
+        stages : name, kept, survival and survival_new (mean, low, high), ms_p50, ms_p99, operations
+    """
+    found = {stage: {"survival": [], "survival_new": [], "seconds": []} for stage in STAGES}
+    candidates, whole = [], []
+    cascade.run(int(rows[0]))  # the first call of a kernel is slower than all others
+    for row in rows.tolist():
+        items = cascade.candidates(row)
+        left, seconds = cascade.run(row)
+        begun = time.perf_counter()
+        everything = cascade.ranker_scores(row, items)
+        whole.append(time.perf_counter() - begun)
+        wanted = items[best(everything, cascade.keep[2])]
+        new = wanted[~cascade.data.seen[wanted]]
+        candidates.append(len(items))
+        for stage, kept, taken in zip(STAGES, left, seconds, strict=True):
+            found[stage]["survival"].append(np.isin(wanted, kept).mean())
+            found[stage]["survival_new"].append(np.isin(new, kept).mean() if len(new) else np.nan)
+            found[stage]["seconds"].append(taken)
+        advance()
+    operations = cascade.operations(int(rows[len(rows) // 2]))
+    stages = []
+    for stage, keep, count in zip(STAGES, cascade.keep, operations, strict=True):
+        own = found[stage]
+        p50, p99 = 1000 * np.quantile(own["seconds"], [0.5, 0.99])
+        stages.append(
+            {
+                "name": stage,
+                "kept": keep,
+                "survival": _interval(np.array(own["survival"])),
+                "survival_new": _interval(np.array(own["survival_new"])),
+                "ms_p50": float(p50),
+                "ms_p99": float(p99),
+                "operations": count,
+            }
+        )
+    total = 1000 * np.sum([found[stage]["seconds"] for stage in STAGES], axis=0)
+    return {
+        "candidates": float(np.mean(candidates)),
+        "ms_p50": float(np.quantile(total, 0.5)),
+        "ms_p99": float(np.quantile(total, 0.99)),
+        "whole_ms_p50": float(1000 * np.quantile(whole, 0.5)),
+        "stages": stages,
+    }
+
+
+def run(settings: Settings, progress: Progress) -> tuple[dict[str, Any], CTRData]:
+    """The figures of every table: those of :func:`measure`, and the GAUC of each stage on the test split."""
+    data = load_ctr_data(settings.dataset, settings.training.data)
+    torch.set_num_threads(settings.training.optim.threads)
+    scores = qscore(data, settings.weight)
+    test = data.rows["test"]
+    of_qscore = gauc(data.click[test], scores[data.item[test]], data.user[test])
+    rows = logged_requests(data, settings.requests)
+    found = {}
+    for name in settings.tables:
+        runs = [trained(settings, data, name, model, progress) for model in (settings.pre, settings.ranker)]
+        pre, ranker = (load_run(folder, data)[0] for folder in runs)
+        task = progress.add_task(f"requests, {name}", total=len(rows))
+        figures = measure(
+            Cascade(data, scores, pre, ranker, settings.keep), rows, lambda task=task: progress.advance(task)
+        )
+        tested = [read_json(folder / "summary.json")["metrics"]["test"]["all"]["gauc"] for folder in runs]
+        for stage, value in zip(figures["stages"], [of_qscore, *tested], strict=True):
+            stage["gauc"] = value
+        found[name] = figures
+    return {"requests": len(rows), "tables": found}, data
+
+
+def verdict(figures: dict[str, Any], settings: Settings) -> list[str]:
+    """What each table's cascade keeps, how it ranks and what it takes."""
+    said = []
+    for name, own in figures["tables"].items():
+        last, ranked = own["stages"][1]["survival"], own["stages"][2]["gauc"]
+        said.append(
+            f"{name}: {last['mean']:.0%} ({last['low']:.0%} to {last['high']:.0%}) of the finally-best "
+            f"{settings.keep[2]} of {own['candidates']:,.0f} ads pass both filters; pre-ranker GAUC "
+            f"{own['stages'][1]['gauc']:.4f}, ranker {ranked:.4f}; {own['ms_p50']:.1f} ms a request "
+            f"(p99 {own['ms_p99']:.1f}) instead of {own['whole_ms_p50']:.1f} for ranking every ad."
+        )
+    return said
+
+
+def main() -> None:
+    settings = parse_settings(Settings, __doc__)
+    with progress_bar() as progress:
+        figures, data = run(settings, progress)
+    command = f"python -m downstream.cascade {shlex.join(sys.argv[1:])}"
+    figures["settings"] = asdict(settings)
+    figures["made_by"] = {"command": command, "commit": commit(), "versions": versions(), "machine": machine()}
+    lines = {
+        name: [(own["candidates"], 1.0), *((stage["kept"], stage["survival"]["mean"]) for stage in own["stages"])]
+        for name, own in figures["tables"].items()
+    }
+    described = "; ".join(
+        f"{name}: " + ", ".join(f"{y:.0%} at {x:.0f}" for x, y in line) for name, line in lines.items()
+    )
+    context = {
+        "verdict": verdict(figures, settings),
+        "figures": figures,
+        "settings": settings,
+        "picture": survival(lines, "share of the finally-best ads that are left", described),
+        "dataset": data.dataset.info,
+    }
+    out = Path(settings.out)
+    for name in ("report.html", "report.md"):
+        with whole_file(out / name) as scratch:
+            scratch.write_text(render(f"cascade.{name.split('.')[1]}.j2", context), encoding="utf-8")
+    write_json(out / "figures.json", figures)
+    Console().print("\n".join(context["verdict"]))
+    Console().print(f"{out}/report.html, report.md, figures.json")
+
+
+if __name__ == "__main__":
+    run_command(main)
