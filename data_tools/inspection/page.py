@@ -82,7 +82,7 @@ def _charts(seen: Seen) -> list[tuple[str, str]]:
     wanted = {
         "impressions": ("Impressions", False),
         "click_rate": ("Click rate", True),
-        "cold_share": ("Impressions of items new that day", True),
+        "cold_share": ("Shown items new that day", True),
     }
     charts = []
     for key, (name, share) in wanted.items():
@@ -133,6 +133,9 @@ def _origin(seen: Seen) -> list[tuple[str, str]]:
             value = ", ".join(f"{name} {part}" for name, part in value.items() if part is not None)
         if value not in (None, "", 0.0):
             rows.append((key.replace("_", " "), str(value)))
+    if oracle := info.get("oracle"):
+        told = ", ".join(f"{name} {one['auc']:.4f}" for name, one in oracle.items() if one["auc"] is not None)
+        rows.append(("AUC of the oracle, test split", told))
     return rows
 
 
