@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from data_tools.cli import UserError
@@ -51,45 +52,48 @@ def run_job(job: dict[str, Any], plan: Plan, dataset: Path, out: Path, most: flo
 
 def _parts(plan: Plan, job: dict[str, Any], most: float) -> Iterator[list[int]]:
     """A job's page views (or items), cut before the distinct pictures of a part take more than ``most`` bytes."""
+    requests = job["kind"] == "requests"
+    rows = plan.order[job["start"] : job["stop"]] if requests else _pictured(plan, job)
     part: list[int] = []
     held: set[int] = set()
     size = 0
-    for row in plan.order[job["start"] : job["stop"]] if job["kind"] == "requests" else _pictured(plan, job):
-        items = set(plan.items_of(row).tolist() if job["kind"] == "requests" else [int(row)])
-        more = sum(int(plan.image_bytes[item]) for item in items - held)
+    for row in rows.tolist():
+        items = set(plan.items_of(row).tolist() if requests else [row])
+        more = int(plan.image_bytes[list(items - held)].sum())
         if part and size + more > most:
             yield part
             part, held, size = [], set(), 0
-            more = sum(int(plan.image_bytes[item]) for item in items)
-        part.append(int(row))
+            more = int(plan.image_bytes[list(items)].sum())
+        part.append(row)
         held |= items
         size += more
     yield part
 
 
-def _pictured(plan: Plan, job: dict[str, Any]) -> Iterable[int]:
-    return (item for item in range(job["start"], job["stop"]) if plan.image_bytes[item])
+def _pictured(plan: Plan, job: dict[str, Any]) -> np.ndarray:
+    return np.flatnonzero(plan.image_bytes[job["start"] : job["stop"]]) + job["start"]
 
 
-def _image_member(plan: Plan, dataset: Path, item: int, prefix: str = "") -> dict[str, Any]:
-    path = plan.image(item)
-    data = (dataset / path).read_bytes()
+def _image_member(plan: Plan, dataset: Path, item: int, prefix: str = "") -> tuple[str, bytes]:
+    path = f"{dataset}/{plan.image(item)}"
+    with open(path, "rb", buffering=0) as file:
+        data = file.read()
     if len(data) != plan.image_bytes[item]:
-        raise UserError(f"{dataset / path} changed while its shards were written; write them again")
-    return {"__key__": f"{prefix}{item:09d}", Path(path).suffix[1:]: data}
+        raise UserError(f"{path} changed while its shards were written; write them again")
+    return f"{prefix}{item:09d}.{path.rpartition('.')[2]}", data
 
 
 def _write_requests(plan: Plan, job: dict[str, Any], rows: list[int], dataset: Path, path: Path) -> dict[str, Any]:
-    images = sorted({int(item) for row in rows for item in plan.items_of(row)})
+    images = np.unique(np.concatenate([plan.items_of(row) for row in rows])).tolist()
 
-    def samples() -> Iterator[dict[str, Any]]:
+    def members() -> Iterator[tuple[str, bytes]]:
         for item in images:
             yield _image_member(plan, dataset, item, "i")
         for row in rows:
-            yield {"__key__": f"r{plan.request[row]:012d}", "json": encode_json(plan.record(row, job["split"]))}
+            yield f"r{plan.request[row]:012d}.json", encode_json(plan.record(row, job["split"]))
 
-    file = write_tar(path, samples())
-    stored = sum(int(plan.image_bytes[item]) for item in images)
+    file = write_tar(path, members())
+    stored = int(plan.image_bytes[images].sum())
     category = None if job["category"] is None else plan.info["categories"][job["category"]]
     return {**file, "requests": len(rows), "images": len(images), "image_bytes": stored, "category": category}
 
@@ -100,9 +104,12 @@ def _write_items(plan: Plan, job: dict[str, Any], rows: list[int], dataset: Path
     columns = [name for name in ("item", "item_id", "title", "category") if name in known]
     part = items.slice(rows[0], rows[-1] + 1 - rows[0]).filter(pl.col("image").is_not_null()).select(columns)
 
-    def samples() -> Iterator[dict[str, Any]]:
+    def members() -> Iterator[tuple[str, bytes]]:
         for row in part.collect().iter_rows(named=True):
-            yield {**_image_member(plan, dataset, row["item"]), "json": encode_json(row)}
+            # Both names side by side in their order, as webdataset lays them.
+            yield from sorted(
+                [_image_member(plan, dataset, row["item"]), (f"{row['item']:09d}.json", encode_json(row))]
+            )
 
-    file = write_tar(path, samples())
-    return {**file, "items": len(rows), "image_bytes": sum(int(plan.image_bytes[item]) for item in rows)}
+    file = write_tar(path, members())
+    return {**file, "items": len(rows), "image_bytes": int(plan.image_bytes[rows].sum())}

@@ -269,8 +269,8 @@ def _chunks(rows: np.ndarray, category: np.ndarray, settings: Any) -> Iterator[t
     mixed = [] if settings.by_category else [rows]
     groups = np.argsort(category, kind="stable")
     codes, firsts = np.unique(category[groups], return_index=True)
-    for code, group in zip(codes, np.split(groups, firsts[1:]), strict=True) if settings.by_category else []:
-        shuffled = rows[group][rng.permutation(len(group))]
+    for code, first, end in zip(codes, firsts, [*firsts[1:], len(rows)], strict=False) if settings.by_category else []:
+        shuffled = rows[groups[first:end]][rng.permutation(end - first)]
         for start in range(0, len(shuffled), size):
             if len(part := shuffled[start : start + size]) < smallest:
                 mixed.append(part)

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from data_tools import shards as shards_module
@@ -127,6 +128,19 @@ def test_shards_are_cut_at_their_size(tiny_world, tmp_path):
         ]
 
     assert order(tmp_path / "s", index) == order(tiny_world / "shards", whole)
+
+
+def test_a_split_without_requests_has_no_shards(tiny_world, tmp_path):
+    dataset = open_dataset(tiny_world / "dataset")
+    (tmp_path / "dataset").mkdir()
+    for file in dataset.folder.iterdir():
+        (tmp_path / "dataset" / file.name).symlink_to(file)
+    (tmp_path / "dataset" / "impressions.parquet").unlink()
+    later = dataset.impressions.filter(pl.col("split") != "valid")
+    later.write_parquet(tmp_path / "dataset" / "impressions.parquet")
+    write(tmp_path, tmp_path / "s")
+    index = read_json(tmp_path / "s" / "index.json")
+    assert index["requests"]["valid"] == [] and index["requests"]["test"]
 
 
 def test_a_picture_that_is_gone_is_named(tiny_world, tmp_path):

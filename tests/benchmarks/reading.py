@@ -1,0 +1,145 @@
+"""Reading shards: decoded and augmented images a second and core, against a bare loop; and scaled decoding.
+
+    python tests/benchmarks/reading.py --out results/benchmarks/reading.json
+
+Our side is the training loader on one core: shards from disk, tar and JSON, batches of requests, each distinct picture
+decoded and augmented once, stacked. The other side is a loop over the same pictures' bytes, in memory and in the same
+order, with Pillow's decoder and the same torchvision transforms: nothing but what has to be done. Seconds are those of
+the processor, so that others on the machine do not count.
+
+Scaled decoding: JPEGs of 1600 pixels, made here, decoded whole or at the scale that the input needs, then resized.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from torch import Tensor
+from torchvision.transforms import v2
+
+from data_tools.cli import UserError, parse_settings, run_command
+from data_tools.files import write_json
+from data_tools.provenance import commit, machine, versions
+from data_tools.render import CATEGORIES, COLOURS, CUTS, PATTERNS, encode, render
+from data_tools.world import World, make_world
+from pretrain.batches import items_of, loader, plain_transform, training_transform
+from pretrain.settings import Batch
+
+TARGET = 0.9
+BATCH = Batch(rows=256, workers=0, colour_jitter=0.2)
+
+
+@dataclass
+class Settings:
+    """Benchmark of reading shards.
+
+    Attributes:
+        out: File for the figures; null only prints them.
+        pixels: Side of the stored pictures.
+        image_size: Side of the encoder's input.
+        batches: Batches read by each side, turn and turn about.
+        large: Pictures of 1600 pixels.
+    """
+
+    out: str | None = None
+    pixels: int = 224
+    image_size: int = 128
+    batches: int = 12
+    large: int = 24
+
+
+def decode(data: bytes) -> Tensor:
+    return v2.functional.pil_to_tensor(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def reading(settings: Settings, shards: Path) -> dict[str, Any]:
+    """Images a processor second of both sides, a batch of each in turn."""
+    arguments = (shards, "requests", BATCH, settings.image_size, 0)
+    batches = iter(loader(*arguments))
+    encoded = loader(*arguments).dataset
+    encoded.collate = lambda batch: batch
+    transform = training_transform(BATCH, settings.image_size).steps
+    next(batches)  # both start warm
+    seconds: dict[str, list[float]] = {"ours": [], "bare": []}
+    count = 0
+    for images, requests in islice(encoded, 1, 1 + settings.batches):
+        distinct = dict.fromkeys(item for record in requests for item in items_of(record))
+        pictures = [images[item] for item in distinct]
+        start = time.process_time()
+        batch = next(batches)
+        seconds["ours"].append(time.process_time() - start)
+        start = time.process_time()
+        for data in pictures:
+            transform(decode(data))
+        seconds["bare"].append(time.process_time() - start)
+        count += len(pictures)
+        if len(pictures) != len(batch["images"]):
+            raise UserError("the two sides read other pictures")
+    rates = {name: count / sum(times) for name, times in seconds.items()}
+    ratio = rates["ours"] / rates["bare"]
+    return {"images": count, "images_per_core_second": rates, "ours_over_bare": ratio, "seconds_by_batch": seconds}
+
+
+def large_jpegs(count: int) -> list[bytes]:
+    rng = np.random.default_rng(0)
+    pictures = []
+    for number in range(count):
+        look = [rng.choice(values) for values in (CATEGORIES, COLOURS, PATTERNS, CUTS)]
+        pictures.append(encode(render(*look, 1600, seed=[number])))
+    return pictures
+
+
+def scaled(settings: Settings) -> dict[str, Any]:
+    """Whole against scaled decoding of large JPEGs for an input: images a second and how much the inputs differ."""
+    transform = plain_transform(settings.image_size)
+    pictures, found = large_jpegs(settings.large), {}
+    for name, read in (("whole", decode), ("scaled", transform.decode)):
+        start = time.process_time()
+        inputs = torch.stack([transform(read(data)) for data in pictures])
+        found[name] = (inputs.double(), len(pictures) / (time.process_time() - start))
+    difference = (found["whole"][0] - found["scaled"][0]).abs()
+    return {
+        "pixels": 1600,
+        "kilobytes": float(np.mean([len(data) for data in pictures])) / 1e3,
+        "images_per_core_second": {name: rate for name, (_, rate) in found.items()},
+        "gain": found["scaled"][1] / found["whole"][1],
+        "difference_of_255": {"mean": float(difference.mean()), "largest": float(difference.max())},
+    }
+
+
+def main() -> None:
+    settings = parse_settings(Settings, __doc__)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        world = World(items=600, users=400, requests=6000, image_size=settings.pixels)
+        found = reading(settings, make_world(world, folder) / "shards")
+    found["scaled_decoding"] = gain = scaled(settings)
+    say = Console(highlight=False, soft_wrap=True).print
+    for name, rate in found["images_per_core_second"].items():
+        say(f"{name}: {rate:,.0f} images a second and core")
+    say(f"ours over the bare loop: {found['ours_over_bare']:.3f} (wanted: {TARGET} at least)")
+    for name, rate in gain["images_per_core_second"].items():
+        say(f"JPEGs of 1600 pixels, decoded {name}: {rate:,.0f} images a second and core")
+    differ = gain["difference_of_255"]
+    say(f"gain {gain['gain']:.1f} times; inputs differ by {differ['mean']:.2f} of 255, {differ['largest']:.0f} at most")
+    if settings.out:
+        made = {"command": "python " + " ".join(sys.argv), "commit": commit(), "versions": versions()}
+        sizes = {"pixels": settings.pixels, "image_size": settings.image_size}
+        write_json(Path(settings.out), {**sizes, **found, **made, "machine": machine()})
+    if found["ours_over_bare"] < TARGET:
+        raise UserError("the target was missed")
+
+
+if __name__ == "__main__":
+    run_command(main)

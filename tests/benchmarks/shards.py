@@ -1,0 +1,204 @@
+"""Writing shards: images a second against webdataset's writer alone, and the peak memory as the catalogue grows.
+
+    python tests/benchmarks/shards.py --out results/benchmarks/shards.json
+
+A dataset is made of pictures of random bytes (6 kB on average; writing decodes nothing) and page views of eight
+categories. Our side plans, writes, takes digests, waits for the disk and writes the index, in one process. The other
+side copies the same bytes, picture files and request records in the same order, into as many tars with
+wds.TarWriter: all that it need not do (join, choose, count) was done before its clock starts. Then each size of dataset
+is written by a process of its own, whose peak memory is what the system reports of it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import webdataset as wds
+from rich.console import Console
+
+from data_tools.cli import UserError, parse_settings, run_command
+from data_tools.files import write_json
+from data_tools.provenance import commit, machine, versions
+from data_tools.schema import SCHEMA_VERSION, open_dataset
+from data_tools.shard_files import encode_json, read_shard, shards_of
+from data_tools.shards import Settings as Shards
+from data_tools.shards import write_shards
+
+CATEGORIES, SLOTS = 8, 6
+TARGET_SPEED, TARGET_GROWTH = 0.8, 1.1
+
+
+@dataclass
+class Settings:
+    """Benchmark of writing shards.
+
+    Attributes:
+        out: File for the figures; null only prints them.
+        items: Pictures of the small dataset.
+        requests: Its page views.
+        times: How many times that the large one has.
+        repeats: Times that each side writes the large one; the fastest counts.
+        scratch: Folder to work in; null takes a temporary one.
+    """
+
+    out: str | None = None
+    items: int = 2500
+    requests: int = 10_000
+    times: int = 4
+    repeats: int = 3
+    scratch: str | None = None
+
+
+def make_dataset(folder: Path, items: int, requests: int) -> Path:
+    """A dataset folder of random bytes for pictures and a random log, users with 50 page views each."""
+    rng = np.random.default_rng(0)
+    (folder / "images").mkdir(parents=True)
+    for item, size in enumerate((6000 * rng.lognormal(-0.125, 0.5, items)).astype(int)):
+        (folder / f"images/{item}.jpg").write_bytes(rng.bytes(size))
+    category = rng.integers(CATEGORIES, size=items)
+    by_category = [np.flatnonzero(category == one) for one in range(CATEGORIES)]
+    names = [f"p{item}" for item in range(items)]
+    catalogue = {"item": np.arange(items, dtype=np.int32), "item_id": names, "title": [f"thing {n}" for n in names]}
+    images = [f"images/{item}.jpg" for item in range(items)]
+    frame = pl.DataFrame({**catalogue, "image": images, "category": [f"c{c}" for c in category], "first_seen": 0})
+    frame.write_parquet(folder / "items.parquet")
+
+    users = max(requests // 50, 1)
+    user = np.repeat(rng.integers(users, size=requests), SLOTS).astype(np.int32)
+    item = np.concatenate([rng.choice(by_category[one], SLOTS) for one in rng.integers(CATEGORIES, size=requests)])
+    request = np.repeat(np.arange(requests), SLOTS)
+    split = np.repeat(np.where(np.arange(requests) < 0.8 * requests, "train", "test"), SLOTS)
+    log = pl.DataFrame(
+        {"user": user, "item": item.astype(np.int32), "timestamp": request, "request": request, "split": split}
+    )
+    log = log.with_columns(click=pl.Series((rng.random(len(log)) < 0.3).astype(np.int8)))
+    clicked = log.filter(pl.col("click") == 1)
+    per_user = pl.DataFrame({"user": np.arange(users, dtype=np.int32)}).join(
+        clicked.group_by("user", maintain_order=True).agg(items="item", timestamps="timestamp"), on="user", how="left"
+    )
+    empty = {"items": pl.lit([], pl.List(pl.Int32)), "timestamps": pl.lit([], pl.List(pl.Int64))}
+    per_user = per_user.with_columns(**{name: pl.col(name).fill_null(value) for name, value in empty.items()})
+    ids = {"user_id": pl.col("user").cast(pl.String)}
+    per_user.with_columns(**ids).write_parquet(folder / "clicks.parquet")
+    page = log.group_by("request", maintain_order=True).agg(pl.col("user").first(), clicks=pl.col("click").sum())
+    before = page.select("request", clicks_before=(pl.col("clicks").cum_sum() - pl.col("clicks")).over("user"))
+    log = log.join(before.with_columns(pl.col("clicks_before").cast(pl.Int32)), on="request", maintain_order="left")
+    log.with_columns(**ids, item_id=pl.Series(names).gather(log["item"])).write_parquet(folder / "impressions.parquet")
+    write_json(folder / "dataset.json", {"schema_version": SCHEMA_VERSION, "fingerprint": f"{items}-{requests}"})
+    return folder
+
+
+def ours(dataset: Path, out: Path, workers: int) -> tuple[dict[str, Any], float]:
+    """The index and the seconds of one writing."""
+    shutil.rmtree(out, ignore_errors=True)
+    os.sync()
+    start = time.perf_counter()
+    index = write_shards(Shards(dataset=str(dataset), out=str(out), workers=workers))
+    return index, time.perf_counter() - start
+
+
+def theirs(dataset: Path, shards: Path, index: dict[str, Any], out: Path) -> float:
+    """Seconds of copying the same pictures and records with webdataset's writer."""
+    paths = open_dataset(dataset).items["image"].to_list()
+    seconds = 0.0
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    os.sync()
+    for shard in shards_of(index):
+        images, records = read_shard(shards / shard["file"])
+        order = list(images)
+        encoded = [encode_json(record) for record in records]
+        del images
+        start = time.perf_counter()
+        with wds.TarWriter(str(out / shard["file"]), encoder=False, mtime=0) as tar:
+            if "items" in shard:
+                for item, record in zip(order, encoded, strict=True):
+                    tar.write({"__key__": f"{item:09d}", "jpg": (dataset / paths[item]).read_bytes(), "json": record})
+            else:
+                for item in order:
+                    tar.write({"__key__": f"i{item:09d}", "jpg": (dataset / paths[item]).read_bytes()})
+                for record, data in zip(records, encoded, strict=True):
+                    tar.write({"__key__": f"r{record['request']:012d}", "json": data})
+        seconds += time.perf_counter() - start
+    written = {file.name: file.stat().st_size for file in out.iterdir()}
+    if written != {shard["file"]: shard["bytes"] for shard in shards_of(index)}:
+        raise UserError("the two sides wrote other bytes")
+    return seconds
+
+
+def peak_memory(dataset: Path, out: Path) -> float:
+    """Megabytes that the command needs at its peak, in one process."""
+    shutil.rmtree(out, ignore_errors=True)
+    arguments = ["--dataset", str(dataset), "--out", str(out), "--workers", "1"]
+    command = [sys.executable, "-m", "data_tools.shards", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise UserError(f"{' '.join(command)} failed")
+    return usage.ru_maxrss * 1024 / 1e6
+
+
+def idle_memory() -> float:
+    """Megabytes of a process that imports the command and does nothing."""
+    process = subprocess.Popen([sys.executable, "-m", "data_tools.shards", "--help"], stdout=subprocess.DEVNULL)
+    return os.wait4(process.pid, 0)[2].ru_maxrss * 1024 / 1e6
+
+
+def measure(settings: Settings, scratch: Path) -> dict[str, Any]:
+    small = make_dataset(scratch / "small", settings.items, settings.requests)
+    large = make_dataset(scratch / "large", settings.times * settings.items, settings.times * settings.requests)
+    sides: dict[str, list[float]] = {"ours": [], "webdataset": [], "ours, a process a core": []}
+    for _ in range(settings.repeats):
+        index, seconds = ours(large, scratch / "shards", 1)
+        sides["ours"].append(seconds)
+        sides["webdataset"].append(theirs(large, scratch / "shards", index, scratch / "copied"))
+        sides["ours, a process a core"].append(ours(large, scratch / "parallel", os.cpu_count())[1])
+    images = sum(shard.get("images", shard.get("items")) for shard in shards_of(index))
+    megabytes = sum(shard["bytes"] for shard in shards_of(index)) / 1e6
+    seconds = {name: min(times) for name, times in sides.items()}
+    memory = {"idle": idle_memory()}
+    memory |= {f"{n}x": peak_memory(path, scratch / "m") for n, path in ((1, small), (settings.times, large))}
+    return {
+        "images": images,
+        "megabytes": megabytes,
+        "storage_overhead": index["storage"]["overhead"],
+        "seconds": sides,
+        "images_per_second": {name: images / value for name, value in seconds.items()},
+        "ours_over_webdataset": seconds["webdataset"] / seconds["ours"],
+        "items": [settings.items, settings.times * settings.items],
+        "peak_megabytes": memory,
+        "growth_of_memory": memory[f"{settings.times}x"] / memory["1x"],
+    }
+
+
+def main() -> None:
+    settings = parse_settings(Settings, __doc__)
+    with tempfile.TemporaryDirectory(dir=settings.scratch) as scratch:
+        found = measure(settings, Path(scratch))
+    say = Console(highlight=False, soft_wrap=True).print
+    for name, rate in found["images_per_second"].items():
+        say(f"{name}: {rate:,.0f} images/s, {rate / found['images'] * found['megabytes']:,.0f} MB/s")
+    say(f"ours over webdataset's writer alone: {found['ours_over_webdataset']:.2f} (wanted: {TARGET_SPEED} at least)")
+    for name, megabytes in found["peak_megabytes"].items():
+        say(f"peak memory, {name}: {megabytes:,.0f} MB")
+    growth = found["growth_of_memory"]
+    say(f"growth with {settings.times} times the items: {growth:.3f} (wanted: {TARGET_GROWTH} at most)")
+    if settings.out:
+        made = {"command": "python " + " ".join(sys.argv), "commit": commit(), "versions": versions()}
+        write_json(Path(settings.out), {**found, **made, "machine": machine()})
+    if found["ours_over_webdataset"] < TARGET_SPEED or found["growth_of_memory"] > TARGET_GROWTH:
+        raise UserError("a target was missed")
+
+
+if __name__ == "__main__":
+    run_command(main)
