@@ -18,6 +18,7 @@ from downstream import loop
 from downstream.checkpoints import Checkpoints
 from downstream.data import DataSettings, load_ctr_data
 from downstream.fitting import OptimSettings, TrainingSettings, fit
+from downstream.forms import ImageSettings
 from downstream.models import ModelSettings
 from downstream.models.base import CTRModel
 
@@ -65,6 +66,20 @@ def test_a_stopped_training_goes_on_with_the_same_bits(data, small_world, whole,
     assert all(torch.equal(again.state[name], weight) for name, weight in whole.state.items())
     assert [epoch["loss"] for epoch in again.epochs] == [epoch["loss"] for epoch in whole.epochs]
     assert again.metrics == whole.metrics and again.best_epoch == whole.best_epoch
+
+
+@pytest.mark.parametrize("steps", [10, 22])
+def test_a_form_that_trains_first_is_resumed_too(data, small_world, tmp_path, monkeypatch, steps):
+    """MAKE trains a model of its own first, 14 steps here: one stop in each training."""
+    make = replace(settings(data), image=ImageSettings(form="make", make_epochs=1))
+    whole = fit(data, small_world.table, make, seed=1)
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        stop_after(patch, steps)
+        fit(data, small_world.table, make, 1, checkpoints=Checkpoints(tmp_path, 4))
+    assert len(list(tmp_path.iterdir())) == 1 + (steps > 14)
+    again = fit(data, small_world.table, make, 1, checkpoints=Checkpoints(tmp_path, 4))
+    assert np.array_equal(again.test_scores, whole.test_scores)
+    assert all(torch.equal(again.state[name], weight) for name, weight in whole.state.items())
 
 
 def test_a_resumed_training_does_only_what_is_left(data, tmp_path, monkeypatch):
