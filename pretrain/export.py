@@ -150,6 +150,16 @@ def export_shard(encoder: ImageEncoder, shard: Path, part: Path, settings: Setti
     return table.shape
 
 
+def preprocessing(encoder: ImageEncoder, image_size: int) -> dict[str, Any]:
+    """How a picture becomes the tower's input."""
+    return {
+        "image_size": image_size,
+        "mean": encoder.mean.flatten().tolist(),
+        "std": encoder.std.flatten().tolist(),
+        "resize": "whole picture to a square, bilinear with antialiasing",
+    }
+
+
 def export(settings: Settings) -> dict[str, Any]:
     """Export on all processes, each its share of the catalogue shards; returns what ``table.json`` says."""
     use_all_cores()
@@ -177,12 +187,7 @@ def export(settings: Settings) -> dict[str, Any]:
                 "normalised": settings.normalise,
                 "layer": settings.layer,
                 **says,
-                "preprocessing": {
-                    "image_size": settings.encoder.image_size,
-                    "mean": encoder.mean.flatten().tolist(),
-                    "std": encoder.std.flatten().tolist(),
-                    "resize": "whole picture to a square, bilinear with antialiasing",
-                },
+                "preprocessing": preprocessing(encoder, settings.encoder.image_size),
                 "dataset_fingerprint": index["dataset_fingerprint"],
                 "seconds": time.time() - started,
             }
