@@ -1,67 +1,123 @@
 """Page views, histories and splits of a behaviour log, as ibis expressions that run on any engine.
 
-Every function takes a table with ``user_id``, ``timestamp`` (int64), ``click`` (0 or 1) and ``row`` (int64, unique: the
-order in the log, which is all that settles ties) and gives back an expression; nothing runs here.
+Every function takes a table with ``user`` (int32, dense), ``timestamp`` (int64), ``click`` (0 or 1) and ``row`` (int64,
+unique: the order in the log, which is all that settles ties) and gives back an expression; nothing runs here.
+
+A large log is sorted as few times as can be: :func:`timelines` finds all that asks for the order of a user's rows, in
+one order, and page views carry numbers for keys.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import ibis
 import ibis.expr.types as ir
+import polars as pl
+
+MILLION = 1_000_000
+
+
+def _earlier_clicks(ordered: ir.Table) -> ir.Value:
+    """Clicks strictly before a row's timestamp: those of the rows above the first row of that timestamp."""
+    until = ibis.cumulative_window(group_by="user", order_by=["timestamp", "row"])
+    above = (ordered.pause.isnull() | (ordered.pause > 0)).ifelse(ordered.clicked - ordered.click, ibis.null("int64"))
+    return above.max().over(until).cast("int32")
+
+
+def _ordered(impressions: ir.Table) -> ir.Table:
+    """Add, in the order of each user's rows, ``place`` (from 0), ``pause`` (since the row before, null at first),
+    ``clicked`` (clicks up to the row) and ``backwards`` (whether the row stands in the log above the one before)."""
+    in_order = {"group_by": "user", "order_by": ["timestamp", "row"]}
+    window = ibis.window(**in_order)
+    return impressions.mutate(
+        place=ibis.row_number().over(window),
+        pause=impressions.timestamp - impressions.timestamp.lag().over(window),
+        clicked=impressions.click.cast("int64").sum().over(ibis.cumulative_window(**in_order)),
+        backwards=(impressions.row.lag().over(window) > impressions.row).fill_null(False),
+    )
 
 
 def clicks_before(impressions: ir.Table) -> ir.Table:
     """Add ``clicks_before`` (int32): how many of the user's clicks lie strictly before the impression's timestamp.
 
-    Clicks up to and including the timestamp, less those at that very timestamp: ties never see each other.
+    Ties never see each other.
     """
-    until_now = ibis.range_window(following=0, group_by="user_id", order_by="timestamp")
-    just_now = ibis.window(group_by=["user_id", "timestamp"])
-    clicks = impressions.click.sum()
-    return impressions.mutate(clicks_before=(clicks.over(until_now) - clicks.over(just_now)).cast("int32"))
+    ordered = _ordered(impressions)
+    return ordered.mutate(clicks_before=_earlier_clicks(ordered)).drop("place", "pause", "clicked", "backwards")
 
 
-def _sittings(impressions: ir.Table, gap: int, slots: int) -> ir.Table:
-    """Add ``sitting`` and ``page``, which number the page views of each user by the gap rule."""
-    in_order = {"group_by": "user_id", "order_by": ["timestamp", "row"]}
-    pause = impressions.timestamp - impressions.timestamp.lag().over(ibis.window(**in_order))
-    starts = impressions.mutate(starts=(pause > gap).ifelse(1, 0))
-    sat = starts.mutate(sitting=starts.starts.cumsum(**in_order)).drop("starts")
-    slot = ibis.row_number().over(ibis.window(group_by=["user_id", "sitting"], order_by=["timestamp", "row"]))
-    return sat.mutate(page=slot // slots)
+def timelines(impressions: ir.Table, gap: int | None, slots: int) -> ir.Table:
+    """Add ``clicks_before`` (as :func:`clicks_before`), ``backwards`` (bool: the row stands in the log above the one
+    that comes before it in time) and ``page`` (int64), which numbers the page views of a user.
 
-
-def page_views(impressions: ir.Table, gap: int, slots: int) -> ir.Table:
-    """Add ``request`` (int64, from 0) and ``page_time`` (int64, the timestamp of its first impression).
-
-    With a column ``request_id``, a user's impressions of one request_id are a page view. Without, a user's impressions
-    that follow each other within ``gap`` (in the unit of the timestamps) are cut into page views of ``slots`` slots.
-    Page views are numbered by the time of their first impression, then by their first row in the log.
+    With a column ``request_id``, a user's impressions of one request_id are a page view, and no ``page`` is added.
+    Without, a user's impressions that follow each other within ``gap`` (in the unit of the timestamps; None for any
+    pause) are cut into page views of ``slots`` slots.
     """
-    if "request_id" in impressions.columns:
-        keyed, key = impressions, ["user_id", "request_id"]
+    ordered = _ordered(impressions)
+    added = {"clicks_before": _earlier_clicks(ordered)}
+    if "request_id" not in impressions.columns:
+        until = ibis.cumulative_window(group_by="user", order_by=["timestamp", "row"])
+        begins = ordered.pause.isnull() if gap is None else ordered.pause.isnull() | (ordered.pause > gap)
+        sat_down = begins.ifelse(ordered.place, ibis.null("int64")).max().over(until)
+        slot = ordered.place - sat_down
+        added["page"] = ordered.place - slot % slots
+        added["heads"] = slot % slots == 0
+    return ordered.mutate(**added).drop("place", "pause", "clicked")
+
+
+def page_views(timeline: ir.Table) -> ir.Table:
+    """One row a page view: its key (``user`` and ``page`` or ``request_id``), ``page_time`` (int64, the timestamp of
+    its first impression) and ``request`` (int64, from 0).
+
+    Page views are numbered by the time of their first impression, then by its row in the log (those of a request_id by
+    the first row of theirs).
+
+    Parameters
+    ----------
+    timeline : as :func:`timelines` gives it
+    """
+    if "request_id" in timeline.columns:
+        views = timeline.group_by(page_key(timeline)).agg(page_time=timeline.timestamp.min(), head=timeline.row.min())
     else:
-        keyed, key = _sittings(impressions, gap, slots), ["user_id", "sitting", "page"]
-    views = keyed.group_by(key).agg(page_time=keyed.timestamp.min(), first_row=keyed.row.min())
-    number = ibis.row_number().over(ibis.window(order_by=["page_time", "first_row"]))
-    joined = keyed.join(views.mutate(request=number), key)
-    return joined.select(*impressions.columns, "request", "page_time")
+        heads = timeline.filter(timeline.heads)
+        views = heads.select("user", "page", page_time=heads.timestamp, head=heads.row)
+    number = ibis.row_number().over(ibis.window(order_by=["page_time", "head"]))
+    return views.mutate(request=number).drop("head")
 
 
-def split_times(impressions: ir.Table, valid_from: float, test_from: float) -> ir.Table:
-    """One row with ``valid_start`` and ``test_start`` (int64).
+def page_key(timeline: ir.Table) -> list[str]:
+    """The columns that say which page view of :func:`page_views` a row belongs to."""
+    return ["user", "request_id" if "request_id" in timeline.columns else "page"]
+
+
+def split_times(
+    impressions: ir.Table, valid_from: float, test_from: float, fetch: Callable[[ir.Table], pl.DataFrame]
+) -> dict[str, int]:
+    """``valid_start`` and ``test_start``.
 
     They are the timestamps of the impressions number ``floor(fraction * n)``, counted from 0, of all n in time order;
-    fractions are taken to the millionth.
+    fractions are taken to the millionth. Found by counting within spans of time, so that nothing is sorted.
+
+    Parameters
+    ----------
+    fetch : works out a small table
     """
-    moments = impressions.group_by("timestamp").agg(impressions=impressions.count())
-    reached = moments.mutate(reached=moments.impressions.cumsum(order_by="timestamp"), total=moments.impressions.sum())
-
-    def start(fraction: float) -> ir.Value:
-        # In whole numbers, because engines differ in the last bit of a product of floats.
-        return reached.timestamp.min(where=reached.reached * 1_000_000 > reached.total * round(fraction * 1_000_000))
-
-    return reached.agg(valid_start=start(valid_from), test_start=start(test_from))
+    time = impressions.timestamp
+    first, last, total = fetch(impressions.agg(first=time.min(), last=time.max(), n=impressions.count())).row(0)
+    width = (last - first) // 100_000 + 1
+    spanned = impressions.select(time=time, span=(time - first) // width)
+    spans = fetch(spanned.group_by("span").agg(n=spanned.count())).sort("span")
+    starts = {}
+    for name, fraction in (("valid_start", valid_from), ("test_start", test_from)):
+        wanted, counts = total * round(fraction * MILLION) // MILLION, spans
+        above = counts.filter(pl.col("n").cum_sum() > wanted)["span"][0]
+        wanted -= counts.filter(pl.col("span") < above)["n"].sum()
+        within = spanned.filter(spanned.span == int(above))
+        moments = fetch(within.group_by("time").agg(n=within.count())).sort("time")
+        starts[name] = moments.filter(pl.col("n").cum_sum() > wanted)["time"][0]
+    return starts
 
 
 def without_late(impressions: ir.Table, late: ir.Table, valid_start: int) -> ir.Table:
@@ -83,24 +139,34 @@ def splits(impressions: ir.Table, valid_start: int, test_start: int) -> ir.Table
     return impressions.mutate(split=split)
 
 
-def user_clicks(impressions: ir.Table) -> ir.Table:
+def numbered_users(impressions: ir.Table, key: str = "user_id") -> ir.Table:
+    """Each ``key`` with ``number`` (int32, from 0), in the order of the users' first rows in the log."""
+    users = impressions.group_by(key).agg(first_row=impressions.row.min())
+    number = ibis.row_number().over(ibis.window(order_by="first_row")).cast("int32")
+    return users.select(key, number=number)
+
+
+def user_clicks(impressions: ir.Table, users: ir.Table) -> ir.Table:
     """One row a user, those without a click too: ``user``, ``user_id``, ``items`` and ``timestamps``, oldest first.
 
     Parameters
     ----------
-    impressions : with the further columns ``user`` and ``item`` (int32, dense)
+    impressions : with the further column ``item`` (int32, dense)
+    users : ``user`` and ``user_id``
 
     Returns
     -------
     table with ``items`` (list of int32) and ``timestamps`` (list of int64), of one length a row
     """
     # A sorted list of structs, because an ordered aggregation is not to be had on every engine.
-    click = ibis.struct({"timestamp": impressions.timestamp, "row": impressions.row, "item": impressions.item})
-    clicked = impressions.group_by(["user", "user_id"]).agg(clicks=click.collect(where=impressions.click == 1).sort())
+    clicks = impressions.filter(impressions.click == 1)
+    click = ibis.struct({"timestamp": clicks.timestamp, "row": clicks.row, "item": clicks.item})
+    listed = clicks.group_by("user").agg(clicks=click.collect())
+    joined = users.left_join(listed, "user").select("user", "user_id", clicks=listed.clicks.sort())
 
     def part(field: str, kind: str) -> ir.ArrayValue:
-        return clicked.clicks.map(lambda one: one[field]).coalesce(ibis.literal([], kind))
+        return joined.clicks.map(lambda one: one[field]).coalesce(ibis.literal([], kind))
 
-    return clicked.select(
+    return joined.select(
         "user", "user_id", items=part("item", "array<int32>"), timestamps=part("timestamp", "array<int64>")
     )

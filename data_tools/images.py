@@ -116,11 +116,11 @@ def _inside(folder: Path, name: str) -> Path:
     return path
 
 
-def _map_in_blocks(function: Callable[[int], T], count: int, block: int = 4096) -> Iterator[T]:
+def _map_in_blocks(function: Callable[[int], T], rows: Sequence[int], block: int = 4096) -> Iterator[T]:
     # In blocks, because map() queues all of its tasks at once: of a large catalogue, gigabytes of them.
     with ThreadPoolExecutor() as pool:
-        for start in range(0, count, block):
-            yield from pool.map(function, range(start, min(start + block, count)))
+        for start in range(0, len(rows), block):
+            yield from pool.map(function, rows[start : start + block])
 
 
 def copy_images(names: Sequence[str | None], source: Path, target: Path) -> tuple[list[str | None], list[str | None]]:
@@ -138,8 +138,6 @@ def copy_images(names: Sequence[str | None], source: Path, target: Path) -> tupl
     target.mkdir()
 
     def copy(row: int) -> tuple[str | None, str | None]:
-        if names[row] is None:
-            return None, None
         try:
             with _faults_as_bad_image():
                 path = _inside(source, names[row])
@@ -149,6 +147,9 @@ def copy_images(names: Sequence[str | None], source: Path, target: Path) -> tupl
         shutil.copyfile(path, target / copied)
         return copied, None
 
-    checked = _map_in_blocks(copy, len(names))
-    results = list(track(checked, description="checking images", total=len(names)))
-    return [copied for copied, _ in results], [fault for _, fault in results]
+    named = [row for row, name in enumerate(names) if name is not None]
+    checked = track(_map_in_blocks(copy, named), description="checking images", total=len(named))
+    copied, faults = [None] * len(names), [None] * len(names)
+    for row, (name, fault) in zip(named, checked, strict=True):
+        copied[row], faults[row] = name, fault
+    return copied, faults

@@ -3,23 +3,42 @@
 python -m data_tools.prepare --impressions log.csv --items items.csv --images pictures/ --out DATASET \
     --columns user_id=player,item_id=game,timestamp=time,click=liked --item-columns item_id=game,image=cover
 
-Columns not named keep their names where these are ours already: user_id, item_id, timestamp, click, request_id, scene,
-position, conversion, oracle in the log; item_id, image, title, category, first_seen in the item list, whose other
-columns are carried along. Ids of a CSV are text ("007" is not "7"), those of Parquet keep their type; the item ids of
-both files are compared as text. What cannot be used is counted and set aside in DATASET/set_aside.parquet (rows of the
-log) and DATASET/set_aside_items.parquet; too much of it stops the job.
+FILES. --impressions and --items take one file, a folder or a quoted glob ("logs/*.csv.gz") of CSV, TSV, JSON lines
+(.jsonl) or Parquet; text may be compressed (.gz, .zst, .bz2). --images takes a folder, a tar, or a folder or glob of
+tars; the column image of the item list says which file is an item's. Without that column, pictures are found by name:
+the item id and an ending. An image column of bytes (Parquet) needs no --images.
+
+COLUMNS. Those not named keep their names where these are ours already. Log: user_id, item_id, timestamp, click and,
+where known, rating, request_id (one page view), scene, position, conversion, oracle. Item list: item_id and, where
+known, image, title, category, first_seen; its other columns are carried along. Ids of text files are text ("007" is
+not "7"), those of Parquet keep their type; the item ids of both are compared as text.
+
+TIMES. ISO text ("2024-01-05T10:00:00Z"), dates, or numbers: seconds or milliseconds, told apart by their size; a log
+has one unit. Only an order is known: --time-unit order.
+
+LABELS. A column click of 0 and 1 or of true and false. Ratings: --rating-threshold 4, or --rating-threshold own_mean.
+Clicks alone: --unclicked 4 --unclicked-from popularity draws items that the user never clicked, and says so ever after.
+
+BAD INPUT. What cannot be used is counted, shown, and set aside in DATASET: set_aside.parquet (rows of the log),
+set_aside_lines.parquet (lines that are no row), set_aside_items.parquet. Too much of it stops the job
+(--max-bad-share).
+
+SIZE. DuckDB works within --memory and spills to disk beside the output. --engine spark runs the same on Spark.
 """
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from data_tools import behaviour_log, files
+from data_tools import files
+from data_tools.catalogue import read_items
 from data_tools.cli import parse_settings, run_command
+from data_tools.columns import ITEM_COLUMNS, ITEM_OPTIONAL, LOG_COLUMNS, LOG_OPTIONAL, parse_columns
 from data_tools.dataset import Rules, write_dataset
 from data_tools.schema import SPLITS
 
@@ -31,9 +50,9 @@ class Settings(Rules):
     """What to make a dataset of.
 
     Attributes:
-        impressions: The log, one row an impression (.csv, .csv.gz or .parquet).
-        items: The item list, one row an item (.csv, .csv.gz or .parquet).
-        images: The folder that the image paths of the item list start from.
+        impressions: The log, one row an impression: a file, a folder or a glob.
+        items: The item list, one row an item: a file, a folder or a glob.
+        images: The folder that the image paths of the item list start from, or tars.
         out: The dataset folder to make.
         columns: Our names for the columns of the log, as in user_id=player,click=liked.
         item_columns: Our names for the columns of the item list, as in item_id=game,image=cover.
@@ -41,9 +60,9 @@ class Settings(Rules):
         licence: Under what terms, for the record.
     """
 
-    impressions: Path
-    items: Path
-    images: Path
+    impressions: str
+    items: str
+    images: str | None = None
     out: Path
     columns: str = ""
     item_columns: str = ""
@@ -53,16 +72,18 @@ class Settings(Rules):
 
 def prepare(settings: Settings) -> Path:
     """Make the dataset that the settings ask for; see :func:`write_dataset`."""
-    log_names = (*behaviour_log.LOG_COLUMNS, *behaviour_log.LOG_OPTIONAL)
-    item_names = (*behaviour_log.ITEM_COLUMNS, *behaviour_log.ITEM_OPTIONAL)
-    columns = behaviour_log.parse_columns(settings.columns, "--columns", log_names)
-    item_columns = behaviour_log.parse_columns(settings.item_columns, "--item-columns", item_names)
-    items = behaviour_log.read_items(settings.items, item_columns)
+    columns = parse_columns(settings.columns, "--columns", (*LOG_COLUMNS, *LOG_OPTIONAL))
+    item_columns = parse_columns(settings.item_columns, "--item-columns", (*ITEM_COLUMNS, *ITEM_OPTIONAL))
     info = {"source": settings.source, "licence": settings.licence}
-    return write_dataset(settings.out, settings.impressions, items, settings.images, settings, columns, info)
+    settings.out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=settings.out.parent, prefix=f".{settings.out.name}.items-") as work:
+        items, broken, pictures = read_items(settings.items, item_columns, Path(work))
+        images = pictures or settings.images
+        return write_dataset(settings.out, settings.impressions, items, images, settings, columns, info, broken)
 
 
-def _show(out: Path) -> None:
+def show(out: Path) -> None:
+    """Print what a dataset holds and what was set aside."""
     info = files.read_json(out / "dataset.json")
     table = Table("what", "count", title=str(out), title_justify="left")
     table.columns[1].justify = "right"
@@ -72,14 +93,16 @@ def _show(out: Path) -> None:
     for name, count in rows.items():
         table.add_row(name.replace("_", " "), f"{count:,}")
     console.print(table)
-    if info["page_views"]["from"] == "gap" and info["time_range"][0] > 100_000_000_000:
-        console.print("The timestamps look like milliseconds: page_gap is in the same unit.")
+    if drawn := info["labels"]["unclicked_drawn"]:
+        console.print(
+            f"No impression without a click is real: {drawn['per_click']} a click were drawn ({drawn['from']})."
+        )
     console.print(f"next: python -m data_tools.shards --dataset {out} --out {out.parent / 'shards'}", soft_wrap=True)
 
 
 def main() -> None:
     settings = parse_settings(Settings, __doc__)
-    _show(prepare(settings))
+    show(prepare(settings))
 
 
 if __name__ == "__main__":

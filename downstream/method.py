@@ -62,13 +62,26 @@ def measured(
     ]
 
 
+def drawn_labels(info: dict[str, Any]) -> list[str]:
+    """What to say of a dataset (its ``info``) whose unclicked impressions were drawn; nothing of others."""
+    drawn = info.get("labels", {}).get("unclicked_drawn")
+    if not drawn:
+        return []
+    return [
+        f"No unclicked impression is real: the log holds clicks alone, and {drawn['per_click']} items that the user "
+        f"never clicked were drawn for each ({drawn['from']}, seed {drawn['seed']}). Figures say how well clicks are "
+        "told from such draws, not from what was shown and passed over."
+    ]
+
+
 def limitations(figures: dict[str, Any], rows: list[Row], data: CTRData) -> list[str]:
     """What the figures cannot say."""
     seeds = len({row.cell.seed for row in rows})
     level, count = figures["bootstrap"]["level"], sum(row["form"] != BEST for row in figures["differences"])
     cold = data.slices("test")["cold"]
     items = len(np.unique(data.item[data.rows["test"]][cold]))
-    said = [
+    said = drawn_labels(data.dataset.info)
+    said += [
         "Offline, on one log that was shaped by whatever ranked it then; a live test may say otherwise.",
         "Intervals cover users and seeds of this test period, not other periods, other items or other settings.",
         f"{count} intervals stand here, each with {level:.0%} coverage of its own. Stars and verdict follow Holm's "

@@ -20,6 +20,7 @@ behind the real title, so that no picture knows of them. Page views fall on cate
 from __future__ import annotations
 
 import re
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,8 +29,9 @@ import polars as pl
 from rich.progress import track
 from scipy.ndimage import binary_erosion
 
-from data_tools.behaviour_log import ITEM_COLUMNS, ITEM_OPTIONAL, parse_columns, read_items
+from data_tools.catalogue import read_items
 from data_tools.cli import UserError
+from data_tools.columns import ITEM_COLUMNS, ITEM_OPTIONAL, parse_columns
 from data_tools.images import BadImage, read_image
 from data_tools.simulation.attributes import Attributes, Measured, Named
 from data_tools.simulation.catalogue import BRANDS, Catalogue, draw_arrivals, draw_named
@@ -90,7 +92,11 @@ def _read(world: World) -> tuple[pl.DataFrame, np.ndarray]:
     if not folder.is_dir():
         raise UserError(f"the folder of photographs {folder} does not exist")
     columns = parse_columns(world.photo_columns, "--world.photo_columns", (*ITEM_COLUMNS, *ITEM_OPTIONAL))
-    listed = read_items(folder / "items.csv", columns).filter(pl.col("item_id").is_first_distinct())
+    with tempfile.TemporaryDirectory() as work:
+        read, _, _ = read_items(folder / "items.csv", columns, Path(work))
+    if "image" not in read.columns:
+        raise UserError(f"{folder / 'items.csv'} has no column 'image'; say which one it is: image=COLUMN")
+    listed = read.filter(pl.col("item_id").is_first_distinct())
     drawn = np.random.default_rng([world.seed, 3]).permutation(len(listed))[: world.items]
     items = listed[drawn.tolist()]
 

@@ -18,7 +18,8 @@ def picture(kind="PNG"):
 
 def run(folder, /, log="log.csv", items="items.csv", out="dataset", **settings):
     out = folder.parent / out
-    prepare(Settings(impressions=folder / log, items=folder / items, images=folder, out=out, **settings))
+    places = {"impressions": str(folder / log), "items": str(folder / items), "out": out}
+    prepare(Settings(**places, **({"images": str(folder)} | settings)))
     return open_dataset(out)
 
 

@@ -1,9 +1,7 @@
 """Histories, page views and splits against plain Python loops on logs full of ties."""
 
 import ibis
-import numpy as np
 import polars as pl
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,10 +15,15 @@ logs = st.lists(rows, min_size=1, max_size=40)
 
 def table(log, requests=False):
     user_ids, times, clicks, request_ids = zip(*log, strict=True)
-    columns = {"row": range(len(log)), "user_id": user_ids, "timestamp": times, "click": clicks}
+    columns = {"row": range(len(log)), "user": ["abc".index(u) for u in user_ids], "timestamp": times, "click": clicks}
     if requests:
         columns["request_id"] = request_ids
     return ibis.memtable(pl.DataFrame(columns))
+
+
+def viewed(log, gap, slots, requests=False):
+    timeline = histories.timelines(table(log, requests), gap, slots)
+    return timeline.join(histories.page_views(timeline), histories.page_key(timeline))
 
 
 def column(expression, name):
@@ -32,11 +35,16 @@ def column(expression, name):
 def test_clicks_before_counts_the_users_earlier_clicks_only(log):
     expected = [sum(c for v, s, c, _ in log if v == user and s < time) for user, time, _, _ in log]
     assert column(histories.clicks_before(table(log)), "clicks_before") == expected
+    timeline = histories.timelines(table(log), 2, 3)
+    assert column(timeline, "clicks_before") == expected
+    in_time = sorted(range(len(log)), key=lambda row: (log[row][1], row))
+    before = {row: [r for r in in_time[:place] if log[r][0] == log[row][0]] for place, row in enumerate(in_time)}
+    assert column(timeline, "backwards") == [bool(before[row]) and before[row][-1] > row for row in range(len(log))]
 
 
-def numbered(views):
+def numbered(views, head=min):
     """Rows of each page view -> the number of each row's page view, and the time of its first impression."""
-    order = sorted(views, key=lambda view: (min(time for time, _ in view), min(row for _, row in view)))
+    order = sorted(views, key=head)
     found = {row: (number, min(view)[0]) for number, view in enumerate(order) for _, row in view}
     return [found[row] for row in sorted(found)]
 
@@ -46,7 +54,7 @@ def by_gap(log, gap, slots):
     for user in {user for user, *_ in log}:
         before = None
         for time, row in sorted((time, row) for row, (one, time, *_) in enumerate(log) if one == user):
-            if before is None or time - before > gap or len(views[-1]) == slots:
+            if before is None or (gap is not None and time - before > gap) or len(views[-1]) == slots:
                 views.append([])
             views[-1].append((time, row))
             before = time
@@ -54,10 +62,10 @@ def by_gap(log, gap, slots):
 
 
 @settings(max_examples=30, deadline=None)
-@given(logs, st.integers(0, 4), st.integers(1, 4))
+@given(logs, st.integers(0, 4) | st.none(), st.integers(1, 4))
 def test_page_views_by_the_gap_rule(log, gap, slots):
-    viewed = histories.page_views(table(log), gap, slots)
-    assert list(zip(column(viewed, "request"), column(viewed, "page_time"), strict=True)) == by_gap(log, gap, slots)
+    views = viewed(log, gap, slots)
+    assert list(zip(column(views, "request"), column(views, "page_time"), strict=True)) == by_gap(log, gap, slots)
 
 
 @settings(max_examples=30, deadline=None)
@@ -66,21 +74,21 @@ def test_page_views_by_request_id_of_each_user(log):
     views = {}
     for row, (user, time, _, request) in enumerate(log):
         views.setdefault((user, request), []).append((time, row))
-    viewed = histories.page_views(table(log, requests=True), 0, 1)
-    found = list(zip(column(viewed, "request"), column(viewed, "page_time"), strict=True))
-    assert found == numbered(list(views.values()))
+    made = viewed(log, 0, 1, requests=True)
+    found = list(zip(column(made, "request"), column(made, "page_time"), strict=True))
+    assert found == numbered(list(views.values()), head=lambda view: (min(view)[0], min(row for _, row in view)))
 
 
 @settings(max_examples=30, deadline=None)
 @given(logs, st.tuples(st.integers(1, 99), st.integers(1, 99)).map(sorted))
 def test_splits_keep_page_views_whole_and_in_time_order(log, percents):
-    viewed = histories.page_views(table(log), 2, 3)
-    starts = ENGINE.to_polars(histories.split_times(viewed, percents[0] / 100, percents[1] / 100)).row(0, named=True)
+    views = viewed(log, 2, 3)
+    starts = histories.split_times(views, percents[0] / 100, percents[1] / 100, ENGINE.to_polars)
     times = sorted(time for _, time, _, _ in log)
     valid_start, test_start = (times[percent * len(log) // 100] for percent in percents)
     assert starts == {"valid_start": valid_start, "test_start": test_start}
 
-    split = column(histories.splits(viewed, **starts), "split")
+    split = column(histories.splits(views, **starts), "split")
     firsts = [time for _, time in by_gap(log, 2, 3)]
     assert split == ["test" if t >= test_start else "valid" if t >= valid_start else "train" for t in firsts]
 
@@ -88,31 +96,18 @@ def test_splits_keep_page_views_whole_and_in_time_order(log, percents):
 @settings(max_examples=30, deadline=None)
 @given(logs)
 def test_user_clicks_lists_each_users_clicks_oldest_first(log):
-    users = sorted({user for user, *_ in log})
     plain = table(log)
-    named = plain.mutate(user=plain.user_id.cases(*((u, n) for n, u in enumerate(users))), item=plain.row.cast("int32"))
-    found = ENGINE.to_polars(histories.user_clicks(named).order_by("user"))
+    users = ibis.memtable(pl.DataFrame({"user": range(3), "user_id": list("abc")}))
+    found = ENGINE.to_polars(histories.user_clicks(plain.mutate(item=plain.row.cast("int32")), users).order_by("user"))
     assert found.schema["items"] == pl.List(pl.Int32) and found.schema["timestamps"] == pl.List(pl.Int64)
-    for user, row in zip(users, found.iter_rows(named=True), strict=True):
+    for user, row in zip("abc", found.iter_rows(named=True), strict=True):
         clicks = sorted((time, place) for place, (one, time, click, _) in enumerate(log) if one == user and click)
         assert list(zip(row["timestamps"], row["items"], strict=True)) == clicks
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("requests", [False, True])
-def test_spark_says_the_same_as_duckdb(requests):
-    pytest.importorskip("pyspark", reason="Spark is not installed: pip install -e '.[spark]'")
-    spark = ibis.pyspark.connect()
-    random = np.random.default_rng(3)
-    users, times = random.integers(0, 8, 300), random.integers(0, 100, 300)
-    clicks, requested = random.integers(0, 2, 300) * (users > 0), random.choice(list("xyz"), 300)
-    log = table(list(zip(users.tolist(), times.tolist(), clicks.tolist(), requested.tolist(), strict=True)), requests)
-    log = log.mutate(user=log.user_id.cast("int32"), item=log.row.cast("int32"))
-
-    def results(engine):
-        viewed = histories.page_views(histories.clicks_before(log), 2, 3)
-        starts = engine.to_pyarrow(histories.split_times(viewed, 0.8, 0.9)).to_pylist()[0]
-        rows = engine.to_pyarrow(histories.splits(viewed, **starts).order_by("row")).to_pylist()
-        return starts, rows, engine.to_pyarrow(histories.user_clicks(viewed).order_by("user")).to_pylist()
-
-    assert results(spark) == results(ENGINE)
+@settings(max_examples=30, deadline=None)
+@given(logs)
+def test_users_are_numbered_by_their_first_rows(log):
+    found = ENGINE.to_polars(histories.numbered_users(table(log), "user").order_by("number"))
+    first = dict.fromkeys("abc".index(user) for user, *_ in log)
+    assert found["user"].to_list() == list(first) and found["number"].to_list() == list(range(len(first)))

@@ -1,0 +1,104 @@
+"""Pictures in a folder, in tars and in a column."""
+
+import io
+import tarfile
+
+import polars as pl
+import pytest
+from PIL import Image
+from prepare_helpers import picture, run, stopped
+
+from data_tools.cli import UserError
+
+
+def colour(name):
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4), name).save(file, "PNG")
+    return file.getvalue()
+
+
+NAMES = {"00": "red", "01": "lime", "02": "blue"}
+
+
+@pytest.fixture
+def three(source):
+    (source / "log.csv").write_text("user_id,item_id,timestamp,click\na,00,1,1\na,01,2,0\n")
+    for file in source.glob("*.png"):
+        file.unlink()
+    return source
+
+
+def colours(dataset):
+    paths = dataset.items["image"].to_list()
+    return [path and Image.open(dataset.folder / path).getpixel((0, 0)) for path in paths]
+
+
+RGB = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+
+
+def write_tars(folder):
+    folder.mkdir()
+    for number, (item, name) in enumerate(NAMES.items()):
+        with tarfile.open(folder / f"{number % 2}.tar", "a") as tar:
+            for file, data in ((f"./shelf/{item}.png", colour(name)), (f"shelf/{item}.txt", b"a note")):
+                member = tarfile.TarInfo(file)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+
+
+@pytest.mark.parametrize("names", ["shelf/{}.png", "./shelf/{}.png", None])
+@pytest.mark.parametrize("place", ["shards", "shards/*.tar"])
+def test_tars(three, names, place):
+    write_tars(three / "shards")
+    items = pl.DataFrame({"item_id": list(NAMES)})
+    if names:
+        items = items.with_columns(image=pl.Series([names.format(item) for item in NAMES]))
+    items.write_csv(three / "items.csv")
+    assert colours(run(three, images=three / place)) == RGB
+
+
+def test_names_that_no_tar_holds_are_missing(three):
+    write_tars(three / "shards")
+    (three / "items.csv").write_text("item_id,image\n00,shelf/00.png\n01,../in/shelf/01.png\n02,/shelf/02.png\n")
+    found = run(three, images=three / "shards", max_bad_image_share=0.9)
+    assert colours(found) == [RGB[0], None, None] and found.info["bad_images"] == {"missing": 2}
+    (three / "shards" / "1.tar").write_bytes(b"no tar" * 200)
+    with pytest.raises(UserError, match=r"1.tar cannot be read as a tar"):
+        run(three, images=three / "shards", out="bad")
+
+
+@pytest.mark.parametrize("kind", ["bytes", "struct"])
+def test_a_column_of_bytes(three, kind):
+    data = [colour(name) for name in NAMES.values()] + [None, b"no picture"]
+    values = data if kind == "bytes" else [{"bytes": one, "path": "x.png"} for one in data]
+    pl.DataFrame({"item_id": [*NAMES, "03", "04"], "image": values}).write_parquet(three / "items.parquet")
+    found = run(three, items="items.parquet", images=None, max_bad_image_share=0.5)
+    assert colours(found) == [*RGB, None, None] and found.info["bad_images"] == {"unreadable": 1}
+
+
+def test_pictures_named_by_item_id(three):
+    (three / "posters" / "deep").mkdir(parents=True)
+    for item, name in NAMES.items():
+        (three / "posters" / "deep" / f"{item}.jpeg").write_bytes(colour(name))
+    (three / "items.csv").write_text("item_id\n00\n01\n02\n7\n")
+    assert colours(run(three, images=three / "posters")) == [*RGB, None]
+
+
+def test_no_pictures_at_all(three):
+    (three / "items.csv").write_text("item_id,price\n00,3\n01,4\n")
+    found = run(three, images=None)
+    assert found.info["counts"]["items_with_image"] == 0 and found.items["price"].to_list() == [3, 4]
+    (three / "items.csv").write_text("item_id,image\n00,00.png\n01,\n")
+    (three.parent / "dataset").rename(three / "away")
+    assert "--images" in stopped(three, images=None)
+    assert "do not exist" in stopped(three, images="nowhere")
+
+
+def test_item_lists_of_every_form(three):
+    (three / "00.png").write_bytes(picture())
+    (three / "items.jsonl").write_text('{"item_id": "00", "image": "00.png", "price": 3}\n{"item_id": 1}\n{\n')
+    found = run(three, items="items.jsonl", max_bad_share=0.5)
+    assert found.items["item_id"].to_list() == ["00", "1"] and found.items["price"].to_list() == [3, None]
+    assert found.info["set_aside_items"] == {"not a JSON object": 1}
+    aside = pl.read_parquet(found.folder / "set_aside_lines.parquet")
+    assert aside["file"].to_list() == [str(three / "items.jsonl")]

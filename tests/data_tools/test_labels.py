@@ -1,0 +1,117 @@
+"""Labels made of ratings, and unclicked items drawn for logs of clicks alone."""
+
+from fractions import Fraction
+
+import numpy as np
+import polars as pl
+import pytest
+from prepare_helpers import run, write_log
+
+from data_tools.cli import UserError
+from downstream.method import drawn_labels
+
+
+@pytest.fixture
+def rated(source):
+    random = np.random.default_rng(5)
+    rows = [
+        (f"u{u}", f"{i:02}", 1000 + n, s)
+        for n, (u, i, s) in enumerate(zip(*random.integers(0, [[5], [20], [11]], (3, 60)), strict=True))
+    ]
+    write_log(source, [f"{u},{i},{t},{s / 10 * 5}" for u, i, t, s in rows], "user_id,item_id,timestamp,stars")
+    return source, rows
+
+
+def test_ratings_against_a_threshold(rated):
+    source, rows = rated
+    found = run(source, columns="rating=stars", rating_threshold=3.5)
+    assert found.impressions["click"].to_list() == [int(s >= 7) for *_, s in rows]
+    assert found.info["labels"]["rating_threshold"] == 3.5
+
+
+def test_ratings_against_the_users_own_mean(rated):
+    source, rows = rated
+    found = run(source, columns="rating=stars", rating_threshold="own_mean")
+    own = {user: [s for u, *_, s in rows if u == user] for user, *_ in rows}
+    means = {user: Fraction(int(sum(values)), len(values)) for user, values in own.items()}
+    assert found.impressions["click"].to_list() == [int(s > means[u]) for u, *_, s in rows]
+
+
+def test_ratings_that_are_no_number_are_set_aside(source):
+    write_log(source, ["a,00,1,5", "a,01,2,nan", "a,02,3,good", "a,03,4,"], "user_id,item_id,timestamp,rating")
+    found = run(source, rating_threshold=4.0, max_bad_share=0.9)
+    assert found.info["set_aside"] == {"rating no number": 2, "rating missing": 1}
+
+
+@pytest.fixture
+def positives(source):
+    """600 clicks of 30 users on 20 items, some far more often clicked than others; two categories."""
+    random = np.random.default_rng(9)
+    items = (20 * random.random(600) ** 2).astype(int)
+    users, times = random.integers(0, 30, 600), np.sort(random.choice(10**6, 600, replace=False))
+    write_log(
+        source, [f"u{u},{i:02},{t}" for u, i, t in zip(users, items, times, strict=True)], "user_id,item_id,timestamp"
+    )
+    shelf = pl.DataFrame({"item_id": [f"{n:02}" for n in range(20)], "category": [n % 2 for n in range(20)]})
+    shelf.with_columns(image=pl.lit("00.png")).write_csv(source / "items.csv")
+    return source
+
+
+@pytest.mark.parametrize("how", ["uniform", "popularity", "category"])
+def test_drawn_items_were_never_clicked_and_had_appeared(positives, how):
+    dataset = run(positives, unclicked=3, unclicked_from=how, seed=4)
+    rows, info = dataset.impressions, dataset.info
+    drawn, real = rows.filter("sampled"), rows.filter(~pl.col("sampled"))
+    assert len(real) == 600 == info["counts"]["rows_read"] and set(real["click"]) == {1} and set(drawn["click"]) == {0}
+    assert len(drawn) == info["counts"]["sampled"] == 1800 - info["labels"]["unclicked_drawn"]["not_found"]
+    clicked = set(real.select("user_id", "item_id").iter_rows())
+    assert not clicked & set(drawn.select("user_id", "item_id").iter_rows())
+    first = dict(real.group_by("item_id").agg(pl.col("timestamp").min()).iter_rows())
+    assert all(first[item] <= time for item, time in drawn.select("item_id", "timestamp").iter_rows())
+    assert dict(dataset.items.drop_nulls("first_seen").select("item_id", "first_seen").iter_rows()) == first
+    for (_,), view in rows.group_by("request"):
+        assert view["click"].sum() == 1 and view["item"].is_unique().all() and view["timestamp"].n_unique() == 1
+        if how == "category":
+            assert len(set(dataset.items["category"].gather(view["item"]))) == 1
+    places = rows.with_columns(place=pl.int_range(pl.len()).over("request")).filter(click=1)["place"]
+    assert set(places) == {0, 1, 2, 3}, "the click stands at no telling place"
+
+
+def test_draws_follow_the_seed_and_popularity(source):
+    """Of users with one click each, 70 % on "00", 20 % on "01", 10 % on "02"."""
+    items = np.random.default_rng(1).choice(["00", "01", "02"], 2000, p=[0.7, 0.2, 0.1])
+    write_log(source, [f"u{n},{item},{n}" for n, item in enumerate(items)], "user_id,item_id,timestamp")
+    settings = {"unclicked": 1, "unclicked_from": "popularity"}
+    one, same, other = (run(source, out=f"s{n}", seed=seed, **settings) for n, seed in enumerate((1, 1, 2)))
+    assert one.info["fingerprint"] == same.info["fingerprint"] != other.info["fingerprint"]
+
+    def share_of_second(dataset):
+        """How many of the draws for a click on "00" are "01"; the others are "02"."""
+        views = dataset.impressions.filter(
+            pl.col("item_id").filter(pl.col("click") == 1).first().over("request") == "00"
+        )
+        return (views.filter("sampled")["item_id"] == "01").mean()
+
+    assert share_of_second(one) == pytest.approx(2 / 3, abs=0.06)
+    assert share_of_second(run(source, out="alike", unclicked=1)) == pytest.approx(1 / 2, abs=0.06)
+
+
+def test_draws_that_find_nothing_are_counted_and_reports_say_what_was_drawn(source):
+    write_log(source, ["a,00,1", "a,01,2", "b,00,3"], "user_id,item_id,timestamp")
+    found = run(source, unclicked=2)
+    assert "2 items that the user never clicked were drawn for each (uniform, seed 0)" in drawn_labels(found.info)[0]
+    assert drawn_labels({"labels": {"unclicked_drawn": None}}) == drawn_labels({}) == []
+    assert found.info["labels"]["unclicked_drawn"]["not_found"] == 5
+    assert found.impressions.filter("sampled").select("user_id", "item_id").rows() == [("b", "01")]
+
+
+def test_a_log_without_labels_is_told_what_to_do(source):
+    write_log(source, ["a,00,1"], "user_id,item_id,timestamp")
+    with pytest.raises(UserError, match="--unclicked 4"):
+        run(source)
+    write_log(source, ["a,00,1,0"])
+    with pytest.raises(UserError, match="has unclicked impressions itself"):
+        run(source, unclicked=1)
+    with pytest.raises(UserError, match="category"):
+        write_log(source, ["a,00,1,1"])
+        run(source, unclicked=1, unclicked_from="category")
