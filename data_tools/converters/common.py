@@ -1,0 +1,112 @@
+"""What the converters of public data sets share: what they give back, and how they find their files."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import polars as pl
+
+from data_tools import lines
+from data_tools.catalogue import read_items
+from data_tools.cli import UserError
+from data_tools.dataset import Log
+from data_tools.inputs import BROKEN, DELIMITERS, Form, suffix
+
+
+@dataclass(frozen=True)
+class Source:
+    """A public data set as what ``prepare`` takes.
+
+    Attributes
+    ----------
+    log : where the log is and which column is which
+    items : the item list
+    images : the folder of pictures, None for none
+    rules : settings of :class:`data_tools.dataset.Rules` that these data need, unless the caller says otherwise
+    name, licence : for the record
+    broken : lines of the item list that are no item
+    table : ids and vectors of a table that the owners publish in place of pictures, and what is known of it
+    """
+
+    log: Log
+    items: pl.DataFrame
+    images: Path | None
+    name: str
+    licence: str
+    rules: Mapping[str, Any] = field(default_factory=dict)
+    broken: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=dict.fromkeys(BROKEN.names, pl.String)))
+    table: tuple[np.ndarray, np.ndarray, dict[str, Any]] | None = None
+
+
+def find(files: Path, patterns: str | Sequence[str], what: str) -> Path:
+    """The one file or folder below ``files`` that a glob names, of several globs the first that finds any.
+
+    Raises
+    ------
+    UserError
+        If there is none, or more than one.
+    """
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    for pattern in patterns:
+        found = sorted(files.rglob(pattern))
+        if len(found) > 1:
+            raise UserError(f"{files} holds several of {pattern} ({what}): {[str(path) for path in found]}; leave one")
+        if found:
+            return found[0]
+    raise UserError(f"{files} holds no {' or '.join(patterns)} ({what}); put the files that the owners publish there")
+
+
+def find_with(files: Path, columns: Collection[str], what: str) -> Path:
+    """The one CSV below ``files`` whose header has ``columns``.
+
+    Raises
+    ------
+    UserError
+        If there is none, or more than one.
+    """
+    named = {
+        p: lines.header(p, DELIMITERS[suffix(p)], "utf-8-sig") for p in sorted(files.rglob("*.csv*")) if p.is_file()
+    }
+    found = [path for path, header in named.items() if set(columns) <= set(header)]
+    if len(found) != 1:
+        seen = {str(path): header for path, header in named.items()}
+        raise UserError(
+            f"one CSV with the columns {sorted(columns)} ({what}) is expected in {files}, not {len(found)}: {seen}"
+        )
+    return found[0]
+
+
+def folder(files: Path, *names: str) -> Path | None:
+    """The first of some folders below ``files`` that there is."""
+    return next((path for name in names for path in sorted(files.rglob(name)) if path.is_dir()), None)
+
+
+def listed(
+    place: Path, named: Mapping[str, str], work: Path, form: Form | None = None, wanted: Collection[str] | None = None
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """An item list and its broken lines, as :func:`data_tools.catalogue.read_items` reads them."""
+    into = work / "list"
+    into.mkdir()
+    items, broken, _ = read_items(place, named, into, form, wanted)
+    return items, broken
+
+
+def query(sql: str, work: Path, parameters: Sequence[Any] = ()) -> pl.DataFrame:
+    """Work out some SQL in DuckDB, spilling into ``work``.
+
+    Raises
+    ------
+    UserError
+        If a file cannot be read or lacks a column.
+    """
+    try:
+        with duckdb.connect(config={"temp_directory": str(work / "spill"), "memory_limit": "4GB"}) as engine:
+            found = engine.sql(sql, params=list(parameters))
+            return pl.from_arrow(found.arrow()) if found is not None else pl.DataFrame()
+    except duckdb.Error as error:
+        raise UserError(f"the files are not as their owners describe them: {error}") from error

@@ -1,0 +1,29 @@
+"""PixelRec (Westlake University): PixelRec50K, Pixel200K, Pixel1M, Pixel8M or all of it.
+
+Format: https://github.com/westlake-repl/PixelRec. The interactions (item_id,user_id,timestamp), the item information
+(item_id,view_number,comment_number,thumbup_number,share_number,coin_number,favorite_number,barrage_number,title,tag,
+description) and the covers (ITEM.jpg). Both tables of a size have one name, so they are told apart by their columns.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from data_tools.converters.common import Source, find_with, folder, listed
+from data_tools.dataset import Log
+
+
+def pixelrec(files: Path, work: Path, options: dict[str, Any]) -> Source:
+    """Videos by their covers; an interaction is a click, and what was not clicked is drawn by popularity."""
+    log = find_with(files, {"item_id", "user_id", "timestamp"}, "interactions")
+    items, broken = listed(find_with(files, {"item_id", "title", "tag"}, "item information"), {"category": "tag"}, work)
+    return Source(
+        Log(log, {}),
+        items,
+        folder(files, "cover", "covers", "images"),
+        "PixelRec (Westlake University)",
+        "academic use; altered copies may not be passed on",
+        {"unclicked": 4, "unclicked_from": "popularity"},
+        broken,
+    )
