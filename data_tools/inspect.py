@@ -18,8 +18,9 @@ from data_tools.cli import parse_settings, run_command
 from data_tools.files import whole_file
 from data_tools.inspection.advice import Seen
 from data_tools.inspection.log import log_facts
-from data_tools.inspection.page import page, print_summary
+from data_tools.inspection.page import page
 from data_tools.inspection.pictures import look_at_pictures
+from data_tools.inspection.summary import print_summary
 from data_tools.schema import Dataset, open_dataset
 
 console = Console()

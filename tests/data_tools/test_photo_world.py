@@ -1,6 +1,7 @@
 import dataclasses
 import io
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from data_tools import render
+from data_tools import world as worlds
 from data_tools.cli import UserError
 from data_tools.files import read_json
 from data_tools.schema import open_dataset
@@ -184,3 +186,12 @@ def test_a_mistake_leaves_no_mark_of_a_world(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         make_world(World(photos="nowhere"), tmp_path / "world")
     assert not (tmp_path / "world" / "world.json").exists()
+
+
+def test_photos_on_the_command_line_are_the_worlds(monkeypatch, tmp_path):
+    made = []
+    monkeypatch.setattr(worlds, "make_world", lambda world, folder: made.append((world, folder)))
+    command = ["world", "--photos", "pictures", "--world.items", "7", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", command)
+    worlds.main()
+    assert made == [(World(photos="pictures", items=7), str(tmp_path))]
