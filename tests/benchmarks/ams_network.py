@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -50,14 +51,14 @@ class Settings:
     Attributes
     ----------
     processes : sizes of the groups
-    rates : of each process's link, both ways, as tc writes them; "" for none
+    rates : of each process's link, both ways, as tc writes them
     steps : measured, after two to warm up
     work : a process's part of a batch
     out : JSON file of the figures; none where it is not given
     """
 
     processes: tuple[int, ...] = (2, 4)
-    rates: tuple[str, ...] = ("", "1gbit", "100mbit")
+    rates: tuple[str, ...] = ("1gbit", "100mbit")
     steps: int = 5
     work: Workload = field(default_factory=Workload)
     out: str | None = None
@@ -87,7 +88,7 @@ def namespaces(count: int, rate: str) -> Iterator[list[str]]:
             _run("ip", "-n", hub, "link", "set", port, "master", "bridge", "up")
             _run("ip", "-n", name, "address", "add", f"10.77.0.{number + 1}/24", "dev", "wire")
             _run("ip", "-n", name, "link", "set", "wire", "up")
-            for space, device in [(name, "wire"), (hub, port)] if rate else []:
+            for space, device in ((name, "wire"), (hub, port)):
                 limit = ("tbf", "rate", rate, "burst", "256kb", "latency", "50ms")
                 _run("tc", "-n", space, "qdisc", "add", "dev", device, "root", *limit)
         yield names
@@ -135,7 +136,7 @@ def group(processes: int, rate: str, folder: Path, program: list[str], job: str)
                 running.append(subprocess.Popen(["ip", "netns", "exec", name, "taskset", "-c", core, *own]))
             for process in running:
                 if process.wait(LIMIT):
-                    raise UserError(f"a process of {processes} at {rate or 'full speed'} failed")
+                    raise UserError(f"a process of {processes} at {rate} failed")
         finally:
             for process in running:
                 process.kill()
@@ -145,6 +146,7 @@ def group(processes: int, rate: str, folder: Path, program: list[str], job: str)
 
 def main() -> None:
     settings = parse_settings(Settings, __doc__)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the namespaces are removed then too
     console, found = Console(width=120), []
     printed = Table("processes", "rate", "case", "step (s)", "over AMS", "sent a step (MB)", "counted (MB)")
     with tempfile.TemporaryDirectory() as temporary:
@@ -159,10 +161,10 @@ def main() -> None:
                     found.append({"processes": processes, "rate": rate, "case": name, "median": medians[name], **one})
                     cells = (f"{medians[name]:.3f}", f"{medians[name] / medians['AMS']:.2f}")
                     megabytes = (f"{one['metered'] / 1e6:.2f}", f"{counted / 1e6:.2f}")
-                    printed.add_row(str(processes), rate or "full", name, *cells, *megabytes)
+                    printed.add_row(str(processes), rate, name, *cells, *megabytes)
+                if settings.out:
+                    write_json(settings.out, {"work": asdict(settings.work), "found": found, "made_by": made_by()})
     console.print(printed)
-    if settings.out:
-        write_json(settings.out, {"work": asdict(settings.work), "found": found, "made_by": made_by()})
 
 
 if __name__ == "__main__":
