@@ -142,7 +142,7 @@ def fit(
     UserError
         If the table is of other items, the loss is not finite, or another process was lost.
     """
-    accelerator = Accelerator()
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())  # or several processes would not find each other
     with naming_the_lost(settings.server.timeout):
         shown = progress or progress_bar(shown=False)
         return _fit(data, table, settings, seed, shown, accelerator, checkpoints, start)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from rich.console import Console
@@ -94,7 +95,7 @@ def run_folder(settings: Settings, made_with: Any, state: PartialState) -> Itera
 
 def train(settings: Settings, progress: Progress, data: CTRData | None = None) -> Result:
     """Train a model and make its run folder; the data are read unless given. Every process gets the result."""
-    state = PartialState()
+    state = PartialState(cpu=not torch.cuda.is_available())
     data = data or load_ctr_data(settings.dataset, settings.data)
     table = read_features(settings.table) if settings.table else None
     start = WarmUp(Path(settings.warm_up), settings.warm_up_part, data) if settings.warm_up else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import tempfile
 from collections.abc import Callable
 from datetime import timedelta
@@ -16,6 +17,9 @@ SMALL = {"items": 60, "width": 16, "parts": 5, "rows": 12, "images": 18, "codes"
 
 def _one(rank: int, function: Callable, processes: int, rendezvous: str, arguments: tuple) -> None:
     torch.set_num_threads(1)
+    # What a launcher tells accelerate.
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
     limit = timedelta(seconds=60)
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=processes, timeout=limit)
     function(rank, processes, *arguments)

@@ -23,7 +23,6 @@ SERVERS = {
     "local": ServerSettings(),
     "ams": ServerSettings("ams", hot=5, shard_ids=True),
     "server": ServerSettings("server"),
-    "worker": ServerSettings("worker"),
 }
 # Hidden IDs are drawn by each process, so only without them do two do what one does.
 SETTINGS = TrainingSettings(DataSettings(history=6), optim=OptimSettings(batch_size=64, unknown_rate=0.0))
@@ -37,6 +36,7 @@ def fitted(folder, store, server):
 
 
 def in_a_group(rank, processes, folder, store, out):
+    assert PartialState(cpu=True).num_processes == processes
     for number, server in enumerate(SERVERS.values()):
         result = fitted(folder, store, server)
         if rank == processes - 1:  # any has the whole result
