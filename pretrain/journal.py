@@ -238,6 +238,7 @@ def say_summary(settings: Settings, summary: dict[str, Any], next_config: Path, 
         + f"; best on validation at step {summary['best_step']}; "
         f"effective rank {summary['effective_rank']:.1f} of {summary['dimensions']}",
         f"checkpoint: {runs.checkpoints(run)[-1]}, best weights: {run / 'best.safetensors'}",
+        f"the run as a page: python -m pretrain.run_page --run {run}",
         "next, export and compare:",
         f"  accelerate launch pretrain/export.py --run {run} --data {settings.data} --out {run / 'tables' / 'trained'}",
         f"  python -m downstream.compare --config {next_config} --out {next_out}",
