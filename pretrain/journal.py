@@ -135,7 +135,7 @@ class Journal:
 
 
 def say_start(settings: Settings, accelerator: Accelerator, encoder: ImageEncoder, precision: str, step: int) -> None:
-    """One line on what is trained and how, and a warning where batch norm depends on the number of processes."""
+    """One line on what is trained and how, and a warning where batch norm depends on how a batch is split."""
     parameters = sum(parameter.numel() for parameter in encoder.parameters())
     named = settings.encoder
     console.print(
@@ -145,10 +145,12 @@ def say_start(settings: Settings, accelerator: Accelerator, encoder: ImageEncode
         f"{settings.batch.rows} rows a step, steps {step} to {settings.optim.steps}, run folder {settings.out}"
     )
     norms = [module for module in encoder.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
-    if accelerator.num_processes > 1 and any(module.training for module in norms):
+    split = accelerator.num_processes > 1 or settings.optim.micro_batch
+    if split and any(module.training for module in norms):
         console.print(
-            "note: this encoder's batch norm takes its statistics from each process's own pictures, so results depend "
-            "on the number of processes; --encoder.freeze_norm true, or an encoder with layer norm, does not"
+            "note: this encoder's batch norm takes its statistics from each process's own pictures, or from each "
+            "micro-batch, so results depend on how many there are; with --encoder.freeze_norm true, or an encoder with "
+            "layer norm, they do not"
         )
 
 

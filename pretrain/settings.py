@@ -277,10 +277,46 @@ class Settings:
             "evaluation.every": self.evaluation.every,
             "objective.temperature": self.objective.temperature,
             "objective.attention_temperature": self.objective.attention_temperature,
+            "objective.heads": self.objective.heads,
+            "optim.layer_decay": self.optim.layer_decay,
         }
         for name, value in positive.items():
             if value <= 0:
                 raise UserError(f"--{name} is {value}; a number above 0 is expected")
+        objective = self.objective
+        weights = (
+            "pv_weight",
+            "ucs_weight",
+            "ctr_weight",
+            "page_weight",
+            "page_negative_weight",
+            "log_q",
+            "projection",
+        )
+        not_negative = {
+            "encoder.dimensions": self.encoder.dimensions,
+            "encoder.freeze_stages": self.encoder.freeze_stages,
+            "batch.workers": self.batch.workers,
+            "batch.lanes": self.batch.lanes,
+            "optim.micro_batch": self.optim.micro_batch,
+            "evaluation.patience": self.evaluation.patience,
+            "objective.scl.queue": objective.scl.queue,
+            "objective.scl.triplet_weight": objective.scl.triplet_weight,
+            **{f"objective.{name}": getattr(objective, name) for name in weights},
+            **{f"objective.guards.{name}": value for name, value in vars(objective.guards).items()},
+        }
+        for name, value in not_negative.items():
+            if value < 0:
+                raise UserError(f"--{name} is {value}; 0 or more is expected")
+        if objective.reconstruction not in ("attention", "multihead", "mean"):
+            found = objective.reconstruction
+            raise UserError(f"--objective.reconstruction is {found!r}; attention, multihead or mean is expected")
+        if not 0 <= objective.scl.momentum <= 1:
+            raise UserError(f"--objective.scl.momentum is {objective.scl.momentum}; a share in [0, 1] is expected")
+        if objective.learn_temperature and not objective.contrast:
+            raise UserError(
+                "--objective.learn_temperature needs --objective.contrast: without it there is none to learn"
+            )
         if not 0 < self.batch.crop_scale <= 1:
             raise UserError(f"--batch.crop_scale is {self.batch.crop_scale}; a share in (0, 1] is expected")
         if self.optim.precision not in ("auto", "fp32", "bf16", "fp16"):

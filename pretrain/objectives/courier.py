@@ -32,6 +32,8 @@ class Courier(Objective):
         super().__init__(settings, encoder)
         wanted, size = self.settings, encoder.dimensions
         self.sizes = [*wanted.matryoshka, size]
+        if not any((wanted.pv_weight, wanted.ucs_weight, wanted.ctr_weight, wanted.page_weight)):
+            raise UserError("--objective.pv_weight, ucs_weight, ctr_weight and page_weight are all 0: nothing to learn")
         learned = wanted.reconstruction == "multihead" or wanted.projection or wanted.ctr_weight
         if wanted.matryoshka and (learned or not all(0 < small < size for small in wanted.matryoshka)):
             raise UserError(

@@ -176,6 +176,7 @@ def test_a_learned_temperature_has_a_gradient_and_a_floor(embeddings, batch):
         ({"matryoshka": [8]}, "below the embedding's"),
         ({"matryoshka": [4], "projection": 4}, "one size only"),
         ({"reconstruction": "multihead", "heads": 3}, "does not divide"),
+        ({"pv_weight": 0.0, "ucs_weight": 0.0}, "nothing to learn"),
     ],
 )
 def test_contradictions_are_refused(settings, message):

@@ -235,7 +235,17 @@ def test_a_wrong_key_in_a_file_names_the_right_one(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--optim.steps", "0"], ["--batch.crop_scale", "1.5"], ["--optim.precision", "fp8"]]
+    "arguments",
+    [
+        ["--optim.steps", "0"],
+        ["--batch.crop_scale", "1.5"],
+        ["--optim.precision", "fp8"],
+        ["--objective.reconstruction", "self"],
+        ["--objective.guards.koleo", "-1"],
+        ["--optim.micro_batch", "-4"],
+        ["--objective.learn_temperature", "--objective.contrast", "false"],
+        ["--objective.scl.momentum", "2"],
+    ],
 )
 def test_contradictions_are_refused_at_once(arguments):
     with pytest.raises(UserError):
