@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import re
 import sys
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TypeVar
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -21,6 +22,10 @@ class UserError(Exception):
 
     The message says what was found, what was expected, where, and what to do.
     """
+
+
+class _Help(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """jsonargparse's help below a description that keeps its own lines."""
 
 
 class _Parser(ArgumentParser):
@@ -72,7 +77,7 @@ def parse_settings(settings: type[Settings], description: str | None, argv: Sequ
     SystemExit
         With status 2 after a message, for an unknown key (the nearest is named) or a value of the wrong type.
     """
-    parser = _Parser(description=description, allow_abbrev=False)
+    parser = _Parser(description=description, allow_abbrev=False, formatter_class=_Help)
     parser.add_argument("--config", action="config", help="YAML file of settings; flags override it.")
     parser.add_class_arguments(settings)
     arguments = [_with_underscores(one) for one in (sys.argv[1:] if argv is None else argv)]

@@ -1,6 +1,6 @@
 """Make a dataset of one's own log and images.
 
-python -m data_tools.prepare --impressions log.csv --items items.csv --images pictures/ --out DATASET \
+python -m data_tools.prepare --impressions log.csv --items items.csv --images pictures/ --out DATASET \\
     --columns user_id=player,item_id=game,timestamp=time,click=liked --item-columns item_id=game,image=cover
 
 FILES. --impressions and --items take one file, a folder or a quoted glob ("logs/*.csv.gz") of CSV, TSV, JSON lines

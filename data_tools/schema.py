@@ -5,9 +5,12 @@
                        category?, first_seen (time of the first impression unless given) and any further columns
 ``impressions.parquet``  user, item (int32 rows of clicks and items), user_id, item_id (as given), timestamp (int64),
                        click (int8), request (int64, one page view), clicks_before (int32), split ("train", "valid"
-                       or "test") and, where known, scene, position, conversion, oracle (true click probability)
+                       or "test") and, where known, scene, position, conversion, oracle (true click probability),
+                       sampled (whether it was drawn for a click, in a dataset of a log of clicks alone)
 ``clicks.parquet``     user (int32, the row), user_id, items (list of int32), timestamps (list of int64), oldest first
-``dataset.json``       schema version, counts, set_aside (reason -> rows), time range, splits, source, fingerprint
+``dataset.json``       schema version, counts, set_aside (reason -> rows), time range and unit, splits, labels (rating
+                       threshold, unclicked items drawn), source, fingerprint
+``set_aside*.parquet``  rows of the log, lines that are no row, and items that could not be used, each with its reason
 =====================  ===============================================================================================
 
 The history of an impression is never stored: it is ``clicks[user].items[:clicks_before]``, cut to the last H.
