@@ -131,7 +131,7 @@ def train(settings: Settings, progress: Progress, data: CTRData | None = None) -
 
 def main() -> None:
     settings = parse_settings(Settings, __doc__)
-    state = PartialState()
+    state = PartialState(cpu=not torch.cuda.is_available())
     with progress_bar(state.is_main_process) as progress:
         result = train(settings, progress)
     if not state.is_main_process:

@@ -98,17 +98,21 @@ def test_two_processes_learn_what_one_learns(world, tmp_path):
     scores = []
     for processes in (1, 2):
         run = tmp_path / f"run{processes}"
-        launch = ["accelerate.commands.launch", "--cpu", "--num_processes", str(processes), "-m", "downstream.train"]
+        # Without --multi_gpu accelerate starts one process on a CPU whatever --num_processes says.
+        kind = "--multi_gpu" if processes > 1 else "--cpu"
+        launch = ["accelerate.commands.launch", kind, "--num_processes", str(processes)]
+        launch += ["-m", "downstream.train"]
         arguments = ["--dataset", str(world.folder), "--table", str(tmp_path / "table"), "--out", str(run)]
         # Hidden IDs are drawn by each process, so only without them are the two the same computation.
-        arguments += ["--optim.unknown_rate", "0"]
+        arguments += ["--optim.unknown_rate", "0", "--model.l2", "3.0"]
         done = subprocess.run(
             [sys.executable, "-m", *launch, *arguments],
             capture_output=True,
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-            timeout=120,
+            timeout=300,
         )
         assert done.returncode == 0, done.stderr
         scores.append(np.load(run / "test_scores.npy"))
+    assert not np.array_equal(*scores)  # sums in another order: there were two
     np.testing.assert_allclose(scores[0], scores[1], atol=2e-3)
