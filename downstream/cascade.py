@@ -113,11 +113,11 @@ def logged_requests(data: CTRData, count: int) -> np.ndarray:
     return first[np.unique(np.linspace(0, len(first) - 1, count).astype(int))]
 
 
-def _interval(values: np.ndarray, level: float = 0.95, draws: int = 1000) -> dict[str, float]:
-    """Mean over requests with its bootstrap interval; nan where no request counts."""
+def _interval(values: np.ndarray, level: float = 0.95, draws: int = 1000) -> dict[str, float] | None:
+    """Mean over the requests that count (not nan) with its bootstrap interval; None where there are none."""
     values = values[~np.isnan(values)]
     if not len(values):
-        return {"mean": float("nan"), "low": float("nan"), "high": float("nan")}
+        return None
     rng = np.random.default_rng(0)
     means = np.array([values[rng.integers(len(values), size=len(values))].mean() for _ in range(draws)])
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])

@@ -103,9 +103,7 @@ def main() -> None:
     console = Console()
     shared, plain = timed(start, trained, click), timed(start, written_out(trained), click)
     for name, taken in shared.items():
-        console.print(
-            f"{name}: {taken:.3f} s of processor time with the trick, {plain[name]:.3f} s without, {plain[name] / taken:.2f} x"
-        )
+        console.print(f"{name}: {taken:.3f} s with the trick, {plain[name]:.3f} s without, {plain[name] / taken:.2f} x")
     lines = []
     for value in track(settings.penalties, "penalties"):
         theta, objective = minimise(start, trained, click, value, value, settings.steps)
