@@ -231,7 +231,7 @@ def main() -> None:
         "verdict": verdict(figures, settings),
         "figures": figures,
         "settings": settings,
-        "picture": survival(lines, "share of the finally-best ads that are left", described),
+        "picture": survival(lines, "share of the best that is left", described),
         "dataset": data.dataset.info,
     }
     out = Path(settings.out)
