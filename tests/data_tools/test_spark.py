@@ -72,9 +72,6 @@ def write_case(source, case):
             frame = frame.rename({"click": "rating"}).with_columns(rating=pl.Series(random.integers(1, 11, n) / 10))
             frame.write_parquet(source / "log.parquet")
             return {"log": "log.parquet", "max_bad_share": 0.5, "rating_threshold": "own_mean"}
-        case "drawn":
-            frame.drop("click").write_parquet(source / "log.parquet")
-            return {"log": "log.parquet", "max_bad_share": 0.5, "unclicked": 2, "unclicked_from": "category"}
     frame.write_parquet(source / "log.parquet")
     return {"log": "log.parquet", "max_bad_share": 0.5}
 
@@ -96,7 +93,7 @@ def session():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["text", "parquet parts", "requests", "own mean", "drawn"])
+@pytest.mark.parametrize("case", ["text", "parquet parts", "requests", "own mean"])
 def test_spark_gives_the_same_tables(source, session, case):
     settings = write_case(source, case)
     duck, spark = (run(source, out=engine, engine=engine, **settings) for engine in ("duckdb", "spark"))
