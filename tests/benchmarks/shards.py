@@ -141,22 +141,29 @@ def theirs(dataset: Path, shards: Path, index: dict[str, Any], out: Path) -> np.
     return seconds
 
 
-def peak_memory(dataset: Path, out: Path) -> float:
-    """Megabytes that the command needs at its peak, in one process."""
+# What the system says of a child counts this process's memory at the fork: the child reads its own high-water mark.
+CHILD = """
+import runpy, sys
+try:
+    runpy.run_module("data_tools.shards", run_name="__main__")
+finally:
+    print(open("/proc/self/status").read().split("VmHWM:")[1].split()[0], file=sys.stderr)
+"""
+
+
+def peak_memory(*arguments: str) -> float:
+    """Megabytes that the command needs at its peak."""
+    command = [sys.executable, "-c", CHILD, *arguments]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise UserError(f"data_tools.shards {' '.join(arguments)} failed:\n{done.stderr[-800:]}")
+    return int(done.stderr.split()[-1]) * 1024 / 1e6
+
+
+def writing_memory(dataset: Path, out: Path) -> float:
+    """Megabytes at the peak of writing a dataset's shards in one process."""
     shutil.rmtree(out, ignore_errors=True)
-    arguments = ["--dataset", str(dataset), "--out", str(out), "--workers", "1"]
-    command = [sys.executable, "-m", "data_tools.shards", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise UserError(f"{' '.join(command)} failed")
-    return usage.ru_maxrss * 1024 / 1e6
-
-
-def idle_memory() -> float:
-    """Megabytes of a process that imports the command and does nothing."""
-    process = subprocess.Popen([sys.executable, "-m", "data_tools.shards", "--help"], stdout=subprocess.DEVNULL)
-    return os.wait4(process.pid, 0)[2].ru_maxrss * 1024 / 1e6
+    return peak_memory("--dataset", str(dataset), "--out", str(out), "--workers", "1")
 
 
 def measure(settings: Settings, scratch: Path) -> dict[str, Any]:
@@ -172,8 +179,8 @@ def measure(settings: Settings, scratch: Path) -> dict[str, Any]:
     megabytes = sum(shard["bytes"] for shard in shards_of(index)) / 1e6
     seconds = {name: np.min(times, axis=0) for name, times in sides.items()}
     wall, processor = seconds["webdataset"] / seconds["ours"]
-    memory = {"idle": idle_memory()}
-    memory |= {f"{n}x": peak_memory(path, scratch / "m") for n, path in ((1, small), (settings.times, large))}
+    memory = {"idle": peak_memory("--help")}
+    memory |= {f"{n}x": writing_memory(path, scratch / "m") for n, path in ((1, small), (settings.times, large))}
     return {
         "images": images,
         "megabytes": megabytes,
