@@ -97,9 +97,9 @@ def test_gradient_checkpointing_changes_no_gradient():
 
 @pytest.mark.slow
 def test_a_compiled_tower_gives_the_same_embeddings_for_any_number_of_pictures():
-    plain, compiled = encoder("test_convnext").eval(), encoder("test_convnext", compile=True).eval()
+    plain, compiled = encoder("test_byobnet").eval(), encoder("test_byobnet", compile=True).eval()
     assert plain.state_dict().keys() == compiled.state_dict().keys()
-    for count in (3, 5, 8):
+    for count in (3, 5):
         images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
         with torch.no_grad():
             torch.testing.assert_close(compiled(images), plain(images), rtol=1e-4, atol=1e-4)
