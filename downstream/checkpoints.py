@@ -98,7 +98,9 @@ def load_checkpoint(
 ) -> Standing:
     """Give model, optimizer and torch's generator back what they held; where the training stood."""
     tensors: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
-    with safe_open(path, framework="pt", device=str(accelerator.device)) as file:
+    # Several processes without a GPU are on "cpu:0", which safetensors does not know.
+    device = "cpu" if accelerator.device.type == "cpu" else str(accelerator.device)
+    with safe_open(path, framework="pt", device=device) as file:
         for name in file.keys():  # noqa: SIM118 (no dict)
             kind, rest = name.split("/", 1)
             tensors[kind][rest] = file.get_tensor(name)
