@@ -43,8 +43,7 @@ def _panels(figures: dict[str, Any], chosen: list[dict], duel: bool) -> list[tup
         ]
         if lines:
             described = "; ".join(f"{label}: {signed(one.mean)}" for label, one in lines)
-            axis = f"GAUC difference, {figures['bootstrap']['level']:.0%} interval"
-            panels.append((SLICE_NAMES[part], forest(lines, axis, limits(intervals), described)))
+            panels.append((SLICE_NAMES[part], forest(lines, "GAUC difference", limits(intervals), described)))
     return panels
 
 
@@ -240,6 +239,7 @@ def report_context(
         "models": models,
         "chosen": figures["chosen"],
         "several_forms": len(who.forms) > 1,
+        "level": f"{figures['bootstrap']['level']:.0%}",
         "oracle": figures["oracle"] is not None,
         "differences": _difference_rows(figures),
         "costs": _cost_rows(rows),
