@@ -9,7 +9,8 @@ The model of a step on n nodes (ours): seconds(n) = compute / (n speed) + sent(n
   reading included) and seconds an id (look-up, pooling, MLP, Adam) times the paper's numbers. Both are slopes of step
   times measured with more and fewer of them, without a network. ``speed`` is how many such cores a node is worth.
 * sent(n) is what a node sends: all that ``downstream.ams.table`` counts for n nodes, over n. Nothing overlaps.
-* overhead(n) = fixed + a (n - 1): measured steps with next to nothing in them in 1, 2 and 4 processes (least squares).
+* overhead(n) = fixed + a (n - 1): measured steps with next to nothing in them, in one process and in two, each on a
+  core of its own.
 
 Images and ids a batch are taken to be the same for every n. Neither the batches of 18 days nor the paper's nodes and
 network are known, so hours are in proportion to the paper's 62.9 on 5 nodes: it is the shape that is computed.
@@ -21,7 +22,6 @@ import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -76,9 +76,11 @@ class Parts:
 
 
 def measure_parts(steps: int) -> Parts:
-    """Measure on this machine: one process for the slopes, 1, 2 and 4 for the overhead."""
+    """Measure on this machine: one process for the slopes, one and two for the overhead."""
     whole = Workload()
-    half_images, half_codes = replace(whole, images=whole.images // 2), replace(whole, codes=whole.codes // 2)
+    half_images, codes = replace(whole, images=whole.images // 2), replace(whole, images=whole.rows)
+    # An id costs little: its slope is taken with one image a sample, which do not drown it.
+    more_codes = replace(codes, codes=8 * codes.codes)
     server = ServerSettings("ams", verify=False)
     with tempfile.TemporaryDirectory() as folder:
         store = whole.make_store(Path(folder) / "store").folder
@@ -87,14 +89,13 @@ def measure_parts(steps: int) -> Parts:
             cases = [(work, replace(server, shard_ids=shard), None) for work in works]
             return [min(one["seconds"]) for one in measure_together(cases, processes, steps, store)]
 
-        full, fewer_images, fewer_codes = seconds([whole, half_images, half_codes], 1, False)
-        tiny = [seconds([replace(whole, vocabulary=1000, **TINY)], count, True)[0] for count in (1, 2, 4)]
-    peer, fixed = np.polyfit([0, 1, 3], tiny, 1)
+        full, fewer_images, few, many = seconds([whole, half_images, codes, more_codes], 1, False)
+        alone, together = (seconds([replace(whole, vocabulary=1000, **TINY)], count, True)[0] for count in (1, 2))
     return Parts(
         image=max(full - fewer_images, 0.0) / (whole.images - half_images.images),
-        code=max(full - fewer_codes, 0.0) / (whole.codes - half_codes.codes),
-        fixed=max(float(fixed), 0.0),
-        peer=max(float(peer), 0.0),
+        code=max(many - few, 0.0) / (more_codes.codes - codes.codes),
+        fixed=alone,
+        peer=max(together - alone, 0.0),
     )
 
 
