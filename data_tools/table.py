@@ -54,6 +54,12 @@ class EmbeddingTable:
         return vectors, found
 
 
+def unit_vectors(vectors: np.ndarray) -> np.ndarray:
+    """Vectors (N, D) brought to length one, float32; zeros stay zeros."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
+
+
 def write_part(path: Path, ids: Sequence[Any], vectors: np.ndarray) -> None:
     """Write one Parquet part of a table: ``ids`` (n) and ``vectors`` (n, D) of float16 or float32."""
     write_parquet(path, ids, vectors)

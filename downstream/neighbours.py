@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_tools.table import read_table
+from data_tools.table import read_table, unit_vectors
 from downstream.data import CTRData
 
 
@@ -32,7 +32,7 @@ class Strip:
 
 def nearest(vectors: np.ndarray, usable: np.ndarray, queries: np.ndarray, count: int) -> np.ndarray:
     """Rows of the ``count`` usable vectors with the highest cosine to each query, itself left out: (Q, count)."""
-    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    unit = unit_vectors(vectors)
     cosines = np.where(usable, unit[queries] @ unit.T, -np.inf)
     cosines[np.arange(len(queries)), queries] = -np.inf
     return np.argsort(-cosines, axis=1, kind="stable")[:, :count]

@@ -6,17 +6,12 @@ import faiss
 import numpy as np
 from scipy.stats import spearmanr
 
+from data_tools.table import unit_vectors
 from downstream.data import CTRData
 from downstream.metrics import within_page_auc
 
 RECALL_AT = 50
 PROXIES = ("page AUC of SimScore", f"recall@{RECALL_AT} of the next click", "effective rank")
-
-
-def unit_vectors(vectors: np.ndarray) -> np.ndarray:
-    """Vectors (N, D) brought to length one, float32; zeros stay zeros."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
 
 
 def spectrum(vectors: np.ndarray) -> np.ndarray:

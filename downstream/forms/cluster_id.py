@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data_tools.table import unit_vectors
 from downstream.aggregators import AGGREGATORS
 from downstream.data import FIRST_KNOWN, UNKNOWN
 from downstream.forms.base import Form
@@ -45,7 +46,7 @@ def cluster_codes(images: ItemImages, sizes: Sequence[int], levels: int, seed: i
     the nearest is the one with the highest cosine. With several levels, residual k-means codes (QARM, arXiv
     2411.11739): plain k-means on the vectors of length 1, then on what is left of them without their centre, and so on.
     """
-    unit = images.vectors / np.maximum(np.linalg.norm(images.vectors, axis=1, keepdims=True), 1e-12)
+    unit = unit_vectors(images.vectors)
     usable = images.found & images.seen
     columns, counts = [], []
     for place, size in enumerate(sizes):
