@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -79,29 +79,30 @@ class _PairScores(torch.autograd.Function):
     def forward(ctx: Any, e: Tensor, v: Tensor, *parameters: Tensor) -> Tensor:
         """(S, d), (S, d); weight, bias, slope of each hidden layer, the first on (e, v, e * v); a last weight, bias."""
         *hidden, (weight, bias) = _layers(parameters)
-        before = [e.new_empty(len(e), len(bias)) for _, bias, _ in hidden]
+        # A tensor a piece: one of tens of megabytes would be new memory at each step, and its pages cost as much time
+        # as a layer.
+        ctx.parts, ctx.before = _parts(len(e)), []
         scores = e.new_empty(len(e))
-        for part in _parts(len(e)):
-            x = _pair(e[part], v[part])
-            for (into, offset, slope), kept in zip(hidden, before, strict=True):
-                x = _prelu(torch.addmm(offset, x, into.T, out=kept[part]), slope)
+        for part in ctx.parts:
+            x, before = _pair(e[part], v[part]), []
+            for into, offset, slope in hidden:
+                before.append(torch.addmm(offset, x, into.T))
+                x = _prelu(before[-1], slope)
             torch.addmv(bias, x, weight[0], out=scores[part])
-        ctx.save_for_backward(e, v, *before, *parameters)
+            ctx.before.append(before)
+        ctx.save_for_backward(e, v, *parameters)
         return scores
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, ahead: Tensor) -> tuple[Tensor, ...]:
-        e, v, *rest = ctx.saved_tensors
-        depth = (len(rest) - 2) // 4
-        before, parameters = rest[:depth], rest[depth:]
+        e, v, *parameters = ctx.saved_tensors
         gradients = [torch.zeros_like(parameter) for parameter in parameters]
         *hidden, (weight, _) = _layers(parameters)
         *of_hidden, (of_weight, of_bias) = _layers(gradients)
         of_e, of_v = torch.empty_like(e), torch.empty_like(v)
         of_bias += ahead.sum()
-        for part in _parts(len(e)):
-            kept = [one[part] for one in before]
+        for part, kept in zip(ctx.parts, ctx.before, strict=True):
             inputs = [_pair(e[part], v[part]), *(_prelu(z, layer[2]) for z, layer in zip(kept, hidden, strict=True))]
             of_weight[0].addmv_(inputs[-1].T, ahead[part])
             dx = torch.outer(ahead[part], weight[0])
@@ -122,9 +123,10 @@ def _layers(parameters: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
     return [tuple(parameters[start : start + 3]) for start in range(0, len(parameters), 3)]
 
 
-def _parts(count: int, size: int = 2048) -> Iterator[slice]:
-    """Pieces of the slots; at 2,048 of them two layers of 80 and 40 fit the cache of a core."""
-    return (slice(start, start + size) for start in range(0, count, size))
+def _parts(count: int, size: int = 2048) -> list[slice]:
+    """Pieces of the slots; at 2,048 of them a thread, two layers of 80 and 40 fit the cache of its core."""
+    size *= torch.get_num_threads()
+    return [slice(start, start + size) for start in range(0, count, size)]
 
 
 def _prelu(x: Tensor, slope: Tensor) -> Tensor:
