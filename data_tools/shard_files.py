@@ -15,7 +15,7 @@ from typing import Any
 from data_tools.cli import UserError, progress_bar
 from data_tools.files import digest, read_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: requests say how many clicks are fresh
 
 
 def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> dict[str, Any]:
@@ -82,7 +82,11 @@ def read_index(shards: str | Path, digests: bool = False) -> dict[str, Any]:
     index = read_json(folder / "index.json")
     if index.get("format_version") != FORMAT_VERSION:
         found = index.get("format_version")
-        raise UserError(f"{folder} has shard format {found}, {FORMAT_VERSION} is read; write the shards again")
+        again = f"python -m data_tools.shards --dataset {index.get('dataset', 'DATASET')} --out {folder}"
+        raise UserError(
+            f"{folder} has shard format {found}, {FORMAT_VERSION} is read; remove the folder and write the shards anew "
+            f"with: {again}"
+        )
     for shard in shards_of(index):
         file = folder / shard["file"]
         size = file.stat().st_size if file.exists() else 0

@@ -1,6 +1,6 @@
 """What goes into which shard, as flat arrays on disk that many processes map into memory.
 
-The log is joined and sorted by DuckDB, which spills to disk; what stays in memory is some 40 bytes a page view and 12
+The log is joined and sorted by DuckDB, which spills to disk; what stays in memory is some 60 bytes a page view and 12
 bytes a click. Nothing is held per impression or per picture.
 """
 
@@ -30,10 +30,11 @@ ARRAYS = {
     "image_bytes": np.int64,  # by item, 0 without a picture
     "seen": np.bool_,  # by item: stands in some training request
     "clicked": np.int32,  # pictured items clicked, user after user, oldest first
-    "request": np.int64,  # by page view, as the five that follow
+    "request": np.int64,  # by page view, as the six that follow
     "category": np.int32,  # index into the plan's categories
     "history_start": np.int64,  # the history is clicked[history_start:history_stop]
     "history_stop": np.int64,
+    "fresh": np.int32,  # how many of its last clicks no earlier usable page view of the split has in its history
     "slot_start": np.int64,  # its slots are item[slot_start:slot_stop] and so on
     "slot_stop": np.int64,
     "item": np.int32,  # by pictured slot, as the two that follow
@@ -87,6 +88,7 @@ class Plan:
             "split": split,
             "category": self.info["categories"][self.category[row]],
             "history": self.clicked[self.history_start[row] : self.history_stop[row]].tolist(),
+            "fresh": int(self.fresh[row]),
             "page": page.tolist(),
             "click": self.click[shown].tolist(),
             **({"oracle": self.oracle[shown].tolist()} if self.has_oracle else {}),
@@ -129,7 +131,8 @@ def make_plan(dataset: Dataset, settings: Any, folder: Path) -> Plan:
                 f"{dataset.folder}: none of {len(split)} page views has both a picture and an earlier click of its "
                 "user in the training time range; a longer log or more pictures are needed"
             )
-        arrays = {**pages, "history_start": start, "history_stop": stop, "slot_start": slot_stop - slots}
+        ranges = {"history_start": start, "history_stop": stop, "fresh": _fresh(user, split, start, stop, usable)}
+        arrays = {**pages, **ranges, "slot_start": slot_stop - slots}
         for name, values in {**arrays, "slot_stop": slot_stop}.items():
             values.astype(ARRAYS[name]).tofile(scratch / name)
         plan = Plan(scratch)
@@ -233,6 +236,21 @@ def _plan_clicks(dataset: Dataset, folder: Path) -> tuple[np.ndarray, np.ndarray
             before.append(np.cumsum(kept, dtype=np.int64) + total)
             total += int(kept.sum())
     return np.cumsum(np.concatenate(lengths)), np.concatenate(before)
+
+
+def _fresh(user: np.ndarray, split: np.ndarray, start: np.ndarray, stop: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """How many of each history's last clicks are in no earlier usable page view of the user in the split.
+
+    Histories are clicked[start:stop]. So each click is fresh once, but for those that no history reaches.
+    """
+    rows = np.flatnonzero(usable)
+    rows = rows[np.lexsort((stop[rows], user[rows], split[rows]))]
+    follows = (np.diff(user[rows]) == 0) & (np.diff(split[rows]) == 0)
+    known = start[rows]
+    known[1:][follows] = np.maximum(known[1:], stop[rows[:-1]])[follows]
+    fresh = np.zeros(len(usable), dtype=np.int64)
+    fresh[rows] = stop[rows] - known
+    return fresh
 
 
 def _mentioned(plan: Plan, pages: np.ndarray) -> np.ndarray:

@@ -4,8 +4,10 @@
     Each catalogue image once: ``<item>.jpg`` and ``<item>.json`` (item, item_id, title, category).
 ``requests-<split>-*.tar``
     Self-contained: first every distinct image the shard mentions (``i<item>.jpg``), then its requests
-    (``r<request>.json``): ``history`` (items clicked before the page view, oldest first), ``page`` (items shown),
-    ``click`` (0 or 1 each), ``seen`` (1 where the item stands in some training request) and, where known, ``oracle``.
+    (``r<request>.json``): ``history`` (items clicked before the page view, oldest first), ``fresh`` (how many of them,
+    the last, are in the history of no earlier request of the user in the split, so that each click is fresh once),
+    ``page`` (items shown), ``click`` (0 or 1 each), ``seen`` (1 where the item stands in some training request) and,
+    where known, ``oracle``.
 ``index.json``
     Files with their counts, sizes and digests, so that a loader can check before it starts; and what the images that
     several shards repeat cost (``storage``).

@@ -6,6 +6,7 @@ A batch of requests is a dict:
 ``images``        uint8 (N, 3, S, S)  the batch's distinct pictures, augmented
 ``image_item``    long (N,)           their items
 ``history``       long (B, H)         indices into images, oldest click first, right-aligned, -1 for padding
+``fresh``         long (B,)           how many of its last clicks no earlier request of the user has
 ``page``          long (B, P)         indices into images of the page view's slots, left-aligned, -1 for padding
 ``click``         float (B, P)        1 clicked, 0 not (and padding)
 ================  ==================  =============================================================================
@@ -100,6 +101,7 @@ def request_batch(encoded: Encoded, transform: Transform, history: int, slots: i
     shape = len(requests)
     batch = {
         "history": torch.full((shape, history), -1),
+        "fresh": torch.tensor([min(request["fresh"], history) for request in requests]),
         "page": torch.full((shape, slots), -1),
         "click": torch.zeros(shape, slots),
     }

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from data_tools.shard_files import read_index
+from pretrain.settings import Batch
 
 
 def records(shards: str | Path, kind: str) -> Iterator[dict[str, Any]]:
@@ -29,18 +30,22 @@ def categories(shards: str | Path) -> list[str]:
     return sorted({record["category"] for record in records(shards, "items") if record.get("category") is not None})
 
 
-def log_shares(shards: str | Path) -> tuple[Tensor, Tensor]:
-    """ln of each item's share of all page-view slots, and of all latest clicks, of the training requests.
+def log_shares(shards: str | Path, batch: Batch) -> tuple[Tensor, Tensor]:
+    """ln of each item's share of all page-view slots, and of all fresh clicks, of the training requests.
+
+    Slots and clicks are those that batches hold.
 
     Returns
     -------
-    page, latest : float tensors (largest item + 1,); an item without any counts as one
+    page, click : float tensors (largest item + 1,); an item without any counts as one
     """
     page: list[int] = []
-    latest: list[int] = []
+    click: list[int] = []
+    size = 0
     for record in records(shards, "requests"):
-        page += record["page"]
-        latest.append(record["history"][-1])
-    size = max(max(page), max(latest)) + 1
-    counts = (torch.bincount(torch.tensor(items), minlength=size).clamp(min=1) for items in (page, latest))
+        page += record["page"][: batch.slots]
+        history = record["history"][-batch.history :]
+        click += history[max(0, len(history) - record["fresh"]) :]
+        size = max(size, 1 + max(record["page"] + record["history"]))
+    counts = (torch.bincount(torch.tensor(items), minlength=size).clamp(min=1) for items in (page, click))
     return tuple((count / count.sum()).log() for count in counts)

@@ -51,6 +51,15 @@ def total(value: Tensor) -> Tensor:
     return value
 
 
+def largest(value: int, device: torch.device) -> int:
+    """The largest of the processes' values; tensors are on ``device``."""
+    if world_size() == 1:
+        return value
+    found = torch.tensor(value, device=device)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return int(found)
+
+
 def in_processes(module: nn.Module) -> nn.Module:
     """The module as it is, or wrapped so that the gradients of what it learns are the mean over the processes."""
     if world_size() == 1 or not any(parameter.requires_grad for parameter in module.parameters()):

@@ -1,8 +1,9 @@
-"""COURIER: page-view items and recent clicks, reconstructed from the clicks before them (COURIER, arXiv 2306.05001)."""
+"""COURIER: page-view items and clicks, reconstructed from the clicks before them (COURIER, arXiv 2306.05001)."""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from data_tools.cli import UserError
 from pretrain.catalogue import log_shares
-from pretrain.distributed import gather, rank
+from pretrain.distributed import gather, largest, rank
 from pretrain.encoder import ImageEncoder
 from pretrain.losses import Term, click_cross_entropy, info_nce, negative_cosine, within_page
 from pretrain.objectives.base import Objective
@@ -18,14 +19,59 @@ from pretrain.reconstruction import MultiHead, history_mean, reconstruct
 from pretrain.settings import Settings
 
 
+class Targets(NamedTuple):
+    """What is to be found from its reconstruction, and padding.
+
+    Attributes
+    ----------
+    index : long tensor (n,), into the batch's distinct pictures, -1 for padding
+    row : long tensor (n,), the request of this process that each is of
+    clicked : bool tensor (n,)
+    rebuilt : float tensor (n, D)
+    known : bool tensor (n,), whether there are clicks to rebuild it from
+    """
+
+    index: Tensor
+    row: Tensor
+    clicked: Tensor
+    rebuilt: Tensor
+    known: Tensor
+
+
+def click_targets(history: Tensor, fresh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Each fresh click with the clicks before it alone, so that it is rebuilt from neither itself nor later ones.
+
+    Over the training requests each click is fresh once, and so a target once, as COURIER's order asks, as far as it is
+    in the history of a batch and has a click before it there.
+
+    Parameters
+    ----------
+    history : long tensor (B, H), oldest first, right-aligned, -1 for padding
+    fresh : long tensor (B,), how many of the last clicks are new since the user's request before
+
+    Returns
+    -------
+    row : long tensor (M,), the request; M is the same in all processes, at least 1, and filled up with padding
+    target : long tensor (M,), the click; -1 for padding
+    earlier : long tensor (M, H), the clicks before it; -1 for padding
+    """
+    place = torch.arange(history.shape[1], device=history.device)
+    row, slot = ((history >= 0) & (place >= len(place) - fresh[:, None])).nonzero(as_tuple=True)
+    earlier = history[row].masked_fill(place >= slot[:, None], -1)
+    padding = largest(max(len(row), 1), history.device) - len(row)
+    target = F.pad(history[row, slot], (0, padding), value=-1)
+    return F.pad(row, (0, padding)), target, F.pad(earlier, (0, 0, 0, padding), value=-1)
+
+
 class Courier(Objective):
     """L_pv and L_ucs, and where wanted L_ctr, a ranking within the page view, and the paper's ablations.
 
     ``pv_loss``: each clicked page-view item is found, among all page-view items of the global batch, from its
-    reconstruction by the user's history. ``ucs_loss``: the same for the most recent click, from the clicks before it,
-    among the most recent clicks of the global batch. ``ctr_loss``: click or not, from a small MLP on [r_j, p_j] (the
-    paper's released code; its width D is ours). ``page_loss``: clicked slots above the page view's others by
-    cos(p_j, r_j) (ours).
+    reconstruction by the user's history. ``ucs_loss``: the same for each fresh click (see :func:`click_targets`), from
+    the clicks before it, among the fresh clicks of the global batch but the others of its own request: the user chose
+    those, too, and the earlier ones make up its reconstruction (leaving them out is ours). ``ctr_loss``: click or not,
+    from a small MLP on [r_j, p_j] (the paper's released code; its width D is ours). ``page_loss``: clicked slots above
+    the page view's others by cos(p_j, r_j) (ours).
     """
 
     def __init__(self, settings: Settings, encoder: ImageEncoder) -> None:
@@ -51,7 +97,9 @@ class Courier(Objective):
         if wanted.ctr_weight:
             self.click = nn.Sequential(nn.Linear(2 * size, size), nn.ReLU(), nn.Linear(size, 1))
         if wanted.log_q:
-            for name, share in zip(("page_share", "latest_share"), log_shares(settings.data), strict=True):
+            for name, share in zip(
+                ("page_share", "click_share"), log_shares(settings.data, settings.batch), strict=True
+            ):
                 self.register_buffer(name, share, persistent=False)
 
     def terms(self, embeddings: Tensor, batch: dict[str, Tensor]) -> dict[str, Term]:
@@ -60,34 +108,38 @@ class Courier(Objective):
         Parameters
         ----------
         embeddings : float tensor (N, D), of the batch's distinct pictures
-        batch : with history (B, H), page (B, P), click (B, P) and image_item (N,)
+        batch : with history (B, H), fresh (B,), page (B, P), click (B, P) and image_item (N,)
         """
         if self.settings.projection:
             embeddings = self.projection(embeddings)
-        by_size = [self._terms(F.normalize(embeddings[:, :size].float(), dim=-1), batch) for size in self.sizes]
+        clicks = click_targets(batch["history"], batch["fresh"]) if self.settings.ucs_weight else None
+        by_size = [self._terms(F.normalize(embeddings[:, :size].float(), dim=-1), batch, clicks) for size in self.sizes]
         return {
             name: Term(*(sum(parts) / len(parts) for parts in zip(*(terms[name] for terms in by_size), strict=True)))
             for name in by_size[0]
         }
 
-    def _terms(self, unit: Tensor, batch: dict[str, Tensor]) -> dict[str, Term]:
+    def _terms(
+        self, unit: Tensor, batch: dict[str, Tensor], clicks: tuple[Tensor, Tensor, Tensor] | None
+    ) -> dict[str, Term]:
         wanted = self.settings
         history, page, clicked = batch["history"], batch["page"], batch["click"] > 0
-        latest, earlier = history[:, -1:], history[:, :-1]
         rebuilt = self._reconstruct(unit, page, history)
         present = (page >= 0) & (history >= 0).any(1, keepdim=True)
         found: dict[str, tuple[float, Term]] = {}
         if wanted.pv_weight:
+            row = torch.arange(len(page), device=page.device).repeat_interleave(page.shape[1])
+            shown = Targets(page.flatten(), row, clicked.flatten(), rebuilt.flatten(0, 1), present.flatten())
             share = self.page_share if wanted.log_q else None
-            pv = self._retrieve(unit, batch["image_item"], page, clicked, rebuilt, present, share)
+            pv = self._retrieve(unit, batch, shown, ~shown.clicked, wanted.page_negative_weight, share)
             found["pv_loss"] = (wanted.pv_weight, pv)
         if wanted.ucs_weight:
-            everything = torch.ones_like(latest, dtype=torch.bool)
-            again = self._reconstruct(unit, latest, earlier)
-            known = (latest >= 0) & (earlier >= 0).any(1, keepdim=True)
-            share = self.latest_share if wanted.log_q else None
-            ucs = self._retrieve(unit, batch["image_item"], latest, everything, again, known, share)
-            found["ucs_loss"] = (wanted.ucs_weight, ucs)
+            row, target, earlier = clicks
+            again = self._reconstruct(unit, target[:, None], earlier).squeeze(1)
+            everything = torch.ones_like(target, dtype=torch.bool)
+            chosen = Targets(target, row, everything, again, (earlier >= 0).any(1))
+            share = self.click_share if wanted.log_q else None
+            found["ucs_loss"] = (wanted.ucs_weight, self._retrieve(unit, batch, chosen, everything, 0.0, share))
         if wanted.ctr_weight:
             logits = self.click(torch.cat([rebuilt, unit[page.clamp(min=0)]], dim=-1)).squeeze(-1)
             found["ctr_loss"] = (wanted.ctr_weight, click_cross_entropy(logits, batch["click"], present))
@@ -111,51 +163,44 @@ class Courier(Objective):
     def _retrieve(
         self,
         unit: Tensor,
-        image_item: Tensor,
-        target: Tensor,
-        clicked: Tensor,
-        rebuilt: Tensor,
-        known: Tensor,
+        batch: dict[str, Tensor],
+        targets: Targets,
+        rival: Tensor,
+        weight: float,
         log_share: Tensor | None,
     ) -> Term:
-        """InfoNCE of targets (B, T), indices into ``unit``, among the targets of the global batch."""
-        slots, clicked = target.reshape(-1), (clicked & (target >= 0)).reshape(-1)
-        kept = clicked & known.reshape(-1)
-        own = unit[slots.clamp(min=0)]
+        """InfoNCE of the targets among those of the global batch.
+
+        ``rival`` (bool, n) marks those that count ``weight`` times in the softmax of another target of their request.
+        """
+        clicked = targets.clicked & (targets.index >= 0)
+        kept = clicked & targets.known
+        own = unit[targets.index.clamp(min=0)]
         if not self.settings.contrast:
-            return negative_cosine(own, rebuilt.flatten(0, 1), kept)
-        item = image_item[slots.clamp(min=0)]
-        candidate_item, candidate_clicked = gather(item), gather(clicked)
-        positive = torch.arange(len(slots), device=slots.device) + rank() * len(slots)
+            return negative_cosine(own, targets.rebuilt, kept)
+        item = batch["image_item"][targets.index.clamp(min=0)]
+        candidate_item = gather(item)
+        positive = torch.arange(len(item), device=item.device) + rank() * len(item)
+        bias = None
+        # The correction takes ln q off every logit, the positive's too, with q an item's share of the candidates
+        # (sampling-bias-corrected softmax, Yi et al., RecSys 2019).
+        if log_share is not None:
+            bias = -self.settings.log_q * log_share[candidate_item][None, :]
+        if weight != 1:
+            row = gather(targets.row + rank() * len(batch["history"]))
+            rivals = (row[positive][:, None] == row[None, :]) & gather(rival)[None, :]
+            rivals = rivals.scatter(1, positive[:, None], False)
+            added = torch.zeros(rivals.shape, device=rivals.device)
+            added = added.masked_fill(rivals, math.log(weight) if weight else float("-inf"))
+            bias = added if bias is None else bias + added
         return info_nce(
-            query=rebuilt.flatten(0, 1),
+            query=targets.rebuilt,
             query_item=item,
             query_kept=kept,
             candidate=gather(own),
             candidate_item=candidate_item,
-            candidate_kept=gather(slots >= 0) if self.settings.unclicked_negatives else candidate_clicked,
+            candidate_kept=gather(targets.index >= 0 if self.settings.unclicked_negatives else clicked),
             positive=positive,
             temperature=self.temperature,
-            bias=self._bias(positive, target.shape[1], candidate_item, candidate_clicked, log_share),
+            bias=bias,
         )
-
-    def _bias(
-        self, positive: Tensor, slots: int, item: Tensor, clicked: Tensor, log_share: Tensor | None
-    ) -> Tensor | None:
-        """What is added to the logits (Q, A): the log-Q correction and the weight of a page view's own negatives.
-
-        The correction takes ln q off every logit, the positive's too, with q an item's share of the candidates
-        (sampling-bias-corrected softmax, Yi et al., RecSys 2019).
-        """
-        bias = None
-        if log_share is not None:
-            bias = -self.settings.log_q * log_share[item][None, :]
-        if self.settings.page_negative_weight != 1:
-            row = torch.arange(len(item), device=item.device) // slots
-            rivals = (row[positive][:, None] == row[None, :]) & ~clicked[None, :]
-            rivals = rivals & (positive[:, None] != torch.arange(len(item), device=item.device)[None, :])
-            weight = self.settings.page_negative_weight
-            added = rivals * (math.log(weight) if weight else 0.0)
-            added = added if weight else added.masked_fill(rivals, float("-inf"))
-            bias = added if bias is None else bias + added
-        return bias

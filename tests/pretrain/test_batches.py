@@ -11,6 +11,7 @@ from PIL import Image
 
 from data_tools.cli import UserError
 from data_tools.files import read_json
+from data_tools.shard_files import FORMAT_VERSION
 from data_tools.shards import Settings as Shards
 from data_tools.shards import write_shards
 from pretrain import batches
@@ -44,6 +45,7 @@ def test_batch_says_what_the_requests_say(records):
         assert batch["image_item"][batch["page"][row, : len(request["page"])]].tolist() == request["page"]
         assert batch["click"][row, : len(request["page"])].tolist() == request["click"]
         assert (batch["page"][row, len(request["page"]) :] == -1).all()
+        assert int(batch["fresh"][row]) == min(request["fresh"], 5)
     item = int(batch["image_item"][0])
     expected = torch.tensor(list(Image.open(io.BytesIO(images[item])).convert("RGB").tobytes()), dtype=torch.uint8)
     assert torch.equal(batch["images"][0], expected.view(32, 32, 3).permute(2, 0, 1))
@@ -206,7 +208,9 @@ def test_a_short_shard_is_named(tmp_path):
     with wds.TarWriter(str(tmp_path / "items-00000.tar")) as tar:
         tar.write({"__key__": "1", "json": json.dumps({})})
     entry = {"file": "items-00000.tar", "bytes": 1, "items": 1}
-    (tmp_path / "index.json").write_text(json.dumps({"format_version": 1, "items": [entry], "requests": {}}))
+    (tmp_path / "index.json").write_text(
+        json.dumps({"format_version": FORMAT_VERSION, "items": [entry], "requests": {}})
+    )
     with pytest.raises(UserError, match=r"items-00000.tar has \d+ bytes, the index promises 1"):
         read_index(tmp_path)
 
@@ -221,6 +225,12 @@ def test_a_damaged_shard_is_named_where_digests_are_checked(tiny_world, tmp_path
     read_index(folder)
     with pytest.raises(UserError, match=r"requests-train-00001.tar has digest \w+, the index promises \w+"):
         read_index(folder, digests=True)
+
+
+def test_shards_of_another_format_say_what_to_do(tmp_path):
+    (tmp_path / "index.json").write_text(json.dumps({"format_version": 1, "dataset": "my/dataset"}))
+    with pytest.raises(UserError, match=r"shard format 1, 2 is read; .* anew with: .*--dataset my/dataset --out"):
+        read_index(tmp_path)
 
 
 def test_a_folder_without_shards_says_how_to_write_them(tmp_path):

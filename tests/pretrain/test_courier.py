@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from data_tools.cli import UserError
 from pretrain.catalogue import log_shares
 from pretrain.objectives import OBJECTIVES
-from pretrain.settings import Objective, Settings
+from pretrain.settings import Batch, Objective, Settings
 
 ENCODER = SimpleNamespace(dimensions=8)
 SHARPER = {"attention_temperature": 0.1}
@@ -31,6 +31,7 @@ def batch():
     return {
         "image_item": torch.tensor([10, 11, 12, 13, 14, 15]),
         "history": torch.tensor([[-1, 0, 1, 2], [3, 1, 4, 5], [-1, -1, -1, 2], [-1, -1, -1, -1]]),
+        "fresh": torch.tensor([2, 3, 1, 0]),
         "page": torch.tensor([[3, 4, -1], [0, 2, 5], [1, 0, 4], [5, 3, -1]]),
         "click": torch.tensor([[1.0, 0, 0], [0, 1, 1], [1, 0, 0], [1, 0, 0]]),
     }
@@ -51,7 +52,7 @@ def by_hand(embeddings, batch, settings, shares=(None, None)):
         rebuilt = rebuild(unit[own], [unit[k] for k in clicks])
         return unit @ (rebuilt / rebuilt.norm())
 
-    def retrieval(targets, share):  # (row, index, clicked, clicks before it)
+    def retrieval(targets, share, siblings=True):  # (row, index, clicked, clicks before it)
         values = []
         for row, own, positive, clicks in targets:
             if not positive or not clicks:
@@ -65,6 +66,8 @@ def by_hand(embeddings, batch, settings, shares=(None, None)):
             denominator = math.exp(logit(own))
             for other_row, other, clicked, _ in targets:
                 if other == own or (not clicked and not settings.unclicked_negatives):
+                    continue
+                if other_row == row and not siblings:
                     continue
                 weight = settings.page_negative_weight if other_row == row and not clicked else 1
                 denominator += weight * math.exp(logit(other))
@@ -88,10 +91,14 @@ def by_hand(embeddings, batch, settings, shares=(None, None)):
         for index, click in zip(batch["page"][row], batch["click"][row], strict=True)
         if index >= 0
     ]
-    latest = [(row, clicks[row][-1], True, clicks[row][:-1]) for row in rows if clicks[row]]
+    chosen = [
+        (row, clicks[row][place], True, clicks[row][:place])
+        for row in rows
+        for place in range(len(clicks[row]) - int(batch["fresh"][row]), len(clicks[row]))
+    ]
     return {
         "pv_loss": settings.pv_weight * retrieval(page, shares[0]),
-        "ucs_loss": settings.ucs_weight * retrieval(latest, shares[1]),
+        "ucs_loss": settings.ucs_weight * retrieval(chosen, shares[1], siblings=False),
         "page_loss": settings.page_weight * ranking(page),
     }
 
@@ -123,7 +130,7 @@ def test_equals_the_formulas(settings, embeddings, batch):
 def test_popular_items_are_corrected_for(embeddings, batch, tiny_world):
     data = str(tiny_world / "shards")
     module = courier(data, log_q=0.7, **SHARPER)
-    expected = by_hand(embeddings, batch, module.settings, log_shares(data))
+    expected = by_hand(embeddings, batch, module.settings, log_shares(data, Batch()))
     for name, term in module(embeddings, batch).items():
         assert float(term.loss) == pytest.approx(expected[name], rel=1e-5, abs=1e-6)  # logits reach 20, losses do not
     without = by_hand(embeddings, batch, Objective(**SHARPER))

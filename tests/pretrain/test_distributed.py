@@ -40,6 +40,7 @@ def global_batch(rows=6, history=4, slots=3, items=14):
         "images": torch.randint(0, 256, (items, 3, 32, 32), dtype=torch.uint8, generator=generator),
         "image_item": torch.arange(items) + 100,
         "history": torch.randint(0, items, (rows, history), generator=generator),
+        "fresh": torch.tensor([1, 4, 0, 2, 0, 1]),  # one target in the first of two processes, five in the second
         "page": torch.randint(0, items, (rows, slots), generator=generator),
         "click": torch.randint(0, 2, (rows, slots), generator=generator).float(),
         "text": torch.randint(1, 100, (items, 8), generator=generator),
@@ -61,6 +62,7 @@ def request_part(batch, rows):
         "images": batch["images"][used],
         "image_item": batch["image_item"][used],
         "history": place[batch["history"][rows]],
+        "fresh": batch["fresh"][rows],
         "page": place[batch["page"][rows]],
         "click": batch["click"][rows],
     }
