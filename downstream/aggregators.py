@@ -5,7 +5,8 @@ Every aggregator is called as ``pool(behaviours, mask, ad, ad_ids)`` with
 - behaviours (B, H, d), mask (B, H) true where a slot holds a behaviour,
 - ad (B, d), the vector of the shown item in the same space, and ad_ids (B, q), its ID embeddings,
 
-and returns (B, ``width``). Padded slots never count; a row without behaviours gives zeros.
+and returns (B, ``width``). Padded slots never count; a row without behaviours gives zeros. Where ``of_history_alone``,
+the shown item does not matter, and rows of one user and history are pooled once.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from downstream.attention import ActivationUnit
 
 class Sum(nn.Module):
     """Sum over the behaviours."""
+
+    of_history_alone = True
 
     def __init__(self, size: int, slots: int, query_size: int) -> None:
         super().__init__()
@@ -40,6 +43,8 @@ class Max(Sum):
 class Concat(nn.Module):
     """All behaviours side by side in their order, zeros in padded slots."""
 
+    of_history_alone = True
+
     def __init__(self, size: int, slots: int, query_size: int) -> None:
         super().__init__()
         self.width = size * slots
@@ -50,6 +55,8 @@ class Concat(nn.Module):
 
 class Attentive(nn.Module):
     """Attentive pooling whose query is the shown item's image."""
+
+    of_history_alone = False
 
     def __init__(self, size: int, slots: int, query_size: int) -> None:
         super().__init__()
@@ -65,6 +72,8 @@ class MultiQueryAttentive(nn.Module):
 
     The ids have another size than the images; one linear layer takes them there (ours: the paper does not say how).
     """
+
+    of_history_alone = False
 
     def __init__(self, size: int, slots: int, query_size: int) -> None:
         super().__init__()

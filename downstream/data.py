@@ -1,6 +1,6 @@
 """CTR data as flat arrays: each user's clicks once, impressions pointing into them, batches by vectorised gathers.
 
-A batch is a dict of arrays (B rows, H history slots, M distinct items of the batch, W title words):
+A batch is a dict of arrays (B rows, C distinct contexts, H history slots, M distinct items, W title words):
 
 =============  ===========  =====================================================================================
 ``click``      float32 (B)  the label
@@ -10,13 +10,16 @@ A batch is a dict of arrays (B rows, H history slots, M distinct items of the ba
 ``target``     int64 (B)    position of the shown item among the distinct items
 ``history``    int64 (B,H)  position of the clicked items, the most recent first; 0 in padded slots
 ``mask``       bool (B,H)   true where the slot holds a click
+``context``    int64 (B)    position among the batch's contexts: rows of one user, history and scene share one
+``first``      int64 (C)    a row of each context
 ``row``        int64 (M)    row of the distinct items in ``items.parquet``, ascending
 ``item``       int64 (M)    code of the item
 ``category``   int64 (M)    code of the category
 ``words``      int64 (M,W)  codes of the title's words, 0 in padded slots
 =============  ===========  =====================================================================================
 
-Every item of a batch is thus embedded once, however many histories mention it. Codes: 0 is padding, 1 is "unknown",
+Every item of a batch is thus embedded once, however many histories mention it, and what depends on the context alone
+is computed once (:func:`downstream.layers.once`). Codes: 0 is padding, 1 is "unknown",
 known values start at 2. What is known is decided on training impressions alone, so items, users, categories and words
 that are new at test time are never given a code of their own.
 """
@@ -127,6 +130,12 @@ class CTRData:
             "words": self.words[items],
         }
 
+    def contexts(self, rows: np.ndarray) -> np.ndarray:
+        """A number for each impression's user, history and scene, int64: equal where all three are."""
+        # A user with k clicks has k + 1 histories, from none on.
+        histories = self.offsets[self.user[rows]] + self.user[rows] + self.clicks_before[rows]
+        return histories if self.scene is None else histories * self.sizes["scene"] + self.scene[rows]
+
     def batch(self, rows: np.ndarray) -> Batch:
         """The batch of some impressions (see the module's head for its keys)."""
         user, shown, count = self.user[rows], self.item[rows], self.clicks_before[rows]
@@ -144,12 +153,15 @@ class CTRData:
         position[distinct] = np.arange(len(distinct))
         history = np.zeros(mask.shape, dtype=np.int64)
         history[mask] = position[past]
+        _, first, context = np.unique(self.contexts(rows), return_index=True, return_inverse=True)
         batch = {
             "click": self.click[rows],
             "user": self.user_code[user],
             "target": position[shown],
             "history": history,
             "mask": mask,
+            "context": context,
+            "first": first,
             **self.item_batch(distinct),
         }
         if self.scene is not None:

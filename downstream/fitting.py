@@ -38,6 +38,8 @@ class OptimSettings:
     lr : Adam's learning rate
     batch_size : impressions a step, over all processes
     epochs : passes over the training split; CTR models tend to overfit after one
+    by_context : impressions of one user, history and scene (a page view's) stand in one batch, so that what they share
+        is computed once (the common-feature trick of arXiv 1704.05194); by default each stands where it falls
     unknown_rate : share of users and items whose ID is hidden in a training batch, so that "unknown" is learned
     lr_decay, lr_decay_steps : the learning rates are multiplied by lr_decay each lr_decay_steps steps; DICM's paper
         has 0.9 and 24,000
@@ -48,6 +50,7 @@ class OptimSettings:
     lr: float = 1e-3
     batch_size: int = 256
     epochs: int = 1
+    by_context: bool = False
     unknown_rate: float = 0.05
     lr_decay: float = 1.0
     lr_decay_steps: int = 24_000

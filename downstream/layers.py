@@ -64,6 +64,30 @@ def gather(vectors: Tensor, position: Tensor) -> Tensor:
     return vectors.index_select(0, position.flatten()).unflatten(0, position.shape)
 
 
+def once(batch: dict[str, Tensor], of_contexts: Callable[[dict[str, Tensor]], Tensor]) -> Tensor:
+    """What depends on user, history and scene alone, computed once for the rows of a batch that share them.
+
+    Parameters
+    ----------
+    batch : see ``downstream.data``
+    of_contexts : from a batch of user, scene, history and mask, with a row a context, to (C, ...)
+
+    Returns
+    -------
+    (B, ...)
+    """
+    first = batch["first"]
+    contexts = {name: batch[name][first] for name in ("user", "scene", "history", "mask") if name in batch}
+    return gather(of_contexts(contexts), batch["context"])
+
+
+def clicked_mean(vectors: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """Mean over the clicked items of each row of their vectors: (M, d) -> (B, d), zeros for a user without clicks."""
+    lengths = batch["mask"].sum(dim=1)
+    offsets = lengths.cumsum(0) - lengths
+    return nn.functional.embedding_bag(batch["history"][batch["mask"]], vectors, offsets=offsets, mode="mean")
+
+
 def id_embedding(codes: int, size: int) -> nn.Embedding:
     """An embedding of integer codes, small at the start, so that codes seen once or never say little."""
     embedding = nn.Embedding(codes, size, padding_idx=PADDING)

@@ -38,6 +38,15 @@ def _own_batches(rows: np.ndarray, batch_size: int, accelerator: Accelerator) ->
             yield batch[accelerator.process_index :: accelerator.num_processes]
 
 
+def _order(data: CTRData, by_context: bool, rng: np.random.Generator) -> np.ndarray:
+    """The training impressions in random order, those of one context side by side where they are to be."""
+    rows = data.rows["train"]
+    if not by_context:
+        return rng.permutation(rows)
+    _, context = np.unique(data.contexts(rows), return_inverse=True)
+    return rows[np.argsort(rng.permutation(context.max() + 1)[context], kind="stable")]
+
+
 def _training_batches(
     data: CTRData, settings: OptimSettings, seed: tuple[int, int], skip: int, accelerator: Accelerator
 ) -> Iterator[Batch]:
@@ -45,7 +54,7 @@ def _training_batches(
 
     A thread makes the next batch while the model is at work on this one.
     """
-    order = np.random.default_rng(seed).permutation(data.rows["train"])[skip * settings.batch_size :]
+    order = _order(data, settings.by_context, np.random.default_rng(seed))[skip * settings.batch_size :]
     with ThreadPoolExecutor(1) as maker:
         ahead: deque[Future[Batch]] = deque()
         for own in _own_batches(order, settings.batch_size, accelerator):

@@ -10,7 +10,7 @@ from torch import Tensor
 from downstream.aggregators import AGGREGATORS
 from downstream.forms.base import Form
 from downstream.images import ItemImages, make_embedder
-from downstream.layers import gather
+from downstream.layers import gather, once
 
 if TYPE_CHECKING:
     from downstream.forms import ImageSettings
@@ -40,5 +40,9 @@ class Vector(Form):
         ad = gather(distinct, batch["target"])
         features = [ad] if self.ad_image else []
         if self.pool:
-            features.append(self.pool(gather(distinct, batch["history"]), batch["mask"], ad, ad_ids))
+
+            def pooled(rows: dict[str, Tensor]) -> Tensor:
+                return self.pool(gather(distinct, rows["history"]), rows["mask"], ad, ad_ids)
+
+            features.append(once(batch, pooled) if self.pool.of_history_alone else pooled(batch))
         return torch.cat(features, dim=-1)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from downstream.layers import gather, prelu_mlp
+from downstream.layers import clicked_mean, gather, once, prelu_mlp
 from downstream.models.base import MakeImages, ModelSettings
-from downstream.models.towers import Towers, clicked_mean
+from downstream.models.towers import Towers
 
 SIZE = 32
 
@@ -31,28 +31,33 @@ class DQM(Towers):
         self.scene = prelu_mlp([settings.embedding, SIZE], SIZE) if "scene" in sizes else None
         self.bias = nn.Parameter(torch.zeros(()))
 
-    def _towers(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """User and scene vectors, (B, SIZE) each; zeros for the scene where the dataset has none."""
-        features = [self.ids["user"](batch["user"]), clicked_mean(self.embed_items(batch), batch)]
-        if self.embed:
-            behaviours = gather(self.embed(batch["row"]), batch["history"])
-            features.append(torch.einsum("bhd,bh->bd", behaviours, batch["mask"].to(behaviours.dtype)))
+    def _items(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """ID and image embeddings of the distinct items."""
+        return self.embed_items(batch), self.embed(batch["row"]) if self.embed else None
+
+    def _of_contexts(self, contexts: dict[str, Tensor], items: Tensor, images: Tensor | None) -> Tensor:
+        """User and scene vectors (C, 2, SIZE); zeros for the scene where the dataset has none."""
+        features = [self.ids["user"](contexts["user"]), clicked_mean(items, contexts)]
+        if images is not None:
+            behaviours = gather(images, contexts["history"])
+            features.append(torch.einsum("bhd,bh->bd", behaviours, contexts["mask"].to(behaviours.dtype)))
         user = self.user(torch.cat(features, dim=-1))
-        scene = self.scene(self.ids["scene"](batch["scene"])) if self.scene else torch.zeros_like(user)
-        return user, scene
+        scene = self.scene(self.ids["scene"](contexts["scene"])) if self.scene else torch.zeros_like(user)
+        return torch.stack([user, scene], dim=1)
+
+    def _ads(self, items: Tensor, images: Tensor | None) -> Tensor:
+        return self.ad(items if images is None else torch.cat([items, images], dim=-1))
 
     def user_vectors(self, batch: dict[str, Tensor]) -> Tensor:
-        user, scene = self._towers(batch)
-        return user + scene
+        items = self._items(batch)
+        return once(batch, lambda contexts: self._of_contexts(contexts, *items).sum(dim=1))
 
     def item_vectors(self, batch: dict[str, Tensor]) -> Tensor:
-        features = [self.embed_items(batch)]
-        if self.embed:
-            features.append(self.embed(batch["row"]))
-        return self.ad(torch.cat(features, dim=-1))
+        return self._ads(*self._items(batch))
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Logits of the clicks (B,)."""
-        user, scene = self._towers(batch)
-        ad = gather(self.item_vectors(batch), batch["target"])
+        items = self._items(batch)
+        user, scene = once(batch, lambda contexts: self._of_contexts(contexts, *items)).unbind(dim=1)
+        ad = gather(self._ads(*items), batch["target"])
         return ((user + scene) * ad).sum(dim=-1) + (user * scene).sum(dim=-1) + self.bias

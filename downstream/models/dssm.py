@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from downstream.data import PADDING, CTRData
-from downstream.layers import gather
+from downstream.layers import clicked_mean, gather, once
 from downstream.models.base import CTRModel, MakeImages, ModelSettings
-from downstream.models.towers import Towers, clicked_mean
+from downstream.models.towers import Towers
 
 TRIGRAMS = 30_000  # the paper's 500,000 words have 30,621
 WIDTHS = (300, 300, 128)
@@ -92,7 +92,8 @@ class DSSM(Towers):
         return tower.first(self.codes[batch["row"]], self.embed(batch["row"]) if self.embed else None)
 
     def user_vectors(self, batch: dict[str, Tensor]) -> Tensor:
-        return self.query(clicked_mean(self._first(self.query, batch), batch))
+        first = self._first(self.query, batch)
+        return once(batch, lambda contexts: self.query(clicked_mean(first, contexts)))
 
     def item_vectors(self, batch: dict[str, Tensor]) -> Tensor:
         return self.item(self._first(self.item, batch))

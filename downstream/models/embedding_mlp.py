@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from downstream.layers import gather, mlp
+from downstream.layers import clicked_mean, gather, mlp, once
 from downstream.models.base import CTRModel, MakeImages, ModelSettings
 
 
@@ -26,10 +26,7 @@ class EmbeddingMLP(CTRModel):
         """What the MLP is shown of each row (B, width)."""
         items = self.embed_items(batch)
         ad_ids = gather(items, batch["target"])
-        lengths = batch["mask"].sum(dim=1)
-        clicked = nn.functional.embedding_bag(
-            batch["history"][batch["mask"]], items, offsets=lengths.cumsum(0) - lengths, mode="mean"
-        )
+        clicked = once(batch, lambda contexts: clicked_mean(items, contexts))
         features = [*self.embed_context(batch), ad_ids, clicked]
         if self.images:
             features.append(self.images(batch, ad_ids))

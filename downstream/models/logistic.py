@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from downstream.data import UNKNOWN
-from downstream.layers import gather
+from downstream.layers import clicked_mean, gather, once
 from downstream.models.base import CTRModel, MakeImages, ModelSettings
 
 
@@ -27,16 +27,19 @@ class Logistic(CTRModel):
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Logits of the clicks (B,)."""
-        features, mask = self.embed_items(batch), batch["mask"]
+        features = self.embed_items(batch)
         # The first of an item's two weights a feature is for the shown item, the second for a clicked one.
         shown, clicked = features.unflatten(1, (-1, 2)).sum(dim=1).unbind(dim=1)
-        history = gather(clicked[:, None], batch["history"]).squeeze(-1)
-        mean = (history * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
-        logits = shown[batch["target"]] + mean + sum(context.sum(dim=1) for context in self.embed_context(batch))
+        logits = shown[batch["target"]] + once(batch, lambda contexts: self._common(clicked, contexts))
         logits = logits + self.agreement(self._agreement(batch)).squeeze(-1)
         if self.images:
             logits = logits + self.of_images(self.images(batch, gather(features, batch["target"]))).squeeze(-1)
         return logits
+
+    def _common(self, clicked: Tensor, contexts: dict[str, Tensor]) -> Tensor:
+        """What user, scene and history add, (C,)."""
+        mean = clicked_mean(clicked[:, None], contexts).squeeze(1)
+        return mean + sum(context.sum(dim=1) for context in self.embed_context(contexts))
 
     def _agreement(self, batch: dict[str, Tensor]) -> Tensor:
         """log(1 + number of history slots) with the shown item, and with its category (B, 2)."""

@@ -7,9 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from downstream.layers import gather
+from downstream.layers import clicked_mean, gather, once
 from downstream.models.base import CTRModel, MakeImages, ModelSettings
-from downstream.models.towers import clicked_mean
 
 REGIONS = 12
 WEIGHTS = 2 * REGIONS
@@ -35,12 +34,16 @@ class MLR(CTRModel):
         features = self.embed_items(batch)
         # Of a code's two halves the first is for the shown item, the second for a clicked one.
         shown, clicked = features.unflatten(1, (-1, 2, WEIGHTS)).sum(dim=1).unbind(dim=1)
-        summed = gather(shown, batch["target"]) + clicked_mean(clicked, batch) + self.bias
-        for context in self.embed_context(batch):
-            summed = summed + context[:, :WEIGHTS]
+        summed = gather(shown, batch["target"]) + self.bias
+        summed = summed + once(batch, lambda contexts: self._common(clicked, contexts))
         if self.of_images:
             summed = summed + self.of_images(self.images(batch, gather(features, batch["target"])))
         return summed
+
+    def _common(self, clicked: Tensor, contexts: dict[str, Tensor]) -> Tensor:
+        """The part of x Theta that impressions of one user, history and scene share: the common-feature trick."""
+        of_ids = [embedded[:, :WEIGHTS] for embedded in self.embed_context(contexts)]
+        return sum(of_ids, clicked_mean(clicked, contexts))
 
     def _log_probabilities(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """log p(click) and log p(no click), (B,) each."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from downstream.data import CTRData
 from downstream.models.base import CTRModel
@@ -25,13 +25,6 @@ class Towers(CTRModel):
     def item_vectors(self, batch: dict[str, Tensor]) -> Tensor:
         """Vectors (M, d) of the distinct items; needs no more of a batch than ``CTRData.item_batch`` gives."""
         raise NotImplementedError
-
-
-def clicked_mean(vectors: Tensor, batch: dict[str, Tensor]) -> Tensor:
-    """Mean over the clicked items of each row of their vectors: (M, d) -> (B, d), zeros for a user without clicks."""
-    lengths = batch["mask"].sum(dim=1)
-    offsets = lengths.cumsum(0) - lengths
-    return nn.functional.embedding_bag(batch["history"][batch["mask"]], vectors, offsets=offsets, mode="mean")
 
 
 @torch.inference_mode()

@@ -75,6 +75,8 @@ def batch_of(settings: Settings, shown: np.ndarray) -> dict[str, torch.Tensor]:
         "item": distinct + 2,
         "category": distinct % 20 + 2,
         "words": words[distinct],
+        "context": np.zeros(rows, dtype=np.int64),
+        "first": np.zeros(1, dtype=np.int64),
     }
     return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in batch.items()}
 

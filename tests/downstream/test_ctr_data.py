@@ -39,6 +39,15 @@ def test_batches_equal_a_loop_over_samples(data):
         assert (batch["history"][place][~batch["mask"][place]] == 0).all()
 
 
+def test_rows_of_one_user_history_and_scene_share_a_context(data):
+    rows = np.random.default_rng(1).permutation(len(data.click))[:300]
+    batch = data.batch(rows)
+    shown = [(one["user"], one["clicks_before"], one.get("scene")) for one in data.dataset.impressions[rows].to_dicts()]
+    assert len(set(shown)) == len(batch["first"]) < len(rows)
+    for place, one in enumerate(shown):
+        assert shown[batch["first"][batch["context"][place]]] == one
+
+
 def test_a_batch_holds_each_item_once_and_nothing_else(data):
     batch = data.batch(data.rows["test"][:50])
     mentioned = np.concatenate([batch["target"], batch["history"][batch["mask"]]])

@@ -147,3 +147,38 @@ def test_every_model_learns_from_ids(data, name):
     settings = TrainingSettings(data.settings, ModelSettings(name), optim=OptimSettings(batch_size=64, epochs=4))
     result = fit(data, None, settings, seed=0)
     assert result.epochs[-1]["loss"] < result.epochs[0]["loss"]
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in MODELS if name not in ("esmm", "esmm_transfer", "scene_networks", "star")]
+)
+@pytest.mark.parametrize("aggregator", ["sum", "max", "concat", "attentive"])
+def test_what_a_context_shares_changes_no_score(data, small_world, name, aggregator):
+    model = built(data, small_world.table, name, aggregator=aggregator).eval()
+    with torch.inference_mode():
+        rows = data.rows["test"][:40]
+        together = model({key: torch.from_numpy(values) for key, values in data.batch(rows).items()})
+        alone = [
+            model({key: torch.from_numpy(values) for key, values in data.batch(rows[place : place + 1]).items()})
+            for place in range(len(rows))
+        ]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
+
+
+def test_what_a_context_shares_is_computed_once(data, small_world):
+    model, seen = built(data, small_world.table, "dqm"), []
+    model.user.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    rows = data.rows["test"][:40]
+    batch = {key: torch.from_numpy(values) for key, values in data.batch(rows).items()}
+    model(batch)
+    assert seen == [len(batch["first"])] and seen[0] < len(rows)
+
+
+def test_training_by_context_shows_each_impression_once_with_its_context(data):
+    from downstream.loop import _order
+
+    order = _order(data, True, np.random.default_rng(0))
+    assert np.array_equal(np.sort(order), np.sort(data.rows["train"]))
+    context = data.contexts(order)
+    assert (np.diff(context) != 0).sum() + 1 == len(np.unique(context))
+    assert not np.array_equal(order, _order(data, True, np.random.default_rng(1)))
