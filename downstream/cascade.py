@@ -13,7 +13,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ class Settings:
     keep : items left by Qscore, by the pre-ranker and by the ranker
     weight : impressions that Qscore's smoothing is worth
     requests : logged requests of the test split, spread evenly over it
-    seed : of the trainings
+    seeds : of the trainings; the requests pass through the models of each
     training : settings of both models' trainings
     cache : folder of the models
     """
@@ -66,7 +66,7 @@ class Settings:
     keep: tuple[int, int, int] = (1000, 100, 10)
     weight: float = 20.0
     requests: int = 300
-    seed: int = 0
+    seeds: tuple[int, ...] = (0, 1, 2)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     cache: str = "runs/cascade"
 
@@ -78,6 +78,8 @@ class Settings:
             raise UserError(f"pre is {self.pre!r}; a model of two towers, one of {towers}, is expected")
         if self.ranker not in MODELS:
             raise UserError(f"ranker {self.ranker!r} is unknown; one of {sorted(MODELS)} is expected")
+        if not self.seeds:
+            raise UserError("seeds are empty; one or more are expected")
         if not self.keep[0] >= self.keep[1] >= self.keep[2] >= 1 or self.requests < 1:
             raise UserError(f"keep is {self.keep} and requests {self.requests}; falling numbers from 1 are expected")
 
@@ -85,7 +87,7 @@ class Settings:
 STAGES = ("Qscore", "pre-ranker", "ranker")
 
 
-def trained(settings: Settings, data: CTRData, name: str, model: str, progress: Progress) -> Path:
+def trained(settings: Settings, data: CTRData, name: str, model: str, seed: int, progress: Progress) -> Path:
     """The run folder of a model, trained where it is missing.
 
     Raises
@@ -93,11 +95,11 @@ def trained(settings: Settings, data: CTRData, name: str, model: str, progress: 
     UserError
         If the folder holds a run with other settings.
     """
-    run = Path(settings.cache) / f"{name}-{model}-{settings.seed}"
+    run = Path(settings.cache) / f"{name}-{model}-{seed}"
     training = replace(settings.training, model=replace(settings.training.model, name=model))
     shared = {one.name: getattr(training, one.name) for one in fields(training)}
     table = settings.tables[name]
-    wanted = Run(**shared, dataset=settings.dataset, out=str(run), table=table, seed=settings.seed)
+    wanted = Run(**shared, dataset=settings.dataset, out=str(run), table=table, seed=seed)
     if not run.exists():
         train(wanted, progress, data)
     elif run_settings(run) != wanted:
@@ -113,54 +115,66 @@ def logged_requests(data: CTRData, count: int) -> np.ndarray:
     return first[np.unique(np.linspace(0, len(first) - 1, count).astype(int))]
 
 
-def _interval(values: np.ndarray, level: float = 0.95, draws: int = 1000) -> dict[str, float] | None:
-    """Mean over the requests that count (not nan) with its bootstrap interval; None where there are none."""
-    values = values[~np.isnan(values)]
-    if not len(values):
+def _interval(values: list[list[float]], level: float = 0.95, draws: int = 1000) -> dict[str, float] | None:
+    """Mean over seeds and requests (S, R) of those that count (not nan), with the interval of a bootstrap over both.
+
+    None where there are none.
+    """
+    shares = np.array(values)
+    if np.isnan(shares).all():
         return None
-    rng = np.random.default_rng(0)
-    means = np.array([values[rng.integers(len(values), size=len(values))].mean() for _ in range(draws)])
+    rng, (seeds, requests) = np.random.default_rng(0), shares.shape
+    drawn = (shares[rng.integers(seeds, size=seeds)][:, rng.integers(requests, size=requests)] for _ in range(draws))
+    means = [np.nanmean(one) for one in drawn if not np.isnan(one).all()]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
+    return {"mean": float(np.nanmean(shares)), "low": float(low), "high": float(high)}
 
 
-def measure(cascade: Cascade, rows: np.ndarray, advance: Callable[[], None]) -> dict[str, Any]:
+def measure(cascades: Sequence[Cascade], rows: np.ndarray, advance: Callable[[], None]) -> dict[str, Any]:
     """What the stages let through and what they cost, over the requests of some impressions.
+
+    Parameters
+    ----------
+    cascades : one a seed
 
     Returns
     -------
     dict with
-        candidates : mean number; seconds_whole : of the ranker on all candidates, each request
+        candidates : mean number; whole_ms_p50 : of the ranker on all candidates
         stages : name, kept, survival and survival_new (mean, low, high), ms_p50, ms_p99, operations
     """
     found = {stage: {"survival": [], "survival_new": [], "seconds": []} for stage in STAGES}
     candidates, whole = [], []
-    cascade.run(int(rows[0]))  # the first call of a kernel is slower than all others
-    for row in rows.tolist():
-        items = cascade.candidates(row)
-        left, seconds = cascade.run(row)
-        begun = time.perf_counter()
-        everything = cascade.ranker_scores(row, items)
-        whole.append(time.perf_counter() - begun)
-        wanted = items[best(everything, cascade.keep[2])]
-        new = wanted[~cascade.data.seen[wanted]]
-        candidates.append(len(items))
-        for stage, kept, taken in zip(STAGES, left, seconds, strict=True):
-            found[stage]["survival"].append(np.isin(wanted, kept).mean())
-            found[stage]["survival_new"].append(np.isin(new, kept).mean() if len(new) else np.nan)
-            found[stage]["seconds"].append(taken)
-        advance()
-    operations = cascade.operations(int(rows[len(rows) // 2]))
+    for cascade in cascades:
+        for own in found.values():
+            for figures in own.values():
+                figures.append([])
+        cascade.run(int(rows[0]))  # the first call of a kernel is slower than all others
+        for row in rows.tolist():
+            items = cascade.candidates(row)
+            left, seconds = cascade.run(row)
+            begun = time.perf_counter()
+            everything = cascade.ranker_scores(row, items)
+            whole.append(time.perf_counter() - begun)
+            wanted = items[best(everything, cascade.keep[2])]
+            new = wanted[~cascade.data.seen[wanted]]
+            candidates.append(len(items))
+            for stage, kept, taken in zip(STAGES, left, seconds, strict=True):
+                found[stage]["survival"][-1].append(np.isin(wanted, kept).mean())
+                found[stage]["survival_new"][-1].append(np.isin(new, kept).mean() if len(new) else np.nan)
+                found[stage]["seconds"][-1].append(taken)
+            advance()
+    operations = cascades[0].operations(int(rows[len(rows) // 2]))
     stages = []
-    for stage, keep, count in zip(STAGES, cascade.keep, operations, strict=True):
+    for stage, keep, count in zip(STAGES, cascades[0].keep, operations, strict=True):
         own = found[stage]
         p50, p99 = 1000 * np.quantile(own["seconds"], [0.5, 0.99])
         stages.append(
             {
                 "name": stage,
                 "kept": keep,
-                "survival": _interval(np.array(own["survival"])),
-                "survival_new": _interval(np.array(own["survival_new"])),
+                "survival": _interval(own["survival"]),
+                "survival_new": _interval(own["survival_new"]),
                 "ms_p50": float(p50),
                 "ms_p99": float(p99),
                 "operations": count,
@@ -176,6 +190,12 @@ def measure(cascade: Cascade, rows: np.ndarray, advance: Callable[[], None]) -> 
     }
 
 
+def _tested(runs: list[Path]) -> dict[str, float]:
+    """GAUC on the test split of the trainings of some seeds: mean, lowest and highest."""
+    values = [read_json(folder / "summary.json")["metrics"]["test"]["all"]["gauc"] for folder in runs]
+    return {"mean": float(np.mean(values)), "low": min(values), "high": max(values)}
+
+
 def run(settings: Settings, progress: Progress) -> tuple[dict[str, Any], CTRData]:
     """The figures of every table: those of :func:`measure`, and the GAUC of each stage on the test split."""
     data = load_ctr_data(settings.dataset, settings.training.data)
@@ -186,14 +206,18 @@ def run(settings: Settings, progress: Progress) -> tuple[dict[str, Any], CTRData
     rows = logged_requests(data, settings.requests)
     found = {}
     for name in settings.tables:
-        runs = [trained(settings, data, name, model, progress) for model in (settings.pre, settings.ranker)]
-        pre, ranker = (load_run(folder, data)[0] for folder in runs)
-        task = progress.add_task(f"requests, {name}", total=len(rows))
-        figures = measure(
-            Cascade(data, scores, pre, ranker, settings.keep), rows, lambda task=task: progress.advance(task)
+        pre, ranker = (
+            [trained(settings, data, name, model, seed, progress) for seed in settings.seeds]
+            for model in (settings.pre, settings.ranker)
         )
-        tested = [read_json(folder / "summary.json")["metrics"]["test"]["all"]["gauc"] for folder in runs]
-        for stage, value in zip(figures["stages"], [of_qscore, *tested], strict=True):
+        cascades = [
+            Cascade(data, scores, *(load_run(folder, data)[0] for folder in own), settings.keep)
+            for own in zip(pre, ranker, strict=True)
+        ]
+        task = progress.add_task(f"requests, {name}", total=len(rows) * len(cascades))
+        figures = measure(cascades, rows, lambda task=task: progress.advance(task))
+        gaucs = [{"mean": of_qscore, "low": of_qscore, "high": of_qscore}, _tested(pre), _tested(ranker)]
+        for stage, value in zip(figures["stages"], gaucs, strict=True):
             stage["gauc"] = value
         found[name] = figures
     return {"requests": len(rows), "tables": found}, data
@@ -203,11 +227,11 @@ def verdict(figures: dict[str, Any], settings: Settings) -> list[str]:
     """What each table's cascade keeps, how it ranks and what it takes."""
     said = []
     for name, own in figures["tables"].items():
-        last, ranked = own["stages"][1]["survival"], own["stages"][2]["gauc"]
+        last, ranked = own["stages"][1]["survival"], own["stages"][2]["gauc"]["mean"]
         said.append(
             f"{name}: {last['mean']:.0%} ({last['low']:.0%} to {last['high']:.0%}) of the finally-best "
             f"{settings.keep[2]} of {own['candidates']:,.0f} ads pass both filters; pre-ranker GAUC "
-            f"{own['stages'][1]['gauc']:.4f}, ranker {ranked:.4f}; {own['ms_p50']:.1f} ms a request "
+            f"{own['stages'][1]['gauc']['mean']:.4f}, ranker {ranked:.4f}; {own['ms_p50']:.1f} ms a request "
             f"(p99 {own['ms_p99']:.1f}) instead of {own['whole_ms_p50']:.1f} for ranking every ad."
         )
     return said
