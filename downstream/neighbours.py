@@ -1,4 +1,4 @@
-"""The same items' nearest neighbours under each embedding, as thumbnails inside the page."""
+"""Thumbnails inside the page: the same items' nearest neighbours, and the same users' histories, by each embedding."""
 
 from __future__ import annotations
 
@@ -30,9 +30,8 @@ class Strip:
     neighbours: dict[str, list[Picture]]
 
 
-def nearest(vectors: np.ndarray, usable: np.ndarray, queries: np.ndarray, count: int) -> np.ndarray:
-    """Rows of the ``count`` usable vectors with the highest cosine to each query, itself left out: (Q, count)."""
-    unit = unit_vectors(vectors)
+def nearest(unit: np.ndarray, usable: np.ndarray, queries: np.ndarray, count: int) -> np.ndarray:
+    """Rows of the ``count`` usable unit vectors with the highest cosine to each query, itself left out: (Q, count)."""
     cosines = np.where(usable, unit[queries] @ unit.T, -np.inf)
     cosines[np.arange(len(queries)), queries] = -np.inf
     return np.argsort(-cosines, axis=1, kind="stable")[:, :count]
@@ -47,30 +46,68 @@ def _thumbnail(path: Path, text: str, side: int = 72) -> Picture:
     return Picture("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode(), text)
 
 
-def strips(data: CTRData, tables: dict[str, list[Path]], queries: int = 5, count: int = 5) -> list[Strip]:
-    """Strips of a few items, drawn by a fixed seed from those never shown in training where there are such.
+class _Pictured:
+    """Items that have a picture and stand in every table, and their vectors; of a source with several, its first."""
 
-    Only items that have a picture and stand in every table take part; of several tables of a source, the first.
-    """
-    vectors = {}
-    items = data.dataset.items
-    usable = items["image"].is_not_null().to_numpy()
-    for name, own in tables.items():
-        if own:
-            vectors[name], found = read_table(own[0]).lookup(data.item_ids)
-            usable = usable & found
+    def __init__(self, data: CTRData, tables: dict[str, list[Path]]) -> None:
+        self.data, self.items, self.vectors = data, data.dataset.items, {}
+        self.usable = self.items["image"].is_not_null().to_numpy()
+        for name, own in tables.items():
+            if own:
+                vectors, found = read_table(own[0]).lookup(data.item_ids)
+                self.vectors[name], self.usable = unit_vectors(vectors), self.usable & found
+        self.names = self.items["title"] if "title" in self.items.columns else self.items["item_id"]
+
+    def __call__(self, row: int, said: str = "") -> Picture:
+        """The picture of the item at a row of ``items.parquet``."""
+        return _thumbnail(self.data.dataset.folder / self.items["image"][int(row)], f"{self.names[int(row)]}{said}")
+
+
+def strips(data: CTRData, tables: dict[str, list[Path]], queries: int = 5, count: int = 5) -> list[Strip]:
+    """Strips of a few items, drawn by a fixed seed from those never shown in training where there are such."""
+    picture = _Pictured(data, tables)
+    usable = picture.usable
     fresh = usable & ~data.seen
     pool = np.flatnonzero(fresh if fresh.sum() >= queries else usable)
-    if not vectors or usable.sum() <= count or len(pool) < queries:
+    if not picture.vectors or usable.sum() <= count or len(pool) < queries:
         return []
     chosen = np.sort(np.random.default_rng(0).choice(pool, queries, replace=False))
-    names = items["title"] if "title" in items.columns else items["item_id"]
-
-    def picture(row: int) -> Picture:
-        return _thumbnail(data.dataset.folder / items["image"][int(row)], str(names[int(row)]))
-
-    near = {name: nearest(own, usable, chosen, count) for name, own in vectors.items()}
+    near = {name: nearest(unit, usable, chosen, count) for name, unit in picture.vectors.items()}
     return [
         Strip(picture(query), {name: [picture(row) for row in rows[place]] for name, rows in near.items()})
         for place, query in enumerate(chosen)
     ]
+
+
+def attended(data: CTRData, tables: dict[str, list[Path]], queries: int = 5, count: int = 6) -> list[Strip]:
+    """What the attention of a reconstruction picks from real histories: clicked items by their cosine with the target.
+
+    COURIER weighs a user's clicks by the softmax of these cosines (arXiv 2306.05001, the projection-free form), so that
+    they are in the order of their weights. The targets are clicks of the test split, each of another user with at least
+    twice ``count`` other pictured clicks before, drawn by a fixed seed, on items never shown in training where there
+    are such.
+    """
+    picture = _Pictured(data, tables)
+    rows = data.rows["test"]
+    rows = rows[(data.click[rows] == 1) & picture.usable[data.item[rows]]]
+    if not picture.vectors or not len(rows):
+        return []
+    fresh = ~data.seen[data.item[rows]]
+    order = np.random.default_rng(0).permutation(len(rows))
+    order = order[np.argsort(~fresh[order], kind="stable")]  # those never shown in training first
+    found: dict[int, Strip] = {}
+    for row in rows[order]:
+        user, target, start = int(data.user[row]), int(data.item[row]), data.offsets[data.user[row]]
+        clicked = np.unique(data.clicked[start : start + data.clicks_before[row]])
+        clicked = clicked[picture.usable[clicked] & (clicked != target)]
+        if user in found or len(clicked) < 2 * count:
+            continue
+        picked = {}
+        for name, unit in picture.vectors.items():
+            cosines = unit[clicked] @ unit[target]
+            best = np.argsort(-cosines, kind="stable")[:count]
+            picked[name] = [picture(clicked[one], f", cosine {cosines[one]:.2f}") for one in best]
+        found[user] = Strip(picture(target), picked)
+        if len(found) == queries:
+            break
+    return list(found.values())

@@ -14,7 +14,7 @@ from downstream.cells import NO_FORM, Row
 from downstream.data import SLICES, CTRData
 from downstream.intervals import METRICS, Interval
 from downstream.method import limitations, measured, splits
-from downstream.neighbours import strips
+from downstream.neighbours import attended, strips
 from downstream.plots import curves, forest, limits, spectra
 from downstream.proxies import PROXIES
 from downstream.verdict import signed, verdict
@@ -247,6 +247,7 @@ def report_context(
         "proxies": PROXIES,
         "spectra": _spectra(figures),
         "strips": strips(data, pictured),
+        "attended": attended(data, pictured),
         "splits": splits(data),
         "measured": measured(figures, rows, data, training),
         "limitations": limitations(figures, rows, data),

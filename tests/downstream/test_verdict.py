@@ -1,10 +1,14 @@
 """The verdict in its three moods, and the neighbours beneath it."""
 
 import numpy as np
+import polars as pl
 import pytest
 
+from data_tools.table import read_table, unit_vectors
+from downstream import neighbours
 from downstream.analysis import Contestants
-from downstream.neighbours import nearest
+from downstream.data import DataSettings, load_ctr_data
+from downstream.neighbours import attended, nearest
 from downstream.verdict import verdict
 
 
@@ -70,13 +74,39 @@ def test_neighbours_are_the_highest_cosines_of_usable_items():
     rng = np.random.default_rng(0)
     vectors, usable = rng.normal(size=(30, 5)), rng.random(30) < 0.8
     queries = np.flatnonzero(usable)[:4]
-    for query, found in zip(queries, nearest(vectors, usable, queries, 3), strict=True):
+    for query, found in zip(queries, nearest(unit_vectors(vectors), usable, queries, 3), strict=True):
         cosine = {
             other: vectors[query] @ vectors[other] / np.linalg.norm(vectors[query]) / np.linalg.norm(vectors[other])
             for other in np.flatnonzero(usable)
             if other != query
         }
         assert found.tolist() == sorted(cosine, key=cosine.get, reverse=True)[:3]
+
+
+def test_attention_picks_the_clicks_before_with_the_highest_cosines(tiny_world, monkeypatch):
+    monkeypatch.setattr(neighbours, "_thumbnail", lambda path, text: neighbours.Picture(path.name, text))
+    data = load_ctr_data(tiny_world / "dataset", DataSettings())
+    strips = attended(data, {"planted": [tiny_world / "planted"]}, queries=3, count=2)
+    table = read_table(tiny_world / "planted")
+    unit = dict(zip(table.ids, unit_vectors(table.vectors), strict=True))
+    items = data.dataset.items
+    by_picture = {path.split("/")[-1]: key for path, key in items.select("image", "item_id").iter_rows()}
+    shown = data.dataset.impressions.filter((pl.col("split") == "test") & (pl.col("click") == 1)).to_dicts()
+    clicks = data.dataset.clicks.to_dicts()
+    assert len(strips) == 3
+    for strip in strips:
+        target = by_picture[strip.query.source]
+        picked = [by_picture[picture.source] for picture in strip.neighbours["planted"]]
+        expected = []
+        for one in shown:
+            if one["item_id"] == target:
+                own = clicks[one["user"]]
+                pairs = zip(own["items"], own["timestamps"], strict=True)
+                before = {items["item_id"][item] for item, time in pairs if time < one["timestamp"]} - {target}
+                expected.append(sorted((unit[key] @ unit[target] for key in before), reverse=True)[:2])
+        cosines = [unit[key] @ unit[target] for key in picked]
+        assert any(np.allclose(cosines, own) for own in expected if len(own) == 2)
+        assert strip.neighbours["planted"][0].text.endswith(f", cosine {cosines[0]:.2f}")
 
 
 def test_a_flagged_table_is_not_celebrated():
