@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import TypeVar
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
@@ -82,7 +82,7 @@ def parse_settings(settings: type[Settings], description: str | None, argv: Sequ
     parser.add_class_arguments(settings)
     arguments = [_with_underscores(one) for one in (sys.argv[1:] if argv is None else argv)]
     switches = {f"--{action.dest}" for action in parser._actions if getattr(action, "_typehint", None) is bool}
-    parsed = parser.instantiate(parser.parse_args(_spelt_out(arguments, switches))).as_dict()
+    parsed = parser.instantiate(parser.parse_args(_config_first(_spelt_out(arguments, switches)))).as_dict()
     parsed.pop("config")
     return settings(**parsed)
 
@@ -90,9 +90,20 @@ def parse_settings(settings: type[Settings], description: str | None, argv: Sequ
 def _spelt_out(arguments: Sequence[str], switches: set[str]) -> list[str]:
     """The arguments, with "true" behind each switch that stands without a value."""
     spelt = []
-    for argument, following in pairwise([*arguments, "--"]):
+    for argument, following in itertools.pairwise([*arguments, "--"]):
         spelt += [argument, "true"] if argument in switches and following.startswith("--") else [argument]
     return spelt
+
+
+def _config_first(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the configuration files at the front, since of two settings of a key the later one wins."""
+    files, rest, left = [], [], iter(arguments)
+    for argument in left:
+        if argument == "--config":
+            files += [argument, *itertools.islice(left, 1)]
+        else:
+            (files if argument.startswith("--config=") else rest).append(argument)
+    return files + rest
 
 
 def progress_bar(shown: bool = True, console: Console | None = None) -> Progress:
