@@ -97,6 +97,8 @@ def train(settings: Settings) -> dict[str, Any]:
         start_run(settings, encoder)
     accelerator.init_trackers("tensorboard")
     model, optimizer = accelerator.prepare(encoder, optimizer)
+    if "scaler" in resumed:
+        accelerator.scaler.load_state_dict(resumed["scaler"])
     passes = Step(model, in_processes(objective.to(accelerator.device)), optim.micro_batch, accelerator)
 
     # accelerate does not prepare the loader: each process reads shards of its own
@@ -153,6 +155,8 @@ def train(settings: Settings) -> dict[str, Any]:
             if main and (step % settings.checkpoint_every == 0 or last):
                 seconds = resumed["seconds"] + time.time() - started
                 state_of = {"seconds": seconds, "precision": precision}
+                if accelerator.scaler:  # of fp16: what the loss is multiplied by, and for how long it went well
+                    state_of["scaler"] = accelerator.scaler.state_dict()
                 runs.save_checkpoint(run, step, encoder, optimizer, state_of, objective)
             progress.update(bar, completed=step)
             if last:

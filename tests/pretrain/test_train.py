@@ -13,6 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
+from accelerate import Accelerator
 
 from data_tools.cli import UserError, parse_settings
 from pretrain import runs
@@ -175,6 +176,29 @@ def test_what_an_objective_learns_is_resumed(objective, tiny_world, tmp_path):
     for name, tensors in kept.items():
         again = safetensors.torch.load_file(last / f"{name}.safetensors")
         assert all(torch.equal(again[key], tensors[key]) for key in tensors)
+
+
+def test_the_loss_scale_of_fp16_is_resumed(tiny_world, tmp_path, monkeypatch):
+    """With torch's own scaler, on a CPU, whose scale doubles every third step; fp16 itself needs a GPU."""
+
+    class Scaled(Accelerator):
+        def __init__(self, **settings):
+            super().__init__(**settings)
+            self.scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=3)
+
+    monkeypatch.setattr("pretrain.train.Accelerator", Scaled)
+    arguments = settings(tiny_world / "shards", tmp_path / "r")
+    run(arguments)
+    states = [json.loads((folder / "state.json").read_text()) for folder in runs.checkpoints(tmp_path / "r")]
+    assert [(state["scaler"]["scale"], state["scaler"]["_growth_tracker"]) for state in states] == [(16, 1), (32, 0)]
+    last = runs.checkpoints(tmp_path / "r")[-1]
+    kept = safetensors.torch.load_file(last / "encoder.safetensors")
+    shutil.rmtree(last)
+    run([*arguments, "--resume"])
+    again = json.loads((last / "state.json").read_text())
+    assert again["scaler"] == states[1]["scaler"]
+    found = safetensors.torch.load_file(last / "encoder.safetensors")
+    assert all(torch.equal(found[name], kept[name]) for name in kept)
 
 
 def test_micro_batches_train_to_the_same_weights(tiny_world, tmp_path):
