@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,13 +40,14 @@ def log_shares(shards: str | Path, batch: Batch) -> tuple[Tensor, Tensor]:
     -------
     page, click : float tensors (largest item + 1,); an item without any counts as one
     """
-    page: list[int] = []
-    click: list[int] = []
-    size = 0
+    page: Counter[int] = Counter()
+    click: Counter[int] = Counter()
     for record in records(shards, "requests"):
-        page += record["page"][: batch.slots]
+        page.update(record["page"][: batch.slots])
         history = record["history"][-batch.history :]
-        click += history[max(0, len(history) - record["fresh"]) :]
-        size = max(size, 1 + max(record["page"] + record["history"]))
-    counts = (torch.bincount(torch.tensor(items), minlength=size).clamp(min=1) for items in (page, click))
-    return tuple((count / count.sum()).log() for count in counts)
+        click.update(dict.fromkeys(history, 0))  # items that are in batches, if as no target
+        click.update(history[max(0, len(history) - record["fresh"]) :])
+    counts = torch.ones(2, 1 + max(max(page), max(click)), dtype=torch.float64)
+    for row, found in zip(counts, (page, click), strict=True):
+        row[list(found)] = torch.tensor(list(found.values()), dtype=row.dtype).clamp(min=1)
+    return tuple((count / count.sum()).log().float() for count in counts)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pretrain.batches import places, plain_transform, read_index, read_shard
+from pretrain.batches import items_of, places, plain_transform, read_index, read_shard
 
 
 @dataclass
@@ -44,19 +44,28 @@ def _padded(rows: list[list[Any]], fill: float, dtype: torch.dtype) -> Tensor:
 
 
 def load_requests(shards: str | Path, split: str, image_size: int, history: int, limit: int, seed: int) -> Requests:
-    """Read a split's requests (at most ``limit``, a random sample) and the pictures they mention, decoded once each."""
+    """Read a split's requests (at most ``limit``, a random sample) and the pictures they mention, decoded once each.
+
+    Memory is that of the sample and of one shard, however many requests there are.
+    """
+    listed = read_index(shards)["requests"][split]
+    kept = np.ones(sum(shard["requests"] for shard in listed), dtype=bool)
+    if len(kept) > limit:
+        kept[np.random.default_rng(seed).permutation(len(kept))[limit:]] = False
     data: dict[int, bytes] = {}
     records: list[dict[str, Any]] = []
-    for shard in read_index(shards)["requests"][split]:
+    first = 0
+    for shard in listed:
         images, requests = read_shard(Path(shards) / shard["file"])
-        data.update(images)
-        records += requests
+        chosen = [record for record, wanted in zip(requests, kept[first:], strict=False) if wanted]
+        first += len(requests)
+        for record in chosen:
+            record["history"] = record["history"][-history:]
+            data |= {item: images[item] for item in items_of(record)}
+        records += chosen
     records.sort(key=lambda record: record["request"])
-    if len(records) > limit:
-        chosen = np.random.default_rng(seed).choice(len(records), limit, replace=False)
-        records = [records[row] for row in sorted(chosen)]
     index: dict[int, int] = {}
-    clicked = [places(record["history"][-history:], index) for record in records]
+    clicked = [places(record["history"], index) for record in records]
     shown = [places(record["page"], index) for record in records]
     transform = plain_transform(image_size)
     no_images = torch.empty(0, 3, image_size, image_size, dtype=torch.uint8)

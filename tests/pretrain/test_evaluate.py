@@ -41,7 +41,10 @@ def test_oracle_is_far_above_chance_and_known_on_both_slices(tiny_world):
 
 
 def test_a_limit_takes_a_sample(tiny_world):
-    assert len(load_requests(tiny_world / "shards", "test", 32, 30, 20, 0).page) == 20
+    whole, sample = (load_requests(tiny_world / "shards", "test", 32, 30, limit, 0) for limit in (1000, 20))
+    known = {tuple(row.tolist()) for row in whole.oracle}
+    assert len(sample.page) == len({tuple(row.tolist()) for row in sample.oracle} & known) == 20
+    assert len(sample.images) == len({int(k) for k in torch.cat([sample.history, sample.page], 1).flatten()} - {-1})
 
 
 def test_a_split_without_requests_has_no_auc(tiny_world, tmp_path):
