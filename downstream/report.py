@@ -156,6 +156,22 @@ def _spectra(figures: dict[str, Any]) -> str:
     return spectra(first, "Singular values of the embeddings: " + ", ".join(first)) if first else ""
 
 
+def _gates(rows: list[Row], figures: dict[str, Any], who: Contestants, model: str) -> list[list[str]]:
+    """One line a category: its gate on the main source's images (mean and spread over seeds) and its impressions.
+
+    The most closed first; nothing where the form that was chosen has no gates.
+    """
+    key = (who.main, figures["chosen"][model][who.main], model)
+    gates: dict[str | None, list[dict]] = {}
+    for one in (one for row in rows if _key(row) == key for one in row.record["form"].get("gates", [])):
+        gates.setdefault(one["category"], []).append(one)
+    by_gate = sorted(gates.items(), key=lambda pair: np.mean([one["gate"] for one in pair[1]]))
+    return [
+        [category or "none, or new", _spread([one["gate"] for one in own]), f"{own[0]['impressions']:,}"]
+        for category, own in by_gate
+    ]
+
+
 def _epoch_curves(rows: list[Row], figures: dict[str, Any], model: str) -> list[tuple[str, str]]:
     """(what, SVG) of training loss and validation AUC by epoch, mean over seeds; nothing where there is one epoch."""
     lines: dict[str, dict[str, list[float]]] = {"Training loss": {}, "Validation AUC": {}}
@@ -225,6 +241,7 @@ def report_context(
                 "detectable": _detectable(figures, model),
                 "heat": _heat(figures, who, model) if len(who.forms) > 1 else None,
                 "slices": _slice_panels(figures, who, model),
+                "gates": _gates(rows, figures, who, model),
                 "epochs": _epoch_curves(rows, figures, model),
                 "gains": _panels(figures, _gains(figures, who, model), duel=False),
                 "duels": _panels(figures, duels, duel=True) if duels else [],

@@ -99,13 +99,19 @@ def test_a_stopped_comparison_goes_on_and_a_finished_one_trains_nothing(yaml_fil
     assert fits["count"] == 15
 
 
-def test_several_epochs_are_drawn(yaml_file, monkeypatch, tmp_path):
+def test_several_epochs_are_drawn_and_gates_are_told(yaml_file, monkeypatch, tmp_path):
     flags = ["--training.optim.epochs", "2", "--seeds", "[0]", "--forms", "[simscore]", "--bootstrap.resamples", "20"]
+    flags += ["--training.image.gate", "true", "--cache", str(tmp_path / "cells")]
     run(monkeypatch, "--config", yaml_file, "--out", tmp_path / "epochs", *flags)
     html = (tmp_path / "epochs" / "report.html").read_text()
     assert "Epoch by epoch" in html
     for source in ("ids", "random", "courier"):
         assert re.search(rf"Validation AUC by epoch: [^\"]*\b{source}\b", html)
+    records = [json.loads(path.read_text()) for path in (tmp_path / "cells").glob("*/row.json")]
+    gates = next(one["form"]["gates"] for one in records if one["cell"]["source"] == "courier")
+    for one in gates:
+        row = f"<td>{one['category'] or 'none, or new'}</td><td>{one['gate']:.4f}</td><td>{one['impressions']:,}</td>"
+        assert row in html
 
 
 @pytest.fixture(scope="module")
