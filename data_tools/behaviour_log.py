@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import ibis
+import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 
 from data_tools.cli import UserError
@@ -92,8 +93,12 @@ def time_unit(timestamp: ir.Value) -> ir.Value:
 
 
 def _label(value: ir.Value) -> ir.Value:
-    text = value.cast("string").strip().lower()
-    return ibis.cases((text.isin(["1", "1.0", "true"]), 1), (text.isin(["0", "0.0", "false"]), 0)).cast("int8")
+    if value.type().is_integer():
+        yes, no = value == 1, value == 0
+    else:
+        text = value.cast("string").strip().lower()
+        yes, no = text.isin(["1", "1.0", "true"]), text.isin(["0", "0.0", "false"])
+    return ibis.cases((yes, 1), (no, 0)).cast("int8")
 
 
 def _probability(value: ir.Value) -> ir.Value:
@@ -124,6 +129,16 @@ _UNREADABLE = {
 
 def _blank_as_null(value: ir.Value) -> ir.Value:
     return (value.strip() == "").ifelse(ibis.null("string"), value) if value.type().is_string() else value
+
+
+def _keyed(catalogue: ir.Table, kind: dt.DataType) -> ir.Table:
+    """The catalogue with keys of the type of a log's item ids. An integer is the id that is written like it: 7 is "7",
+    not "007". Reading the few keys as numbers spares writing every number of a long log as text."""
+    if kind.is_string():
+        return catalogue
+    number = catalogue.key.try_cast(kind)
+    alike = catalogue.filter(number.cast("string") == catalogue.key)
+    return alike.mutate(key=alike.key.try_cast(kind))
 
 
 def judge(log: ir.Table, columns: Mapping[str, str], catalogue: ir.Table, unit: str, where: str) -> ir.Table:
@@ -164,8 +179,9 @@ def judge(log: ir.Table, columns: Mapping[str, str], catalogue: ir.Table, unit: 
         if name in read and name in given
     ]
     values.setdefault("timestamp", log[ROW])
-    values["key"] = values.pop("item_id").cast("string")
-    known = log.select(row=log[ROW], **values, fault=ibis.cases(*faults)).left_join(catalogue, "key")
+    values["key"] = values.pop("item_id")
+    read = log.select(row=log[ROW], **values, fault=ibis.cases(*faults))
+    known = read.left_join(_keyed(catalogue, read.key.type()), "key")
     fault = known.fault.coalesce(known.item.isnull().ifelse("item unknown", ibis.null("string")))
     return known.mutate(fault=fault).drop("key", "key_right")
 
@@ -173,10 +189,11 @@ def judge(log: ir.Table, columns: Mapping[str, str], catalogue: ir.Table, unit: 
 def repeated(rows: ir.Table) -> ir.Table:
     """The ``row`` of each row whose user, item, time and, where there is one, request_id stood in a row above."""
     keys = [name for name in ("user_id", "item", "timestamp", "request_id") if name in rows.columns]
-    several = rows.group_by(keys).agg(first_row=rows.row.min(), times=rows.count())
-    several = several.filter(several.times > 1).drop("times")
-    joined = rows.select("row", *keys).join(several, keys)
-    return joined.filter(joined.row > joined.first_row).select("row")
+    # First the few keys that stand twice, because a group of every key is what takes memory.
+    several = rows.group_by(keys).agg(times=rows.count())
+    among = rows.semi_join(several.filter(several.times > 1), keys)
+    place = ibis.row_number().over(ibis.window(group_by=keys, order_by="row"))
+    return among.mutate(place=place).filter(ibis._.place > 0).select("row")
 
 
 def set_aside(log: ir.Table, bad: ir.Table) -> ir.Table:

@@ -7,6 +7,7 @@ a result on the way is kept, and how an ordered one becomes a single Parquet fil
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ LAST_SEEN = "Possible"  # DuckDB's advice begins so; it is on settings that are 
 
 
 def join_parts(parts: Sequence[Path], out: Path) -> None:
-    """Write the rows of some Parquet files of one schema, in their order, as one; a block at a time.
+    """Make one of some Parquet files of one schema, their rows in their order; a block at a time, or by renaming one.
 
     Decimals of 20 digits, as Spark takes unsigned integers, become these again.
     """
@@ -35,7 +36,11 @@ def join_parts(parts: Sequence[Path], out: Path) -> None:
         kind = pa.uint64() if pa.types.is_decimal(one.type) and one.type.scale == 0 else one.type
         return pa.field(one.name, kind)
 
-    schema = pa.schema([field(one) for one in pq.read_schema(parts[0])])
+    found = pq.read_schema(parts[0])
+    schema = pa.schema([field(one) for one in found])
+    if len(parts) == 1 and schema.types == found.types:
+        parts[0].replace(out)
+        return
     with pq.ParquetWriter(out, schema) as writer:
         for part in parts:
             for block in pq.ParquetFile(part).iter_batches(batch_size=1 << 17):
@@ -43,7 +48,7 @@ def join_parts(parts: Sequence[Path], out: Path) -> None:
 
 
 class DuckDB:
-    """DuckDB on a database file and a spill folder inside ``work``.
+    """DuckDB in memory, with a spill folder inside ``work``, on the cores that this process may use.
 
     Raises
     ------
@@ -56,7 +61,7 @@ class DuckDB:
     def __init__(self, work: Path, memory: str) -> None:
         try:
             self.backend = ibis.duckdb.connect(
-                f"{work}/log.duckdb",
+                threads=len(os.sched_getaffinity(0)),
                 temp_directory=f"{work}/spill",
                 memory_limit=memory,
                 preserve_insertion_order=False,  # every order that matters is asked for
@@ -92,7 +97,7 @@ class DuckDB:
 
     def rows(self, table: ir.Table) -> pl.DataFrame:
         """Work out a small result and fetch it."""
-        return self.backend.to_polars(table)
+        return self.backend.con.sql(self.backend.compile(table)).pl()  # to_polars would take its time to load pandas
 
     def close(self) -> None:
         self.backend.disconnect()

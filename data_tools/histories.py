@@ -19,10 +19,9 @@ MILLION = 1_000_000
 
 
 def _earlier_clicks(ordered: ir.Table) -> ir.Value:
-    """Clicks strictly before a row's timestamp: those of the rows above the first row of that timestamp."""
-    until = ibis.cumulative_window(group_by="user", order_by=["timestamp", "row"])
-    above = (ordered.pause.isnull() | (ordered.pause > 0)).ifelse(ordered.clicked - ordered.click, ibis.null("int64"))
-    return above.max().over(until).cast("int32")
+    """Clicks strictly before a row's timestamp: those above the first, thus the fewest above any, of its ties."""
+    ties = ibis.window(group_by="user", order_by="timestamp", range=(0, 0))
+    return (ordered.clicked - ordered.click).min().over(ties).cast("int32")
 
 
 def _ordered(impressions: ir.Table) -> ir.Table:
@@ -33,7 +32,7 @@ def _ordered(impressions: ir.Table) -> ir.Table:
     return impressions.mutate(
         place=ibis.row_number().over(window),
         pause=impressions.timestamp - impressions.timestamp.lag().over(window),
-        clicked=impressions.click.cast("int64").sum().over(ibis.cumulative_window(**in_order)),
+        clicked=impressions.click.sum().over(ibis.cumulative_window(**in_order)).cast("int32"),
         backwards=(impressions.row.lag().over(window) > impressions.row).fill_null(False),
     )
 
@@ -58,10 +57,9 @@ def timelines(impressions: ir.Table, gap: int | None, slots: int) -> ir.Table:
     ordered = _ordered(impressions)
     added = {"clicks_before": _earlier_clicks(ordered)}
     if "request_id" not in impressions.columns:
-        until = ibis.cumulative_window(group_by="user", order_by=["timestamp", "row"])
         begins = ordered.pause.isnull() if gap is None else ordered.pause.isnull() | (ordered.pause > gap)
-        sat_down = begins.ifelse(ordered.place, ibis.null("int64")).max().over(until)
-        slot = ordered.place - sat_down
+        until = ibis.cumulative_window(group_by="user", order_by=["timestamp", "row"])
+        slot = ordered.place - begins.ifelse(ordered.place, 0).max().over(until)
         added["page"] = ordered.place - slot % slots
         added["heads"] = slot % slots == 0
     return ordered.mutate(**added).drop("place", "pause", "clicked")

@@ -24,7 +24,7 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 SUFFIXES = (*DELIMITERS, *JSON_LINES, ".parquet")
 COMPRESSED = (".gz", ".zst", ".bz2")
-BROKEN = pa.schema([("reason", pa.string()), ("file", pa.string()), ("line", pa.int64()), ("text", pa.string())])
+BROKEN = {"reason": pl.String, "file": pl.String, "line": pl.Int64, "text": pl.String}
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Converted:
 
     def broken_lines(self) -> pl.DataFrame:
         """The broken lines: ``reason``, ``file``, ``line`` (from 1) and ``text``."""
-        return pl.from_arrow(pa.table(list(zip(*self.broken, strict=True)) or [[]] * 4, schema=BROKEN))
+        return pl.DataFrame(self.broken, BROKEN, orient="row")
 
     def _rows(self, found: Iterable[lines.Line], names: Sequence[str], path: Path, out: Path) -> None:
         """Write the rows of a file in blocks and note its broken lines."""

@@ -39,7 +39,7 @@ class Source:
     name: str
     licence: str
     rules: Mapping[str, Any] = field(default_factory=dict)
-    broken: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=dict.fromkeys(BROKEN.names, pl.String)))
+    broken: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=BROKEN))
     table: tuple[np.ndarray, np.ndarray, dict[str, Any]] | None = None
 
 

@@ -69,6 +69,17 @@ def test_integer_ids_of_parquet_meet_the_text_of_csv(source):
     assert found.select("user_id", "item", "timestamp", "click").rows() == [(1, 10, 5, 1), (2, 11, 6, 0)]
 
 
+def test_an_integer_id_is_the_text_that_is_written_like_it(source):
+    names = ["007", "7.0", "+8", "7", str(2**63), "x"]
+    (source / "items.csv").write_text("item_id,image\n" + "".join(f"{name},00.png\n" for name in names))
+    log = pl.DataFrame({"user_id": 1, "item_id": [7, 8, 2**63, 7], "timestamp": [1, 2, 3, 4], "click": [1, 0, 0, 2]})
+    log.with_columns(pl.col("item_id").cast(pl.UInt64)).write_parquet(source / "log.parquet")
+    dataset = run(source, "log.parquet", max_bad_share=0.9)
+    assert dataset.impressions.select("item", "item_id", "click").rows() == [(3, 7, 1), (4, 2**63, 0)]
+    assert dataset.impressions.schema["item_id"] == pl.UInt64
+    assert dataset.info["set_aside"] == {"item unknown": 1, "click not 0 or 1": 1}
+
+
 def test_leading_zeros_survive(source):
     (source / "items.csv").write_text("item_id,image\n7,00.png\n007,01.png\n")
     write_log(source, ["01,007,1,1", "1,7,2,0", "01,7,3,1"])

@@ -63,6 +63,7 @@ def write_case(source, case):
             return {"log": "log", "max_bad_share": 0.5, "new_item_share": 0.2}
         case "requests":
             frame = frame.with_columns(
+                pl.col("item_id").cast(pl.UInt64),
                 request_id=pl.Series([f"r{t // 60}" for t in times]),
                 position=pl.Series(random.integers(0, 9, n)),
                 conversion=pl.Series(clicks).replace(0, None),
