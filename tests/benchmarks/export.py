@@ -1,0 +1,99 @@
+"""Export: pictures a second from shards to a table, against the bare forward pass on tensors in memory.
+
+    python tests/benchmarks/export.py --out results/benchmarks/export.json
+
+Our side is ``pretrain.export`` with its tars, decoding, resizing and writing; the other side the same encoder's forward
+pass over as many pictures in memory, in chunks of the same size, before and after ours. Both have the same cores, so
+that decoding takes its time from encoding: the wanted share can be had where the forward pass takes much longer.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from data_tools.cli import UserError, parse_settings, run_command
+from data_tools.files import write_json
+from data_tools.provenance import commit, machine, versions
+from data_tools.world import World, make_world
+from pretrain.encoder import build_encoder
+from pretrain.export import Settings as Export
+from pretrain.export import export
+from pretrain.optim import use_all_cores
+from pretrain.settings import Encoder
+
+TARGET = 0.95
+
+
+@dataclass
+class Settings:
+    """Benchmark of export.
+
+    Attributes:
+        out: File for the figures; null only prints them.
+        encoders: timm models and the side of their input in pixels.
+        items: Pictures that are exported.
+        pixels: Side of the stored pictures.
+        batch: Pictures encoded at a time.
+    """
+
+    out: str | None = None
+    encoders: dict[str, int] = field(default_factory=lambda: {"test_byobnet": 64, "resnet18": 128, "resnet50": 224})
+    items: int = 384
+    pixels: int = 224
+    batch: int = 64
+
+
+@torch.no_grad()
+def bare(settings: Settings, encoder: Encoder) -> float:
+    """Pictures a second of the forward pass."""
+    module = build_encoder(encoder).eval()
+    shape = (settings.batch, 3, encoder.image_size, encoder.image_size)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8)
+    module.features(images)
+    started = time.perf_counter()
+    for _ in range(settings.items // settings.batch):
+        module.features(images)
+    return settings.items // settings.batch * settings.batch / (time.perf_counter() - started)
+
+
+def measure(settings: Settings, name: str, size: int, shards: Path, out: Path) -> dict[str, float]:
+    encoder = Encoder(name=name, image_size=size)
+    before = bare(settings, encoder)
+    info = export(Export(data=str(shards), out=str(out), batch=settings.batch, encoder=encoder))
+    after = bare(settings, encoder)
+    ours, alone = info["count"] / info["seconds"], (before + after) / 2
+    rates = {"export_images_per_second": ours, "forward_images_per_second": alone, "before_and_after": [before, after]}
+    return {"image_size": size, **rates, "ratio": ours / alone}
+
+
+def main() -> None:
+    settings = parse_settings(Settings, __doc__)
+    use_all_cores()
+    with tempfile.TemporaryDirectory() as folder:
+        world = World(items=settings.items, users=100, requests=800, image_size=settings.pixels)
+        shards = make_world(world, Path(folder) / "world") / "shards"
+        sizes = settings.encoders.items()
+        found = {name: measure(settings, name, size, shards, Path(folder) / name) for name, size in sizes}
+    say = Console(highlight=False, soft_wrap=True).print
+    for name, figures in found.items():
+        say(
+            f"{name} at {figures['image_size']} px: {figures['export_images_per_second']:,.1f} images/s, forward "
+            f"{figures['forward_images_per_second']:,.1f}, ratio {figures['ratio']:.3f} (wanted: {TARGET})"
+        )
+    if settings.out:
+        made = {"command": "python " + " ".join(sys.argv), "settings": asdict(settings), "figures": found}
+        made_by = {"commit": commit(), "versions": versions(), "machine": machine()}
+        write_json(Path(settings.out), {**made, "threads": torch.get_num_threads(), **made_by})
+    if max(figures["ratio"] for figures in found.values()) < TARGET:
+        raise UserError("the target was missed with every encoder")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,153 @@
+"""The whole training step: distinct images a second against the bare encoder's forward and backward pass.
+
+    python tests/benchmarks/training.py --out results/benchmarks/training.json
+
+Our side is ``pretrain.train`` itself (COURIER, with its loader, log lines, clipping and optimiser); its first steps,
+in which it starts, and its validations do not count. The other side is the same encoder's forward and backward pass on
+the distinct pictures of the same batches, in memory, in the same precision, once before and once after ours. Both have
+the same cores, so that reading and augmenting takes its time from training: the wanted share can be had where an
+image's forward and backward pass takes at least nine times as long. What the loader takes alone is measured, too.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from data_tools.cli import UserError, parse_settings, run_command
+from data_tools.files import write_json
+from data_tools.provenance import commit, machine, versions
+from data_tools.world import World, make_world
+from pretrain import train as training
+from pretrain.batches import loader
+from pretrain.encoder import build_encoder
+from pretrain.journal import Journal
+from pretrain.optim import use_all_cores
+from pretrain.settings import Batch, Encoder, Evaluation, Optim
+from pretrain.settings import Settings as Pretrain
+
+TARGET = 0.9
+START = 3
+
+
+@dataclass
+class Settings:
+    """Benchmark of the training step.
+
+    Attributes:
+        out: File for the figures; null only prints them.
+        encoders: timm models and the side of their input in pixels; pictures are stored at twice that.
+        precision: Of both sides.
+        rows: Requests a step.
+        steps: Steps that count.
+    """
+
+    out: str | None = None
+    encoders: dict[str, int] = field(default_factory=lambda: {"test_byobnet": 64, "resnet18": 96})
+    precision: str = "fp32"
+    rows: int = 64
+    steps: int = 12
+
+
+def bare(pretrain: Pretrain, batches: list[Tensor]) -> float:
+    """Seconds an image of the encoder alone, the first batches not counted."""
+    torch.manual_seed(0)
+    encoder = build_encoder(pretrain.encoder).train()
+    started = 0.0
+    for number, images in enumerate(batches):
+        if number == START:
+            started = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=pretrain.optim.precision == "bf16"):
+            loss = encoder(images).float().square().mean()
+        loss.backward()
+        encoder.zero_grad()
+    return (time.perf_counter() - started) / sum(map(len, batches[START:]))
+
+
+def ours(pretrain: Pretrain) -> float:
+    """Seconds an image of training."""
+    seen: list[tuple[float, int]] = []
+
+    class Timed(Journal):
+        def add(self, terms: Any, batch: dict[str, Tensor], waited: float) -> None:
+            super().add(terms, batch, waited)
+            seen.append((time.perf_counter(), len(batch["images"])))
+
+    training.Journal = Timed
+    training.train(pretrain)
+    return (seen[-1][0] - seen[START - 1][0]) / sum(images for _, images in seen[START:])
+
+
+def loading(pretrain: Pretrain) -> tuple[float, list[Tensor]]:
+    """Processor seconds an image of the loader alone, and the pictures of training's batches."""
+    alone = replace(pretrain.batch, workers=0)
+    batches = iter(loader(pretrain.data, "requests", alone, pretrain.encoder.image_size, pretrain.seed))
+    found = [next(batches)["images"]]
+    started = time.process_time()
+    found += [batch["images"] for batch in islice(batches, pretrain.optim.steps - 1)]
+    return (time.process_time() - started) / sum(map(len, found[1:])), found
+
+
+def measure(settings: Settings, name: str, size: int, folder: Path) -> dict[str, float]:
+    world = World(items=600, users=400, requests=3000, image_size=2 * size)
+    shards = make_world(world, folder / f"world-{size}") / "shards"
+    steps = START + settings.steps
+    pretrain = Pretrain(
+        data=str(shards),
+        out=str(folder / name),
+        checkpoint_every=steps,
+        encoder=Encoder(name=name, image_size=size),
+        batch=Batch(rows=settings.rows),
+        optim=Optim(steps=steps, precision=settings.precision),
+        evaluation=Evaluation(every=steps, requests=20),
+    )
+    load, batches = loading(pretrain)
+    first = bare(pretrain, batches)
+    full = ours(pretrain)
+    alone = [first, bare(pretrain, batches)]
+    mean = sum(alone) / 2
+    return {
+        "image_size": size,
+        "images_a_batch": sum(map(len, batches)) / len(batches),
+        "training_images_per_second": 1 / full,
+        "bare_images_per_second": 1 / mean,
+        "bare_before_and_after": [1 / seconds for seconds in alone],
+        "loading_images_per_second": 1 / load,
+        "ratio": mean / full,
+        "ratio_that_loading_allows": mean / (mean + load),
+    }
+
+
+def main() -> None:
+    settings = parse_settings(Settings, __doc__)
+    cores = len(os.sched_getaffinity(0))
+    use_all_cores()
+    with tempfile.TemporaryDirectory() as folder:
+        found = {name: measure(settings, name, size, Path(folder)) for name, size in settings.encoders.items()}
+    say = Console(highlight=False, soft_wrap=True).print
+    for name, figures in found.items():
+        say(
+            f"{name} at {figures['image_size']} px: {figures['training_images_per_second']:,.0f} images/s in training, "
+            f"{figures['bare_images_per_second']:,.0f} bare, ratio {figures['ratio']:.3f} (wanted: {TARGET}); loading"
+            f" alone {figures['loading_images_per_second']:,.0f}, allows {figures['ratio_that_loading_allows']:.3f}"
+        )
+    if settings.out:
+        made = {"command": "python " + " ".join(sys.argv), "settings": asdict(settings), "cores_used": cores}
+        made_by = {"commit": commit(), "versions": versions(), "machine": machine()}
+        write_json(Path(settings.out), {**made, "figures": found, **made_by})
+    if max(figures["ratio"] for figures in found.values()) < TARGET:
+        raise UserError("the target was missed with every encoder")
+
+
+if __name__ == "__main__":
+    run_command(main)

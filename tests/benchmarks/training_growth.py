@@ -1,0 +1,129 @@
+"""Training as the log grows: time a step and peak memory with N and with ten times as many requests.
+
+    python tests/benchmarks/training_growth.py --out results/benchmarks/training_growth.json
+
+Same catalogue, encoder, batch and validation sample; each side trains in a process of its own, whose peak memory (and
+that of its loader process) is what the system reports. Steps are timed after the first ones. Wanted: a step's time
+(so that cost is linear in requests) and the memory at most 1.1 times.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from data_tools.cli import UserError, parse_settings, run_command
+from data_tools.files import read_json, write_json
+from data_tools.provenance import commit, machine, versions
+from data_tools.world import World, make_world
+from pretrain import train as training
+from pretrain.journal import Journal
+from pretrain.settings import Batch, Evaluation, Optim
+from pretrain.settings import Settings as Pretrain
+
+TARGET = 1.1
+START = 5
+
+
+@dataclass
+class Settings:
+    """Benchmark of growing logs.
+
+    Attributes:
+        out: File for the figures; null only prints them.
+        requests: Page views of the smaller log.
+        times: How many times that the larger one has.
+        rows: Requests a step.
+        steps: Steps that are timed.
+        shards: Set by the program for its own processes; null runs both sides.
+    """
+
+    out: str | None = None
+    requests: int = 4000
+    times: int = 10
+    rows: int = 64
+    steps: int = 40
+    shards: str | None = None
+
+
+def measure(settings: Settings) -> dict[str, float]:
+    """Seconds a step and an image, and the peak memory of the process and of its loader."""
+    seen: list[tuple[float, int]] = []
+
+    class Timed(Journal):
+        def add(self, terms: Any, batch: dict[str, Any], waited: float) -> None:
+            super().add(terms, batch, waited)
+            seen.append((time.perf_counter(), len(batch["images"])))
+
+    training.Journal = Timed
+    steps = START + settings.steps
+    with tempfile.TemporaryDirectory() as folder:
+        training.train(
+            Pretrain(
+                data=settings.shards,
+                out=f"{folder}/run",
+                checkpoint_every=steps,
+                batch=Batch(rows=settings.rows),
+                optim=Optim(steps=steps, precision="fp32"),
+                evaluation=Evaluation(every=steps, requests=300),
+            )
+        )
+    seconds = seen[-1][0] - seen[START - 1][0]
+    images = sum(count for _, count in seen[START:])
+    peaks = {
+        "training_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
+        "loader_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000,
+    }
+    return {"seconds_a_step": seconds / settings.steps, "seconds_an_image": seconds / images, **peaks}
+
+
+def in_own_process(settings: Settings, shards: Path) -> dict[str, float]:
+    flags = ["--rows", str(settings.rows), "--steps", str(settings.steps), "--shards", str(shards)]
+    run = subprocess.run([sys.executable, __file__, *flags], check=True, capture_output=True, text=True)
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    settings = parse_settings(Settings, __doc__)
+    if settings.shards:
+        print(json.dumps(measure(settings)))
+        return
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, requests in (("small", settings.requests), ("large", settings.times * settings.requests)):
+            world = World(items=600, users=requests // 10, requests=requests)
+            shards = make_world(world, Path(folder) / name) / "shards"
+            listed = read_json(shards / "index.json")["requests"]["train"]
+            count = sum(shard["requests"] for shard in listed)
+            found[name] = {"training_requests": count, **in_own_process(settings, shards)}
+    grown = {name: found["large"][name] / value for name, value in found["small"].items()}
+    say = Console(highlight=False, soft_wrap=True).print
+    for name, figures in found.items():
+        say(
+            f"{name}: {figures['training_requests']:,} requests, {figures['seconds_a_step']:.3f} s a step "
+            f"({1e3 * figures['seconds_an_image']:.2f} ms an image), {figures['training_mb']:,.0f} MB, loader "
+            f"{figures['loader_mb']:,.0f} MB"
+        )
+    say(
+        f"{grown['training_requests']:.1f} times the requests: {grown['seconds_an_image']:.2f} times the time an image,"
+        f" memory {grown['training_mb']:.2f} and {grown['loader_mb']:.2f} times (wanted: {TARGET} at most)"
+    )
+    if settings.out:
+        made = {"command": "python " + " ".join(sys.argv), "settings": asdict(settings), "figures": found}
+        made_by = {"commit": commit(), "versions": versions(), "machine": machine()}
+        write_json(Path(settings.out), {**made, "large_over_small": grown, **made_by})
+    if max(grown[name] for name in ("seconds_an_image", "training_mb", "loader_mb")) > TARGET:
+        raise UserError("the target was missed")
+
+
+if __name__ == "__main__":
+    run_command(main)
