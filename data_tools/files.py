@@ -98,21 +98,25 @@ def resumable_folder(path: str | Path, made_with: Any) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
-    """Yield a scratch path to write; it replaces ``path`` when the block ends well."""
+def whole_file(path: str | Path, synced: bool = True) -> Iterator[Path]:
+    """Yield a scratch path to write; it replaces ``path`` when the block ends well.
+
+    Where not ``synced``, a power cut may still lose what was written; the end of the process does not.
+    """
     path = Path(path)
     scratch = _beside(path)
     try:
         yield scratch
-        sync(scratch)
+        if synced:
+            sync(scratch)
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
 
 
-def write_json(path: str | Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, whole or not at all."""
-    with whole_file(path) as scratch:
+def write_json(path: str | Path, value: Any, synced: bool = True) -> None:
+    """Write ``value`` as indented JSON, whole or not at all; see :func:`whole_file`."""
+    with whole_file(path, synced) as scratch:
         scratch.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from data_tools.cli import UserError
-from data_tools.files import read_json, sync, write_json
+from data_tools.files import digest, read_json, write_json
 from data_tools.shard_files import encode_json, write_tar
 from data_tools.shard_plan import Plan
 
@@ -31,11 +31,11 @@ def stop_with_parent() -> None:
 
 
 def finished(out: Path, job: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """What a finished job wrote, or None where it did not finish."""
+    """What a finished job wrote, or None where it did not finish, or what it wrote did not reach the disk whole."""
     done = out / f"{job['name']}.done"
-    files = read_json(done) if done.exists() else None
-    whole = files and all((out / file["file"]).stat().st_size == file["bytes"] for file in files)
-    return files if whole else None
+    files = read_json(done) if done.exists() else []
+    whole = all((out / file["file"]).exists() and digest([out / file["file"]]) == file["digest"] for file in files)
+    return files if files and whole else None
 
 
 def run_job(job: dict[str, Any], plan: Plan, dataset: Path, out: Path, most: float) -> list[dict[str, Any]]:
@@ -45,8 +45,7 @@ def run_job(job: dict[str, Any], plan: Plan, dataset: Path, out: Path, most: flo
     for part, rows in enumerate(_parts(plan, job, most)):
         path = out / (f"{job['name']}-{part:03d}.tar" if part else f"{job['name']}.tar")
         described.append(write(plan, job, rows, dataset, path))
-        sync(path)
-    write_json(out / f"{job['name']}.done", described)
+    write_json(out / f"{job['name']}.done", described, synced=False)
     return described
 
 

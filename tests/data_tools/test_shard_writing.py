@@ -12,9 +12,10 @@ import pytest
 
 from data_tools import shards as shards_module
 from data_tools.cli import UserError
-from data_tools.files import digest, read_json
+from data_tools.files import digest, read_json, write_json
 from data_tools.schema import open_dataset
-from data_tools.shard_files import read_shard, shards_of
+from data_tools.shard_files import read_shard, shards_of, write_tar
+from data_tools.shard_jobs import finished
 from data_tools.shards import Settings, write_shards
 
 
@@ -152,6 +153,18 @@ def test_a_picture_that_is_gone_is_named(tiny_world, tmp_path):
     with pytest.raises(UserError, match=r"images/0.jpg is listed in items.parquet but is gone"):
         write(tmp_path, tmp_path / "s")
     assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
+
+
+def test_a_shard_that_did_not_reach_the_disk_whole_is_not_finished(tmp_path):
+    job = {"name": "items-0000"}
+    assert finished(tmp_path, job) is None
+    told = [write_tar(tmp_path / "items-0000.tar", [("000000001.json", b"{}"), ("000000002.json", b"{}")])]
+    write_json(tmp_path / "items-0000.done", told)
+    assert finished(tmp_path, job) == told
+    (tmp_path / "items-0000.tar").write_bytes(bytes(told[0]["bytes"]))  # as after a power cut: its size, and zeros
+    assert finished(tmp_path, job) is None
+    (tmp_path / "items-0000.tar").unlink()
+    assert finished(tmp_path, job) is None
 
 
 @pytest.mark.slow
