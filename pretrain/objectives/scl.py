@@ -72,17 +72,18 @@ class Scl(Objective):
         candidate = torch.cat([gather(key), self.queue])
         candidate_item = torch.cat([gather(item), self.queue_item])
         kept = torch.cat([gather(pair), self.queue_item >= 0])
-        positive = torch.arange(len(slots), device=slots.device) + rank() * len(slots)
-        own = torch.zeros(len(slots), len(candidate), dtype=torch.bool, device=slots.device)
-        own.scatter_(1, positive[:, None], True)
-        seen = (anchor_item[:, None] == candidate_item[None, :]) & ~own
+        # Few slots are clicked: the logits are of those alone, as are the candidates.
+        rows, column = pair.nonzero().squeeze(1), kept.cumsum(0) - 1
+        positive, shown = column[rows + rank() * len(slots)], candidate_item[kept]
+        own = torch.arange(len(shown), device=slots.device)[None, :] == positive[:, None]
+        seen = (anchor_item[rows][:, None] == shown[None, :]) & ~own
         term = info_nce(
-            query=anchor.flatten(0, 1),
-            query_item=item,
-            query_kept=pair,
-            candidate=candidate,
-            candidate_item=candidate_item,
-            candidate_kept=kept,
+            query=anchor.flatten(0, 1)[rows],
+            query_item=item[rows],
+            query_kept=torch.ones_like(rows, dtype=torch.bool),
+            candidate=candidate[kept],
+            candidate_item=shown,
+            candidate_kept=torch.ones_like(shown, dtype=torch.bool),
             positive=positive,
             temperature=self.temperature,
             bias=torch.zeros_like(seen, dtype=torch.float32).masked_fill(seen, float("-inf")),
