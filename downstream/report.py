@@ -54,6 +54,38 @@ def _gains(figures: dict[str, Any], who: Contestants, model: str) -> list[dict]:
     return [row for row in rows if row["form"] != BEST]
 
 
+def _model_rows(figures: dict[str, Any], who: Contestants) -> list[tuple[str, list[list[str]]]]:
+    """(slice name, lines): one line a model with the baseline's GAUC and each source's gain; nothing of one model."""
+    if len(figures["chosen"]) == 1:
+        return []
+    others = _others(figures, who)
+    found = []
+    for part in SLICES:
+        lines = []
+        for model in figures["chosen"]:
+            cells = [cell for cell in figures["cells"] if (cell["model"], cell["slice"]) == (model, part)]
+            line = [model, _spread([cell["gauc"] for cell in cells if cell["source"] == who.baseline])]
+            for source in others:
+                wanted = (source, who.baseline, who.headline(), model, part, "gauc")
+                keys = ("a", "b", "form", "model", "slice", "metric")
+                gains = [row for row in figures["differences"] if tuple(row[key] for key in keys) == wanted]
+                line.append(_difference(gains[0]) if gains else "–")
+            lines.append(line)
+        if any(cell != "–" for line in lines for cell in line[1:]):
+            found.append((SLICE_NAMES[part], lines))
+    return found
+
+
+def _others(figures: dict[str, Any], who: Contestants) -> list[str]:
+    """The sources but the baseline."""
+    return [source for source in dict.fromkeys(cell["source"] for cell in figures["cells"]) if source != who.baseline]
+
+
+def _difference(row: dict) -> str:
+    """A difference with its interval, and a star where Holm leaves it."""
+    return f"{signed(row['mean'])} ({signed(row['low'])} to {signed(row['high'])}){' *' * abs(row['direction'])}"
+
+
 def _duels(figures: dict[str, Any], who: Contestants, model: str) -> list[dict]:
     """GAUC differences of the main source from the other embeddings, each in its form of the headline."""
     wanted = (who.main, who.headline(), model, "gauc")
@@ -94,8 +126,7 @@ def _difference_rows(figures: dict[str, Any]) -> list[list[str]]:
     lines: dict[tuple[str, ...], dict[str, str]] = {}
     for row in figures["differences"]:
         names = f"{row['a']} − {row['b']}", row["form"], row["model"], METRIC_NAMES[row["metric"]]
-        value = f"{signed(row['mean'])} ({signed(row['low'])} to {signed(row['high'])}){' *' * abs(row['direction'])}"
-        lines.setdefault(names, {})[row["slice"]] = value
+        lines.setdefault(names, {})[row["slice"]] = _difference(row)
     return [[*names, *(values.get(part, "–") for part in SLICES)] for names, values in lines.items()]
 
 
@@ -254,6 +285,8 @@ def report_context(
         "main": who.main,
         "baseline": who.baseline,
         "models": models,
+        "side_by_side": _model_rows(figures, who),
+        "others": _others(figures, who),
         "chosen": figures["chosen"],
         "several_forms": len(who.forms) > 1,
         "level": f"{figures['bootstrap']['level']:.0%}",

@@ -20,6 +20,7 @@ from downstream.forms import ImageSettings
 from downstream.intervals import BootstrapSettings, bootstrap_metrics, paired_interval
 from downstream.models import ModelSettings
 from downstream.sources import Source
+from downstream.verdict import signed
 
 
 @pytest.fixture(scope="module")
@@ -99,14 +100,20 @@ def test_a_stopped_comparison_goes_on_and_a_finished_one_trains_nothing(yaml_fil
     assert fits["count"] == 15
 
 
-def test_several_epochs_are_drawn_and_gates_are_told(yaml_file, monkeypatch, tmp_path):
+def test_several_epochs_gates_and_several_models_are_told(yaml_file, monkeypatch, tmp_path):
     flags = ["--training.optim.epochs", "2", "--seeds", "[0]", "--forms", "[simscore]", "--bootstrap.resamples", "20"]
-    flags += ["--training.image.gate", "true", "--cache", str(tmp_path / "cells")]
+    flags += ["--training.image.gate", "true", "--cache", str(tmp_path / "cells"), "--models", "[dicm, logistic]"]
     run(monkeypatch, "--config", yaml_file, "--out", tmp_path / "epochs", *flags)
     html = (tmp_path / "epochs" / "report.html").read_text()
     assert "Epoch by epoch" in html
     for source in ("ids", "random", "courier"):
         assert re.search(rf"Validation AUC by epoch: [^\"]*\b{source}\b", html)
+    assert html.count("Models side by side") == 1
+    figures = json.loads((tmp_path / "epochs" / "figures.json").read_text())
+    wanted = {"a": "random", "b": "ids", "model": "logistic", "slice": "cold", "metric": "gauc"}
+    mean = next(row["mean"] for row in figures["differences"] if wanted.items() <= row.items())
+    cold = html.split("<h3>Items never shown in training</h3>")[1]
+    assert re.search(rf"<td>logistic</td><td>[\d.]+</td><td>[^<]+</td><td>{re.escape(signed(mean))} \(", cold)
     records = [json.loads(path.read_text()) for path in (tmp_path / "cells").glob("*/row.json")]
     gates = next(one["form"]["gates"] for one in records if one["cell"]["source"] == "courier")
     for one in gates:
