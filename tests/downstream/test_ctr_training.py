@@ -104,7 +104,7 @@ def test_two_processes_learn_what_one_learns(world, tmp_path):
         launch += ["-m", "downstream.train"]
         arguments = ["--dataset", str(world.folder), "--table", str(tmp_path / "table"), "--out", str(run)]
         # Hidden IDs are drawn by each process, so only without them are the two the same computation.
-        arguments += ["--optim.unknown_rate", "0", "--model.l2", "3.0"]
+        arguments += ["--optim.unknown_rate", "0", "--model.l2", "0.3"]
         done = subprocess.run(
             [sys.executable, "-m", *launch, *arguments],
             capture_output=True,
@@ -115,4 +115,5 @@ def test_two_processes_learn_what_one_learns(world, tmp_path):
         assert done.returncode == 0, done.stderr
         scores.append(np.load(run / "test_scores.npy"))
     assert not np.array_equal(*scores)  # sums in another order: there were two
-    np.testing.assert_allclose(scores[0], scores[1], atol=2e-3)
+    # A much stronger L2 holds embeddings at zero, where Adam magnifies rounding to steps of the learning rate.
+    np.testing.assert_allclose(scores[0], scores[1], atol=1e-5)
