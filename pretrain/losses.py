@@ -45,6 +45,7 @@ def info_nce(
     positive: Tensor,
     temperature: float | Tensor,
     bias: Tensor | None = None,
+    further: Tensor | None = None,
 ) -> Term:
     """-log softmax over a of cos(candidate_a, query_b) / tau at b's own candidate (COURIER, arXiv 2306.05001).
 
@@ -62,6 +63,8 @@ def info_nce(
     temperature : tau; a tensor where it is learned
     bias : float tensor broadcastable to (Q, A), added to the logits: -log q for candidates drawn more often than
         others, log w for candidates that weigh w in the sum, -inf for those to leave out; b's own must stay finite
+    further : bool tensor (Q, A), candidates that are b's positives besides its own: a query's loss is then the mean
+        over its positives of -log softmax (SupCon's L_out, arXiv 2004.11362, equation 2)
 
     Returns
     -------
@@ -77,7 +80,8 @@ def info_nce(
         logits = logits + bias
         kept = kept & (bias > float("-inf"))
     logits = logits.masked_fill(~kept, float("-inf"))
-    values = logits.logsumexp(1) - logits.gather(1, positive[:, None]).squeeze(1)
+    found = own if further is None else (own | further) & kept
+    values = logits.logsumexp(1) - logits.masked_fill(~found, 0.0).sum(1) / found.sum(1)
     return Term(global_mean(values, query_kept), global_mean(kept.sum(1).float().log(), query_kept))
 
 

@@ -130,6 +130,11 @@ class Objective:
         contrast: False only pulls targets and reconstructions together, as an ablation: this collapses (courier).
         unclicked_negatives: Whether page-view items that were not clicked are negatives (courier).
         page_negative_weight: Weight, in the softmax, of the unclicked items of the target's own page view (courier).
+        page_positives: Whether the reconstruction of a clicked slot is to find the page view's other clicks, too, in
+            place of being told from them (courier).
+        queue: Page-view items remembered from earlier steps as further negatives of the page-view loss; 0 keeps none
+            (courier).
+        momentum: Share of itself the slow encoder, which makes the remembered keys, keeps at each step (courier).
         log_q: Strength of the correction for popular items being in more batches: 0 none, 1 whole (courier).
         projection: Hidden width of a projection head that losses see and the table does not; 0 has none (courier).
         matryoshka: Further sizes, each below the embedding's: the first so many dimensions are trained to serve alone
@@ -153,6 +158,9 @@ class Objective:
     contrast: bool = True
     unclicked_negatives: bool = True
     page_negative_weight: float = 1.0
+    page_positives: bool = False
+    queue: int = 0
+    momentum: float = 0.99
     log_q: float = 0.0
     projection: int = 0
     matryoshka: list[int] = field(default_factory=list)
@@ -300,6 +308,7 @@ class Settings:
             "batch.lanes": self.batch.lanes,
             "optim.micro_batch": self.optim.micro_batch,
             "evaluation.patience": self.evaluation.patience,
+            "objective.queue": objective.queue,
             "objective.scl.queue": objective.scl.queue,
             "objective.scl.triplet_weight": objective.scl.triplet_weight,
             **{f"objective.{name}": getattr(objective, name) for name in weights},
@@ -311,8 +320,9 @@ class Settings:
         if objective.reconstruction not in ("attention", "multihead", "mean"):
             found = objective.reconstruction
             raise UserError(f"--objective.reconstruction is {found!r}; attention, multihead or mean is expected")
-        if not 0 <= objective.scl.momentum <= 1:
-            raise UserError(f"--objective.scl.momentum is {objective.scl.momentum}; a share in [0, 1] is expected")
+        for name, value in {"momentum": objective.momentum, "scl.momentum": objective.scl.momentum}.items():
+            if not 0 <= value <= 1:
+                raise UserError(f"--objective.{name} is {value}; a share in [0, 1] is expected")
         if objective.learn_temperature and not objective.contrast:
             raise UserError(
                 "--objective.learn_temperature needs --objective.contrast: without it there is none to learn"

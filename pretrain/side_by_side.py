@@ -22,7 +22,16 @@ from rich.console import Console
 from data_tools.cli import UserError, parse_settings, run_command
 from data_tools.files import read_json, whole_file
 
-HEADER = ("run", "seeds", "page AUC, unseen", "page AUC, seen", "effective rank", "steps", "seconds")
+HEADER = (
+    "run",
+    "seeds",
+    "validation, chosen on",
+    "page AUC, unseen",
+    "page AUC, seen",
+    "effective rank",
+    "steps",
+    "seconds",
+)
 
 
 @dataclass(kw_only=True)
@@ -72,30 +81,27 @@ def _of(summaries: list[dict[str, Any]], part: str, what: str) -> list[float]:
 
 
 def lines(groups: dict[str, list[Path]]) -> list[list[str]]:
-    """One line a name, the highest page AUC on unseen items first; above them the oracle, below them the untrained."""
+    """One line a name, the best on validation first; above them the oracle, below them the untrained."""
     found = {name: [read_json(folder / "summary.json") for folder in own] for name, own in groups.items()}
 
     def aucs(summaries: list[dict[str, Any]], what: str) -> list[str]:
         values = [_of(summaries, part, what) for part in ("unseen", "seen")]
         return [_spread(own, 4) if own else "–" for own in values]
 
-    def rank(name: str) -> float:
-        values = _of(found[name], "unseen", "trained") or _of(found[name], "seen", "trained")
-        return -float(np.mean(values)) if values else 0.0
-
+    chosen = {name: [read_json(folder / "best.json")["auc"] for folder in own] for name, own in groups.items()}
     table = []
-    for name in sorted(found, key=rank):
+    for name in sorted(found, key=lambda name: -np.mean(chosen[name])):
         own = found[name]
         figures = [("effective_rank", 1), ("steps", 0), ("seconds", 0)]
         seeds = ", ".join(str(one["seed"]) for one in own)
         told = [_spread([one[key] for one in own], digits) for key, digits in figures]
         told[1] = str(own[0]["steps"])
-        table.append([name, seeds, *aucs(own, "trained"), *told])
+        table.append([name, seeds, _spread(chosen[name], 4), *aucs(own, "trained"), *told])
     every = list({one["seed"]: one for own in found.values() for one in own}.values())
-    table.append(["untrained", "", *aucs(every, "untrained"), "", "0", ""])
+    table.append(["untrained", "", "", *aucs(every, "untrained"), "", "0", ""])
     if all("oracle" in one["page_auc"].get("seen", {}) for one in every):
         # The validation and test requests of one world have one oracle.
-        table.insert(0, ["oracle", "", *aucs(every[:1], "oracle"), "", "", ""])
+        table.insert(0, ["oracle", "", "", *aucs(every[:1], "oracle"), "", "", ""])
     return table
 
 
@@ -109,7 +115,9 @@ def markdown(groups: dict[str, list[Path]], table: list[list[str]], command: str
         [
             *(f"| {' | '.join(row)} |" for row in rows),
             "",
-            "Page AUC: that of SimScore within a page view, on test requests; ± the standard deviation over the seeds.",
+            "Page AUC: that of SimScore within a page view, on test requests; validation: the same on the validation "
+            "requests and the items (unseen, where not set otherwise) on which the best weights are chosen; ± the "
+            "standard deviation over the seeds.",
             "",
             f"- Command: {command}",
             f"- Commits of the runs: {commits}",

@@ -14,6 +14,7 @@ from pretrain.catalogue import log_shares
 from pretrain.distributed import gather, largest, rank
 from pretrain.encoder import ImageEncoder
 from pretrain.losses import Term, click_cross_entropy, info_nce, negative_cosine, within_page
+from pretrain.momentum import MomentumQueue
 from pretrain.objectives.base import Objective
 from pretrain.reconstruction import MultiHead, history_mean, reconstruct
 from pretrain.settings import Settings
@@ -96,6 +97,13 @@ class Courier(Objective):
             )
         if wanted.ctr_weight:
             self.click = nn.Sequential(nn.Linear(2 * size, size), nn.ReLU(), nn.Linear(size, 1))
+        if wanted.queue:
+            if wanted.matryoshka or wanted.projection or not (wanted.pv_weight and wanted.contrast):
+                raise UserError(
+                    "--objective.queue goes with neither matryoshka nor projection, since its keys are whole "
+                    "embeddings, and needs a pv_weight and contrast, whose negatives they are"
+                )
+            self.memory = MomentumQueue(encoder, wanted.queue, wanted.momentum)
         if wanted.log_q:
             for name, share in zip(
                 ("page_share", "click_share"), log_shares(settings.data, settings.batch), strict=True
@@ -131,15 +139,17 @@ class Courier(Objective):
             row = torch.arange(len(page), device=page.device).repeat_interleave(page.shape[1])
             shown = Targets(page.flatten(), row, clicked.flatten(), rebuilt.flatten(0, 1), present.flatten())
             share = self.page_share if wanted.log_q else None
-            pv = self._retrieve(unit, batch, shown, ~shown.clicked, wanted.page_negative_weight, share)
+            pv = self._retrieve(unit, batch, shown, ~shown.clicked, wanted.page_negative_weight, share, True)
             found["pv_loss"] = (wanted.pv_weight, pv)
+            if wanted.queue:
+                self._remember(batch, shown)
         if wanted.ucs_weight:
             row, target, earlier = clicks
             again = self._reconstruct(unit, target[:, None], earlier).squeeze(1)
             everything = torch.ones_like(target, dtype=torch.bool)
             chosen = Targets(target, row, everything, again, (earlier >= 0).any(1))
             share = self.click_share if wanted.log_q else None
-            found["ucs_loss"] = (wanted.ucs_weight, self._retrieve(unit, batch, chosen, everything, 0.0, share))
+            found["ucs_loss"] = (wanted.ucs_weight, self._retrieve(unit, batch, chosen, everything, 0.0, share, False))
         if wanted.ctr_weight:
             logits = self.click(torch.cat([rebuilt, unit[page.clamp(min=0)]], dim=-1)).squeeze(-1)
             found["ctr_loss"] = (wanted.ctr_weight, click_cross_entropy(logits, batch["click"], present))
@@ -168,8 +178,9 @@ class Courier(Objective):
         rival: Tensor,
         weight: float,
         log_share: Tensor | None,
+        page_view: bool,
     ) -> Term:
-        """InfoNCE of the targets among those of the global batch.
+        """InfoNCE of the targets among those of the global batch, and for page views among those in memory.
 
         ``rival`` (bool, n) marks those that count ``weight`` times in the softmax of another target of their request.
         """
@@ -179,28 +190,48 @@ class Courier(Objective):
         if not self.settings.contrast:
             return negative_cosine(own, targets.rebuilt, kept)
         item = batch["image_item"][targets.index.clamp(min=0)]
-        candidate_item = gather(item)
+        candidate, candidate_item = gather(own), gather(item)
+        candidate_kept = gather(targets.index >= 0 if self.settings.unclicked_negatives else clicked)
+        row = gather(targets.row + rank() * len(batch["history"]))
         positive = torch.arange(len(item), device=item.device) + rank() * len(item)
+        together = row[positive][:, None] == row[None, :]
+        further = together & gather(clicked)[None, :] if page_view and self.settings.page_positives else None
         bias = None
+        if weight != 1:
+            rivals = (together & gather(rival)[None, :]).scatter(1, positive[:, None], False)
+            bias = torch.zeros(rivals.shape, device=rivals.device)
+            bias = bias.masked_fill(rivals, math.log(weight) if weight else float("-inf"))
+        if page_view and self.settings.queue:
+            length = self.settings.queue
+            candidate = torch.cat([candidate, self.memory.key])
+            candidate_item = torch.cat([candidate_item, self.memory.item])
+            candidate_kept = torch.cat([candidate_kept, self.memory.item >= 0])
+            bias, further = (F.pad(mask, (0, length)) if mask is not None else None for mask in (bias, further))
         # The correction takes ln q off every logit, the positive's too, with q an item's share of the candidates
         # (sampling-bias-corrected softmax, Yi et al., RecSys 2019).
         if log_share is not None:
-            bias = -self.settings.log_q * log_share[candidate_item][None, :]
-        if weight != 1:
-            row = gather(targets.row + rank() * len(batch["history"]))
-            rivals = (row[positive][:, None] == row[None, :]) & gather(rival)[None, :]
-            rivals = rivals.scatter(1, positive[:, None], False)
-            added = torch.zeros(rivals.shape, device=rivals.device)
-            added = added.masked_fill(rivals, math.log(weight) if weight else float("-inf"))
-            bias = added if bias is None else bias + added
+            popular = -self.settings.log_q * log_share[candidate_item][None, :]
+            bias = popular if bias is None else bias + popular
         return info_nce(
             query=targets.rebuilt,
             query_item=item,
             query_kept=kept,
-            candidate=gather(own),
+            candidate=candidate,
             candidate_item=candidate_item,
-            candidate_kept=gather(targets.index >= 0 if self.settings.unclicked_negatives else clicked),
+            candidate_kept=candidate_kept,
             positive=positive,
             temperature=self.temperature,
             bias=bias,
+            further=further,
         )
+
+    def _remember(self, batch: dict[str, Tensor], shown: Targets) -> None:
+        """Put the page views' pictures, as the slow encoder sees them, into the queue."""
+        wanted = (shown.index >= 0) & (shown.clicked | self.settings.unclicked_negatives)
+        key = gather(self.memory.encode(batch["images"], shown.index.clamp(min=0), wanted))
+        item, wanted = gather(batch["image_item"][shown.index.clamp(min=0)]), gather(wanted)
+        self.memory.remember(key[wanted], item[wanted])
+
+    def after_step(self, encoder: ImageEncoder) -> None:
+        if self.settings.queue:
+            self.memory.follow(encoder)

@@ -8,8 +8,6 @@ view; and the triplet's negative is an item of the same page view that was not c
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,6 +15,7 @@ from torch.nn import functional as F
 from pretrain.distributed import gather, rank
 from pretrain.encoder import ImageEncoder
 from pretrain.losses import Term, info_nce, triplet
+from pretrain.momentum import MomentumQueue
 from pretrain.objectives.base import Objective
 from pretrain.settings import Settings
 
@@ -25,21 +24,12 @@ class Scl(Objective):
     """InfoNCE of a click's embedding and the slow encoder's embedding (key) of the next click, and the triplet.
 
     Keys of the batch's other pairs, and those remembered from earlier steps, are the negatives, but for copies of the
-    two items of the pair. The slow encoder is a moving average of the encoder (MoCo, arXiv 1911.05722), used in
-    evaluation mode, so that a key depends on its picture alone (ours).
+    two items of the pair. Keys are those of :class:`pretrain.momentum.MomentumQueue`.
     """
 
     def __init__(self, settings: Settings, encoder: ImageEncoder) -> None:
         super().__init__(settings, encoder)
-        self.slow = copy.deepcopy(encoder).requires_grad_(False)
-        length = self.settings.scl.queue
-        self.register_buffer("queue", torch.zeros(length, encoder.dimensions))
-        self.register_buffer("queue_item", torch.full((length,), -1))  # -1: not filled yet
-
-    def train(self, mode: bool = True) -> Scl:
-        super().train(mode)
-        self.slow.eval()
-        return self
+        self.memory = MomentumQueue(encoder, self.settings.scl.queue, self.settings.scl.momentum)
 
     def terms(self, embeddings: Tensor, batch: dict[str, Tensor]) -> dict[str, Term]:
         """``scl_loss`` and ``triplet_loss``.
@@ -66,12 +56,12 @@ class Scl(Objective):
 
     def _pairs(self, anchor: Tensor, batch: dict[str, Tensor], pair: Tensor) -> Term:
         slots, pair = batch["page"].reshape(-1).clamp(min=0), pair.reshape(-1)
-        key = self._keys(batch["images"], slots, pair)
+        key = self.memory.encode(batch["images"], slots, pair)
         item, anchor_item = batch["image_item"][slots], batch["image_item"][batch["history"][:, -1].clamp(min=0)]
         anchor_item = anchor_item.repeat_interleave(batch["page"].shape[1])
-        candidate = torch.cat([gather(key), self.queue])
-        candidate_item = torch.cat([gather(item), self.queue_item])
-        kept = torch.cat([gather(pair), self.queue_item >= 0])
+        candidate = torch.cat([gather(key), self.memory.key])
+        candidate_item = torch.cat([gather(item), self.memory.item])
+        kept = torch.cat([gather(pair), self.memory.item >= 0])
         # Few slots are clicked: the logits are of those alone, as are the candidates.
         rows, column = pair.nonzero().squeeze(1), kept.cumsum(0) - 1
         positive, shown = column[rows + rank() * len(slots)], candidate_item[kept]
@@ -88,33 +78,9 @@ class Scl(Objective):
             temperature=self.temperature,
             bias=torch.zeros_like(seen, dtype=torch.float32).masked_fill(seen, float("-inf")),
         )
-        fresh = kept[: len(kept) - len(self.queue)]
-        self._remember(candidate[: len(fresh)][fresh], candidate_item[: len(fresh)][fresh])
+        fresh = kept[: len(kept) - len(self.memory.key)]
+        self.memory.remember(candidate[: len(fresh)][fresh], candidate_item[: len(fresh)][fresh])
         return term
 
-    @torch.no_grad()
-    def _keys(self, images: Tensor, slots: Tensor, wanted: Tensor, chunk: int = 256) -> Tensor:
-        """Unit keys (n, D) of the pictures in the wanted slots, each encoded once; zeros elsewhere."""
-        keys = torch.zeros(len(slots), self.queue.shape[1], device=slots.device)
-        if wanted.any():
-            used, place = slots[wanted].unique(return_inverse=True)
-            encoded = torch.cat([self.slow(images[part]).float() for part in used.split(chunk)])
-            keys[wanted] = F.normalize(encoded, dim=-1)[place]
-        return keys
-
-    @torch.no_grad()
-    def _remember(self, key: Tensor, item: Tensor) -> None:
-        """Newest keys first; the oldest fall off the end."""
-        length = len(self.queue)
-        self.queue.copy_(torch.cat([key, self.queue])[:length])
-        self.queue_item.copy_(torch.cat([item, self.queue_item])[:length])
-
-    @torch.no_grad()
     def after_step(self, encoder: ImageEncoder) -> None:
-        """Move the slow encoder towards the encoder."""
-        fast = encoder.state_dict()
-        for name, value in self.slow.state_dict().items():
-            if value.is_floating_point():
-                value.lerp_(fast[name], 1 - self.settings.scl.momentum)
-            else:
-                value.copy_(fast[name])
+        self.memory.follow(encoder)

@@ -1,5 +1,6 @@
 """COURIER's terms and settings against the formulas, in float64, one target at a time."""
 
+import copy
 import math
 from types import SimpleNamespace
 
@@ -9,8 +10,9 @@ from torch.nn import functional as F
 
 from data_tools.cli import UserError
 from pretrain.catalogue import log_shares
+from pretrain.encoder import build_encoder
 from pretrain.objectives import OBJECTIVES
-from pretrain.settings import Batch, Objective, Settings
+from pretrain.settings import Batch, Encoder, Objective, Settings
 
 ENCODER = SimpleNamespace(dimensions=8)
 SHARPER = {"attention_temperature": 0.1}
@@ -37,7 +39,7 @@ def batch():
     }
 
 
-def by_hand(embeddings, batch, settings, shares=(None, None)):
+def by_hand(embeddings, batch, settings, shares=(None, None), memory=()):
     """L_pv, L_ucs and the ranking within page views, straight from the formulas."""
     unit = F.normalize(embeddings.double(), dim=-1)
     tau = settings.temperature
@@ -52,12 +54,13 @@ def by_hand(embeddings, batch, settings, shares=(None, None)):
         rebuilt = rebuild(unit[own], [unit[k] for k in clicks])
         return unit @ (rebuilt / rebuilt.norm())
 
-    def retrieval(targets, share, siblings=True):  # (row, index, clicked, clicks before it)
+    def retrieval(targets, share, siblings=True, memory=()):  # (row, index, clicked, clicks before it)
         values = []
         for row, own, positive, clicks in targets:
             if not positive or not clicks:
                 continue
             found = cosine(own, clicks)
+            rebuilt = rebuild(unit[own], [unit[k] for k in clicks])
 
             def logit(index, found=found):
                 popular = settings.log_q * float(share[batch["image_item"][index]]) if settings.log_q else 0
@@ -71,7 +74,15 @@ def by_hand(embeddings, batch, settings, shares=(None, None)):
                     continue
                 weight = settings.page_negative_weight if other_row == row and not clicked else 1
                 denominator += weight * math.exp(logit(other))
-            values.append(math.log(denominator) - logit(own) if settings.contrast else -float(found[own]))
+            for item, key in memory:
+                if item != batch["image_item"][own]:
+                    denominator += math.exp(float(F.cosine_similarity(key.double(), rebuilt, dim=0)) / tau)
+            several = siblings and settings.page_positives
+            found_too = [o for r, o, c, _ in targets if several and r == row and c and o != own]
+            logits = [logit(index) for index in (own, *found_too)]
+            values.append(
+                math.log(denominator) - sum(logits) / len(logits) if settings.contrast else -float(found[own])
+            )
         return sum(values) / len(values)
 
     def ranking(targets):
@@ -97,7 +108,7 @@ def by_hand(embeddings, batch, settings, shares=(None, None)):
         for place in range(len(clicks[row]) - int(batch["fresh"][row]), len(clicks[row]))
     ]
     return {
-        "pv_loss": settings.pv_weight * retrieval(page, shares[0]),
+        "pv_loss": settings.pv_weight * retrieval(page, shares[0], memory=memory),
         "ucs_loss": settings.ucs_weight * retrieval(chosen, shares[1], siblings=False),
         "page_loss": settings.page_weight * ranking(page),
     }
@@ -111,6 +122,7 @@ def by_hand(embeddings, batch, settings, shares=(None, None)):
         {"unclicked_negatives": False},
         {"page_negative_weight": 4.0},
         {"page_negative_weight": 0.0},
+        {"page_positives": True},
         {"page_weight": 0.5},
         {"contrast": False},
         {"temperature": 0.2, "learn_temperature": True},
@@ -135,6 +147,24 @@ def test_popular_items_are_corrected_for(embeddings, batch, tiny_world):
         assert float(term.loss) == pytest.approx(expected[name], rel=1e-5, abs=1e-6)  # logits reach 20, losses do not
     without = by_hand(embeddings, batch, Objective(**SHARPER))
     assert expected["pv_loss"] != pytest.approx(without["pv_loss"], rel=1e-3)
+
+
+def test_remembered_items_are_negatives_of_page_views(embeddings, batch):
+    encoder = build_encoder(Encoder(dimensions=8, image_size=32))
+    batch["images"] = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
+    settings = Settings(objective=Objective(queue=5, momentum=0.9, **SHARPER))
+    module = OBJECTIVES["courier"](settings, encoder)
+    module.memory.key[:2], module.memory.item[:2] = F.normalize(torch.randn(2, 8), dim=-1), torch.tensor([12, 99])
+    memory = list(zip([12, 99], module.memory.key[:2].clone(), strict=True))
+    expected = by_hand(embeddings, batch, module.settings, memory=memory)
+    found = module(embeddings, batch)
+    assert {name: float(term.loss) for name, term in found.items()} == pytest.approx(
+        {name: expected[name] for name in found}, rel=1e-5
+    )
+    assert expected["pv_loss"] > by_hand(embeddings, batch, module.settings)["pv_loss"]
+    assert module.memory.item.tolist() == [13, 14, 10, 12, 15]  # the newest page views come first
+    keys = F.normalize(copy.deepcopy(encoder).eval()(batch["images"][[3, 4, 0, 2, 5]]), dim=-1)
+    torch.testing.assert_close(module.memory.key, keys.detach())
 
 
 def test_a_term_of_weight_zero_is_left_out(embeddings, batch):
@@ -184,6 +214,8 @@ def test_a_learned_temperature_has_a_gradient_and_a_floor(embeddings, batch):
         ({"matryoshka": [4], "projection": 4}, "one size only"),
         ({"reconstruction": "multihead", "heads": 3}, "does not divide"),
         ({"pv_weight": 0.0, "ucs_weight": 0.0}, "nothing to learn"),
+        ({"queue": 8, "matryoshka": [4]}, "whole embeddings"),
+        ({"queue": 8, "contrast": False}, "whose negatives they are"),
     ],
 )
 def test_contradictions_are_refused(settings, message):

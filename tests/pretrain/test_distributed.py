@@ -29,6 +29,7 @@ CASES = {
         page_negative_weight=3, log_q=1, guards=Guards(koleo=0.1, variance=1, covariance=1),
     ),
     "courier-sizes": Objective(matryoshka=[4, 8], unclicked_negatives=False, reconstruction="mean"),
+    "courier-queue": Objective(queue=9, page_positives=True),
     "courier-without-contrast": Objective(contrast=False),
 }  # fmt: skip
 
@@ -83,8 +84,8 @@ def loss_and_gradient(case, shards, micro_batch, rank=0, processes=1):
     torch.manual_seed(0)
     encoder = build_encoder(ENCODER)
     objective = OBJECTIVES[CASES[case].name](Settings(data=shards, objective=CASES[case]), encoder).train()
-    if case == "scl":
-        objective.queue[:4], objective.queue_item[:4] = torch.randn(4, 16), torch.tensor([3, 101, 104, 7])
+    if hasattr(objective, "memory"):
+        objective.memory.key[:4], objective.memory.item[:4] = torch.randn(4, 16), torch.tensor([3, 101, 104, 7])
     batch = global_batch()
     if objective.batches == "items":
         batch = item_part(batch, torch.arange(len(batch["images"]))[rank::processes], objective.views)

@@ -146,13 +146,13 @@ def test_scl_equals_the_formulas():
     torch.manual_seed(0)
     encoder = build_encoder(Encoder(dimensions=5, image_size=32))
     module = made("scl", encoder, temperature=0.1, scl=Scl(queue=7, margin=0.4, triplet_weight=2.0))
-    module.queue[:2], module.queue_item[:2] = F.normalize(torch.randn(2, 5), dim=-1), torch.tensor([12, 99])
+    module.memory.key[:2], module.memory.item[:2] = F.normalize(torch.randn(2, 5), dim=-1), torch.tensor([12, 99])
     batch, embeddings = scl_batch(), torch.randn(6, 5)
     with torch.no_grad():
         keys = F.normalize(copy.deepcopy(encoder).eval()(batch["images"]).double(), dim=-1)
     unit = F.normalize(embeddings.double(), dim=-1)
     item = batch["image_item"].tolist()
-    queue = list(zip([12, 99], module.queue[:2].double(), strict=True))
+    queue = list(zip([12, 99], module.memory.key[:2].double(), strict=True))
     pairs = [(1, 2), (1, 4), (2, 5), (2, 2)]  # latest click and clicked slot; the third row has no click before
     # the third row's click is no key: it belongs to no pair
     candidates = [(item[index], keys[index]) for index in (2, 4, 5, 2)] + queue
@@ -174,12 +174,12 @@ def test_scl_remembers_keys_and_moves_the_slow_encoder():
     module = made("scl", encoder, scl=Scl(queue=6, momentum=0.9))
     batch = scl_batch()
     module(torch.randn(6, 5), batch)
-    assert module.queue_item.tolist() == [12, 14, 15, 12, -1, -1]
+    assert module.memory.item.tolist() == [12, 14, 15, 12, -1, -1]
     module(torch.randn(6, 5), batch)
-    assert module.queue_item.tolist() == [12, 14, 15, 12, 12, 14]
-    before = module.slow.head.weight.clone()
+    assert module.memory.item.tolist() == [12, 14, 15, 12, 12, 14]
+    before = module.memory.slow.head.weight.clone()
     with torch.no_grad():
         encoder.head.weight += 1.0
     module.after_step(encoder)
-    torch.testing.assert_close(module.slow.head.weight, before + 0.1)
-    assert not module.slow.training
+    torch.testing.assert_close(module.memory.slow.head.weight, before + 0.1)
+    assert not module.memory.slow.training

@@ -8,7 +8,7 @@ from data_tools.cli import UserError
 from pretrain.side_by_side import finished_runs, lines, markdown
 
 
-def write_run(folder, seed, lr, unseen, seen):
+def write_run(folder, seed, lr, unseen, seen, validation):
     folder.mkdir(parents=True)
     settings = {"seed": seed, "out": str(folder), "resume": False, "optim": {"lr": lr}}
     made = {"settings": settings, "commit": "abc", "machine": {"cpu": "one", "gpu": None}}
@@ -19,20 +19,30 @@ def write_run(folder, seed, lr, unseen, seen):
     figures = {"page_auc": auc, "effective_rank": 7.0 + seed, "steps": 60, "seconds": 100.0, "seed": seed}
     (folder / "run.json").write_text(json.dumps(made))
     (folder / "summary.json").write_text(json.dumps(figures))
+    (folder / "best.json").write_text(json.dumps({"auc": validation, "step": 60}))
 
 
 def test_seeds_of_one_setting_are_one_line(tmp_path):
-    write_run(tmp_path / "plain-0", 0, 0.1, 0.60, 0.62)
-    write_run(tmp_path / "plain-1", 1, 0.1, 0.64, 0.66)
-    write_run(tmp_path / "sharp-0", 0, 0.2, 0.70, 0.58)
+    write_run(tmp_path / "plain-0", 0, 0.1, 0.60, 0.62, 0.70)
+    write_run(tmp_path / "plain-1", 1, 0.1, 0.64, 0.66, 0.80)
+    write_run(tmp_path / "sharp-0", 0, 0.2, 0.70, 0.58, 0.74)
     (tmp_path / "stopped-0").mkdir()
     groups = finished_runs(f"{tmp_path}/*")
     assert {name: len(own) for name, own in groups.items()} == {"plain": 2, "sharp": 1}
-    oracle, first, second, untrained = lines(groups)
-    assert oracle[2:4] == ["0.9000", "0.9000"]
-    assert first == ["sharp", "0", "0.7000", "0.5800", "7.0", "60", "100"]
-    assert second == ["plain", "0, 1", "0.6200 ± 0.0283", "0.6400 ± 0.0283", "7.5 ± 0.7", "60", "100 ± 0"]
-    assert untrained[2] == "0.5050 ± 0.0071"  # a seed once, however many runs have it
+    oracle, first, second, untrained = lines(groups)  # the best on validation comes first, whatever the test says
+    assert oracle[3:5] == ["0.9000", "0.9000"]
+    assert second == ["sharp", "0", "0.7400", "0.7000", "0.5800", "7.0", "60", "100"]
+    assert first == [
+        "plain",
+        "0, 1",
+        "0.7500 ± 0.0707",
+        "0.6200 ± 0.0283",
+        "0.6400 ± 0.0283",
+        "7.5 ± 0.7",
+        "60",
+        "100 ± 0",
+    ]
+    assert untrained[3] == "0.5050 ± 0.0071"  # a seed once, however many runs have it
     assert "| plain | 0, 1 |" in markdown(groups, lines(groups), "x")
 
 
