@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 import re
 import shlex
 import sys
@@ -48,7 +49,7 @@ class Settings:
 
 
 def finished_runs(places: str) -> dict[str, list[Path]]:
-    """Name -> its runs, one a seed: those whose settings agree but for seed and folder.
+    """Name -> its runs, one a seed: those whose settings agree but for seed and folder, however the data are spelt.
 
     Raises
     ------
@@ -60,6 +61,7 @@ def finished_runs(places: str) -> dict[str, list[Path]]:
     for folder in folders:
         if (folder / "summary.json").exists():
             settings = read_json(folder / "run.json")["settings"]
+            settings["data"] = settings["data"] and os.path.realpath(settings["data"])
             same = json.dumps({key: value for key, value in settings.items() if key not in ("seed", "out", "resume")})
             groups.setdefault(same, []).append(folder)
     if not groups:

@@ -1,6 +1,7 @@
 """Runs side by side: one line a group of seeds, means by hand."""
 
 import json
+import os
 
 import pytest
 
@@ -10,7 +11,8 @@ from pretrain.side_by_side import finished_runs, lines, markdown
 
 def write_run(folder, seed, lr, unseen, seen, validation):
     folder.mkdir(parents=True)
-    settings = {"seed": seed, "out": str(folder), "resume": False, "optim": {"lr": lr}}
+    data = "shards" if seed else os.path.abspath("shards")
+    settings = {"data": data, "seed": seed, "out": str(folder), "resume": False, "optim": {"lr": lr}}
     made = {"settings": settings, "commit": "abc", "machine": {"cpu": "one", "gpu": None}}
     auc = {
         name: {"trained": value, "untrained": 0.5 + seed / 100, "oracle": 0.9}
