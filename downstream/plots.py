@@ -11,6 +11,8 @@ import numpy as np
 from data_tools.charts import BETTER, INK, MUTED, STYLE, WORSE, inline_svg
 from downstream.intervals import Interval
 
+LETTER = 0.075  # inches, about, of a name on a chart
+
 
 def limits(intervals: list[Interval]) -> tuple[float, float]:
     """A common range of several plots: all intervals and zero, with a margin."""
@@ -26,8 +28,9 @@ def forest(labelled: list[tuple[str, Interval]], metric: str, span: tuple[float,
     A filled circle is an interval right of zero, a filled square one left of it, an open circle one that holds zero,
     so that nothing hangs on colour alone.
     """
+    width = max(3.7, 1.9 + LETTER * max(len(label) for label, _ in labelled))  # long names take no room from the bars
     with matplotlib.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(3.7, 0.7 + 0.3 * len(labelled)))
+        figure, axes = plt.subplots(figsize=(width, 0.7 + 0.3 * len(labelled)))
         axes.axvline(0, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
         for place, (_, interval) in enumerate(labelled):
             colour, marker, fill = MUTED, "o", "none"
@@ -76,8 +79,9 @@ def curves(lines: dict[str, list[float]], axis: str, described: str) -> str:
 
 def spectra(lines: dict[str, np.ndarray], described: str) -> str:
     """Falling shares of singular values, one line a table."""
+    width = max(5.4, 4.0 + LETTER * max(len(name) for name in lines))
     with matplotlib.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(5.4, 3.0))
+        figure, axes = plt.subplots(figsize=(width, 3.0))
         ends = []
         for place, (name, shares) in enumerate(lines.items()):
             kept = shares[shares > 1e-5]
@@ -85,7 +89,7 @@ def spectra(lines: dict[str, np.ndarray], described: str) -> str:
             axes.plot(np.arange(1, len(kept) + 1), kept, color=INK, linewidth=1.4, linestyle=style)
             ends.append((kept[-1], len(kept), name))
         axes.set(yscale="log", xlabel="dimension, the strongest first", ylabel="share of the spectrum")
-        axes.set_xlim(1, max(end for _, end, _ in ends) * 1.3)
+        axes.set_xlim(1, max(end for _, end, _ in ends) * width / 4.1)  # the lines stop where the names begin
         for (_, end, name), height in zip(ends, _apart([share for share, _, _ in ends]), strict=True):
             axes.annotate(name, (end, height), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
