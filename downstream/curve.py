@@ -34,6 +34,7 @@ class Settings:
         metric: Whose differences from the baseline: gauc, auc or log_loss.
         form: Of the embeddings; best is each one's best on validation.
         model: CTR model; null where the comparisons have one.
+        sources: Those to draw, in order; null draws all that the comparisons have.
         slices: Parts of the test split, a panel each: all, warm (items shown in training) or cold (never shown).
         logarithmic: Whether the axis is.
     """
@@ -46,6 +47,7 @@ class Settings:
     metric: str = "gauc"
     form: str = "best"
     model: str | None = None
+    sources: list[str] | None = None
     slices: list[str] = field(default_factory=lambda: ["all", "cold"])
     logarithmic: bool = False
 
@@ -82,7 +84,9 @@ def gains(settings: Settings, part: str) -> dict[str, dict[float, dict[str, Any]
             raise UserError(f"{folder} compares several models; name one with --model")
         for row in rows:
             found.setdefault(row["a"], {})[place] = row
-    return found
+    if unknown := set(settings.sources or []) - found.keys():
+        raise UserError(f"no comparison has the sources {sorted(unknown)}; they have {sorted(found)}")
+    return {source: found[source] for source in settings.sources or found}
 
 
 def _draw(axes: Axes, lines: dict[str, dict[float, dict[str, Any]]], settings: Settings, part: str) -> None:

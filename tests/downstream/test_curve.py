@@ -38,5 +38,7 @@ def test_what_is_not_there_is_said(tmp_path):
     folder = write_figures(tmp_path / "one", 0.1)
     with pytest.raises(UserError, match=r"no gauc of 'simtier' on 'all'; forms: \['best'\]"):
         gains(Settings(comparisons=[folder], at=[1], axis="share", out="c", form="simtier"), "all")
+    with pytest.raises(UserError, match=r"the sources \['clip'\]; they have \['courier'\]"):
+        gains(Settings(comparisons=[folder], at=[1], axis="share", out="c", sources=["clip"]), "all")
     with pytest.raises(UserError, match="1 comparisons and 2 places"):
         Settings(comparisons=[folder], at=[1, 2], axis="share", out="c")
