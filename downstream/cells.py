@@ -94,6 +94,8 @@ def cell_digest(cell: Cell, data: CTRData) -> str:
 
 
 def _run(cell: Cell, folder: Path, data: CTRData, progress: Progress | None = None) -> None:
+    if folder.exists():  # another comparison that shares the cache has made it meanwhile
+        return
     table = _table(cell.table)[0] if cell.table else None
     result = fit(data, table, cell.training, cell.seed, progress)
     record = {
