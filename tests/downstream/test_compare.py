@@ -281,6 +281,25 @@ def test_named_forms_and_models_change_the_settings_of_their_cells(tmp_path):
     assert alone.training.image == replace(settings.training.image, behaviour_images=False, hidden=(8,))
 
 
+def test_a_cell_that_another_comparison_makes_meanwhile_is_taken(world, tables, tmp_path, monkeypatch):
+    data = load_ctr_data(world.folder, DataSettings(history=4))
+    training = TrainingSettings(data.settings, optim=OptimSettings(batch_size=512))
+    mine, theirs = (Cell("courier", "vector", "dicm", seed, tables / "planted", training) for seed in (0, 1))
+    fit, fitted = downstream.cells.fit, []
+
+    def fit_while_another_runs(*given):
+        fitted.append(given)
+        folder = tmp_path / cell_digest(theirs, data)
+        folder.mkdir()
+        (folder / "row.json").write_text('{"by": "another"}')
+        np.save(folder / "test_scores.npy", np.zeros(3))
+        return fit(*given)
+
+    monkeypatch.setattr(downstream.cells, "fit", fit_while_another_runs)
+    rows = run_cells([mine, theirs], tmp_path, data, 1, progress_bar(shown=False))
+    assert len(fitted) == 1 and rows[1].record == {"by": "another"} and "by" not in rows[0].record
+
+
 def test_two_workers_find_what_one_process_finds(world, tables, tmp_path):
     data = load_ctr_data(world.folder, DataSettings(history=4))
     training = TrainingSettings(data.settings, optim=OptimSettings(batch_size=512))
