@@ -110,7 +110,7 @@ def _run(cell: Cell, folder: Path, data: CTRData, progress: Progress | None = No
         "commit": commit(),
         "versions": versions(),
     }
-    with whole_folder(folder) as scratch:
+    with whole_folder(folder, overwrite=True) as scratch:  # whoever runs the same cell at once finds the same
         np.save(scratch / "test_scores.npy", result.test_scores)
         write_json(scratch / "row.json", record)
 
