@@ -80,8 +80,12 @@ def info_nce(
         logits = logits + bias
         kept = kept & (bias > float("-inf"))
     logits = logits.masked_fill(~kept, float("-inf"))
-    found = own if further is None else (own | further) & kept
-    values = logits.logsumexp(1) - logits.masked_fill(~found, 0.0).sum(1) / found.sum(1)
+    if further is None:
+        near = logits.gather(1, positive[:, None]).squeeze(1)
+    else:
+        found = (own | further) & kept
+        near = logits.masked_fill(~found, 0.0).sum(1) / found.sum(1)
+    values = logits.logsumexp(1) - near
     return Term(global_mean(values, query_kept), global_mean(kept.sum(1).float().log(), query_kept))
 
 

@@ -192,11 +192,14 @@ class Courier(Objective):
         item = batch["image_item"][targets.index.clamp(min=0)]
         candidate, candidate_item = gather(own), gather(item)
         candidate_kept = gather(targets.index >= 0 if self.settings.unclicked_negatives else clicked)
-        row = gather(targets.row + rank() * len(batch["history"]))
         positive = torch.arange(len(item), device=item.device) + rank() * len(item)
-        together = row[positive][:, None] == row[None, :]
-        further = together & gather(clicked)[None, :] if page_view and self.settings.page_positives else None
-        bias = None
+        several = page_view and self.settings.page_positives
+        bias = further = None
+        if several or weight != 1:
+            row = gather(targets.row + rank() * len(batch["history"]))
+            together = row[positive][:, None] == row[None, :]
+        if several:
+            further = together & gather(clicked)[None, :]
         if weight != 1:
             rivals = (together & gather(rival)[None, :]).scatter(1, positive[:, None], False)
             bias = torch.zeros(rivals.shape, device=rivals.device)
