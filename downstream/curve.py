@@ -1,9 +1,9 @@
 """One curve of several comparisons: how the gain over IDs grows with what they differ in.
 
-    python -m downstream.curve --comparisons results/shares/0,results/shares/0.3,results/world --at 0,0.3,0.7 \\
-        --axis "visual share" --out results/shares/world
+    python -m downstream.curve --comparisons '[results/history/5, results/history/20]' --at '[5, 20]' \\
+        --axis "clicks the model looks back on" --out results/history/gain
 
-OUT.png and OUT.md get, for each embedding source, the difference from the baseline at each place, with its interval.
+OUT.png and OUT.md get, for each embedding source, the difference from IDs only at each place, with its interval.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Settings:
         axis: What they differ in.
         out: Files OUT.png and OUT.md are written.
         title: Of both.
-        metric: Whose differences from the baseline: gauc, auc or log_loss.
+        metric: Whose differences from IDs only: gauc, auc or log_loss.
         form: Of the embeddings; best is each one's best on validation.
         model: CTR model; null where the comparisons have one.
         sources: Those to draw, in order; null draws all that the comparisons have.
@@ -59,7 +59,7 @@ class Settings:
 
 
 def gains(settings: Settings, part: str) -> dict[str, dict[float, dict[str, Any]]]:
-    """Source -> place on the axis -> its difference from the baseline (a row of ``differences`` in figures.json).
+    """Source -> place on the axis -> its difference from IDs only (a row of ``differences`` in figures.json).
 
     Raises
     ------
@@ -69,12 +69,12 @@ def gains(settings: Settings, part: str) -> dict[str, dict[float, dict[str, Any]
     found: dict[str, dict[float, dict[str, Any]]] = {}
     for folder, place in zip(settings.comparisons, settings.at, strict=True):
         figures = read_json(Path(folder) / "figures.json")
-        baselines = {cell["source"] for cell in figures["cells"] if cell["form"] == "none"}
+        ids_only = {cell["source"] for cell in figures["cells"] if cell["form"] == "none"}
         rows = [
             row
             for row in figures["differences"]
             if (row["form"], row["metric"], row["slice"]) == (settings.form, settings.metric, part)
-            and row["b"] in baselines
+            and row["b"] in ids_only
             and settings.model in (None, row["model"])
         ]
         if not rows:
@@ -119,7 +119,7 @@ def picture(found: dict[str, dict[str, dict[float, dict[str, Any]]]], settings: 
         figure, panels = plt.subplots(1, len(found), figsize=(1 + 4.4 * len(found), 3.6), sharey=True, squeeze=False)
         for axes, (part, lines) in zip(panels[0], found.items(), strict=True):
             _draw(axes, lines, settings, part)
-        panels[0, 0].set_ylabel(f"{settings.metric.upper()} over the baseline")
+        panels[0, 0].set_ylabel(f"{settings.metric.upper()} over IDs only")
         panels[0, -1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
         figure.suptitle(settings.title)
         figure.tight_layout()
@@ -144,7 +144,7 @@ def main() -> None:
     with whole_file(out.with_name(f"{out.name}.png")) as scratch:
         picture(found, settings).savefig(scratch, dpi=110, format="png")
     said = [f"# {settings.title}", ""] if settings.title else []
-    said += [f"{settings.metric.upper()} over the baseline, 95 % intervals as in the comparisons' reports.", ""]
+    said += [f"{settings.metric.upper()} over IDs only, with the intervals of the comparisons' reports.", ""]
     for part, lines in found.items():
         said += [f"## {part}", "", *table(lines, settings), ""]
     said += [f"- Command: python -m downstream.curve {shlex.join(sys.argv[1:])}", ""]
