@@ -77,14 +77,18 @@ class Heartbeat:
                 os._exit(1)
 
     def silent(self, seconds: float) -> list[int]:
-        """Processes that have not been heard for so long, and have not said that they would stop."""
-        now = time.monotonic()
-        if now - self.listened > seconds:
+        """Processes that have not been heard for so long, and have not said that they would stop.
+
+        Only time in which this process could listen counts: where the store's keeper is gone, nobody is heard, and
+        only the keeper is to blame.
+        """
+        listened = self.listened
+        if time.monotonic() - listened > seconds:
             return [KEEPER]
         return [
             rank
             for rank, (said, heard) in self.heard.items()
-            if rank != self.rank and now - heard > seconds and said != b"done"
+            if rank != self.rank and listened - heard > seconds and said != b"done"
         ]
 
     def describe(self, lost: list[int]) -> str:

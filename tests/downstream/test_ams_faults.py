@@ -11,7 +11,7 @@ from ams_group import SMALL, run_group, start_group
 
 from data_tools.cli import UserError, run_command
 from downstream.ams.feature_store import open_store
-from downstream.ams.heartbeat import all_said, naming_the_lost
+from downstream.ams.heartbeat import KEEPER, Heartbeat, all_said, naming_the_lost
 from downstream.ams.settings import ServerSettings
 from downstream.ams.workload import Workload, build
 
@@ -62,6 +62,19 @@ def test_a_lost_process_is_named_by_all_others_in_time(tmp_path, lost, blow):
         for process in group:
             process.kill()
             process.join()
+
+
+@pytest.mark.parametrize(
+    ("since_listening", "since_heard", "silent"),
+    [(0.1, 0.5, []), (0.1, 2.5, [2]), (1.8, 2.1, []), (2.1, 2.4, [KEEPER])],
+    ids=["both there", "one silent", "deaf for a while", "deaf for long"],
+)
+def test_nobody_is_missed_for_the_time_in_which_nobody_could_be_heard(since_listening, since_heard, silent):
+    now = time.monotonic()
+    heartbeat = object.__new__(Heartbeat)  # no processes, no threads: only what one has heard
+    heartbeat.rank, heartbeat.listened = 1, now - since_listening
+    heartbeat.heard = {0: (b"9", now - since_listening), 1: (b"9", now), 2: (b"8", now - since_heard)}
+    assert heartbeat.silent(LIMIT) == silent
 
 
 def bad_file(rank, processes, folder):
