@@ -14,6 +14,7 @@ from downstream.aggregators import AGGREGATORS
 from downstream.forms.base import Form
 from downstream.forms.cluster_id import ClusterID
 from downstream.forms.make import Make
+from downstream.forms.side_by_side import side_by_side
 from downstream.forms.simscore import SimScore
 from downstream.forms.simtier import SimTier
 from downstream.forms.vector import Vector
@@ -30,6 +31,8 @@ class ImageSettings:
     tune : what the click teaches: nothing ("frozen"), the vectors ("table") or what made them of pictures ("encoder")
     weights : with tune "encoder", the encoder's weights; by default where table.json says that they are
     lr : learning rate of what ``tune`` names; by default that of the rest
+    centre : whether vectors of length 1 lose their mean over training-time items before they are compared; for forms
+        that do not do so by themselves
     gate : whether the features are weighted by a learned gate for each category, which the run's summary tells
     aggregator : pooling of the clicked items in "vector" and "cluster_id"; one of ``downstream.aggregators``
     ad_image, behaviour_images : whether these two forms show the model the shown item, the clicked ones
@@ -45,6 +48,7 @@ class ImageSettings:
     tune: str = "frozen"
     weights: str | None = None
     lr: float | None = None
+    centre: bool = False
     gate: bool = False
     aggregator: str = "multi_query_attentive"
     ad_image: bool = True
@@ -73,6 +77,12 @@ class ImageSettings:
             )
         if self.weights and self.tune != "encoder":
             raise UserError(f"image.weights is {self.weights} with tune {self.tune!r}; only tune 'encoder' reads them")
+        if self.centre and (FORMS[self.form].centres or self.tune == "encoder"):
+            raise UserError(
+                f"image.centre with form {self.form!r} and tune {self.tune!r}: the forms "
+                f"{sorted(name for name, form in FORMS.items() if form.centres)} centre the vectors by themselves, and "
+                "those of a tuned encoder have no fixed mean; leave centre out"
+            )
         if not (self.ad_image or self.behaviour_images):
             raise UserError("ad_image and behaviour_images are both off: leave the table out instead")
         if not ((self.ad_image and self.behaviour_images) or FORMS[self.form].switches):
@@ -97,4 +107,5 @@ FORMS: dict[str, type[Form]] = {
     "simtier": SimTier,
     "cluster_id": ClusterID,
     "make": Make,
+    "simtier_make": side_by_side(SimTier, Make),  # as arXiv 2407.19467 has them, together
 }

@@ -23,11 +23,13 @@ class Form(nn.Module):
     width : of the features
     tunable : whether a gradient reaches the table, so that it can be learned with the click
     switches : whether ad image and behaviour images can be switched off one by one
+    centres : whether the form centres the vectors by itself
     """
 
     width: int
     tunable: ClassVar[bool]
     switches: ClassVar[bool]
+    centres: ClassVar[bool] = False
 
     def forward(self, batch: dict[str, Tensor], ad_ids: Tensor) -> Tensor:
         """Features (B, width) of a batch (see ``downstream.data``), given the shown items' ID embeddings."""

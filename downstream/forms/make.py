@@ -28,12 +28,13 @@ class Make(Form):
 
     tunable = False  # its own training is over when the click is learned
     switches = False
+    centres = True  # the embedding model does
 
     def __init__(self, images: ItemImages, settings: ImageSettings, slots: int, query_size: int) -> None:
         from downstream.models.multimodal import Multimodal  # the models import the forms
 
         super().__init__()
-        own = replace(settings, form="vector", aggregator="attentive")
+        own = replace(settings, form="vector", aggregator="attentive", centre=False)
         self.multimodal = Multimodal(lambda size: Vector(images, own, slots, size), settings.make_hidden, slots)
         self.epochs = settings.make_epochs
         self.trained: list[dict] = []

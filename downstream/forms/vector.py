@@ -24,6 +24,7 @@ class Vector(Form):
 
     tunable = True
     switches = True
+    centres = True  # the embedding model does
 
     def __init__(self, images: ItemImages, settings: ImageSettings, slots: int, query_size: int) -> None:
         super().__init__()

@@ -59,7 +59,8 @@ class FormMaker:
     def __call__(self, query_size: int) -> nn.Module:
         if self.settings.gate and self.categories <= FIRST_KNOWN:
             raise UserError("image.gate is one for each category, and the dataset's items have none: switch it off")
-        form = FORMS[self.settings.form](self.images, self.settings, self.slots, query_size)
+        images = self.images.centred() if self.settings.centre else self.images
+        form = FORMS[self.settings.form](images, self.settings, self.slots, query_size)
         return Gated(form, self.categories) if self.settings.gate else form
 
     def embedder(self) -> ImageEmbedder:

@@ -160,6 +160,40 @@ def test_cluster_features_equal_a_loop(data, batch, table, switches):
         np.testing.assert_allclose(features[row], np.concatenate(expected), atol=1e-12)
 
 
+@pytest.mark.parametrize("form", [name for name, form in FORMS.items() if not form.centres])
+def test_a_centred_form_is_that_of_a_table_centred_by_hand(data, batch, table, form):
+    cone = EmbeddingTable(table.ids, unit(table.vectors) + 5 * np.eye(1, table.vectors.shape[1], dtype=np.float32))
+    vectors, found = cone.lookup(data.item_ids)
+    directions = np.zeros(vectors.shape)
+    directions[found] = unit(vectors[found].astype(np.float64))
+    by_hand = directions - directions[found & data.seen].mean(axis=0)
+    apart = EmbeddingTable([data.item_ids[row] for row in np.flatnonzero(found)], by_hand[found].astype(np.float32))
+    centred = built(data, cone, form=form, centre=True)(batch)
+    torch.testing.assert_close(centred, built(data, apart, form=form)(batch), atol=1e-4, rtol=1e-3)
+    assert (centred - built(data, cone, form=form)(batch)).abs().max() > 1e-3
+
+
+def test_new_items_do_not_move_the_centre(data):
+    images, _ = planted_groups(data)
+    elsewhere = np.where(data.seen[:, None], images.vectors, -images.vectors)
+    moved = ItemImages(elsewhere, images.found, images.seen).centred()
+    np.testing.assert_array_equal(moved.vectors[data.seen], images.centred().vectors[data.seen])
+    np.testing.assert_allclose(moved.fitted.mean(axis=0), 0, atol=1e-6)
+
+
+def test_forms_side_by_side_give_what_each_gives(data, batch, table):
+    form = built(data, table, form="simtier_make", bins=7, make_hidden=(9, 5)).images
+    alone = [
+        built(data, table, form="simtier", bins=7).images,
+        built(data, table, form="make", make_hidden=(9, 5)).images,
+    ]
+    for part, own in zip(form.forms, alone, strict=True):
+        own.load_state_dict(part.state_dict())
+    expected = torch.cat([own(batch, None) for own in alone], dim=-1)
+    assert form.width == expected.shape[1] == 7 + 9 + 5 + 1
+    torch.testing.assert_close(form(batch, None), expected, atol=0, rtol=0)
+
+
 @pytest.mark.parametrize("form", [name for name, form in FORMS.items() if form.tunable])
 def test_a_tuned_table_starts_as_the_table(data, batch, table, form):
     frozen, tuned = (built(data, table, form=form, tune=tune) for tune in ("frozen", "table"))
@@ -193,6 +227,10 @@ def test_contradictions_are_named():
         ImageSettings(lr=0.1)
     with pytest.raises(UserError, match="neither can be switched off"):
         ImageSettings(form="simscore", ad_image=False)
+    with pytest.raises(UserError, match=r"\['make', 'vector'\] centre the vectors by themselves"):
+        ImageSettings(form="make", centre=True)
+    with pytest.raises(UserError, match="no fixed mean"):
+        ImageSettings(form="simscore", tune="encoder", centre=True)
     with pytest.raises(UserError, match="bins is 1"):
         ImageSettings(bins=1)
     with pytest.raises(UserError, match=r"clusters is \(1,\) and levels 1"):

@@ -33,8 +33,8 @@ def staged(monkeypatch):
     return states
 
 
-def settings(data, **image):
-    image = ImageSettings(form="make", **image)
+def settings(data, form="make", **image):
+    image = ImageSettings(form=form, **image)
     return TrainingSettings(data.settings, image=image, optim=OptimSettings(batch_size=64))
 
 
@@ -65,6 +65,13 @@ def test_the_stage_trains_and_then_stays_as_it_is(data, small_world, staged):
     torch.manual_seed(0)
     start = build_model(data, join_table(small_world.table, data), ModelSettings(), ImageSettings(form="make"))
     assert any((start.state_dict()[name] != value).any() for name, value in kept.items())
+
+
+def test_beside_another_form_the_stage_is_trained_too(data, small_world, staged):
+    result = fit(data, small_world.table, settings(data, "simtier_make", centre=True, make_epochs=2), 0)
+    assert len(staged) == 1 and 1 <= len(result.report["make"]) <= 2
+    assert torch.equal(result.state["images.forms.1.multimodal.mlp.0.0.weight"], staged[0]["mlp.0.0.weight"])
+    assert (result.state["images.forms.0.weight"] != 1).any()
 
 
 def test_the_stage_stops_at_the_first_epoch_that_is_no_better(data, small_world):
