@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,13 @@ class Strip:
 
     query: Picture
     neighbours: dict[str, list[Picture]]
+
+
+def thumbnails(strips: list[Strip]) -> dict[str, str]:
+    """A name for each distinct thumbnail, source -> name, so that a page holds it once however often it shows it."""
+    shown = [[strip.query, *chain.from_iterable(strip.neighbours.values())] for strip in strips]
+    sources = dict.fromkeys(picture.source for picture in chain.from_iterable(shown))
+    return {source: f"picture-{number}" for number, source in enumerate(sources)}
 
 
 def nearest(unit: np.ndarray, usable: np.ndarray, queries: np.ndarray, count: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from downstream.cells import NO_FORM, Row
 from downstream.data import SLICES, CTRData
 from downstream.intervals import METRICS, Interval
 from downstream.method import limitations, measured, splits
-from downstream.neighbours import attended, strips
+from downstream.neighbours import attended, strips, thumbnails
 from downstream.plots import curves, forest, limits, spectra
 from downstream.proxies import PROXIES
 from downstream.verdict import signed, verdict
@@ -263,7 +263,7 @@ def report_context(
     training : the settings of the CTR trainings as a dict
     pictured : source -> tables whose neighbours are shown; empty for no pictures
     """
-    models = []
+    models, alike, picked = [], strips(data, pictured), attended(data, pictured)
     for model in figures["chosen"]:
         duels = _duels(figures, who, model)
         models.append(
@@ -296,8 +296,9 @@ def report_context(
         "tables": _table_rows(figures),
         "proxies": PROXIES,
         "spectra": _spectra(figures),
-        "strips": strips(data, pictured),
-        "attended": attended(data, pictured),
+        "strips": alike,
+        "attended": picked,
+        "thumbnails": thumbnails(alike + picked),
         "splits": splits(data),
         "measured": measured(figures, rows, data, training),
         "limitations": limitations(figures, rows, data),

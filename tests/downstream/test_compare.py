@@ -209,10 +209,14 @@ def test_the_html_is_one_file_without_network(reported):
     assert "url(" not in html.replace("url(#", "")
     # gains and duels on three slices, three dimensions of slices, one plot of spectra
     assert "Epoch by epoch" not in html  # there was one
-    assert html.count("<svg") == 10 and "prefers-color-scheme: dark" in html and 'name="viewport"' in html
+    assert html.count("<svg viewBox") - html.count("#picture-") == 10 and "prefers-color-scheme: dark" in html and 'name="viewport"' in html
     assert "Planted &lt;world&gt;" in html and "<world>" not in html
     assert "#000001" not in html  # every stand-in colour was handed to the style sheet
-    assert all("alt=" in tag for tag in re.findall(r"<img[^>]*>", html))
+    # each thumbnail is held once, and shown by its name with what it shows in words
+    held = dict(re.findall(r'<image id="(picture-[0-9]+)" href="([^"]+)"', html))
+    shown = re.findall(r'aria-label="([^"]+)"><title>([^<]+)</title><use href="#(picture-[0-9]+)"/>', html)
+    assert len(set(held.values())) == len(held) == html.count("data:image/jpeg") < len(shown)
+    assert {name for _, _, name in shown} == held.keys() and all(label == title for label, title, _ in shown)
     assert html.index('class="verdict"') < html.index("<svg")
 
 
@@ -229,7 +233,8 @@ def test_the_markdown_says_the_same_and_refers_to_nothing(reported):
 
 def test_pictures_can_be_left_out(yaml_file, monkeypatch, tmp_path, reported):
     run(monkeypatch, "--config", yaml_file, "--out", tmp_path / "bare", "--pictures", "false")
-    assert "<img" not in (tmp_path / "bare" / "report.html").read_text()
+    html = (tmp_path / "bare" / "report.html").read_text()
+    assert "data:image" not in html and "Nearest neighbours" not in html
 
 
 MINIMAL = {"sources": {"ids": None, "courier": Source(table="t")}}
