@@ -60,6 +60,17 @@ def unit_vectors(vectors: np.ndarray) -> np.ndarray:
     return (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
 
 
+def centred(vectors: np.ndarray, fitted: np.ndarray) -> np.ndarray:
+    """Vectors (N, D) brought to length one, less the mean of the ``fitted`` (bool (N,)) of them: float32.
+
+    Contrastive embeddings lie in a narrow cone (COURIER's have mean cosines of .9): all cosines are alike, and part of
+    what is left says how near the cone's axis an item lies, whoever the user. Without the mean they say what two items
+    have in common (the first step of Mu and Viswanath, "All-but-the-top", 2018).
+    """
+    unit = unit_vectors(vectors)
+    return unit - unit[fitted].mean(axis=0)
+
+
 def write_part(path: Path, ids: Sequence[Any], vectors: np.ndarray) -> None:
     """Write one Parquet part of a table: ``ids`` (n) and ``vectors`` (n, D) of float16 or float32."""
     write_parquet(path, ids, vectors)

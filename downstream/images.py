@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from data_tools.cli import UserError
-from data_tools.table import EmbeddingTable, unit_vectors
+from data_tools.table import EmbeddingTable, centred
 from downstream.ams.feature_store import FeatureStore
 from downstream.ams.joining import ServedImages, join_store, whole_table
 from downstream.ams.settings import ServerSettings
@@ -51,14 +51,9 @@ class ItemImages:
         return self.vectors[self.found & self.seen]
 
     def centred(self) -> ItemImages:
-        """The same with vectors of length 1 less their mean over the training-time items.
-
-        Contrastive embeddings lie in a narrow cone (COURIER's vectors have mean cosines of .9), where all cosines are
-        alike; without the mean they tell more apart (the first step of Mu and Viswanath, "All-but-the-top", 2018).
-        """
-        unit = unit_vectors(self.vectors)
-        mean = unit[self.found & self.seen].mean(axis=0)
-        return replace(self, vectors=np.where(self.found[:, None], unit - mean, np.float32(0)))
+        """The same, with vectors of length 1 less their mean over the training-time items."""
+        vectors = centred(self.vectors, self.found & self.seen)
+        return replace(self, vectors=np.where(self.found[:, None], vectors, np.float32(0)))
 
 
 def join_table(table: EmbeddingTable, data: CTRData) -> ItemImages:

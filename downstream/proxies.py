@@ -6,12 +6,17 @@ import faiss
 import numpy as np
 from scipy.stats import spearmanr
 
-from data_tools.table import unit_vectors
+from data_tools.table import centred, unit_vectors
 from downstream.data import CTRData
 from downstream.metrics import within_page_auc
 
 RECALL_AT = 50
-PROXIES = ("page AUC of SimScore", f"recall@{RECALL_AT} of the next click", "effective rank")
+PROXIES = (
+    "page AUC of SimScore",
+    "page AUC of SimScore, centred",
+    f"recall@{RECALL_AT} of the next click",
+    "effective rank",
+)
 
 
 def spectrum(vectors: np.ndarray) -> np.ndarray:
@@ -70,14 +75,17 @@ def next_click_recall(vectors: np.ndarray, data: CTRData, split: str, k: int = R
 
 
 def proxies(vectors: np.ndarray, found: np.ndarray, data: CTRData) -> dict[str, float]:
-    """``PROXIES`` of a table joined to the items, the first two on validation; a missing vector counts as zeros."""
+    """``PROXIES`` of a table joined to the items, the first three on validation; a missing vector counts as zeros."""
+    fitted = found & data.seen
+    apart = np.where(found[:, None], centred(vectors, fitted), np.float32(0))
     return dict(
         zip(
             PROXIES,
             (
                 sim_score_page_auc(vectors, data, "valid"),
+                sim_score_page_auc(apart, data, "valid"),
                 next_click_recall(vectors, data, "valid"),
-                effective_rank(vectors[found & data.seen]),
+                effective_rank(vectors[fitted]),
             ),
             strict=True,
         )

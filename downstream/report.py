@@ -167,8 +167,8 @@ def _table_rows(figures: dict[str, Any]) -> list[list[str]]:
         [
             one["source"] + (" (flagged)" if one["flagged"] else ""),
             str(one["size"]),
-            *(f"{one[name]:.4f}" for name in PROXIES[:2]),
-            f"{one[PROXIES[2]]:.1f}",
+            *(f"{one[name]:.4f}" for name in PROXIES[:-1]),
+            f"{one[PROXIES[-1]]:.1f}",
             signed(one["gain"]) if one["gain"] is not None else "–",
         ]
         for one in figures["tables"]

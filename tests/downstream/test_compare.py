@@ -209,7 +209,11 @@ def test_the_html_is_one_file_without_network(reported):
     assert "url(" not in html.replace("url(#", "")
     # gains and duels on three slices, three dimensions of slices, one plot of spectra
     assert "Epoch by epoch" not in html  # there was one
-    assert html.count("<svg viewBox") - html.count("#picture-") == 10 and "prefers-color-scheme: dark" in html and 'name="viewport"' in html
+    assert (
+        html.count("<svg viewBox") - html.count("#picture-") == 10
+        and "prefers-color-scheme: dark" in html
+        and 'name="viewport"' in html
+    )
     assert "Planted &lt;world&gt;" in html and "<world>" not in html
     assert "#000001" not in html  # every stand-in colour was handed to the style sheet
     # each thumbnail is held once, and shown by its name with what it shows in words

@@ -60,6 +60,16 @@ def test_planted_vectors_beat_random_ones_on_every_behavioural_proxy(data, world
     assert foretold([planted], [0.2])["effective rank"] is None
 
 
+def test_the_centred_proxy_is_that_of_a_table_centred_by_hand(data, world):
+    cone = world.table.vectors + 9 * np.eye(1, world.table.vectors.shape[1], dtype=np.float32)
+    directions = cone.astype(np.float64) / np.linalg.norm(cone.astype(np.float64), axis=1, keepdims=True)
+    found = np.arange(160) != 3
+    by_hand = (directions - directions[data.seen & found].mean(axis=0)) * found[:, None]
+    raw, centred, _, _ = proxies(cone * found[:, None], found, data).values()
+    assert centred == pytest.approx(sim_score_page_auc(by_hand, data, "valid"), abs=1e-4)
+    assert abs(raw - centred) > 1e-3
+
+
 def rates(data, splits):
     rows = np.concatenate([data.rows[split] for split in splits])
     shown = np.bincount(data.item[rows], minlength=160)
