@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -58,3 +61,14 @@ def machine() -> dict[str, str | int | None]:
         "memory": f"{int(memory.split()[0]) / 2**20:.0f} GiB" if memory else None,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def this_command() -> str:
+    """The command that started this process, as one would type it."""
+    module = sys.modules["__main__"].__spec__  # None for a script
+    return f"python {shlex.join(['-m', module.name] if module else sys.argv[:1])} {shlex.join(sys.argv[1:])}".strip()
+
+
+def made_by(command: str | None = None) -> dict[str, Any]:
+    """What a file of results says of its making: command (by default this process's), commit, versions and machine."""
+    return {"command": command or this_command(), "commit": commit(), "versions": versions(), "machine": machine()}

@@ -25,7 +25,7 @@ from rich.progress import Progress
 
 from data_tools.cli import UserError, parse_settings, progress_bar, run_command
 from data_tools.files import read_json, whole_file, write_json
-from data_tools.provenance import commit, machine, versions
+from data_tools.provenance import made_by
 from downstream.cascade_stages import Cascade, best, qscore
 from downstream.data import CTRData, load_ctr_data
 from downstream.fitting import TrainingSettings
@@ -243,7 +243,7 @@ def main() -> None:
         figures, data = run(settings, progress)
     command = f"python -m downstream.cascade {shlex.join(sys.argv[1:])}"
     figures["settings"] = asdict(settings)
-    figures["made_by"] = {"command": command, "commit": commit(), "versions": versions(), "machine": machine()}
+    figures["made_by"] = made_by(command)
     lines = {
         name: [(own["candidates"], 1.0), *((stage["kept"], stage["survival"]["mean"]) for stage in own["stages"])]
         for name, own in figures["tables"].items()

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from data_tools.cli import UserError, parse_settings, progress_bar, run_command
 from data_tools.files import whole_file, write_json
-from data_tools.provenance import commit, machine, versions
+from data_tools.provenance import made_by
 from downstream.analysis import Contestants, analyse
 from downstream.by_slice import gains_by_slice
 from downstream.cells import NO_FORM, Cell, run_cells
@@ -146,7 +146,7 @@ def compare(settings: Settings, command: str) -> str:
         figures["slices"] = gains_by_slice(rows, data, who, settings.bootstrap, progress)
         figures |= look_at_tables(rows, data, who, progress)
     figures["bootstrap"] = asdict(settings.bootstrap)
-    figures["made_by"] = {"command": command, "commit": commit(), "versions": versions(), "machine": machine()}
+    figures["made_by"] = made_by(command)
     pictured = tables if settings.pictures else {}
     context = report_context(figures, rows, data, who, settings.title, asdict(settings.training), pictured)
     for name in ("report.html", "report.md"):

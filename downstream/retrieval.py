@@ -20,7 +20,7 @@ from rich.table import Table
 
 from data_tools.cli import UserError, parse_settings, run_command
 from data_tools.files import write_json
-from data_tools.provenance import commit, machine, versions
+from data_tools.provenance import made_by
 from downstream.data import CTRData
 from downstream.models.towers import Towers, catalogue_vectors
 from downstream.runs import load_run
@@ -88,8 +88,7 @@ def main() -> None:
     clicked = test[data.click[test] == 1]
     rows = clicked[np.unique(np.linspace(0, len(clicked) - 1, settings.clicks).astype(int))]
     found = retrieve(model, data, rows, settings.k)
-    made_by = {"commit": commit(), "versions": versions(), "machine": machine()}
-    figures = {"recall": found, "clicks": len(rows), "items": len(data.item_code), "made_by": made_by}
+    figures = {"recall": found, "clicks": len(rows), "items": len(data.item_code), "made_by": made_by()}
     write_json(Path(settings.run) / "retrieval.json", figures)
     printed = Table(f"{len(rows):,} test clicks, {len(data.item_code):,} items", *(f"recall@{k}" for k in settings.k))
     for name, values in found.items():

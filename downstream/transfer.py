@@ -26,7 +26,7 @@ from rich.progress import Progress
 
 from data_tools.cli import UserError, parse_settings, progress_bar, run_command
 from data_tools.files import whole_file, write_json
-from data_tools.provenance import commit, machine, versions
+from data_tools.provenance import made_by
 from data_tools.table import EmbeddingTable, read_table
 from downstream.data import CTRData, load_ctr_data
 from downstream.fitting import TrainingSettings, fit
@@ -189,7 +189,7 @@ def main() -> None:
         figures = measure(data, settings, progress)
     command = f"python -m downstream.transfer {shlex.join(sys.argv[1:])}"
     figures["settings"] = asdict(settings)
-    figures["made_by"] = {"command": command, "commit": commit(), "versions": versions(), "machine": machine()}
+    figures["made_by"] = made_by(command)
     context = {
         "kind": settings.kind,
         "parts": tables(figures),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +16,6 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
-from data_tools.provenance import commit, machine, versions
 from downstream.ams.averaging import leave_to_the_server
 from downstream.ams.feature_store import FeatureStore, open_store
 from downstream.ams.ids import is_sharded
@@ -84,12 +82,6 @@ def measure(
         "stored": stored.tolist(),
         "metered": int(metered) // steps,
     }
-
-
-def made_by() -> dict:
-    """The command, commit, versions and machine of this process."""
-    command = " ".join(["python", *sys.argv])
-    return {"command": command, "commit": commit(), "versions": versions(), "machine": machine()}
 
 
 def free_port() -> int:

@@ -30,9 +30,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from data_tools.cli import UserError, parse_settings, run_command
 from data_tools.files import write_json
+from data_tools.provenance import made_by
 from downstream.ams.exchange import Exchange
 from downstream.ams.ids import shard_tables
-from downstream.ams.measure import WARM_UP, made_by
+from downstream.ams.measure import WARM_UP
 from downstream.ams.workload import Workload
 
 

@@ -28,8 +28,9 @@ from rich.table import Table
 
 from data_tools.cli import UserError, parse_settings, run_command
 from data_tools.files import write_json
+from data_tools.provenance import made_by
 from downstream.ams.feature_store import open_store
-from downstream.ams.measure import made_by, measure
+from downstream.ams.measure import measure
 from downstream.ams.settings import ServerSettings
 from downstream.ams.workload import Workload
 

@@ -19,7 +19,8 @@ from rich.table import Table
 
 from data_tools.cli import parse_settings, run_command
 from data_tools.files import write_json
-from downstream.ams.measure import made_by, measure_together
+from data_tools.provenance import made_by
+from downstream.ams.measure import measure_together
 from downstream.ams.settings import ServerSettings
 from downstream.ams.workload import Workload
 

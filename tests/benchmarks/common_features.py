@@ -9,8 +9,6 @@ test AUC of training in that order and in random order.
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -21,7 +19,7 @@ from rich.console import Console
 
 from data_tools.cli import parse_settings, run_command
 from data_tools.files import write_json
-from data_tools.provenance import commit, machine, versions
+from data_tools.provenance import made_by
 from data_tools.table import EmbeddingTable, read_table
 from downstream.data import Batch, CTRData, DataSettings, load_ctr_data
 from downstream.fitting import OptimSettings, TrainingSettings, fit
@@ -99,9 +97,8 @@ def main() -> None:
     sharing = len(rows) / len(np.unique(data.contexts(rows)))
     console.print(f"{sharing:.2f} impressions a context")
     if settings.out:
-        made = {"command": f"python {shlex.join(sys.argv)}", "commit": commit(), "versions": versions()}
         record = {"models": figures, "impressions_a_context": sharing, "settings": asdict(settings)}
-        write_json(Path(settings.out), {**record, **made, "machine": machine()})
+        write_json(Path(settings.out), {**record, **made_by()})
 
 
 if __name__ == "__main__":

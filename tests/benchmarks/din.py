@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import subprocess
 import sys
 import sysconfig
@@ -25,7 +24,7 @@ from rich.console import Console
 
 from data_tools.cli import UserError, parse_settings, run_command
 from data_tools.files import write_json
-from data_tools.provenance import commit, machine, versions
+from data_tools.provenance import made_by
 from downstream.data import CTRData, DataSettings, load_ctr_data
 from downstream.metrics import auc, gauc
 
@@ -194,10 +193,9 @@ def main() -> None:
     ratio = medians["ours"]["samples_per_second"] / medians["FuxiCTR"]["samples_per_second"]
     console.print(medians, f"{ratio:.2f} times FuxiCTR's samples a second")
     if settings.out:
-        made = {"command": f"python {shlex.join(sys.argv)}", "commit": commit(), "versions": versions()}
         sizes = {**asdict(settings), "padding": padding, "history": 50, "embedding": 12}
         figures = {"ratio": ratio, "median": medians, "runs": runs, "settings": sizes}
-        write_json(Path(settings.out), {**figures, **made, "machine": machine()})
+        write_json(Path(settings.out), {**figures, **made_by()})
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ user tower is part of DQM's time. All sides score the same user and ads in one p
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -20,7 +18,7 @@ from rich.console import Console
 
 from data_tools.cli import parse_settings, run_command
 from data_tools.files import write_json
-from data_tools.provenance import commit, machine, versions
+from data_tools.provenance import made_by
 from downstream.forms import ImageSettings
 from downstream.images import ItemImages, make_embedder
 from downstream.models.base import ModelSettings
@@ -122,9 +120,7 @@ def main() -> None:
         console.print(f"{name}: {one['p50_ms']:.2f} ms (p99 {one['p99_ms']:.2f}), {one['p50_ms'] / ours:,.1f} x")
     console.print(f"limit {LIMIT_MS} ms for {settings.ads:,} ads: {'held' if ours <= LIMIT_MS else 'MISSED'}")
     if settings.out:
-        command = f"python tests/benchmarks/dqm.py {shlex.join(sys.argv[1:])}"
-        made_by = {"command": command, "commit": commit(), "versions": versions(), "machine": machine()}
-        write_json(settings.out, {"settings": asdict(settings), "limit_ms": LIMIT_MS, "times": found, **made_by})
+        write_json(settings.out, {"settings": asdict(settings), "limit_ms": LIMIT_MS, "times": found, **made_by()})
 
 
 if __name__ == "__main__":

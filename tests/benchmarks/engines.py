@@ -8,7 +8,6 @@ The pictures are left out: they have nothing to do with the engine.
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,7 +17,7 @@ import polars as pl
 from data_tools.catalogue import read_items
 from data_tools.dataset import Rules, write_dataset
 from data_tools.files import write_json
-from data_tools.provenance import commit, machine, versions
+from data_tools.provenance import made_by
 from data_tools.schema import open_dataset
 
 TABLES = ("items", "impressions", "clicks")
@@ -51,8 +50,7 @@ def main() -> None:
     print(record)
     if settings.out:
         settings.out.parent.mkdir(parents=True, exist_ok=True)
-        made = {"command": " ".join(["python", *sys.argv]), "commit": commit(), "versions": versions()}
-        write_json(settings.out, record | made | {"machine": machine()})
+        write_json(settings.out, record | made_by())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ that decoding takes its time from encoding: the wanted share can be had where th
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field
@@ -20,7 +19,7 @@ from rich.console import Console
 
 from data_tools.cli import UserError, parse_settings, run_command
 from data_tools.files import write_json
-from data_tools.provenance import commit, machine, versions
+from data_tools.provenance import made_by
 from data_tools.world import World, make_world
 from pretrain.encoder import build_encoder
 from pretrain.export import Settings as Export
@@ -88,9 +87,8 @@ def main() -> None:
             f"{figures['forward_images_per_second']:,.1f}, ratio {figures['ratio']:.3f} (wanted: {TARGET})"
         )
     if settings.out:
-        made = {"command": "python " + " ".join(sys.argv), "settings": asdict(settings), "figures": found}
-        made_by = {"commit": commit(), "versions": versions(), "machine": machine()}
-        write_json(Path(settings.out), {**made, "threads": torch.get_num_threads(), **made_by})
+        made = {"settings": asdict(settings), "figures": found}
+        write_json(Path(settings.out), {**made, "threads": torch.get_num_threads(), **made_by()})
     if max(figures["ratio"] for figures in found.values()) < TARGET:
         raise UserError("the target was missed with every encoder")
 

@@ -8,7 +8,6 @@ others on the machine disturb little); the median counts.
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import asdict, dataclass
 from statistics import median
@@ -19,7 +18,7 @@ from rich.console import Console
 
 from data_tools.cli import parse_settings, run_command
 from data_tools.files import write_json
-from data_tools.provenance import commit, machine, versions
+from data_tools.provenance import made_by
 from downstream.forms import FORMS, ImageSettings
 from downstream.images import ItemImages
 from downstream.loop import Objective
@@ -101,8 +100,8 @@ def main() -> None:
     for name, value in found.items():
         Console().print(f"{name}: {value:.1f} ms a step, {1000 * settings.impressions / value:,.0f} impressions/s")
     if settings.out:
-        figures = {"command": " ".join(sys.argv), "settings": asdict(settings), "cpu_milliseconds_a_step": found}
-        write_json(settings.out, {**figures, "commit": commit(), "versions": versions(), "machine": machine()})
+        figures = {"settings": asdict(settings), "cpu_milliseconds_a_step": found}
+        write_json(settings.out, {**figures, **made_by()})
 
 
 if __name__ == "__main__":

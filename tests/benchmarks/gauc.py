@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from sklearn.metrics import roc_auc_score
 
 from data_tools.cli import UserError, parse_settings, run_command
 from data_tools.files import write_json
-from data_tools.provenance import commit, machine, versions
+from data_tools.provenance import made_by
 from downstream.metrics import gauc
 
 PEER = """
@@ -113,9 +112,8 @@ def main() -> None:
     if max(one["difference"] for one in found.values()) > 1e-9:
         raise UserError("the values differ by more than 1e-9")
     if settings.out:
-        made = {"command": "python " + " ".join(sys.argv), "commit": commit(), "versions": versions()}
         sizes = {"impressions": settings.impressions, "users": settings.users}
-        write_json(Path(settings.out), {**sizes, "found": found, **made, "machine": machine()})
+        write_json(Path(settings.out), {**sizes, "found": found, **made_by()})
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from data_tools.cli import parse_settings, run_command
 from data_tools.files import write_json
-from data_tools.provenance import commit, machine, versions
+from data_tools.provenance import made_by
 from pretrain.encoder import build_encoder
 from pretrain.objectives import OBJECTIVES
 from pretrain.settings import Encoder, Objective
@@ -113,9 +113,10 @@ def main() -> None:
         highlight=False,
     )
     if settings.out:
-        made_by = {"commit": commit(), "versions": versions(), "machine": machine(), "threads": torch.get_num_threads()}
-        command = f"python tests/benchmarks/gradient_caching.py {' '.join(sys.argv[1:])}"
-        write_json(settings.out, {"command": command, "settings": asdict(settings), "figures": figures, **made_by})
+        write_json(
+            settings.out,
+            {"settings": asdict(settings), "figures": figures, "threads": torch.get_num_threads(), **made_by()},
+        )
 
 
 if __name__ == "__main__":

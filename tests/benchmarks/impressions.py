@@ -10,7 +10,6 @@ peak of all resident pages is told beside it.
 from __future__ import annotations
 
 import json
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from rich.console import Console
 
 from data_tools.cli import UserError, parse_settings, run_command
 from data_tools.files import write_json
-from data_tools.provenance import commit, machine, versions
+from data_tools.provenance import made_by
 
 RUN = """
 import json, re, sys, threading, time
@@ -106,9 +105,8 @@ def main() -> None:
     ratio = {name: large[name] / small[name] for name in small}
     console.print(f"{settings.factor} times the impressions: " + ", ".join(f"{k} {v:.2f}x" for k, v in ratio.items()))
     if settings.out:
-        made = {"command": f"python {shlex.join(sys.argv)}", "commit": commit(), "versions": versions()}
         figures = {"settings": asdict(settings), "found": found, "ratio": ratio}
-        write_json(Path(settings.out), {**figures, **made, "machine": machine()})
+        write_json(Path(settings.out), {**figures, **made_by()})
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ out for each impression.
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -22,7 +20,7 @@ from scipy.sparse import csr_matrix, hstack
 
 from data_tools.cli import parse_settings, run_command
 from data_tools.files import write_json
-from data_tools.provenance import commit, machine, versions
+from data_tools.provenance import made_by
 from downstream.data import CTRData, DataSettings, load_ctr_data
 from downstream.lsplm import Design, log_probabilities, loss_and_gradient, minimise, sparsity
 from downstream.metrics import auc, gauc
@@ -114,10 +112,8 @@ def main() -> None:
         )
         console.print(lines[-1])
     if settings.out:
-        command = f"python tests/benchmarks/lsplm.py {shlex.join(sys.argv[1:])}"
         figures = {"settings": asdict(settings), "seconds_shared": shared, "seconds_plain": plain, "penalties": lines}
-        made_by = {"command": command, "commit": commit(), "versions": versions(), "machine": machine()}
-        write_json(settings.out, {**figures, **made_by})
+        write_json(settings.out, {**figures, **made_by()})
 
 
 if __name__ == "__main__":

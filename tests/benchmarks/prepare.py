@@ -171,12 +171,11 @@ def main() -> None:
     print(f"time per row, {sizes[-1]:,} against {sizes[0]:,}: {growth:.2f}")
     if settings.out:
         from data_tools.files import write_json
-        from data_tools.provenance import commit, machine, versions
+        from data_tools.provenance import made_by
 
         settings.out.parent.mkdir(parents=True, exist_ok=True)
-        made = {"command": " ".join(["python", *sys.argv]), "commit": commit(), "versions": versions()}
         record = {"figures": figures, "time_per_row_growth": round(growth, 2), "memory_setting": settings.memory}
-        write_json(settings.out, record | made | {"machine": machine()})
+        write_json(settings.out, record | made_by())
 
 
 if __name__ == "__main__":

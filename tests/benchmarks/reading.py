@@ -13,7 +13,6 @@ Scaled decoding: JPEGs of 1600 pixels, made here, decoded whole or at the scale 
 from __future__ import annotations
 
 import io
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from torchvision.transforms import v2
 
 from data_tools.cli import UserError, parse_settings, run_command
 from data_tools.files import write_json
-from data_tools.provenance import commit, machine, versions
+from data_tools.provenance import made_by
 from data_tools.render import CATEGORIES, COLOURS, CUTS, PATTERNS, encode, render
 from data_tools.world import World, make_world
 from pretrain.batches import items_of, loader, plain_transform, training_transform
@@ -134,9 +133,8 @@ def main() -> None:
     differ = gain["difference_of_255"]
     say(f"gain {gain['gain']:.1f} times; inputs differ by {differ['mean']:.2f} of 255, {differ['largest']:.0f} at most")
     if settings.out:
-        made = {"command": "python " + " ".join(sys.argv), "commit": commit(), "versions": versions()}
         sizes = {"pixels": settings.pixels, "image_size": settings.image_size}
-        write_json(Path(settings.out), {**sizes, **found, **made, "machine": machine()})
+        write_json(Path(settings.out), {**sizes, **found, **made_by()})
     if found["ours_over_bare"] < TARGET:
         raise UserError("the target was missed")
 

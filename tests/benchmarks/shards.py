@@ -28,7 +28,7 @@ from rich.console import Console
 
 from data_tools.cli import UserError, parse_settings, run_command
 from data_tools.files import write_json
-from data_tools.provenance import commit, machine, versions
+from data_tools.provenance import made_by
 from data_tools.schema import SCHEMA_VERSION, open_dataset
 from data_tools.shard_files import encode_json, read_shard, shards_of
 from data_tools.shards import Settings as Shards
@@ -209,8 +209,7 @@ def main() -> None:
     growth = found["growth_of_memory"]
     say(f"growth with {settings.times} times the items: {growth:.3f} (wanted: {TARGET_GROWTH} at most)")
     if settings.out:
-        made = {"command": "python " + " ".join(sys.argv), "commit": commit(), "versions": versions()}
-        write_json(Path(settings.out), {**found, **made, "machine": machine()})
+        write_json(Path(settings.out), {**found, **made_by()})
     if found["ours_over_webdataset"] < TARGET_SPEED or found["growth_of_memory"] > TARGET_GROWTH:
         raise UserError("a target was missed")
 

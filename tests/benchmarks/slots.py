@@ -9,7 +9,6 @@ still batch norms its loss is ours. Wanted: a speed-up of 0.9 times slots over d
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from data_tools.cli import UserError, parse_settings, run_command
 from data_tools.files import write_json
-from data_tools.provenance import commit, machine, versions
+from data_tools.provenance import made_by
 from data_tools.world import World, make_world
 from pretrain.batches import loader
 from pretrain.encoder import build_encoder
@@ -103,9 +102,8 @@ def main() -> None:
             f"{figures['ratio']:.3f} of {figures['slots_over_distinct']:.2f} (wanted: {TARGET})"
         )
     if settings.out:
-        made = {"command": "python " + " ".join(sys.argv), "settings": asdict(settings), "figures": found}
-        made_by = {"commit": commit(), "versions": versions(), "machine": machine()}
-        write_json(Path(settings.out), {**made, "threads": torch.get_num_threads(), **made_by})
+        made = {"settings": asdict(settings), "figures": found}
+        write_json(Path(settings.out), {**made, "threads": torch.get_num_threads(), **made_by()})
     if min(figures["ratio"] for figures in found.values()) < TARGET:
         raise UserError("the target was missed")
 

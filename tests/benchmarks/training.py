@@ -12,7 +12,6 @@ image's forward and backward pass takes at least nine times as long. What the lo
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field, replace
@@ -26,7 +25,7 @@ from torch import Tensor
 
 from data_tools.cli import UserError, parse_settings, run_command
 from data_tools.files import write_json
-from data_tools.provenance import commit, machine, versions
+from data_tools.provenance import made_by
 from data_tools.world import World, make_world
 from pretrain import train as training
 from pretrain.batches import loader
@@ -142,9 +141,8 @@ def main() -> None:
             f" alone {figures['loading_images_per_second']:,.0f}, allows {figures['ratio_that_loading_allows']:.3f}"
         )
     if settings.out:
-        made = {"command": "python " + " ".join(sys.argv), "settings": asdict(settings), "cores_used": cores}
-        made_by = {"commit": commit(), "versions": versions(), "machine": machine()}
-        write_json(Path(settings.out), {**made, "figures": found, **made_by})
+        made = {"settings": asdict(settings), "cores_used": cores}
+        write_json(Path(settings.out), {**made, "figures": found, **made_by()})
     if max(figures["ratio"] for figures in found.values()) < TARGET:
         raise UserError("the target was missed with every encoder")
 

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from data_tools.cli import UserError, parse_settings, run_command
 from data_tools.files import read_json, write_json
-from data_tools.provenance import commit, machine, versions
+from data_tools.provenance import made_by
 from data_tools.world import World, make_world
 from pretrain import train as training
 from pretrain.journal import Journal
@@ -118,9 +118,8 @@ def main() -> None:
         f" memory {grown['training_mb']:.2f} and {grown['loader_mb']:.2f} times (wanted: {TARGET} at most)"
     )
     if settings.out:
-        made = {"command": "python " + " ".join(sys.argv), "settings": asdict(settings), "figures": found}
-        made_by = {"commit": commit(), "versions": versions(), "machine": machine()}
-        write_json(Path(settings.out), {**made, "large_over_small": grown, **made_by})
+        made = {"settings": asdict(settings), "figures": found}
+        write_json(Path(settings.out), {**made, "large_over_small": grown, **made_by()})
     if max(grown[name] for name in ("seconds_an_image", "training_mb", "loader_mb")) > TARGET:
         raise UserError("the target was missed")
 

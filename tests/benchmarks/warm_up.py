@@ -20,7 +20,7 @@ from rich.table import Table
 
 from data_tools.cli import UserError, parse_settings, run_command
 from data_tools.files import read_json, write_json
-from data_tools.provenance import commit, machine, versions
+from data_tools.provenance import made_by
 from downstream.data import CTRData, DataSettings, load_ctr_data
 from downstream.intervals import BootstrapSettings, bootstrap_metrics, paired_interval
 from downstream.metrics import auc, gauc
@@ -113,9 +113,8 @@ def main() -> None:
         shown.add_row(part, f"{np.mean(one['gauc']):.4f}", f"{np.mean(one['auc']):.4f}", interval)
     Console().print(shown)
     if settings.out:
-        made = {"command": "python " + " ".join(sys.argv), "commit": commit(), "versions": versions()}
         source = read_json(Path(settings.dataset) / "dataset.json").get("source")
-        write_json(Path(settings.out), {"dataset": source, "parts": parts, **made, "machine": machine()})
+        write_json(Path(settings.out), {"dataset": source, "parts": parts, **made_by()})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import multiprocessing
 import resource
-import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -23,7 +22,7 @@ from rich.console import Console
 
 from data_tools.cli import parse_settings, run_command
 from data_tools.files import write_json
-from data_tools.provenance import commit, machine, versions
+from data_tools.provenance import made_by
 from data_tools.simulation.rendered import draw_pictures
 from data_tools.world import World, simulate, write_oracle, write_shop
 
@@ -92,8 +91,7 @@ def main() -> None:
         )
     if settings.out:
         wanted = {"seconds_per_million": MOST_SECONDS, "growth_at_ten_times": MOST_GROWTH}
-        made = {"command": "python " + " ".join(sys.argv), "commit": commit(), "versions": versions()}
-        write_json(settings.out, {"wanted": wanted, "found": found, **made, "machine": machine()})
+        write_json(settings.out, {"wanted": wanted, "found": found, **made_by()})
 
 
 if __name__ == "__main__":
