@@ -24,6 +24,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from data_tools.charts import BETTER, INK, MUTED, STYLE, TEMPLATES, WORSE, inline_svg
 from data_tools.cli import UserError, parse_settings, run_command
 from data_tools.files import read_json, whole_file
+from pretrain import runs
 from pretrain.collapse import HEALTHY
 from pretrain.encoder import build_encoder
 from pretrain.evaluate import Requests, embed, load_requests
@@ -203,6 +204,7 @@ def write_page(settings: Settings) -> Path:
         settings=trained_with,
         made={name: made[name] for name in ("commit", "versions", "machine")},
         summary=read_json(run / "summary.json") if (run / "summary.json").exists() else None,
+        stopped=read_json(run / runs.STOPPED) if (run / runs.STOPPED).exists() else None,
         best=best,
         validation=curves(validation, "within-page AUC of seen and unseen items over steps", mark=best["step"]),
         losses=loss_charts(log),

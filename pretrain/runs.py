@@ -6,6 +6,7 @@
 ``checkpoints/step-NNNNNN``   encoder, optimiser, what the objective learns (safetensors) and state.json; the newest
                               two are kept
 ``log.jsonl``                 one line a log line; ``tensorboard/`` the same as events
+``stopped.json``              where the collapse watch stopped the run, and its reason
 ``summary.json``              written at the end, with ``compare.yaml``, the configuration of the run's comparison
 """
 
@@ -21,6 +22,8 @@ import torch
 from torch import Tensor
 
 from data_tools.files import read_json, whole_file, whole_folder, write_json
+
+STOPPED = "stopped.json"
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -93,8 +93,10 @@ def train(settings: Settings) -> dict[str, Any]:
         mixed_precision="no" if precision == "fp32" else precision, log_with="tensorboard", project_dir=run
     )
     main, step = accelerator.is_main_process, resumed["step"]
-    if main and not checkpoint:
-        start_run(settings, encoder)
+    if main:
+        (run / runs.STOPPED).unlink(missing_ok=True)
+        if not checkpoint:
+            start_run(settings, encoder)
     accelerator.init_trackers("tensorboard")
     model, optimizer = accelerator.prepare(encoder, optimizer)
     if "scaler" in resumed:
@@ -147,7 +149,13 @@ def train(settings: Settings) -> dict[str, Any]:
             last = step == optim.steps
             journal.add(terms, batch, waited)
             if step % settings.log_every == 0 or last:
-                watch.look(journal.line(step, lr, embeddings, batch, progress))
+                figures = journal.line(step, lr, embeddings, batch, progress)
+                try:
+                    watch.look(figures)
+                except CollapsedError as error:
+                    if main:
+                        write_json(run / runs.STOPPED, {"step": step, "reason": str(error)})
+                    raise
             if step % settings.evaluation.every == 0 or last:
                 if main:
                     journal.validate(step, encoder)

@@ -19,6 +19,8 @@ from data_tools.cli import UserError, parse_settings
 from pretrain import runs
 from pretrain.collapse import CollapsedError
 from pretrain.optim import schedule
+from pretrain.run_page import Settings as PageSettings
+from pretrain.run_page import write_page
 from pretrain.settings import Encoder, Settings
 from pretrain.train import train
 
@@ -126,6 +128,8 @@ def test_without_contrast_a_run_collapses_and_is_stopped(tiny_world, tmp_path):
     cosine = [line["mean_cosine"] for line in lines if "loss" in line]
     assert cosine[0] < 0.9
     assert cosine[-1] > 0.99
+    page = write_page(PageSettings(run=str(tmp_path / "c"), data=str(tiny_world / "shards"))).read_text()
+    assert f"Stopped at step {lines[-1]['step']}</b>: the embeddings have collapsed" in page
     steps = lines[-1]["step"] + 2
     guarded = [*arguments, "--objective.contrast", "false", "--objective.guards.variance", "1"]
     assert run(settings(tiny_world / "shards", tmp_path / "g", *guarded, "--optim.steps", steps))["steps"] == steps
