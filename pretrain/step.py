@@ -38,6 +38,21 @@ def still_norms(model: nn.Module) -> Iterator[None]:
             norm.track_running_stats = True
 
 
+class EncoderPass(nn.Module):
+    """The encoder's forward pass for training, which may be wrapped for many processes and in mixed precision.
+
+    accelerate puts its mixed precision into the module it is given: the encoder inside keeps its own, in which it is
+    judged and exported.
+    """
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, images: Tensor, seeds: Tensor | None = None) -> Tensor:
+        return self.encoder(images, seeds)
+
+
 class Step:
     """Forward and backward pass of one batch.
 

@@ -35,7 +35,7 @@ from pretrain.losses import Term
 from pretrain.objectives import OBJECTIVES
 from pretrain.optim import build_optimizer, choose_precision, schedule, use_all_cores
 from pretrain.settings import Settings
-from pretrain.step import Step
+from pretrain.step import EncoderPass, Step
 
 WORLD = Path("runs/world")
 
@@ -98,7 +98,7 @@ def train(settings: Settings) -> dict[str, Any]:
         if not checkpoint:
             start_run(settings, encoder)
     accelerator.init_trackers("tensorboard")
-    model, optimizer = accelerator.prepare(encoder, optimizer)
+    model, optimizer = accelerator.prepare(EncoderPass(encoder), optimizer)
     if "scaler" in resumed:
         accelerator.scaler.load_state_dict(resumed["scaler"])
     passes = Step(model, in_processes(objective.to(accelerator.device)), optim.micro_batch, accelerator)

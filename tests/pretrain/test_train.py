@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from data_tools.cli import UserError, parse_settings
 from pretrain import runs
 from pretrain.collapse import CollapsedError
+from pretrain.encoder import ImageEncoder
 from pretrain.optim import schedule
 from pretrain.run_page import Settings as PageSettings
 from pretrain.run_page import write_page
@@ -117,6 +118,20 @@ def test_a_run_is_never_overwritten(finished, tiny_world):
 def test_resuming_with_another_encoder_is_refused(finished, tiny_world):
     with pytest.raises(UserError, match="encoder"):
         run(settings(tiny_world / "shards", finished[0], "--resume", "true", "--encoder.dimensions", "8"))
+
+
+def test_mixed_precision_trains_and_full_precision_judges(tiny_world, tmp_path, monkeypatch):
+    """Tables are exported in full precision: so it is what the figures are of."""
+    seen, features = set(), ImageEncoder.features
+
+    def watched(encoder, images):
+        seen.add((encoder.training, torch.is_autocast_enabled("cpu")))
+        return features(encoder, images)
+
+    monkeypatch.setattr(ImageEncoder, "features", watched)
+    arguments = settings(tiny_world / "shards", tmp_path / "b", "--optim.steps", "2", "--optim.precision", "bf16")
+    assert run(arguments)["precision"] == "bf16"
+    assert seen == {(True, True), (False, False)}
 
 
 def test_without_contrast_a_run_collapses_and_is_stopped(tiny_world, tmp_path):
