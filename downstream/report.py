@@ -19,6 +19,7 @@ from downstream.plots import curves, forest, limits, spectra
 from downstream.proxies import PROXIES
 from downstream.verdict import signed, verdict
 
+FOREST = 24  # lines that a forest plot holds before only each source's best form is drawn
 METRIC_NAMES = {"auc": "AUC", "gauc": "GAUC", "log_loss": "log loss"}
 SLICE_NAMES = {
     "all": "All test impressions",
@@ -47,10 +48,14 @@ def _panels(figures: dict[str, Any], chosen: list[dict], duel: bool) -> list[tup
     return panels
 
 
-def _gains(figures: dict[str, Any], who: Contestants, model: str) -> list[dict]:
-    """GAUC differences from the baseline, every source in every form."""
+def _gains(figures: dict[str, Any], who: Contestants, model: str, best: bool = False) -> list[dict]:
+    """GAUC differences from the baseline, every source in every form, or each in its best one, which is named."""
     wanted = (who.baseline, model, "gauc")
     rows = [row for row in figures["differences"] if (row["b"], row["model"], row["metric"]) == wanted]
+    if best:
+        chosen = figures["chosen"][model]
+        found = [{**row, "form": chosen[row["a"]]} for row in rows if row["form"] == BEST]
+        return sorted(found, key=lambda row: list(chosen).index(row["a"]))
     return [row for row in rows if row["form"] != BEST]
 
 
@@ -265,7 +270,8 @@ def report_context(
     """
     models, alike, picked = [], strips(data, pictured), attended(data, pictured)
     for model in figures["chosen"]:
-        duels = _duels(figures, who, model)
+        duels, gains = _duels(figures, who, model), _gains(figures, who, model)
+        crowded = len(gains) > FOREST * len(SLICES)
         models.append(
             {
                 "name": model,
@@ -274,7 +280,8 @@ def report_context(
                 "slices": _slice_panels(figures, who, model),
                 "gates": _gates(rows, figures, who, model),
                 "epochs": _epoch_curves(rows, figures, model),
-                "gains": _panels(figures, _gains(figures, who, model), duel=False),
+                "crowded": crowded,
+                "gains": _panels(figures, _gains(figures, who, model, best=True) if crowded else gains, duel=False),
                 "duels": _panels(figures, duels, duel=True) if duels else [],
                 "metrics": [(SLICE_NAMES[part], _metric_rows(figures, model, part)) for part in SLICES],
             }

@@ -235,6 +235,19 @@ def test_the_markdown_says_the_same_and_refers_to_nothing(reported):
     assert "python -m downstream.compare --config" in text
 
 
+def test_a_crowded_forest_shows_each_source_in_its_best_form(yaml_file, monkeypatch, tmp_path, reported):
+    def first_chart(folder):
+        return re.search(r'<svg viewBox[^>]* aria-label="([^"]*)"', (folder / "report.html").read_text())[1].split("; ")
+
+    assert len(first_chart(reported)) == 4  # 2 sources in 2 forms each
+    monkeypatch.setattr("downstream.report.FOREST", 3)
+    run(monkeypatch, "--config", yaml_file, "--out", tmp_path / "best")
+    chosen = json.loads((tmp_path / "best" / "figures.json").read_text())["chosen"]["dicm"]
+    lines = [line.rpartition(": ")[0] for line in first_chart(tmp_path / "best")]
+    assert lines == [f"{source}, {chosen[source]}" for source in ("courier", "random")]  # as the file has them
+    assert "all forms are below" in (tmp_path / "best" / "report.html").read_text()
+
+
 def test_pictures_can_be_left_out(yaml_file, monkeypatch, tmp_path, reported):
     run(monkeypatch, "--config", yaml_file, "--out", tmp_path / "bare", "--pictures", "false")
     html = (tmp_path / "bare" / "report.html").read_text()
