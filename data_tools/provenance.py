@@ -27,14 +27,17 @@ PACKAGES = (
 
 
 def commit() -> str:
-    """The git commit of the program, with "+changes" where files differ from it; "unknown" outside a clone."""
+    """The git commit of the program, with "+changes" where files differ from it; "unknown" outside a clone.
+
+    Results are not the program: those written before do not change what is written next.
+    """
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        command = ["git", "-C", str(Path(__file__).parents[1]), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno", "--", ".", ":!results") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
