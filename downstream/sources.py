@@ -90,6 +90,15 @@ def run_module(module: str, *arguments: str) -> None:
         raise UserError(f"this command failed: python {shlex.join(command)}")
 
 
+def _export(table: Path, *given: str) -> None:
+    """Export a table, unless another comparison does so meanwhile: tables appear whole."""
+    try:
+        run_module("pretrain.export", *given, "--out", str(table))
+    except UserError:
+        if not table.exists():
+            raise
+
+
 def _trained(run: Path, seed: int, source: Source, shards: str | None) -> None:
     """Make sure that a finished run stands in ``run``."""
     if (run / "summary.json").exists():
@@ -120,8 +129,7 @@ def _exported(run: Path, source: Source, shards: str | None) -> Path:
     """The table of a finished run, exported where it is missing."""
     table = run / "tables" / source.weights
     if not table.exists():
-        given = ["--data", _shards(shards), "--weights", source.weights, "--out", str(table)]
-        run_module("pretrain.export", "--run", str(run), *given)
+        _export(table, "--run", str(run), "--data", _shards(shards), "--weights", source.weights)
     elif (table / "table.json").stat().st_mtime < (run / "summary.json").stat().st_mtime:
         raise UserError(f"{table} is older than the run it is of; remove it, and it will be exported again")
     return table
@@ -145,8 +153,7 @@ def make_tables(source: Source, shards: str | None) -> list[Path]:
         return [_exported(run, source, shards) for run in runs]
     tables = [Path(table) for table in _listed(source.table)]
     if source.encoder and not tables[0].exists():
-        flags = _flags("encoder", source.encoder)
-        run_module("pretrain.export", *flags, "--data", _shards(shards), "--out", str(tables[0]))
+        _export(tables[0], *_flags("encoder", source.encoder), "--data", _shards(shards))
     for table in tables:
         if not table.exists():
             raise UserError(

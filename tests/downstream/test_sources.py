@@ -101,6 +101,16 @@ def test_a_table_older_than_its_run_is_refused(commands, shards, tmp_path):
         make_tables(Source(run=run), shards)
 
 
+def test_a_table_that_another_comparison_makes_meanwhile_is_taken(monkeypatch, shards, tmp_path):
+    def second_of_two(command, check):
+        write_table(command[command.index("--out") + 1], ["a"], np.ones((1, 2), dtype=np.float32), {})
+        return subprocess.CompletedProcess(command, 2)  # exists already
+
+    monkeypatch.setattr(subprocess, "run", second_of_two)
+    run = finished(tmp_path / "run")
+    assert make_tables(Source(run=run), shards) == [Path(run) / "tables" / "trained"]
+
+
 def test_a_failing_command_is_named(monkeypatch, shards, tmp_path):
     monkeypatch.setattr(subprocess, "run", lambda command, check: subprocess.CompletedProcess(command, 1))
     with pytest.raises(UserError, match=r"this command failed: python -m pretrain\.export --run"):
