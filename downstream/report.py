@@ -19,7 +19,7 @@ from downstream.plots import curves, forest, limits, spectra
 from downstream.proxies import PROXIES
 from downstream.verdict import signed, verdict
 
-FOREST = 24  # lines that a forest plot holds before only each source's best form is drawn
+FOREST_LINES = 24  # lines that a forest plot holds before only each source's best form is drawn
 METRIC_NAMES = {"auc": "AUC", "gauc": "GAUC", "log_loss": "log loss"}
 SLICE_NAMES = {
     "all": "All test impressions",
@@ -271,7 +271,7 @@ def report_context(
     models, alike, picked = [], strips(data, pictured), attended(data, pictured)
     for model in figures["chosen"]:
         duels, gains = _duels(figures, who, model), _gains(figures, who, model)
-        crowded = len(gains) > FOREST * len(SLICES)
+        crowded = len(gains) > FOREST_LINES * len(SLICES)
         models.append(
             {
                 "name": model,

@@ -240,7 +240,7 @@ def test_a_crowded_forest_shows_each_source_in_its_best_form(yaml_file, monkeypa
         return re.search(r'<svg viewBox[^>]* aria-label="([^"]*)"', (folder / "report.html").read_text())[1].split("; ")
 
     assert len(first_chart(reported)) == 4  # 2 sources in 2 forms each
-    monkeypatch.setattr("downstream.report.FOREST", 3)
+    monkeypatch.setattr("downstream.report.FOREST_LINES", 3)
     run(monkeypatch, "--config", yaml_file, "--out", tmp_path / "best")
     chosen = json.loads((tmp_path / "best" / "figures.json").read_text())["chosen"]["dicm"]
     lines = [line.rpartition(": ")[0] for line in first_chart(tmp_path / "best")]
