@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from data_tools.cli import UserError, parse_settings
 from pretrain import runs
@@ -120,7 +121,15 @@ def test_resuming_with_another_encoder_is_refused(finished, tiny_world):
         run(settings(tiny_world / "shards", finished[0], "--resume", "true", "--encoder.dimensions", "8"))
 
 
-def test_mixed_precision_trains_and_full_precision_judges(tiny_world, tmp_path, monkeypatch):
+@pytest.fixture
+def another_precision():
+    """accelerate keeps one precision a process: it forgets the other tests' before this one, and this one's after."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_mixed_precision_trains_and_full_precision_judges(tiny_world, tmp_path, monkeypatch, another_precision):
     """Tables are exported in full precision: so it is what the figures are of."""
     seen, features = set(), ImageEncoder.features
 
