@@ -104,6 +104,18 @@ class Heartbeat:
             return
         with contextlib.suppress(RuntimeError, ConnectionError):
             self.store.set(f"{self.key}/{self.rank}", "done")
+            if self.rank == KEEPER:
+                self._see_off()
+
+    def _see_off(self) -> None:
+        """Wait for the others to leave or fall silent: the store may end with this process, and they still listen."""
+        deadline = time.monotonic() + 10 * self.interval
+        while time.monotonic() < deadline:
+            self._listen()
+            there = {rank for rank, (said, _) in self.heard.items() if rank != self.rank and said != b"done"}
+            if not there - set(self.silent(5 * self.interval)):
+                return
+            time.sleep(self.interval / 4)
 
     def close(self) -> None:
         """Stop beating, having said so."""
@@ -126,7 +138,7 @@ def naming_the_lost(limit: float) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        deadline = time.monotonic() + 4 * heartbeat.interval
+        deadline = time.monotonic() + 8 * heartbeat.interval
         lost: list[int] = []
         while not lost and time.monotonic() < deadline:
             time.sleep(heartbeat.interval / 4)
