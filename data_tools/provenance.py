@@ -68,10 +68,11 @@ def machine() -> dict[str, str | int | None]:
     }
 
 
-def this_command() -> str:
-    """The command that started this process, as one would type it."""
-    module = sys.modules["__main__"].__spec__  # None for a script
-    return f"python {shlex.join(['-m', module.name] if module else sys.argv[:1])} {shlex.join(sys.argv[1:])}".strip()
+def this_command(module: str | None = None) -> str:
+    """The command that started this process, as one would type it: ``module``, by default the one run, or a script."""
+    started = sys.modules["__main__"].__spec__  # None for a script
+    module = module or (started.name if started else None)
+    return shlex.join(["python", *(["-m", module] if module else sys.argv[:1]), *sys.argv[1:]])
 
 
 def made_by(command: str | None = None) -> dict[str, Any]:

@@ -10,8 +10,6 @@ where the cache folder lacks them, as runs of ``downstream.train``.
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -25,7 +23,7 @@ from rich.progress import Progress
 
 from data_tools.cli import UserError, parse_settings, progress_bar, run_command
 from data_tools.files import read_json, whole_file, write_json
-from data_tools.provenance import made_by
+from data_tools.provenance import made_by, this_command
 from downstream.cascade_stages import Cascade, best, qscore
 from downstream.data import CTRData, load_ctr_data
 from downstream.fitting import TrainingSettings
@@ -241,7 +239,7 @@ def main() -> None:
     settings = parse_settings(Settings, __doc__)
     with progress_bar() as progress:
         figures, data = run(settings, progress)
-    command = f"python -m downstream.cascade {shlex.join(sys.argv[1:])}"
+    command = this_command(__spec__.name)
     figures["settings"] = asdict(settings)
     figures["made_by"] = made_by(command)
     lines = {

@@ -8,8 +8,6 @@ in the cache folder, so that the same command goes on where it was stopped.
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import product
@@ -20,7 +18,7 @@ from rich.console import Console
 
 from data_tools.cli import UserError, parse_settings, progress_bar, run_command
 from data_tools.files import whole_file, write_json
-from data_tools.provenance import made_by
+from data_tools.provenance import made_by, this_command
 from downstream.analysis import Contestants, analyse
 from downstream.by_slice import gains_by_slice
 from downstream.cells import NO_FORM, Cell, run_cells
@@ -158,7 +156,7 @@ def compare(settings: Settings, command: str) -> str:
 
 def main() -> None:
     settings = parse_settings(Settings, __doc__)
-    said = compare(settings, f"python -m downstream.compare {shlex.join(sys.argv[1:])}")
+    said = compare(settings, this_command(__spec__.name))
     console = Console()
     console.print(said)
     console.print(f"{settings.out}/report.html, report.md, figures.json")

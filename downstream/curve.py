@@ -8,8 +8,6 @@ OUT.png and OUT.md get, for each embedding source, the difference from IDs only 
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from matplotlib.axes import Axes
 
 from data_tools.cli import UserError, parse_settings, run_command
 from data_tools.files import read_json, whole_file
+from data_tools.provenance import this_command
 
 
 @dataclass(kw_only=True)
@@ -147,7 +146,7 @@ def main() -> None:
     said += [f"{settings.metric.upper()} over IDs only, with the intervals of the comparisons' reports.", ""]
     for part, lines in found.items():
         said += [f"## {part}", "", *table(lines, settings), ""]
-    said += [f"- Command: python -m downstream.curve {shlex.join(sys.argv[1:])}", ""]
+    said += [f"- Command: {this_command(__spec__.name)}", ""]
     with whole_file(out.with_name(f"{out.name}.md")) as scratch:
         scratch.write_text("\n".join(said), encoding="utf-8")
     print(f"{out}.png, {out}.md")

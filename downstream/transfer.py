@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shlex
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -26,7 +24,7 @@ from rich.progress import Progress
 
 from data_tools.cli import UserError, parse_settings, progress_bar, run_command
 from data_tools.files import whole_file, write_json
-from data_tools.provenance import made_by
+from data_tools.provenance import made_by, this_command
 from data_tools.table import EmbeddingTable, read_table
 from downstream.data import CTRData, load_ctr_data
 from downstream.fitting import TrainingSettings, fit
@@ -187,7 +185,7 @@ def main() -> None:
     data = load_ctr_data(settings.dataset, settings.training.data)
     with progress_bar() as progress:
         figures = measure(data, settings, progress)
-    command = f"python -m downstream.transfer {shlex.join(sys.argv[1:])}"
+    command = this_command(__spec__.name)
     figures["settings"] = asdict(settings)
     figures["made_by"] = made_by(command)
     context = {

@@ -11,8 +11,6 @@ import glob
 import json
 import os
 import re
-import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from rich.console import Console
 
 from data_tools.cli import UserError, parse_settings, run_command
 from data_tools.files import read_json, whole_file
+from data_tools.provenance import this_command
 
 HEADER = (
     "run",
@@ -132,7 +131,7 @@ def markdown(groups: dict[str, list[Path]], table: list[list[str]], command: str
 def main() -> None:
     settings = parse_settings(Settings, __doc__)
     groups = finished_runs(settings.runs)
-    text = markdown(groups, lines(groups), f"python -m pretrain.side_by_side {shlex.join(sys.argv[1:])}")
+    text = markdown(groups, lines(groups), this_command(__spec__.name))
     Console().print(text, soft_wrap=True, highlight=False, markup=False)
     if settings.out:
         with whole_file(Path(settings.out)) as scratch:
