@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import shlex
 import subprocess
 import sys
@@ -66,6 +67,15 @@ def machine() -> dict[str, str | int | None]:
         "memory": f"{int(memory.split()[0]) / 2**20:.0f} GiB" if memory else None,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def peak_memory() -> dict[str, float]:
+    """What this process has held at most so far, in MiB: ``process``, and ``gpu``, what torch had allocated on one."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes there, in KiB elsewhere
+    found = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.max_memory_allocated() / 2**20
+    return found
 
 
 def this_command(module: str | None = None) -> str:

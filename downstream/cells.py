@@ -16,7 +16,7 @@ import numpy as np
 from rich.progress import Progress
 
 from data_tools.files import digest, read_json, whole_folder, write_json
-from data_tools.provenance import commit, versions
+from data_tools.provenance import commit, peak_memory, versions
 from data_tools.table import EmbeddingTable, read_table
 from downstream.data import CTRData, load_ctr_data
 from downstream.fitting import TrainingSettings, fit
@@ -107,6 +107,7 @@ def _run(cell: Cell, folder: Path, data: CTRData, progress: Progress | None = No
         "items_without_image": result.items_without_image,
         "form": result.report,
         "seconds": result.seconds,
+        "peak_memory_mib": peak_memory(),
         "commit": commit(),
         "versions": versions(),
     }

@@ -20,6 +20,7 @@ from rich.table import Table
 from torch import Tensor
 
 from data_tools.files import read_json, whole_file, write_json
+from data_tools.provenance import peak_memory
 from pretrain import runs
 from pretrain.batches import read_index
 from pretrain.collapse import alignment, collapse_figures, effective_rank, unhealthy
@@ -177,6 +178,7 @@ def summarise(
         "stopped_early": step < settings.optim.steps,
         "validation": validation_curve(run),
         "seconds": seconds,
+        "peak_memory_mib": peak_memory(),
         "precision": precision,
         "objective": settings.objective.name,
         "seed": settings.seed,
