@@ -11,12 +11,21 @@ from rich.progress import Progress
 
 from downstream.cells import NO_FORM, Row
 from downstream.data import SLICES, CTRData
-from downstream.intervals import METRICS, BootstrapSettings, bootstrap_metrics, detectable, holm, paired_interval
+from downstream.intervals import (
+    METRICS,
+    BootstrapSettings,
+    bootstrap_metrics,
+    detectable,
+    holm,
+    paired_interval,
+    share_interval,
+)
 from downstream.metrics import all_metrics
 
 # Each source in the form that was best for it on validation, where there are several forms.
 BEST = "best"
 Group = tuple[str, str, str]  # source, form, model
+Draws = dict[tuple[Group, str, str], tuple[np.ndarray, np.ndarray]]  # by slice and metric: (S,) and (S, resamples)
 
 
 @dataclass(frozen=True)
@@ -27,11 +36,13 @@ class Contestants:
     ----------
     baseline, main : every source is compared with the baseline, the main source with every other
     forms : of the embeddings, in the order of the comparison
+    ceiling : the source that knows what can be known, whose gain the others' are shares of; None for none
     """
 
     baseline: str
     main: str
     forms: list[str]
+    ceiling: str | None = None
 
     def headline(self) -> str:
         """The form in which the sources are judged."""
@@ -46,22 +57,23 @@ def grouped(rows: list[Row]) -> dict[Group, list[Row]]:
     return groups
 
 
-def choose_forms(rows: list[Row]) -> dict[str, dict[str, str]]:
-    """model -> source -> the form with the highest mean GAUC (AUC where it is undefined) on validation."""
-    worth: dict[str, dict[str, tuple[float, str]]] = {}
+def validation(rows: list[Row]) -> dict[str, dict[str, dict[str, float]]]:
+    """model -> source -> form -> mean GAUC (AUC where it is undefined) on validation, by which forms are chosen."""
+    worth: dict[str, dict[str, dict[str, float]]] = {}
     for (source, form, model), own in grouped(rows).items():
         valid = [row.record["metrics"]["valid"]["all"] for row in own]
-        value = float(
-            np.mean([metrics["gauc"] if metrics["gauc"] is not None else metrics["auc"] for metrics in valid])
-        )
-        best = worth.setdefault(model, {})
-        best[source] = max(best.get(source, (-np.inf, "")), (value, form))
-    return {model: {source: form for source, (_, form) in best.items()} for model, best in worth.items()}
+        values = [metrics["auc"] if metrics["gauc"] is None else metrics["gauc"] for metrics in valid]
+        worth.setdefault(model, {}).setdefault(source, {})[form] = float(np.mean(values))
+    return worth
 
 
-def _draws(
-    groups: dict[Group, list[Row]], data: CTRData, settings: BootstrapSettings, progress: Progress
-) -> dict[tuple[Group, str, str], tuple[np.ndarray, np.ndarray]]:
+def choose_forms(rows: list[Row]) -> dict[str, dict[str, str]]:
+    """model -> source -> the form that is best on validation."""
+    worth = validation(rows)
+    return {model: {source: max(own, key=own.get) for source, own in best.items()} for model, best in worth.items()}
+
+
+def _draws(groups: dict[Group, list[Row]], data: CTRData, settings: BootstrapSettings, progress: Progress) -> Draws:
     """(group, slice, metric) -> its values (S,) and bootstrap draws (S, resamples); undefined ones are left out."""
     rows = data.rows["test"]
     click, parts = data.click[rows], data.slices("test")
@@ -86,23 +98,29 @@ def _pairs(who: Contestants, sources: list[str]) -> list[tuple[str, str]]:
     return against_baseline + against_main
 
 
-def _differences(
-    rows: list[Row], data: CTRData, who: Contestants, settings: BootstrapSettings, progress: Progress
-) -> list[dict[str, Any]]:
-    groups, chosen = grouped(rows), choose_forms(rows)
-    draws = _draws(groups, data, settings, progress)
-    sources = list(dict.fromkeys(source for source, _, _ in groups))
-    forms = [*who.forms, BEST] if len(who.forms) > 1 else who.forms
+def _in_best_form(draws: Draws, chosen: dict[str, dict[str, str]]) -> Draws:
+    """The draws, and again with each source's best form under the name "best"; what has no form stands under both."""
+    best = {
+        ((source, BEST, model), part, metric): own
+        for ((source, form, model), part, metric), own in draws.items()
+        if chosen[model][source] == form
+    }
+    return draws | best
 
-    def group(source: str, form: str, model: str) -> Group:
-        if form == BEST:
-            form = chosen[model][source]
-        return (source, form, model) if (source, form, model) in groups else (source, NO_FORM, model)
+
+def _differences(
+    draws: Draws, chosen: dict[str, dict[str, str]], who: Contestants, settings: BootstrapSettings
+) -> list[dict[str, Any]]:
+    forms = [*who.forms, BEST] if len(who.forms) > 1 else who.forms
+    sources = list(dict.fromkeys(source for (source, _, _), _, _ in draws))
+
+    def find(source: str, form: str, model: str, part: str, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
+        own = draws.get(((source, form, model), part, metric))
+        return draws.get(((source, NO_FORM, model), part, metric)) if own is None else own
 
     differences = []
     for model, form, (a, b), part, metric in product(chosen, forms, _pairs(who, sources), SLICES, METRICS):
-        ours = draws.get((group(a, form, model), part, metric))
-        theirs = draws.get((group(b, form, model), part, metric))
+        ours, theirs = find(a, form, model, part, metric), find(b, form, model, part, metric)
         if ours is None or theirs is None:
             continue
         interval = paired_interval(ours[0], theirs[0], ours[1], theirs[1], settings)
@@ -110,6 +128,28 @@ def _differences(
         differences.append(names | asdict(interval) | {"p": interval.p})
     _correct(differences, 1 - settings.level)
     return differences
+
+
+def _shares_of_the_ceiling(
+    draws: Draws, chosen: dict[str, dict[str, str]], who: Contestants, settings: BootstrapSettings
+) -> list[dict[str, Any]]:
+    """How much of the ceiling's gain in GAUC each source has, in their best forms, where that gain is above zero."""
+    shares = []
+    for (model, best), part in product(chosen.items(), SLICES):
+        ground, top = (draws.get(((one, BEST, model), part, "gauc")) for one in (who.baseline, who.ceiling))
+        if ground is None or top is None:
+            continue
+        if paired_interval(top[0], ground[0], top[1], ground[1], settings).low <= 0:
+            continue
+        for source in best:
+            own = draws.get(((source, BEST, model), part, "gauc"))
+            if source in (who.baseline, who.ceiling) or own is None:
+                continue
+            gains = [one[place] - ground[place] for place in (0, 1) for one in (own, top)]
+            found = share_interval(*gains, settings)
+            names = {"source": source, "model": model, "slice": part}
+            shares.append(names | {"share": found.mean, "low": found.low, "high": found.high})
+    return shares
 
 
 def _correct(differences: list[dict[str, Any]], error: float) -> None:
@@ -187,20 +227,25 @@ def analyse(
         cells : source, form, model, seed, slice, auc, gauc, log_loss (of the test split; None where undefined)
         differences : a, b, form, model, slice, metric, mean, low, high, spread, p, p_holm, direction; the mean is a - b
         detectable : model -> slice -> metric -> minimum detectable effect
+        validation : model -> source -> form -> mean GAUC on validation
         chosen : model -> source -> its best form on validation
+        of_the_ceiling : source, model, slice, share, low, high: shares of the ceiling's gain in GAUC, best forms
         oracle : slice -> metrics, or None
         attainable : source, form, model, slice, metric, share; empty without an oracle
     """
     cells = [
         {**row.cell.names(), "slice": part, **row.record["metrics"]["test"][part]} for row in rows for part in SLICES
     ]
-    oracle = oracle_metrics(data)
-    differences = _differences(rows, data, who, settings, progress)
+    oracle, chosen = oracle_metrics(data), choose_forms(rows)
+    draws = _in_best_form(_draws(grouped(rows), data, settings, progress), chosen)
+    differences = _differences(draws, chosen, who, settings)
     return {
         "cells": cells,
         "differences": differences,
         "detectable": detectable_effects(differences, who, settings),
-        "chosen": choose_forms(rows),
+        "validation": validation(rows),
+        "chosen": chosen,
+        "of_the_ceiling": _shares_of_the_ceiling(draws, chosen, who, settings),
         "oracle": oracle,
         "attainable": _attainable(cells, oracle, who.baseline) if oracle else [],
     }

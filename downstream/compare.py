@@ -28,6 +28,7 @@ from downstream.fitting import TrainingSettings
 from downstream.forms import FORMS, ImageSettings
 from downstream.intervals import BootstrapSettings
 from downstream.models import MODELS, ModelSettings, takes_form
+from downstream.pretraining import pretraining
 from downstream.report import render, report_context
 from downstream.sources import Source, make_tables
 
@@ -62,6 +63,8 @@ class Settings:
     data : shards that tables are exported from, where a source names none
     baseline : the source that every other is compared with
     main : the source that the verdict is about
+    ceiling : a source that knows what can be known, such as the planted attributes of a world: the report says how much
+        of its gain the others bring; null for none
     forms : how embeddings enter the models: names of forms, or name -> settings of ``training.image`` that it changes,
         such as {vector: {}, ad image alone: {form: vector, behaviour_images: false}}
     models : CTR models: names of models, or name -> settings of ``training.model`` that it changes
@@ -80,6 +83,7 @@ class Settings:
     data: str | None = None
     baseline: str = "ids"
     main: str = "courier"
+    ceiling: str | None = None
     forms: list[str] | dict[str, dict[str, Any]] = field(default_factory=lambda: ["vector"])
     models: list[str] | dict[str, dict[str, Any]] = field(default_factory=lambda: ["dicm"])
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
@@ -92,11 +96,13 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.out or not self.dataset:
             raise UserError("'dataset' in the configuration and --out are needed")
-        for role in ("baseline", "main"):
-            if getattr(self, role) not in self.sources:
-                raise UserError(f"{role} is {getattr(self, role)!r}, which is none of the sources {list(self.sources)}")
-        if self.baseline == self.main:
-            raise UserError(f"baseline and main are both {self.main!r}")
+        roles = {role: getattr(self, role) for role in ("baseline", "main", "ceiling")}
+        roles = {role: source for role, source in roles.items() if source is not None}
+        for role, source in roles.items():
+            if source not in self.sources:
+                raise UserError(f"{role} is {source!r}, which is none of the sources {list(self.sources)}")
+        if len(set(roles.values())) < len(roles):
+            raise UserError(f"one source cannot have two roles, as here: {roles}")
         for name in ("forms", "models", "seeds"):
             if not getattr(self, name):
                 raise UserError(f"{name} are empty; one or more are expected")
@@ -134,15 +140,17 @@ def plan(settings: Settings, tables: dict[str, list[Path]]) -> list[Cell]:
 def compare(settings: Settings, command: str) -> str:
     """Run what is missing of a comparison and write its report; returns the verdict."""
     data = load_ctr_data(settings.dataset, settings.training.data)
-    tables = {name: make_tables(source or Source(), settings.data) for name, source in settings.sources.items()}
+    sources = {name: source or Source() for name, source in settings.sources.items()}
+    tables = {name: make_tables(source, settings.data) for name, source in sources.items()}
     out = Path(settings.out)
     cache = Path(settings.cache or Path("runs") / "compare" / out.name)
-    who = Contestants(settings.baseline, settings.main, list(settings.form_settings()))
+    who = Contestants(settings.baseline, settings.main, list(settings.form_settings()), settings.ceiling)
     with progress_bar() as progress:
         rows = run_cells(plan(settings, tables), cache, data, settings.workers, progress)
         figures = analyse(rows, data, who, settings.bootstrap, progress)
         figures["slices"] = gains_by_slice(rows, data, who, settings.bootstrap, progress)
         figures |= look_at_tables(rows, data, who, progress)
+    figures["pretraining"] = pretraining(sources)
     figures["bootstrap"] = asdict(settings.bootstrap)
     figures["made_by"] = made_by(command)
     pictured = tables if settings.pictures else {}

@@ -126,17 +126,44 @@ def paired_interval(
         If the two have different numbers of seeds, or no draw is defined.
     """
     difference = np.asarray(a) - np.asarray(b)
-    draws = np.asarray(a_draws) - np.asarray(b_draws)
-    if draws.shape != (len(difference), settings.resamples):
-        raise ValueError(f"draws of shape {draws.shape}; ({len(difference)}, {settings.resamples}) is expected")
-    seeds = np.random.default_rng(settings.seed).integers(len(difference), size=(len(difference), settings.resamples))
-    drawn = np.take_along_axis(draws, seeds, axis=0).mean(axis=0)
+    drawn = _over_seeds(np.asarray(a_draws) - np.asarray(b_draws), len(difference), settings)
+    return _percentiles(float(difference.mean()), drawn, settings)
+
+
+def share_interval(
+    part: np.ndarray, whole: np.ndarray, part_draws: np.ndarray, whole_draws: np.ndarray, settings: BootstrapSettings
+) -> Interval:
+    """How much of one difference another is, mean over seeds by mean over seeds, with its percentile interval.
+
+    Parameters
+    ----------
+    part, whole : differences of each seed on the users as they are (S,), paired
+    part_draws, whole_draws : the same in each bootstrap draw (S, resamples)
+
+    Raises
+    ------
+    ValueError
+        If the two have different numbers of seeds, or no draw is defined.
+    """
+    of_part, of_whole = (_over_seeds(np.asarray(own), len(part), settings) for own in (part_draws, whole_draws))
+    return _percentiles(float(np.mean(part) / np.mean(whole)), of_part / of_whole, settings)
+
+
+def _over_seeds(draws: np.ndarray, seeds: int, settings: BootstrapSettings) -> np.ndarray:
+    """Mean over as many seeds as there are, drawn anew in each bootstrap draw: (S, resamples) -> (resamples,)."""
+    if draws.shape != (seeds, settings.resamples):
+        raise ValueError(f"draws of shape {draws.shape}; ({seeds}, {settings.resamples}) is expected")
+    drawn = np.random.default_rng(settings.seed).integers(seeds, size=(seeds, settings.resamples))
+    return np.take_along_axis(draws, drawn, axis=0).mean(axis=0)
+
+
+def _percentiles(mean: float, drawn: np.ndarray, settings: BootstrapSettings) -> Interval:
     drawn = drawn[np.isfinite(drawn)]
     if not len(drawn):
         raise ValueError("no bootstrap draw has both labels; the slice is too small for an interval")
     tail = (1 - settings.level) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Interval(float(difference.mean()), float(low), float(high), float(drawn.std()))
+    return Interval(mean, float(low), float(high), float(drawn.std()))
 
 
 def holm(p: list[float]) -> list[float]:

@@ -54,7 +54,7 @@ def _thumbnail(path: Path, text: str, side: int = 72) -> Picture:
     return Picture("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode(), text)
 
 
-class _Pictured:
+class Pictured:
     """Items that have a picture and stand in every table, and their vectors; of a source with several, its first."""
 
     def __init__(self, data: CTRData, tables: dict[str, list[Path]]) -> None:
@@ -71,10 +71,9 @@ class _Pictured:
         return _thumbnail(self.data.dataset.folder / self.items["image"][int(row)], f"{self.names[int(row)]}{said}")
 
 
-def strips(data: CTRData, tables: dict[str, list[Path]], queries: int = 5, count: int = 5) -> list[Strip]:
+def strips(picture: Pictured, queries: int = 5, count: int = 5) -> list[Strip]:
     """Strips of a few items, drawn by a fixed seed from those never shown in training where there are such."""
-    picture = _Pictured(data, tables)
-    usable = picture.usable
+    data, usable = picture.data, picture.usable
     fresh = usable & ~data.seen
     pool = np.flatnonzero(fresh if fresh.sum() >= queries else usable)
     if not picture.vectors or usable.sum() <= count or len(pool) < queries:
@@ -87,7 +86,7 @@ def strips(data: CTRData, tables: dict[str, list[Path]], queries: int = 5, count
     ]
 
 
-def attended(data: CTRData, tables: dict[str, list[Path]], queries: int = 5, count: int = 6) -> list[Strip]:
+def attended(picture: Pictured, queries: int = 5, count: int = 6) -> list[Strip]:
     """What the attention of a reconstruction picks from real histories: clicked items by their cosine with the target.
 
     COURIER weighs a user's clicks by the softmax of these cosines (arXiv 2306.05001, the projection-free form), so that
@@ -95,7 +94,7 @@ def attended(data: CTRData, tables: dict[str, list[Path]], queries: int = 5, cou
     twice ``count`` other pictured clicks before, drawn by a fixed seed, on items never shown in training where there
     are such.
     """
-    picture = _Pictured(data, tables)
+    data = picture.data
     rows = data.rows["test"]
     rows = rows[(data.click[rows] == 1) & picture.usable[data.item[rows]]]
     if not picture.vectors or not len(rows):

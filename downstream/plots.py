@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Sequence
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+from sklearn.isotonic import isotonic_regression
 
 from data_tools.charts import BETTER, INK, MUTED, STYLE, WORSE, inline_svg
 from downstream.intervals import Interval
@@ -49,31 +52,46 @@ def forest(labelled: list[tuple[str, Interval]], metric: str, span: tuple[float,
         return inline_svg(figure, described)
 
 
-def _apart(heights: list[float], factor: float = 1.6) -> list[float]:
-    """Heights on a logarithmic scale, raised where needed so that labels at them do not overlap."""
-    placed = np.array(heights, dtype=float)
-    order = np.argsort(placed, kind="stable")
-    for below, above in pairwise(order):
-        placed[above] = max(placed[above], placed[below] * factor)
-    return placed.tolist()
+def spread_out(heights: list[float], gap: float, low: float, high: float) -> np.ndarray:
+    """Heights, moved as little as can be (in squares) until they are ``gap`` apart; within [low, high] if they fit."""
+    order = np.argsort(heights, kind="stable")
+    steps = gap * np.arange(len(heights))
+    top = max(high - gap * (len(heights) - 1), low)
+    placed = np.empty(len(heights))
+    placed[order] = isotonic_regression(np.asarray(heights)[order] - steps, y_min=low, y_max=top) + steps
+    return placed
+
+
+def _name_ends(axes: Axes, ends: list[tuple[float, float, str]]) -> None:
+    """Write each line's name at its end (x, y, name), above or below it where names would overlap."""
+    names = [
+        axes.annotate(name, (x, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
+        for x, y, name in ends
+    ]
+    axes.figure.tight_layout(pad=0.3)  # makes room for the names, and settles where a height is on the page
+    points = 72 / axes.figure.dpi
+    heights = [axes.transData.transform((x, y))[1] * points for x, y, _ in ends]
+    low, high = axes.get_window_extent().intervaly * points
+    for name, height, placed in zip(names, heights, spread_out(heights, 10.0, low, high), strict=True):
+        name.xyann = (5, placed - height)
 
 
 # Lines are told apart by dashes and a name at their end, not by colour.
 DASHES = [(0, ()), (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1.5)), (0, (8, 3))]
 
 
-def curves(lines: dict[str, list[float]], axis: str, described: str) -> str:
-    """A metric by epoch, from epoch 1, one line a source."""
+def curves(lines: dict[str, tuple[Sequence[float], Sequence[float]]], along: str, axis: str, described: str) -> str:
+    """A figure over epochs or steps, whole numbers: name -> where, values."""
+    width = 3.4 + LETTER * max(len(name) for name in lines)
     with matplotlib.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(3.7, 2.4))
-        for place, (name, values) in enumerate(lines.items()):
-            epochs = np.arange(1, len(values) + 1)
-            axes.plot(epochs, values, color=INK, linewidth=1.4, marker=".", linestyle=DASHES[place % len(DASHES)])
-            axes.annotate(name, (epochs[-1], values[-1]), xytext=(5, 0), textcoords="offset points", va="center")
-        longest = max(len(values) for values in lines.values())
-        axes.set(xlabel="epoch", ylabel=axis, xticks=range(1, longest + 1), xlim=(0.8, longest + 0.2))
+        figure, axes = plt.subplots(figsize=(width, max(2.4, 0.9 + 0.15 * len(lines))))
+        for place, (where, values) in enumerate(lines.values()):
+            style = DASHES[place % len(DASHES)]
+            axes.plot(where, values, color=INK, linewidth=1.4, marker=".", linestyle=style)
+        axes.set(xlabel=along, ylabel=axis)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         axes.spines[["top", "right"]].set_visible(False)
-        figure.tight_layout(pad=0.3)
+        _name_ends(axes, [(where[-1], values[-1], name) for name, (where, values) in lines.items()])
         return inline_svg(figure, described)
 
 
@@ -87,13 +105,11 @@ def spectra(lines: dict[str, np.ndarray], described: str) -> str:
             kept = shares[shares > 1e-5]
             style = DASHES[place % len(DASHES)]
             axes.plot(np.arange(1, len(kept) + 1), kept, color=INK, linewidth=1.4, linestyle=style)
-            ends.append((kept[-1], len(kept), name))
+            ends.append((len(kept), kept[-1], name))
         axes.set(yscale="log", xlabel="dimension, the strongest first", ylabel="share of the spectrum")
-        axes.set_xlim(1, max(end for _, end, _ in ends) * width / 4.1)  # the lines stop where the names begin
-        for (_, end, name), height in zip(ends, _apart([share for share, _, _ in ends]), strict=True):
-            axes.annotate(name, (end, height), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
+        axes.set_xlim(1, max(end for end, _, _ in ends))
         axes.spines[["top", "right"]].set_visible(False)
-        figure.tight_layout(pad=0.3)
+        _name_ends(axes, ends)
         return inline_svg(figure, described)
 
 

@@ -14,8 +14,9 @@ from downstream.cells import NO_FORM, Row
 from downstream.data import SLICES, CTRData
 from downstream.intervals import METRICS, Interval
 from downstream.method import limitations, measured, splits
-from downstream.neighbours import attended, strips, thumbnails
+from downstream.neighbours import Pictured, attended, strips, thumbnails
 from downstream.plots import curves, forest, limits, spectra
+from downstream.pretraining import COLUMNS, training_curves, training_rows
 from downstream.proxies import PROXIES
 from downstream.verdict import signed, verdict
 
@@ -216,11 +217,30 @@ def _epoch_curves(rows: list[Row], figures: dict[str, Any], model: str) -> list[
         shortest = min(len(epochs) for epochs in own)
         if shortest > 1:
             by_epoch = list(zip(*(epochs[:shortest] for epochs in own), strict=True))
-            lines["Training loss"][source] = [float(np.mean([one["loss"] for one in seeds])) for seeds in by_epoch]
-            lines["Validation AUC"][source] = [
-                float(np.mean([one["valid"]["auc"] for one in seeds])) for seeds in by_epoch
-            ]
-    return [(what, curves(own, what, f"{what} by epoch: {', '.join(own)}")) for what, own in lines.items() if own]
+            epochs = range(1, shortest + 1)
+            losses = [float(np.mean([one["loss"] for one in seeds])) for seeds in by_epoch]
+            judged = [float(np.mean([one["valid"]["auc"] for one in seeds])) for seeds in by_epoch]
+            lines["Training loss"][source], lines["Validation AUC"][source] = (epochs, losses), (epochs, judged)
+    return [
+        (what, curves(own, "epoch", what, f"{what} by epoch: {', '.join(own)}")) for what, own in lines.items() if own
+    ]
+
+
+def _validation_rows(figures: dict[str, Any], who: Contestants, model: str) -> list[list[str]]:
+    """One line a source: its mean GAUC on validation in each form, by which the forms are chosen."""
+    worth = figures["validation"][model]
+    own = {source: forms for source, forms in worth.items() if source != who.baseline}
+    return [[name, *(f"{forms[f]:.4f}" if f in forms else "–" for f in who.forms)] for name, forms in own.items()]
+
+
+def _ceiling_rows(figures: dict[str, Any], model: str) -> list[list[str]]:
+    """One line a source: its share of the ceiling's gain on each slice, with the interval."""
+    lines: dict[str, dict[str, str]] = {}
+    for one in figures["of_the_ceiling"]:
+        if one["model"] == model:
+            told = f"{one['share']:.0%} ({one['low']:.0%} to {one['high']:.0%})"
+            lines.setdefault(one["source"], {})[one["slice"]] = told
+    return [[source, *(own.get(part, "–") for part in SLICES)] for source, own in lines.items()]
 
 
 def _key(row: Row) -> tuple[str, str, str]:
@@ -228,13 +248,15 @@ def _key(row: Row) -> tuple[str, str, str]:
 
 
 def _cost_rows(rows: list[Row]) -> list[list[str]]:
-    """One line a (source, form, model): seconds of one CTR training with its scoring, and of making the table."""
+    """One line a (source, form, model): seconds of one CTR training and its scoring, memory, seconds of the table."""
     lines = []
     for key in dict.fromkeys(_key(row) for row in rows):
         own = [row.record for row in rows if _key(row) == key]
         made = (own[0]["table"] or {}).get("seconds")
         spent = np.mean([record["seconds"] for record in own])
-        lines.append([*key, f"{spent:.0f}", "–" if made is None else f"{made:.1f}"])
+        held = [record["peak_memory_mib"]["process"] for record in own if "peak_memory_mib" in record]
+        memory, made = f"{max(held):,.0f}" if held else "–", "–" if made is None else f"{made:.1f}"
+        lines.append([*key, f"{spent:.0f}", memory, made])
     return lines
 
 
@@ -261,14 +283,16 @@ def report_context(
 
     Parameters
     ----------
-    figures : of :func:`downstream.analysis.analyse`, :func:`downstream.by_slice.gains_by_slice` ("slices") and
-        :func:`downstream.embeddings.look_at_tables`, with "bootstrap" and "made_by"
+    figures : of :func:`downstream.analysis.analyse`, :func:`downstream.by_slice.gains_by_slice` ("slices"),
+        :func:`downstream.embeddings.look_at_tables` and :func:`downstream.pretraining.pretraining` ("pretraining"),
+        with "bootstrap" and "made_by"
     rows, data, who : what was compared
     title : of the report
     training : the settings of the CTR trainings as a dict
     pictured : source -> tables whose neighbours are shown; empty for no pictures
     """
-    models, alike, picked = [], strips(data, pictured), attended(data, pictured)
+    models, pictures = [], Pictured(data, pictured)
+    alike, picked = strips(pictures), attended(pictures)
     for model in figures["chosen"]:
         duels, gains = _duels(figures, who, model), _gains(figures, who, model)
         crowded = len(gains) > FOREST_LINES * len(SLICES)
@@ -276,6 +300,8 @@ def report_context(
             {
                 "name": model,
                 "detectable": _detectable(figures, model),
+                "validation": _validation_rows(figures, who, model) if len(who.forms) > 1 else [],
+                "ceiling": _ceiling_rows(figures, model),
                 "heat": _heat(figures, who, model) if len(who.forms) > 1 else None,
                 "slices": _slice_panels(figures, who, model),
                 "gates": _gates(rows, figures, who, model),
@@ -290,8 +316,10 @@ def report_context(
         "title": title,
         "verdict": verdict(figures, who),
         "main": who.main,
+        "ceiling": who.ceiling,
         "baseline": who.baseline,
         "models": models,
+        "slice_names": [SLICE_NAMES[part] for part in SLICES],
         "side_by_side": _model_rows(figures, who),
         "others": _others(figures, who),
         "chosen": figures["chosen"],
@@ -299,6 +327,9 @@ def report_context(
         "level": f"{figures['bootstrap']['level']:.0%}",
         "oracle": figures["oracle"] is not None,
         "differences": _difference_rows(figures),
+        "training_curves": training_curves(figures["pretraining"]),
+        "training_columns": COLUMNS,
+        "training_runs": training_rows(figures["pretraining"]),
         "costs": _cost_rows(rows),
         "tables": _table_rows(figures),
         "proxies": PROXIES,

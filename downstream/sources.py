@@ -65,6 +65,11 @@ class Source:
         """Whether the source has no embeddings."""
         return not (self.table or self.run)
 
+    @property
+    def runs(self) -> list[Path]:
+        """Its run folders, one of each pre-training seed; none of a source without."""
+        return [Path(run) for run in _listed(self.run)] if self.run else []
+
 
 def _listed(value: str | list[str]) -> list[str]:
     return [value] if isinstance(value, str) else value
@@ -147,10 +152,9 @@ def make_tables(source: Source, shards: str | None) -> list[Path]:
     if source.ids_only:
         return []
     if source.run:
-        runs = [Path(run) for run in _listed(source.run)]
-        for seed, run in enumerate(runs):
+        for seed, run in enumerate(source.runs):
             _trained(run, seed, source, shards)
-        return [_exported(run, source, shards) for run in runs]
+        return [_exported(run, source, shards) for run in source.runs]
     tables = [Path(table) for table in _listed(source.table)]
     if source.encoder and not tables[0].exists():
         _export(tables[0], *_flags("encoder", source.encoder), "--data", _shards(shards))

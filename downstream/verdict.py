@@ -51,10 +51,13 @@ def _against_others(figures: dict[str, Any], who: Contestants, model: str) -> st
 
 def _of_the_attainable(figures: dict[str, Any], who: Contestants, model: str) -> str | None:
     form = figures["chosen"][model][who.main]
-    found = _find(figures["attainable"], source=who.main, form=form, model=model, slice="all", metric="gauc")
-    if found is None:
-        return None
-    return f"It brings {found['share']:.0%} of the GAUC gain that knowing the true click probabilities would bring."
+    said = []
+    if found := _find(figures["of_the_ceiling"], source=who.main, model=model, slice="all"):
+        level = f"{figures['bootstrap']['level']:.0%} interval {found['low']:.0%} to {found['high']:.0%}"
+        said.append(f"{found['share']:.0%} ({level}) of the GAUC gain that {who.ceiling} brings")
+    if found := _find(figures["attainable"], source=who.main, form=form, model=model, slice="all", metric="gauc"):
+        said.append(f"{found['share']:.0%} of the GAUC gain that knowing the true click probabilities would bring")
+    return f"It brings {', and '.join(said)}." if said else None
 
 
 def verdict(figures: dict[str, Any], who: Contestants) -> list[str]:

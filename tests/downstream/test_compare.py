@@ -112,7 +112,7 @@ def test_several_epochs_gates_and_several_models_are_told(yaml_file, monkeypatch
     figures = json.loads((tmp_path / "epochs" / "figures.json").read_text())
     wanted = {"a": "random", "b": "ids", "model": "logistic", "slice": "cold", "metric": "gauc"}
     mean = next(row["mean"] for row in figures["differences"] if wanted.items() <= row.items())
-    cold = html.split("<h3>Items never shown in training</h3>")[1]
+    cold = html.split("<h3>Items never shown in training</h3>")[1].split("</table>")[0]
     assert re.search(rf"<td>logistic</td><td>[\d.]+</td><td>[^<]+</td><td>{re.escape(signed(mean))} \(", cold)
     records = [json.loads(path.read_text()) for path in (tmp_path / "cells").glob("*/row.json")]
     gates = next(one["form"]["gates"] for one in records if one["cell"]["source"] == "courier")
@@ -201,6 +201,36 @@ def test_the_oracle_bounds_what_is_attainable(reported):
     assert abs(shares["random", "vector", "all"]) < 0.15
 
 
+def test_shares_of_the_ceiling_are_those_of_its_gain(yaml_file, monkeypatch, tmp_path, reported):
+    run(monkeypatch, "--config", yaml_file, "--out", tmp_path / "o", "--main", "random", "--ceiling", "courier")
+    figures = json.loads((tmp_path / "o" / "figures.json").read_text())
+    gains = {
+        (row["a"], row["slice"]): row["mean"]
+        for row in figures["differences"]
+        if (row["b"], row["form"], row["metric"]) == ("ids", "best", "gauc")
+    }
+    shares = {row["slice"]: row for row in figures["of_the_ceiling"]}
+    assert "all" in shares and {row["source"] for row in shares.values()} == {"random"}
+    for part, row in shares.items():
+        assert row["share"] == pytest.approx(gains["random", part] / gains["courier", part])
+        assert row["low"] < row["share"] < row["high"]
+    text = (tmp_path / "o" / "report.md").read_text()
+    assert f"It brings {shares['all']['share']:.0%} (95% interval" in text and "gain that courier brings, and" in text
+    # what no ceiling is named for is not there, nor where the ceiling itself brings nothing
+    assert not json.loads((reported / "figures.json").read_text())["of_the_ceiling"]
+    run(monkeypatch, "--config", yaml_file, "--out", tmp_path / "n", "--ceiling", "random")
+    assert not json.loads((tmp_path / "n" / "figures.json").read_text())["of_the_ceiling"]
+
+
+def test_forms_are_chosen_by_the_validation_that_is_told(reported):
+    figures = json.loads((reported / "figures.json").read_text())
+    for source, forms in figures["validation"]["dicm"].items():
+        assert max(forms, key=forms.get) == figures["chosen"]["dicm"][source]
+    html = (reported / "report.html").read_text().split("GAUC on validation</summary>")[1].split("</table>")[0]
+    told = [f"{figures['validation']['dicm']['random'][form]:.4f}" for form in ("vector", "simscore")]
+    assert f"<tr><td>random</td><td>{told[0]}</td><td>{told[1]}</td></tr>" in html
+
+
 def test_the_html_is_one_file_without_network(reported):
     html = (reported / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"https?:|//cdn|@import|<script|<link|<iframe|\bsrcset", html)
@@ -261,7 +291,9 @@ MINIMAL = {"sources": {"ids": None, "courier": Source(table="t")}}
     ("changed", "message"),
     [
         ({"main": "scl"}, "main is 'scl'"),
-        ({"baseline": "courier"}, "both 'courier'"),
+        ({"ceiling": "planted"}, "ceiling is 'planted'"),
+        ({"baseline": "courier"}, "one source cannot have two roles"),
+        ({"ceiling": "courier"}, "one source cannot have two roles"),
         ({"forms": ["tensor"]}, "forms: 'tensor' is none of"),
         ({"forms": {"vector": {"sise": 3}}}, "unknown settings .'sise'."),
         ({"forms": {"ad alone": {"behaviour_images": False}}}, "give it 'form'"),

@@ -11,6 +11,7 @@ from downstream.intervals import (
     detectable,
     holm,
     paired_interval,
+    share_interval,
     user_counts,
 )
 from downstream.metrics import auc, gauc
@@ -56,6 +57,20 @@ def test_a_model_does_not_differ_from_itself_and_seeds_widen_the_interval():
     spread = np.array([[0.01], [0.0], [-0.01]])
     wide = paired_interval([0.71, 0.7, 0.69], [0.7] * 3, draws + spread, np.repeat(draws, 3, axis=0), settings)
     assert wide.low < -0.004 and wide.high > 0.004 and wide.mean == pytest.approx(0)
+
+
+def test_the_interval_of_a_share_covers_the_true_one():
+    settings, rng, covered = BootstrapSettings(resamples=200), np.random.default_rng(0), 0
+    for _ in range(200):
+        whole = rng.normal(1.0, 0.1, 40)
+        part = 0.6 * whole + rng.normal(0, 0.05, 40)  # paired: they rise and fall together
+        draws = np.repeat(part[:, None], 200, axis=1), np.repeat(whole[:, None], 200, axis=1)
+        found = share_interval(part, whole, *draws, settings)
+        assert found.mean == pytest.approx(part.sum() / whole.sum())
+        covered += found.low <= 0.6 <= found.high
+    assert 0.89 <= covered / 200 <= 0.985
+    same = share_interval(0.6 * whole, whole, 0.6 * draws[1], draws[1], settings)
+    assert (same.low, same.high) == pytest.approx((0.6, 0.6))
 
 
 def test_unequal_seeds_are_refused():

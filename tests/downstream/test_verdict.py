@@ -8,7 +8,7 @@ from data_tools.table import read_table, unit_vectors
 from downstream import neighbours
 from downstream.analysis import Contestants
 from downstream.data import DataSettings, load_ctr_data
-from downstream.neighbours import attended, nearest
+from downstream.neighbours import Pictured, attended, nearest
 from downstream.verdict import verdict
 
 
@@ -32,6 +32,7 @@ def figures(main_all, main_cold, other=(0.0, -0.01, 0.01), share=None):
         "bootstrap": {"level": 0.95},
         "flagged": {},
         "attainable": [attained] if share is not None else [],
+        "of_the_ceiling": [],
         "differences": [row("courier", "ids", "all", main_all), *cold, row("courier", "clip", "all", other)],
     }
 
@@ -65,6 +66,16 @@ def test_the_other_sentences():
     assert "no difference found from clip" in verdict(figures(UP, UP, NOTHING), WHO)[1]
 
 
+def test_the_share_of_the_ceiling_comes_before_that_of_the_oracle():
+    own = {"source": "courier", "model": "dicm", "slice": "all", "share": 0.61, "low": 0.5, "high": 0.7}
+    found = {**figures(UP, UP, share=0.43), "of_the_ceiling": [own | {"slice": "cold", "share": 0.2}, own]}
+    said = verdict(found, Contestants("ids", "courier", ["vector"], "planted"))[2]
+    assert said == (
+        "It brings 61% (95% interval 50% to 70%) of the GAUC gain that planted brings, and 43% of the GAUC gain that "
+        "knowing the true click probabilities would bring."
+    )
+
+
 def test_nothing_to_compare_is_said():
     empty = {**figures(UP, UP), "differences": []}
     assert verdict(empty, WHO) == ["The test split is too small for any comparison."]
@@ -86,7 +97,7 @@ def test_neighbours_are_the_highest_cosines_of_usable_items():
 def test_attention_picks_the_clicks_before_with_the_highest_cosines(tiny_world, monkeypatch):
     monkeypatch.setattr(neighbours, "_thumbnail", lambda path, text: neighbours.Picture(path.name, text))
     data = load_ctr_data(tiny_world / "dataset", DataSettings())
-    strips = attended(data, {"planted": [tiny_world / "planted"]}, queries=3, count=2)
+    strips = attended(Pictured(data, {"planted": [tiny_world / "planted"]}), queries=3, count=2)
     table = read_table(tiny_world / "planted")
     unit = dict(zip(table.ids, unit_vectors(table.vectors), strict=True))
     items = data.dataset.items

@@ -1,0 +1,51 @@
+"""What a report tells of the encoders' trainings, from run folders with known contents."""
+
+import json
+
+import pytest
+
+from downstream.pretraining import CURVES, pretraining, training_curves, training_rows
+from downstream.sources import Source
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "courier-0"
+    folder.mkdir()
+    log = [
+        {"step": 0, "valid_page_auc_seen": 0.5, "valid_page_auc_unseen": 0.51},
+        {"step": 20, "loss": 3.0, "chance": 3.5, "effective_rank": 7.0, "images_per_second": 90.0, "alignment": None},
+        {"step": 40, "loss": 2.5, "chance": 3.5, "effective_rank": 8.0, "images_per_second": 100.0},
+        {"step": 40, "valid_page_auc_seen": 0.6, "valid_page_auc_unseen": 0.58},
+    ]
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    summary = {"objective": "courier", "seed": 3, "steps": 40, "best_step": 40, "seconds": 61.4}
+    (folder / "summary.json").write_text(json.dumps(summary | {"peak_memory_mib": {"process": 1234.5}}))
+    settings = {"encoder": {"image_size": 64}, "batch": {"rows": 256}}
+    (folder / "run.json").write_text(json.dumps({"settings": settings, "commit": "abc"}))
+    return folder
+
+
+def test_a_run_is_told_with_its_curves_and_cost(run, tmp_path):
+    sources = {
+        "ids": Source(),
+        "elsewhere": Source(table="t"),
+        "untrained": Source(run=str(run), weights="initial"),
+        "courier": Source(run=[str(run), str(tmp_path / "has-no-record")]),
+    }
+    (found,) = pretraining(sources)
+    assert (found["source"], found["objective"], found["seed"], found["commit"]) == ("courier", "courier", 3, "abc")
+    unseen, loss, rank = (found["curves"][name] for name in CURVES)
+    assert unseen == [(0, 0.51), (40, 0.58)] and loss == [(20, -0.5), (40, -1.0)] and rank == [(20, 7.0), (40, 8.0)]
+    (row,) = training_rows([found])
+    assert row[5:] == ["64 px", "256", "40 of 40", "61", "100", "1,234", "–"]
+
+
+def test_of_each_source_the_first_run_is_drawn(run):
+    (found,) = pretraining({"courier": Source(run=str(run))})
+    second = {**found, "curves": {name: [] for name in CURVES}}
+    panels = training_curves([found, second, {**second, "source": "clip"}])
+    assert [name for name, _ in panels] == list(CURVES)
+    for name, svg in panels:
+        assert f'aria-label="{name} by step: courier"' in svg and ">clip<" not in svg
+    assert training_curves([second]) == []
