@@ -8,6 +8,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.text import Annotation
 from matplotlib.ticker import MaxNLocator
 from sklearn.isotonic import isotonic_regression
 
@@ -63,17 +64,20 @@ def spread_out(heights: list[float], gap: float, low: float, high: float) -> np.
 
 
 def _name_ends(axes: Axes, ends: list[tuple[float, float, str]]) -> None:
-    """Write each line's name at its end (x, y, name), above or below it where names would overlap."""
-    names = [
-        axes.annotate(name, (x, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
-        for x, y, name in ends
-    ]
+    """Write each line's name at its end (x, y, name), above or below it where names of lines that end there overlap."""
+    furthest = max(x for x, _, _ in ends)
+    names: dict[float, list[Annotation]] = {}
+    for x, y, name in ends:
+        said = axes.annotate(name, (x, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
+        names.setdefault(x, []).append(said)
     axes.figure.tight_layout(pad=0.3)  # makes room for the names, and settles where a height is on the page
     points = 72 / axes.figure.dpi
-    heights = [axes.transData.transform((x, y))[1] * points for x, y, _ in ends]
     low, high = axes.get_window_extent().intervaly * points
-    for name, height, placed in zip(names, heights, spread_out(heights, 10.0, low, high), strict=True):
-        name.xyann = (5, placed - height)
+    for end, together in names.items():
+        clear = 0 if end == furthest else 7  # of the lines that go on
+        heights = [axes.transData.transform(name.xy)[1] * points for name in together]
+        for name, height, placed in zip(together, heights, spread_out(heights, 10.0, low, high), strict=True):
+            name.xyann = (5, placed - height + clear)
 
 
 # Lines are told apart by dashes and a name at their end, not by colour.
