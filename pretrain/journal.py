@@ -23,7 +23,14 @@ from data_tools.files import read_json, whole_file, write_json
 from data_tools.provenance import peak_memory
 from pretrain import runs
 from pretrain.batches import read_index
-from pretrain.collapse import alignment, collapse_figures, effective_rank, unhealthy
+from pretrain.collapse import (
+    CollapsedError,
+    CollapseWatch,
+    alignment,
+    collapse_figures,
+    effective_rank,
+    unhealthy,
+)
 from pretrain.distributed import total
 from pretrain.encoder import ImageEncoder
 from pretrain.evaluate import Requests, embed, encoder_page_auc, judged, load_requests, oracle_page_auc
@@ -68,6 +75,7 @@ class Journal:
         self.run, self.accelerator, self.main = Path(settings.out), accelerator, accelerator.is_main_process
         self.window: dict[str, list[Tensor]] = defaultdict(list)
         self.images, self.waited, self.started = 0, 0.0, time.time()
+        self.watch = CollapseWatch(settings)
         if self.main:
             runs.trim_log(self.run, step or -1)  # a run that starts anew writes its step 0 again
             self.validation = requests_of(settings, "valid")
@@ -81,12 +89,15 @@ class Journal:
         self.images += len(batch["images"])
         self.waited += waited
 
-    def line(
-        self, step: int, lr: float, embeddings: Tensor, batch: dict[str, Tensor], progress: Progress
-    ) -> dict[str, float]:
+    def line(self, step: int, lr: float, embeddings: Tensor, batch: dict[str, Tensor], progress: Progress) -> None:
         """Write a log line: losses since the last one, and collapse figures of this step's pictures.
 
         Both are means over the processes, so that every process comes to the same verdict on a collapse.
+
+        Raises
+        ------
+        CollapsedError
+            If the watch finds that the encoder has collapsed; the run folder then says so, too.
         """
         shape = collapse_figures(embeddings)
         if "history" in batch:
@@ -112,7 +123,12 @@ class Journal:
                 said = ", ".join(f"{name.replace('_', ' ')} {words}" for name, words in beyond.items())
                 progress.console.print(f"step {step:5d}  beyond the healthy range: {said}")
             self._record(step, figures)
-        return figures
+        try:
+            self.watch.look(figures)
+        except CollapsedError as error:
+            if self.main:
+                write_json(self.run / runs.STOPPED, {"step": step, "reason": str(error)})
+            raise
 
     def validate(self, step: int, encoder: ImageEncoder) -> None:
         """Within-page AUC on the validation time range: recorded, and the best weights kept."""

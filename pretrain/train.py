@@ -26,7 +26,7 @@ from data_tools.files import read_json, write_json
 from data_tools.world import World, make_world
 from pretrain import runs
 from pretrain.batches import loader, mixed_seed, read_index
-from pretrain.collapse import CollapsedError, CollapseWatch
+from pretrain.collapse import CollapsedError
 from pretrain.distributed import in_processes, total
 from pretrain.encoder import build_encoder
 from pretrain.item_dropout import picture_seeds
@@ -116,7 +116,7 @@ def train(settings: Settings) -> dict[str, Any]:
         views=objective.views,
         annotate=objective.annotate,
     )
-    journal, watch = Journal(settings, accelerator, step), CollapseWatch(settings)
+    journal = Journal(settings, accelerator, step)
     if main:
         say_start(settings, accelerator, encoder, precision, step)
         if step == 0:
@@ -149,13 +149,7 @@ def train(settings: Settings) -> dict[str, Any]:
             last = step == optim.steps
             journal.add(terms, batch, waited)
             if step % settings.log_every == 0 or last:
-                figures = journal.line(step, lr, embeddings, batch, progress)
-                try:
-                    watch.look(figures)
-                except CollapsedError as error:
-                    if main:
-                        write_json(run / runs.STOPPED, {"step": step, "reason": str(error)})
-                    raise
+                journal.line(step, lr, embeddings, batch, progress)
             if step % settings.evaluation.every == 0 or last:
                 if main:
                     journal.validate(step, encoder)
