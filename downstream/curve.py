@@ -33,7 +33,8 @@ class Settings:
         metric: Whose differences from IDs only: gauc, auc or log_loss.
         form: Of the embeddings; best is each one's best on validation.
         model: CTR model; null where the comparisons have one.
-        sources: Those to draw, in order; null draws all that the comparisons have.
+        sources: Those to tell of, in order; null takes all that the comparisons have.
+        drawn: Those of them in the picture; null draws all. The table holds the others, too.
         slices: Parts of the test split, a panel each: all, warm (items shown in training) or cold (never shown).
         logarithmic: Whether the axis is.
     """
@@ -47,6 +48,7 @@ class Settings:
     form: str = "best"
     model: str | None = None
     sources: list[str] | None = None
+    drawn: list[str] | None = None
     slices: list[str] = field(default_factory=lambda: ["all", "cold"])
     logarithmic: bool = False
 
@@ -83,7 +85,7 @@ def gains(settings: Settings, part: str) -> dict[str, dict[float, dict[str, Any]
             raise UserError(f"{folder} compares several models; name one with --model")
         for row in rows:
             found.setdefault(row["a"], {})[place] = row
-    if unknown := set(settings.sources or []) - found.keys():
+    if unknown := {*(settings.sources or []), *(settings.drawn or [])} - found.keys():
         raise UserError(f"no comparison has the sources {sorted(unknown)}; they have {sorted(found)}")
     return {source: found[source] for source in settings.sources or found}
 
@@ -115,9 +117,10 @@ def _draw(axes: Axes, lines: dict[str, dict[float, dict[str, Any]]], settings: S
 def picture(found: dict[str, dict[str, dict[float, dict[str, Any]]]], settings: Settings) -> plt.Figure:
     """A panel for each part of the test split."""
     with plt.style.context("tableau-colorblind10"):
-        figure, panels = plt.subplots(1, len(found), figsize=(1 + 4.4 * len(found), 3.6), sharey=True, squeeze=False)
+        figure, panels = plt.subplots(1, len(found), figsize=(1 + 4.4 * len(found), 4.0), sharey=True, squeeze=False)
         for axes, (part, lines) in zip(panels[0], found.items(), strict=True):
-            _draw(axes, lines, settings, part)
+            chosen = {name: line for name, line in lines.items() if name in (settings.drawn or lines)}
+            _draw(axes, chosen, settings, part)
         panels[0, 0].set_ylabel(f"{settings.metric.upper()} over IDs only")
         panels[0, -1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
         figure.suptitle(settings.title)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from data_tools.cli import UserError
-from downstream.curve import Settings, gains, main
+from downstream.curve import Settings, gains, main, picture, table
 
 
 def write_figures(folder, gain):
@@ -34,11 +34,22 @@ def test_a_line_a_source_over_the_baseline(tmp_path, monkeypatch):
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_what_is_not_drawn_is_left_to_the_table():
+    row = {"mean": 0.1, "low": 0.0, "high": 0.2}
+    lines = {source: {0.5: row} for source in ("clip", "scl", "courier")}
+    settings = Settings(comparisons=["a"], at=[0.5], axis="share", out="c", drawn=["courier", "clip"])
+    drawn = picture({"all": lines}, settings).axes[0].get_legend_handles_labels()[1]
+    assert drawn == ["clip", "courier"]
+    assert [line.split(" | ")[0] for line in table(lines, settings)[2:]] == ["| clip", "| scl", "| courier"]
+
+
 def test_what_is_not_there_is_said(tmp_path):
     folder = write_figures(tmp_path / "one", 0.1)
     with pytest.raises(UserError, match=r"no gauc of 'simtier' on 'all'; forms: \['best'\]"):
         gains(Settings(comparisons=[folder], at=[1], axis="share", out="c", form="simtier"), "all")
     with pytest.raises(UserError, match=r"the sources \['clip'\]; they have \['courier'\]"):
         gains(Settings(comparisons=[folder], at=[1], axis="share", out="c", sources=["clip"]), "all")
+    with pytest.raises(UserError, match=r"the sources \['clip'\]; they have \['courier'\]"):
+        gains(Settings(comparisons=[folder], at=[1], axis="share", out="c", drawn=["clip"]), "all")
     with pytest.raises(UserError, match="1 comparisons and 2 places"):
         Settings(comparisons=[folder], at=[1, 2], axis="share", out="c")
