@@ -71,8 +71,10 @@ def machine() -> dict[str, str | int | None]:
 
 def peak_memory() -> dict[str, float]:
     """What this process has held at most so far, in MiB: ``process``, and ``gpu``, what torch had allocated on one."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes there, in KiB elsewhere
-    found = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
+    kib = _first_value("/proc/self/status", "VmHWM")  # Linux's maxrss begins with that of the process that started this
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # of maxrss: bytes there, KiB elsewhere
+    peak = int(kib.split()[0]) / 2**10 if kib else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    found = {"process": peak}
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.max_memory_allocated() / 2**20
     return found
