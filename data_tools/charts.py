@@ -41,7 +41,7 @@ def inline_svg(figure: plt.Figure, described: str) -> str:
     svg = re.sub(
         r' id="(?:figure|axes|patch|text|line2d|matplotlib|xtick|ytick|LineCollection|PathCollection)[^"]*"', "", svg
     )
-    svg = svg.replace("sans-serif", "inherit")
+    svg = re.sub(r' font-family: [^;"]*, sans-serif;', "", svg)  # the page's own font
     for standin, colour in STANDINS.items():
         svg = svg.replace(standin, colour)
     return svg

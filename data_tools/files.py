@@ -136,6 +136,22 @@ def read_json(path: str | Path) -> Any:
         raise UserError(f"{path} is not valid JSON: {error}") from None
 
 
+def read_json_lines(path: str | Path) -> list[Any]:
+    """Read a file that holds a JSON value a line.
+
+    Raises
+    ------
+    UserError
+        If the file is missing or a line is not JSON.
+    """
+    try:
+        return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except ValueError as error:
+        raise UserError(f"{path} does not hold valid JSON in every line: {error}") from None
+
+
 def digest(paths: Iterable[str | Path]) -> str:
     """A hexadecimal digest (32 characters) of the contents of some files, in the order given."""
     running = hashlib.blake2b(digest_size=16)

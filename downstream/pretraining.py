@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from data_tools.files import read_json
+from data_tools.files import read_json, read_json_lines
 from downstream.plots import curves
 from downstream.sources import Source
 
@@ -16,8 +15,6 @@ CURVES = {
     "Loss, less that of knowing nothing": lambda line: line["loss"] - line["chance"] if "loss" in line else None,
     "Effective rank of the embeddings in a batch": lambda line: line.get("effective_rank"),
 }
-
-
 RECORD = ("summary.json", "run.json", "log.jsonl")
 
 
@@ -44,7 +41,7 @@ def _recorded(run: Path) -> bool:
 
 def _record(run: Path) -> dict[str, Any]:
     summary, made = read_json(run / "summary.json"), read_json(run / "run.json")
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = read_json_lines(run / "log.jsonl")
     speeds = [line["images_per_second"] for line in lines if "images_per_second" in line]
     points = {name: [(line["step"], told(line)) for line in lines] for name, told in CURVES.items()}
     return {

@@ -22,6 +22,7 @@ from downstream.verdict import signed, verdict
 
 FOREST_LINES = 24  # lines that a forest plot holds before only each source's best form is drawn
 METRIC_NAMES = {"auc": "AUC", "gauc": "GAUC", "log_loss": "log loss"}
+METRIC_COLUMNS = ["source, form", *METRIC_NAMES.values(), "of attainable GAUC gain"]  # the last, where it is known
 SLICE_NAMES = {
     "all": "All test impressions",
     "warm": "Items shown in training",
@@ -107,8 +108,8 @@ def _spread(values: list[float | None]) -> str:
     return f"{np.mean(values):.4f}{spread}"
 
 
-def _metric_rows(figures: dict[str, Any], model: str, part: str) -> list[dict[str, Any]]:
-    """One line a (source, form): the metrics over seeds and the share of the attainable lift in GAUC."""
+def _metric_rows(figures: dict[str, Any], model: str, part: str) -> list[list[str]]:
+    """``METRIC_COLUMNS``, one line a (source, form): the metrics over seeds, share of the attainable lift in GAUC."""
     cells = [cell for cell in figures["cells"] if (cell["model"], cell["slice"]) == (model, part)]
     lines = []
     for source, form in dict.fromkeys((cell["source"], cell["form"]) for cell in cells):
@@ -120,11 +121,11 @@ def _metric_rows(figures: dict[str, Any], model: str, part: str) -> list[dict[st
             if (one["source"], one["form"], one["model"], one["slice"], one["metric"]) == key
         ]
         values = [_spread([cell[metric] for cell in own]) for metric in METRICS]
-        lines.append({"name": _label(source, form), "values": values, "share": f"{share[0]:.0%}" if share else "–"})
+        lines.append([_label(source, form), *values, f"{share[0]:.0%}" if share else "–"])
     if figures["oracle"]:
         values = [_spread([figures["oracle"][part][metric]]) for metric in METRICS]
-        lines.append({"name": "oracle (true click probabilities)", "values": values, "share": "–"})
-    return lines
+        lines.append(["oracle (true click probabilities)", *values, "–"])
+    return lines if figures["oracle"] else [line[:-1] for line in lines]
 
 
 def _difference_rows(figures: dict[str, Any]) -> list[list[str]]:
@@ -319,13 +320,13 @@ def report_context(
         "ceiling": who.ceiling,
         "baseline": who.baseline,
         "models": models,
-        "slice_names": [SLICE_NAMES[part] for part in SLICES],
+        "slice_names": [SLICE_NAMES[part].lower() for part in SLICES],
+        "metric_columns": METRIC_COLUMNS if figures["oracle"] else METRIC_COLUMNS[:-1],
         "side_by_side": _model_rows(figures, who),
         "others": _others(figures, who),
         "chosen": figures["chosen"],
         "several_forms": len(who.forms) > 1,
         "level": f"{figures['bootstrap']['level']:.0%}",
-        "oracle": figures["oracle"] is not None,
         "differences": _difference_rows(figures),
         "training_curves": training_curves(figures["pretraining"]),
         "training_columns": COLUMNS,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections import defaultdict
@@ -19,7 +18,7 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
-from data_tools.files import read_json, whole_file, write_json
+from data_tools.files import read_json, read_json_lines, whole_file, write_json
 from data_tools.provenance import peak_memory
 from pretrain import runs
 from pretrain.batches import read_index
@@ -205,7 +204,7 @@ def summarise(
 
 def validation_curve(run: Path) -> list[dict[str, float]]:
     """Within-page AUC on the validation time range, ``seen`` and ``unseen`` items side by side, step by step."""
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = read_json_lines(run / "log.jsonl")
     return [
         {"step": line["step"], **{name: line[f"valid_page_auc_{name}"] for name in ("seen", "unseen")}}
         for line in lines

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from data_tools.charts import BETTER, INK, MUTED, STYLE, TEMPLATES, WORSE, inline_svg
 from data_tools.cli import UserError, parse_settings, run_command
-from data_tools.files import read_json, whole_file
+from data_tools.files import read_json, read_json_lines, whole_file
 from pretrain import runs
 from pretrain.collapse import HEALTHY
 from pretrain.encoder import build_encoder
@@ -185,7 +184,7 @@ def write_page(settings: Settings) -> Path:
     views = full[torch.randperm(len(full), generator=generator)[: settings.examples]].tolist()
     objective = trained_with["objective"]
     attends = objective["name"] == "courier" and objective.get("reconstruction", "attention") == "attention"
-    log = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    log = read_json_lines(run / "log.jsonl")
     best = read_json(run / "best.json")
     validation = {
         f"{name} items": (

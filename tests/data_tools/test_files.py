@@ -7,7 +7,7 @@ import time
 import pytest
 
 from data_tools.cli import UserError, run_command
-from data_tools.files import digest, read_json, whole_file, whole_folder, write_json
+from data_tools.files import digest, read_json, read_json_lines, whole_file, whole_folder, write_json
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
@@ -84,3 +84,14 @@ def test_a_users_mistake_is_one_message(error, status, capsys):
         run_command(main)
     assert ended.value.code == status
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_file_of_lines_is_read_and_a_line_that_is_no_json_is_named(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 0}\n{"step": 1, "loss": NaN}\n')
+    first, second = read_json_lines(tmp_path / "log.jsonl")
+    assert first == {"step": 0} and second["loss"] != second["loss"]
+    (tmp_path / "log.jsonl").write_text('{"step": 0}\n{"st')
+    with pytest.raises(UserError, match=r"log\.jsonl does not hold valid JSON in every line"):
+        read_json_lines(tmp_path / "log.jsonl")
+    with pytest.raises(UserError, match=r"none\.jsonl does not exist"):
+        read_json_lines(tmp_path / "none.jsonl")
