@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.cli import UserError, parse_settings, run_command
+from data_tools.common.cli import UserError, parse_settings, run_command
 from data_tools.converters import SOURCES
-from data_tools.dataset import Rules, write_dataset
+from data_tools.dataset.write import Rules, write_dataset
 from data_tools.prepare import console, show
-from data_tools.table import write_table
+from data_tools.tables.table import write_table
 
 
 @dataclass(kw_only=True)
@@ -50,7 +50,7 @@ def _rules(settings: Settings, needed: dict[str, Any]) -> Rules:
 
 
 def convert(settings: Settings) -> Path:
-    """Make the dataset that the settings ask for, with :func:`data_tools.dataset.write_dataset`.
+    """Make the dataset that the settings ask for, with :func:`data_tools.dataset.write.write_dataset`.
 
     Raises
     ------

@@ -1,6 +1,6 @@
 """Embedding tables of one program for another: read, checked, joined side by side, and written.
 
-The suffix tells the layout, or ``--layout`` names it; a folder without one is our own (:mod:`data_tools.table`).
+The suffix tells the layout, or ``--layout`` names it; a folder without one is our own (:mod:`data_tools.tables.table`).
 
 npy       vectors in NAME.npy, ids in NAME.ids.npy or NAME.ids.txt
 npz       the arrays ids and vectors (key and value are read too)
@@ -29,10 +29,10 @@ import numpy as np
 import polars as pl
 from rich.console import Console
 
-from data_tools.cli import UserError, parse_settings, run_command
-from data_tools.table import EmbeddingTable, describe, read_table, write_table
-from data_tools.table_layouts import LAYOUTS, Layout, layout_of
-from data_tools.table_peers import read_mapping
+from data_tools.common.cli import UserError, parse_settings, run_command
+from data_tools.tables.layouts import LAYOUTS, Layout, layout_of
+from data_tools.tables.peers import read_mapping
+from data_tools.tables.table import EmbeddingTable, describe, read_table, write_table
 
 MISSING = ("stop", "drop", "zero", "mean")
 

@@ -14,14 +14,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from data_tools.cli import parse_settings, run_command
-from data_tools.files import whole_file
+from data_tools.common.cli import parse_settings, run_command
+from data_tools.common.files import whole_file
+from data_tools.dataset.schema import Dataset, open_dataset
 from data_tools.inspection.advice import Seen
 from data_tools.inspection.log import log_facts
 from data_tools.inspection.page import page
 from data_tools.inspection.pictures import look_at_pictures
 from data_tools.inspection.summary import print_summary
-from data_tools.schema import Dataset, open_dataset
 
 console = Console()
 

@@ -35,12 +35,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from data_tools import files
-from data_tools.catalogue import read_items
-from data_tools.cli import parse_settings, run_command
-from data_tools.columns import ITEM_COLUMNS, ITEM_OPTIONAL, LOG_COLUMNS, LOG_OPTIONAL, parse_columns
-from data_tools.dataset import Rules, write_dataset
-from data_tools.schema import SPLITS
+from data_tools.common import files
+from data_tools.common.cli import parse_settings, run_command
+from data_tools.dataset.schema import SPLITS
+from data_tools.dataset.write import Rules, write_dataset
+from data_tools.reading.columns import ITEM_COLUMNS, ITEM_OPTIONAL, LOG_COLUMNS, LOG_OPTIONAL, parse_columns
+from data_tools.reading.item_list import read_items
 
 console = Console()
 

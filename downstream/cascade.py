@@ -21,20 +21,20 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from data_tools.cli import UserError, parse_settings, progress_bar, run_command
-from data_tools.files import read_json, whole_file, write_json
-from data_tools.provenance import made_by, this_command
-from downstream.cascade_stages import Cascade, best, qscore
-from downstream.data import CTRData, load_ctr_data
-from downstream.fitting import TrainingSettings
-from downstream.metrics import gauc
+from data_tools.common.cli import UserError, parse_settings, progress_bar, run_command
+from data_tools.common.files import read_json, whole_file, write_json
+from data_tools.common.provenance import made_by, this_command
+from downstream.data.ctr_data import CTRData, load_ctr_data
 from downstream.models import MODELS
 from downstream.models.towers import Towers
-from downstream.plots import survival
-from downstream.report import render
-from downstream.runs import load_run, run_settings
+from downstream.report.page import render
+from downstream.report.plots import survival
+from downstream.statistics.metrics import gauc
+from downstream.studies.cascade import Cascade, best, qscore
 from downstream.train import Settings as Run
 from downstream.train import train
+from downstream.training.fit import TrainingSettings
+from downstream.training.saved_runs import load_run, run_settings
 
 
 @dataclass(frozen=True)

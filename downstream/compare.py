@@ -16,21 +16,21 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
-from data_tools.cli import UserError, parse_settings, progress_bar, run_command
-from data_tools.files import whole_file, write_json
-from data_tools.provenance import made_by, this_command
-from downstream.analysis import Contestants, analyse
-from downstream.by_slice import gains_by_slice
-from downstream.cells import NO_FORM, Cell, run_cells
-from downstream.data import load_ctr_data
-from downstream.embeddings import look_at_tables
-from downstream.fitting import TrainingSettings
+from data_tools.common.cli import UserError, parse_settings, progress_bar, run_command
+from data_tools.common.files import whole_file, write_json
+from data_tools.common.provenance import made_by, this_command
+from downstream.comparison.analysis import Contestants, analyse
+from downstream.comparison.cells import NO_FORM, Cell, run_cells
+from downstream.comparison.segment_gains import gains_by_slice
+from downstream.comparison.sources import Source, make_tables
+from downstream.comparison.tables import look_at_tables
+from downstream.data.ctr_data import load_ctr_data
 from downstream.forms import FORMS, ImageSettings
-from downstream.intervals import BootstrapSettings
 from downstream.models import MODELS, ModelSettings, takes_form
-from downstream.pretraining import pretraining
-from downstream.report import render, report_context
-from downstream.sources import Source, make_tables
+from downstream.report.encoder_runs import pretraining
+from downstream.report.page import render, report_context
+from downstream.statistics.intervals import BootstrapSettings
+from downstream.training.fit import TrainingSettings
 
 T = TypeVar("T", ImageSettings, ModelSettings)
 
@@ -58,7 +58,7 @@ class Settings:
     ----------
     out : folder of the report
     dataset : dataset folder
-    sources : name -> where the embeddings come from; nothing for IDs only (see downstream.sources)
+    sources : name -> where the embeddings come from; nothing for IDs only (see downstream.comparison.sources)
     title : of the report
     data : shards that tables are exported from, where a source names none
     baseline : the source that every other is compared with

@@ -15,9 +15,9 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from data_tools.cli import UserError, parse_settings, run_command
-from data_tools.files import read_json, whole_file
-from data_tools.provenance import this_command
+from data_tools.common.cli import UserError, parse_settings, run_command
+from data_tools.common.files import read_json, whole_file
+from data_tools.common.provenance import this_command
 
 
 @dataclass(kw_only=True)

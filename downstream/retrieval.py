@@ -18,12 +18,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from data_tools.cli import UserError, parse_settings, run_command
-from data_tools.files import write_json
-from data_tools.provenance import made_by
-from downstream.data import CTRData
+from data_tools.common.cli import UserError, parse_settings, run_command
+from data_tools.common.files import write_json
+from data_tools.common.provenance import made_by
+from downstream.data.ctr_data import CTRData
 from downstream.models.towers import Towers, catalogue_vectors
-from downstream.runs import load_run
+from downstream.training.saved_runs import load_run
 
 
 @dataclass

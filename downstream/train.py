@@ -24,15 +24,15 @@ from rich.progress import Progress
 from rich.table import Table
 from safetensors.torch import save_file
 
-from data_tools.cli import UserError, parse_settings, progress_bar, run_command
-from data_tools.files import resumable_folder, write_json
-from data_tools.provenance import commit, machine, versions
+from data_tools.common.cli import UserError, parse_settings, progress_bar, run_command
+from data_tools.common.files import resumable_folder, write_json
+from data_tools.common.provenance import commit, machine, versions
 from downstream.ams.joining import read_features
-from downstream.checkpoints import Checkpoints
-from downstream.data import CTRData, load_ctr_data
-from downstream.fitting import Result, TrainingSettings, fit
+from downstream.data.ctr_data import CTRData, load_ctr_data
 from downstream.models import ModelSettings
-from downstream.warm_up import PARTS, WarmUp, keep_vocabulary
+from downstream.training.checkpoints import Checkpoints
+from downstream.training.fit import Result, TrainingSettings, fit
+from downstream.training.warm_up import PARTS, WarmUp, keep_vocabulary
 
 
 @dataclass(frozen=True)

@@ -22,17 +22,17 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from data_tools.cli import UserError, parse_settings, progress_bar, run_command
-from data_tools.files import whole_file, write_json
-from data_tools.provenance import made_by, this_command
-from data_tools.table import EmbeddingTable, read_table
-from downstream.data import CTRData, load_ctr_data
-from downstream.fitting import TrainingSettings, fit
-from downstream.intervals import METRICS, BootstrapSettings, bootstrap_metrics, paired_interval
-from downstream.metrics import all_metrics
-from downstream.report import METRIC_NAMES, render
-from downstream.sharing import KINDS, Scores, Train
-from downstream.verdict import signed
+from data_tools.common.cli import UserError, parse_settings, progress_bar, run_command
+from data_tools.common.files import whole_file, write_json
+from data_tools.common.provenance import made_by, this_command
+from data_tools.tables.table import EmbeddingTable, read_table
+from downstream.data.ctr_data import CTRData, load_ctr_data
+from downstream.report.page import METRIC_NAMES, render
+from downstream.report.verdict import signed
+from downstream.statistics.intervals import METRICS, BootstrapSettings, bootstrap_metrics, paired_interval
+from downstream.statistics.metrics import all_metrics
+from downstream.studies.sharing import KINDS, Scores, Train
+from downstream.training.fit import TrainingSettings, fit
 
 
 @dataclass(frozen=True)

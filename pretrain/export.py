@@ -22,15 +22,15 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_tools.cli import UserError, parse_settings, progress_bar, run_command
-from data_tools.files import digest, read_json, whole_folder, write_json
-from data_tools.table import describe, write_part
-from pretrain.batches import plain_transform, read_index, read_shard
-from pretrain.encoder import ImageEncoder, build_encoder
-from pretrain.evaluate import load_requests
-from pretrain.optim import use_all_cores
+from data_tools.common.cli import UserError, parse_settings, progress_bar, run_command
+from data_tools.common.files import digest, read_json, whole_folder, write_json
+from data_tools.tables.table import describe, write_part
+from pretrain.data.stream import plain_transform, read_index, read_shard
+from pretrain.encoder.image_encoder import ImageEncoder, build_encoder
+from pretrain.evaluation.page_auc import load_requests
+from pretrain.evaluation.wise_ft import choose_factor, interpolate
 from pretrain.settings import Encoder, Evaluation
-from pretrain.wise_ft import choose_factor, interpolate
+from pretrain.training.optim import use_all_cores
 
 WEIGHTS = {"trained": "best", "initial": "initial"}
 

@@ -23,12 +23,12 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from data_tools.cli import UserError, parse_settings, run_command
-from data_tools.files import whole_folder, write_json
+from data_tools.common.cli import UserError, parse_settings, run_command
+from data_tools.common.files import whole_folder, write_json
 from pretrain import export
-from pretrain.encoder import OPEN_CLIP, ImageEncoder
-from pretrain.runs import save_tensors
+from pretrain.encoder.image_encoder import OPEN_CLIP, ImageEncoder
 from pretrain.settings import Encoder
+from pretrain.training.runs import save_tensors
 
 # Largest difference from torch's embedding, relative to its largest entry (ours).
 TOLERANCE = 1e-3
@@ -112,7 +112,7 @@ def _write_weights(encoder: ImageEncoder, named: Encoder, images: Tensor, path: 
     model = timm_model(encoder, named)
     if model is None:
         save_tensors(path, encoder.state_dict())
-        return {"loads_with": "pretrain.encoder.build_encoder(...).load_state_dict"}
+        return {"loads_with": "pretrain.encoder.image_encoder.build_encoder(...).load_state_dict"}
     save_tensors(path, model.state_dict())
     pixels = (images.float() / 255 - encoder.mean) / encoder.std
     return {"loads_with": "timm.create_model", "difference": difference(model(pixels), encoder(images))}

@@ -20,15 +20,15 @@ from rich.console import Console
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
-from data_tools.charts import BETTER, INK, MUTED, STYLE, TEMPLATES, WORSE, inline_svg
-from data_tools.cli import UserError, parse_settings, run_command
-from data_tools.files import read_json, read_json_lines, whole_file
-from pretrain import runs
-from pretrain.collapse import HEALTHY
-from pretrain.encoder import build_encoder
-from pretrain.evaluate import Requests, embed, load_requests
-from pretrain.reconstruction import reconstruct
+from data_tools.common.charts import BETTER, INK, MUTED, STYLE, TEMPLATES, WORSE, inline_svg
+from data_tools.common.cli import UserError, parse_settings, run_command
+from data_tools.common.files import read_json, read_json_lines, whole_file
+from pretrain.encoder.image_encoder import build_encoder
+from pretrain.evaluation.collapse import HEALTHY
+from pretrain.evaluation.page_auc import Requests, embed, load_requests
+from pretrain.objectives.parts.reconstruction import reconstruct
 from pretrain.settings import Encoder, Evaluation
+from pretrain.training import runs
 
 DASHES = ((0, ()), (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 FIGURES = {
@@ -194,7 +194,7 @@ def write_page(settings: Settings) -> Path:
         for name in ("unseen", "seen")
     }
     pages = Environment(
-        loader=FileSystemLoader([Path(__file__).parent / "templates", TEMPLATES]),
+        loader=FileSystemLoader([Path(__file__).parent / "evaluation" / "templates", TEMPLATES]),
         autoescape=select_autoescape(["html", "j2"]),
         undefined=StrictUndefined,
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from data_tools.cli import UserError
-from data_tools.world import World
+from data_tools.common.cli import UserError
+from data_tools.simulation.settings import World
 
 
 @dataclass

@@ -20,22 +20,23 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from data_tools import provenance
-from data_tools.cli import UserError, parse_settings, progress_bar, run_command
-from data_tools.files import read_json, write_json
-from data_tools.world import World, make_world
-from pretrain import runs
-from pretrain.batches import loader, mixed_seed, read_index
-from pretrain.collapse import CollapsedError
-from pretrain.distributed import in_processes, total
-from pretrain.encoder import build_encoder
-from pretrain.item_dropout import picture_seeds
-from pretrain.journal import Journal, console, say_start, say_summary, summarise, write_compare_config
-from pretrain.losses import Term
+from data_tools.common import provenance
+from data_tools.common.cli import UserError, parse_settings, progress_bar, run_command
+from data_tools.common.files import read_json, write_json
+from data_tools.simulation.make import make_world
+from data_tools.simulation.settings import World
+from pretrain.data.stream import loader, mixed_seed, read_index
+from pretrain.encoder.image_encoder import build_encoder
+from pretrain.encoder.item_dropout import picture_seeds
+from pretrain.evaluation.collapse import CollapsedError
 from pretrain.objectives import OBJECTIVES
-from pretrain.optim import build_optimizer, choose_precision, schedule, use_all_cores
+from pretrain.objectives.parts.losses import Term
+from pretrain.runtime.distributed import in_processes, total
 from pretrain.settings import Settings
-from pretrain.step import EncoderPass, Step
+from pretrain.training import runs
+from pretrain.training.journal import Journal, console, say_start, say_summary, summarise, write_compare_config
+from pretrain.training.optim import build_optimizer, choose_precision, schedule, use_all_cores
+from pretrain.training.step import EncoderPass, Step
 
 WORLD = Path("runs/world")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from data_tools.world import World, make_world
+from data_tools.simulation.make import make_world
+from data_tools.simulation.settings import World
 
 TINY = World(items=160, users=40, requests=900, slots=4, days=10, image_size=32, strength=2.5)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data_tools.cli import parse_settings
+from data_tools.common.cli import parse_settings
 from pretrain.settings import Settings as Pretrain
 
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.converters.common import Source, find, listed
-from data_tools.dataset import Log
+from data_tools.dataset.write import Log
 
 
 def alibaba_ads(files: Path, work: Path, options: dict[str, Any]) -> Source:

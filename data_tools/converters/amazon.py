@@ -14,9 +14,9 @@ from typing import Any
 
 import polars as pl
 
-from data_tools.cli import UserError
+from data_tools.common.cli import UserError
 from data_tools.converters.common import Source, find, folder, listed
-from data_tools.dataset import Log
+from data_tools.dataset.write import Log
 
 KEPT = ("parent_asin", "title", "main_category", "categories", "store", "price", "average_rating", "rating_number")
 

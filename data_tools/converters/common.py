@@ -11,11 +11,11 @@ import duckdb
 import numpy as np
 import polars as pl
 
-from data_tools import lines
-from data_tools.catalogue import read_items
-from data_tools.cli import UserError
-from data_tools.dataset import Log
-from data_tools.inputs import BROKEN, DELIMITERS, Form, suffix
+from data_tools.common.cli import UserError
+from data_tools.dataset.write import Log
+from data_tools.reading import lines
+from data_tools.reading.inputs import BROKEN, DELIMITERS, Form, suffix
+from data_tools.reading.item_list import read_items
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Source:
     log : where the log is and which column is which
     items : the item list
     images : the folder of pictures, None for none
-    rules : settings of :class:`data_tools.dataset.Rules` that these data need, unless the caller says otherwise
+    rules : settings of :class:`data_tools.dataset.write.Rules` that these data need, unless the caller says otherwise
     name, licence : for the record
     broken : lines of the item list that are no item
     table : ids and vectors of a table that the owners publish in place of pictures, and what is known of it
@@ -89,7 +89,7 @@ def folder(files: Path, *names: str) -> Path | None:
 def listed(
     place: Path, named: Mapping[str, str], work: Path, form: Form | None = None, wanted: Collection[str] | None = None
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """An item list and its broken lines, as :func:`data_tools.catalogue.read_items` reads them."""
+    """An item list and its broken lines, as :func:`data_tools.reading.item_list.read_items` reads them."""
     into = work / "list"
     into.mkdir()
     items, broken, _ = read_items(place, named, into, form, wanted)

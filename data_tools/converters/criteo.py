@@ -12,10 +12,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from data_tools.cli import UserError
+from data_tools.common.cli import UserError
 from data_tools.converters.common import Source, find, query
-from data_tools.dataset import Log
-from data_tools.inputs import Form
+from data_tools.dataset.write import Log
+from data_tools.reading.inputs import Form
 
 HASHED = tuple(f"C{n}" for n in range(1, 27))
 DISPLAY = ("label", *(f"I{n}" for n in range(1, 14)), *HASHED)

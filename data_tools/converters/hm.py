@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from data_tools.converters.common import Source, find, folder, listed
-from data_tools.dataset import Log
+from data_tools.dataset.write import Log
 
 
 def hm(files: Path, work: Path, options: dict[str, Any]) -> Source:

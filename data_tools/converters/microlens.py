@@ -10,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from data_tools import lines
 from data_tools.converters.common import Source, find, folder, listed
-from data_tools.dataset import Log
-from data_tools.inputs import Form
+from data_tools.dataset.write import Log
+from data_tools.reading import lines
+from data_tools.reading.inputs import Form
 
 
 def microlens(files: Path, work: Path, options: dict[str, Any]) -> Source:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.converters.common import Source, find_with, folder, listed
-from data_tools.dataset import Log
+from data_tools.dataset.write import Log
 
 
 def pixelrec(files: Path, work: Path, options: dict[str, Any]) -> Source:

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.cli import UserError
+from data_tools.common.cli import UserError
 from data_tools.converters.common import Source, find, query
-from data_tools.dataset import Log
+from data_tools.dataset.write import Log
 
 
 def _vectors(files: Path, items: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:

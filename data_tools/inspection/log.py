@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from data_tools.schema import SPLITS, Dataset
+from data_tools.dataset.schema import SPLITS, Dataset
 
 DAYS = {"seconds": 86_400, "milliseconds": 86_400_000}
 HISTORY_EDGES = (0, 1, 3, 6, 11, 21, 51, 101)

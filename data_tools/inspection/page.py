@@ -10,11 +10,11 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from PIL import Image
 
-from data_tools.charts import TEMPLATES, over_time
-from data_tools.images import BadImage, read_image
+from data_tools.common.charts import TEMPLATES, over_time
+from data_tools.dataset.schema import Dataset
 from data_tools.inspection.advice import Seen, findings
 from data_tools.inspection.summary import headline, percent, picture_facts, plural, split_rows, tiles
-from data_tools.schema import Dataset
+from data_tools.reading.images import BadImage, read_image
 
 IN_STRIP, GROUPS, IN_GROUP, LISTED = 12, 8, 4, 200
 THUMBNAIL = 120

@@ -15,8 +15,8 @@ from scipy.fft import dctn
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from data_tools.images import FORMATS, BadImage, read_image
-from data_tools.schema import Dataset
+from data_tools.dataset.schema import Dataset
+from data_tools.reading.images import FORMATS, BadImage, read_image
 
 DISTANCE = 7  # bits of 64; up to here four tables of 16 bits, looked up with one bit turned, find every pair
 DIFFERENT = 0.003  # of the copies' variance

@@ -29,10 +29,10 @@ import polars as pl
 from rich.progress import track
 from scipy.ndimage import binary_erosion
 
-from data_tools.catalogue import read_items
-from data_tools.cli import UserError
-from data_tools.columns import ITEM_COLUMNS, ITEM_OPTIONAL, parse_columns
-from data_tools.images import BadImage, read_image
+from data_tools.common.cli import UserError
+from data_tools.reading.columns import ITEM_COLUMNS, ITEM_OPTIONAL, parse_columns
+from data_tools.reading.images import BadImage, read_image
+from data_tools.reading.item_list import read_items
 from data_tools.simulation.attributes import Attributes, Measured, Named
 from data_tools.simulation.catalogue import BRANDS, Catalogue, draw_arrivals, draw_named
 from data_tools.simulation.settings import World

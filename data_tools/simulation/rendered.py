@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
-from data_tools.render import CATEGORIES, COLOURS, CUTS, PATTERNS, encode, render
 from data_tools.simulation.attributes import Named
 from data_tools.simulation.catalogue import BRANDS, Catalogue, draw_arrivals, draw_named
+from data_tools.simulation.render import CATEGORIES, COLOURS, CUTS, PATTERNS, encode, render
 from data_tools.simulation.settings import World
 
 MATERIALS = ("cotton", "linen", "wool", "silk", "denim", "canvas", "leather", "felt")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from data_tools.cli import UserError
+from data_tools.common.cli import UserError
 
 DAY = 86_400
 START = 1_700_000_000

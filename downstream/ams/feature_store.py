@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from data_tools.cli import UserError
-from data_tools.files import digest, read_json
+from data_tools.common.cli import UserError
+from data_tools.common.files import digest, read_json
 from downstream.ams.partition import Partition
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
 
-from data_tools.cli import UserError
+from data_tools.common.cli import UserError
 
 KEEPER = 0  # of the store, where no launcher keeps it
 _calls: dict[str, int] = {}

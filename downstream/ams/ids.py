@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from downstream.ams.exchange import Exchange
-from downstream.layers import gather
+from downstream.layers.blocks import gather
 
 
 class ShardedEmbedding(nn.Module):

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import nn
 
-from data_tools.cli import UserError
-from data_tools.table import EmbeddingTable, read_table
+from data_tools.common.cli import UserError
+from data_tools.tables.table import EmbeddingTable, read_table
 from downstream.ams.averaging import leave_to_the_server
 from downstream.ams.exchange import Exchange
 from downstream.ams.feature_store import FeatureStore, open_store
 from downstream.ams.ids import shard_tables
 from downstream.ams.server import ImageServer
 from downstream.ams.settings import WIRES, ServerSettings
-from downstream.data import CTRData
-from downstream.layers import prelu_mlp
+from downstream.data.ctr_data import CTRData
+from downstream.layers.blocks import prelu_mlp
 
 if TYPE_CHECKING:
     from downstream.forms import ImageSettings
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ServedImages:
-    """A feature store joined to a dataset's items; what ``downstream.images.ItemImages`` is to a table in memory.
+    """A feature store joined to a dataset's items, as ``downstream.images.joined.ItemImages`` is a table joined.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class ServedImages:
         return self.rows >= 0
 
     def embedder(self, image: ImageSettings) -> ImageServer:
-        """The trainable embedding model over the store, with the widths of ``downstream.images.ImageEmbedder``.
+        """The trainable embedding model over the store, with the widths of ``downstream.images.joined.ImageEmbedder``.
 
         Raises
         ------

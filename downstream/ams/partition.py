@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_tools.cli import UserError
+from data_tools.common.cli import UserError
 
 if TYPE_CHECKING:
     from downstream.ams.feature_store import FeatureStore

@@ -7,13 +7,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from data_tools.cli import UserError
+from data_tools.common.cli import UserError
 from downstream.ams.exchange import Exchange
 from downstream.ams.feature_store import FeatureStore
 from downstream.ams.heartbeat import all_said
 from downstream.ams.settings import WIRES, ServerSettings
 from downstream.ams.strategies import STRATEGIES
-from downstream.layers import gather
+from downstream.layers.blocks import gather
 
 CHUNK = 1 << 24  # bytes of features read at a time where all are passed over
 

@@ -19,9 +19,9 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from data_tools.cli import UserError, parse_settings, progress_bar, run_command
-from data_tools.files import digest, whole_folder, write_json
-from data_tools.table import EmbeddingTable, describe, read_table, write_part
+from data_tools.common.cli import UserError, parse_settings, progress_bar, run_command
+from data_tools.common.files import digest, whole_folder, write_json
+from data_tools.tables.table import EmbeddingTable, describe, read_table, write_part
 from downstream.ams.feature_store import FeatureStore, open_store
 
 CHUNK = 1 << 24  # bytes of features embedded at a time

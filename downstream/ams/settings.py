@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from data_tools.cli import UserError
+from data_tools.common.cli import UserError
 
 WIRES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -30,9 +30,9 @@ import numpy as np
 import polars as pl
 from rich.console import Console
 
-from data_tools.cli import UserError, parse_settings, run_command
-from data_tools.files import digest, whole_file, whole_folder, write_json
-from data_tools.table import read_table
+from data_tools.common.cli import UserError, parse_settings, run_command
+from data_tools.common.files import digest, whole_file, whole_folder, write_json
+from data_tools.tables.table import read_table
 from downstream.ams.feature_store import FeatureStore, open_store
 from downstream.ams.partition import file_of, rows_in_part
 

@@ -1,16 +1,16 @@
 """Forms of an embedding table: how item embeddings become inputs of a CTR model, one file each.
 
 A form is a module of ``downstream.forms.base.Form``, made as ``FORMS[name](images, settings, slots, query_size)`` and
-called as ``form(batch, ad_ids)`` with a batch of tensors (see ``downstream.data``) and the ID embeddings of the shown
-items (B, query_size); it returns features (B, ``form.width``) for the model.
+called as ``form(batch, ad_ids)`` with a batch of tensors (see ``downstream.data.ctr_data``) and the ID embeddings of
+the shown items (B, query_size); it returns features (B, ``form.width``) for the model.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from data_tools.cli import UserError
-from downstream.aggregators import AGGREGATORS
+from data_tools.common.cli import UserError
+from downstream.forms.aggregators import AGGREGATORS
 from downstream.forms.base import Form
 from downstream.forms.cluster_id import ClusterID
 from downstream.forms.make import Make
@@ -18,7 +18,7 @@ from downstream.forms.side_by_side import side_by_side
 from downstream.forms.simscore import SimScore
 from downstream.forms.simtier import SimTier
 from downstream.forms.vector import Vector
-from downstream.tuning import TUNES
+from downstream.images.tuning import TUNES
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ImageSettings:
     centre : whether vectors of length 1 lose their mean over training-time items before they are compared; for forms
         that do not do so by themselves
     gate : whether the features are weighted by a learned gate for each category, which the run's summary tells
-    aggregator : pooling of the clicked items in "vector" and "cluster_id"; one of ``downstream.aggregators``
+    aggregator : pooling of the clicked items in "vector" and "cluster_id"; one of ``downstream.forms.aggregators``
     ad_image, behaviour_images : whether these two forms show the model the shown item, the clicked ones
     hidden : widths of the trainable embedding model between the table's size D and ``size``, each cut to 4 D
     size : what the trainable embedding model ends in, and of the embedding of a cluster's ID

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from downstream.data import CTRData
+    from downstream.data.ctr_data import CTRData
 
 # Trains a model on the training split for at most so many epochs, leaves it at the epoch that is best on validation,
 # and returns what is known of each epoch. The model has ``loss(batch)`` and ``probabilities(batch)``.
@@ -32,7 +32,7 @@ class Form(nn.Module):
     centres: ClassVar[bool] = False
 
     def forward(self, batch: dict[str, Tensor], ad_ids: Tensor) -> Tensor:
-        """Features (B, width) of a batch (see ``downstream.data``), given the shown items' ID embeddings."""
+        """Features (B, width) of a batch (see ``downstream.data.ctr_data``), given the shown items' ID embeddings."""
         raise NotImplementedError
 
     def fit(self, train: Train) -> None:

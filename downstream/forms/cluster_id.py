@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data_tools.table import unit_vectors
-from downstream.aggregators import AGGREGATORS
-from downstream.data import FIRST_KNOWN, UNKNOWN
+from data_tools.tables.table import unit_vectors
+from downstream.data.ctr_data import FIRST_KNOWN, UNKNOWN
+from downstream.forms.aggregators import AGGREGATORS
 from downstream.forms.base import Form
-from downstream.images import ItemImages
-from downstream.layers import gather, id_embedding
+from downstream.images.joined import ItemImages
+from downstream.layers.blocks import gather, id_embedding
 
 if TYPE_CHECKING:
     from downstream.forms import ImageSettings
@@ -40,7 +40,7 @@ def cluster_codes(images: ItemImages, sizes: Sequence[int], levels: int, seed: i
     """Codes of all items, int64 (items, C), and the number of codes in each of the C columns.
 
     A column for each level of each size. Centres are fitted to training-time items; all others are given the nearest
-    one. Code 1 is an item without a vector, clusters start at 2, as in ``downstream.data``.
+    one. Code 1 is an item without a vector, clusters start at 2, as in ``downstream.data.ctr_data``.
 
     Cluster-ID (COURIER, arXiv 2306.05001): k-means on vectors of length 1, here with centres of length 1 too, so that
     the nearest is the one with the highest cosine. With several levels, residual k-means codes (QARM, arXiv

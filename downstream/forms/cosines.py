@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from downstream.images import Features
-from downstream.layers import gather
+from downstream.images.joined import Features
+from downstream.layers.blocks import gather
 
 PIECE = 1024
 

@@ -6,9 +6,9 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
-from downstream.data import UNKNOWN, CTRData
+from downstream.data.ctr_data import UNKNOWN, CTRData
 from downstream.forms.base import Form, Train
-from downstream.layers import gather
+from downstream.layers.blocks import gather
 
 # Adam moves a weight by about its learning rate a step: by this factor a gate can open or close within an epoch.
 STEEPNESS = 10.0

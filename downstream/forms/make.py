@@ -10,10 +10,10 @@ from torch import Tensor
 
 from downstream.forms.base import Form, Train
 from downstream.forms.vector import Vector
-from downstream.images import ItemImages
+from downstream.images.joined import ItemImages
 
 if TYPE_CHECKING:
-    from downstream.data import CTRData
+    from downstream.data.ctr_data import CTRData
     from downstream.forms import ImageSettings
 
 

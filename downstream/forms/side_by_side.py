@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from downstream.forms.base import Form, Train
-from downstream.images import ItemImages
+from downstream.images.joined import ItemImages
 
 if TYPE_CHECKING:
-    from downstream.data import CTRData
+    from downstream.data.ctr_data import CTRData
     from downstream.forms import ImageSettings
 
 

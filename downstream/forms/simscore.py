@@ -10,8 +10,8 @@ from torch import Tensor
 
 from downstream.forms.base import Form
 from downstream.forms.cosines import history_cosines
-from downstream.images import ItemImages
-from downstream.tuning import TUNES
+from downstream.images.joined import ItemImages
+from downstream.images.tuning import TUNES
 
 if TYPE_CHECKING:
     from downstream.forms import ImageSettings

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from downstream.features import FrozenTable
 from downstream.forms.base import Form
 from downstream.forms.cosines import history_cosines
-from downstream.images import ItemImages
+from downstream.images.features import FrozenTable
+from downstream.images.joined import ItemImages
 
 if TYPE_CHECKING:
     from downstream.forms import ImageSettings

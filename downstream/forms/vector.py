@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from downstream.aggregators import AGGREGATORS
+from downstream.forms.aggregators import AGGREGATORS
 from downstream.forms.base import Form
-from downstream.images import ItemImages, make_embedder
-from downstream.layers import gather, once
+from downstream.images.joined import ItemImages, make_embedder
+from downstream.layers.blocks import gather, once
 
 if TYPE_CHECKING:
     from downstream.forms import ImageSettings

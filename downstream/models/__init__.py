@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from data_tools.cli import UserError
-from downstream.data import FIRST_KNOWN, CTRData
+from data_tools.common.cli import UserError
+from downstream.data.ctr_data import FIRST_KNOWN, CTRData
 from downstream.forms import FORMS, ImageSettings
 from downstream.forms.gate import Gated
-from downstream.images import ImageEmbedder, ItemImages, make_embedder
+from downstream.images.joined import ImageEmbedder, ItemImages, make_embedder
 from downstream.models.base import CTRModel, ModelSettings
 from downstream.models.din import DIN
 from downstream.models.dqm import DQM

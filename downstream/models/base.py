@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data_tools.cli import UserError
-from downstream.data import FIRST_KNOWN, PADDING, UNKNOWN, CTRData
-from downstream.images import ImageEmbedder
-from downstream.layers import ACTIVATIONS, id_embedding
+from data_tools.common.cli import UserError
+from downstream.data.ctr_data import FIRST_KNOWN, PADDING, UNKNOWN, CTRData
+from downstream.images.joined import ImageEmbedder
+from downstream.layers.blocks import ACTIVATIONS, id_embedding
 
 
 class MakeImages(Protocol):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from downstream.attention import ActivationUnit
-from downstream.layers import gather, mlp
+from downstream.layers.attention import ActivationUnit
+from downstream.layers.blocks import gather, mlp
 from downstream.models.base import CTRModel, MakeImages, ModelSettings
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from downstream.layers import clicked_mean, gather, once, prelu_mlp
+from downstream.layers.blocks import clicked_mean, gather, once, prelu_mlp
 from downstream.models.base import MakeImages, ModelSettings
 from downstream.models.towers import Towers
 

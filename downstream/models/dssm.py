@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from downstream.data import PADDING, CTRData
-from downstream.layers import clicked_mean, gather, once
+from downstream.data.ctr_data import PADDING, CTRData
+from downstream.layers.blocks import clicked_mean, gather, once
 from downstream.models.base import CTRModel, MakeImages, ModelSettings
 from downstream.models.towers import Towers
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from downstream.layers import clicked_mean, gather, mlp, once
+from downstream.layers.blocks import clicked_mean, gather, mlp, once
 from downstream.models.base import CTRModel, MakeImages, ModelSettings
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from downstream.data import UNKNOWN
-from downstream.layers import clicked_mean, gather, once
+from downstream.data.ctr_data import UNKNOWN
+from downstream.layers.blocks import clicked_mean, gather, once
 from downstream.models.base import CTRModel, MakeImages, ModelSettings
 
 

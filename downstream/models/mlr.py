@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from downstream.layers import clicked_mean, gather, once
+from downstream.layers.blocks import clicked_mean, gather, once
 from downstream.models.base import CTRModel, MakeImages, ModelSettings
 
 REGIONS = 12
@@ -20,7 +20,7 @@ class MLR(CTRModel):
     x holds user, scene and item, and the mean of the clicked items, whose codes have weights of their own. Image
     features enter through one linear layer, whose weights are not penalised. Trained in batches by the common loop,
     with the proximal step of both penalties after each step of the optimizer (ours: the paper's own method takes all
-    impressions at once, see ``downstream.lsplm``); the penalties are of the mean loss, not of the sum.
+    impressions at once, see ``tests.benchmarks.lsplm_solver``); the penalties are of the mean loss, not of the sum.
     """
 
     def __init__(self, sizes: dict[str, int], settings: ModelSettings, images: MakeImages | None, slots: int) -> None:

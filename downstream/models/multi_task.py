@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from data_tools.cli import UserError
-from downstream.data import CTRData
-from downstream.layers import mlp
+from data_tools.common.cli import UserError
+from downstream.data.ctr_data import CTRData
+from downstream.layers.blocks import mlp
 from downstream.models.base import CTRModel, MakeImages, ModelSettings
 from downstream.models.embedding_mlp import EmbeddingMLP
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from downstream.layers import mlp
+from downstream.layers.blocks import mlp
 from downstream.models.base import CTRModel, MakeImages, ModelSettings
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from downstream.data import CTRData
+from downstream.data.ctr_data import CTRData
 from downstream.models.base import CTRModel
 
 

@@ -1,8 +1,8 @@
 """What can be learned: a new objective is one file with one class, and one line here.
 
-An objective takes the embeddings (N, D) of a batch's distinct pictures and the batch (see ``pretrain.batches``), and
-returns named terms. The trainer minimises the sum of their losses. What an objective learns besides the encoder (a text
-tower, a classifier) is its own parameters.
+An objective takes the embeddings (N, D) of a batch's distinct pictures and the batch (see
+``pretrain.data.stream``), and returns named terms. The trainer minimises the sum of their losses. What an objective
+learns besides the encoder (a text tower, a classifier) is its own parameters.
 """
 
 from __future__ import annotations

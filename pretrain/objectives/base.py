@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pretrain.distributed import gather
-from pretrain.encoder import ImageEncoder
-from pretrain.guards import covariance, first_copies, koleo, variance
-from pretrain.losses import Term
+from pretrain.encoder.image_encoder import ImageEncoder
+from pretrain.objectives.parts.guards import covariance, first_copies, koleo, variance
+from pretrain.objectives.parts.losses import Term
+from pretrain.runtime.distributed import gather
 from pretrain.settings import Settings
 
 LEAST_TEMPERATURE = 0.01  # CLIP's largest logit scale, 100
@@ -24,7 +24,7 @@ class Objective(nn.Module):
 
     Attributes
     ----------
-    batches : "requests", or "items" for catalogue pictures (see ``pretrain.batches``)
+    batches : "requests", or "items" for catalogue pictures (see ``pretrain.data.stream``)
     views : how often a batch of catalogue pictures holds each, augmented anew
     annotate : what a batch of catalogue pictures says besides: records (n) -> dict of tensors (n, ...); or None
     """

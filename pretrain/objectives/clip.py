@@ -9,11 +9,11 @@ import torch
 from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
-from data_tools.cli import UserError
-from pretrain.distributed import gather, rank
-from pretrain.encoder import ImageEncoder, load_weights
-from pretrain.losses import Term, info_nce
+from data_tools.common.cli import UserError
+from pretrain.encoder.image_encoder import ImageEncoder, load_weights
 from pretrain.objectives.base import Objective
+from pretrain.objectives.parts.losses import Term, info_nce
+from pretrain.runtime.distributed import gather, rank
 from pretrain.settings import Clip as ClipSettings
 from pretrain.settings import Settings
 

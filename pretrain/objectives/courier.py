@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data_tools.cli import UserError
-from pretrain.catalogue import log_shares
-from pretrain.distributed import gather, largest, rank
-from pretrain.encoder import ImageEncoder
-from pretrain.losses import Term, click_cross_entropy, info_nce, negative_cosine, within_page
-from pretrain.momentum import MomentumQueue
+from data_tools.common.cli import UserError
+from pretrain.data.records import log_shares
+from pretrain.encoder.image_encoder import ImageEncoder
 from pretrain.objectives.base import Objective
-from pretrain.reconstruction import MultiHead, history_mean, reconstruct
+from pretrain.objectives.parts.losses import Term, click_cross_entropy, info_nce, negative_cosine, within_page
+from pretrain.objectives.parts.momentum import MomentumQueue
+from pretrain.objectives.parts.reconstruction import MultiHead, history_mean, reconstruct
+from pretrain.runtime.distributed import gather, largest, rank
 from pretrain.settings import Settings
 
 

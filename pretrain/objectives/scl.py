@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pretrain.distributed import gather, rank
-from pretrain.encoder import ImageEncoder
-from pretrain.losses import Term, info_nce, triplet
-from pretrain.momentum import MomentumQueue
+from pretrain.encoder.image_encoder import ImageEncoder
 from pretrain.objectives.base import Objective
+from pretrain.objectives.parts.losses import Term, info_nce, triplet
+from pretrain.objectives.parts.momentum import MomentumQueue
+from pretrain.runtime.distributed import gather, rank
 from pretrain.settings import Settings
 
 
@@ -24,7 +24,7 @@ class Scl(Objective):
     """InfoNCE of a click's embedding and the slow encoder's embedding (key) of the next click, and the triplet.
 
     Keys of the batch's other pairs, and those remembered from earlier steps, are the negatives, but for copies of the
-    two items of the pair. Keys are those of :class:`pretrain.momentum.MomentumQueue`.
+    two items of the pair. Keys are those of :class:`pretrain.objectives.parts.momentum.MomentumQueue`.
     """
 
     def __init__(self, settings: Settings, encoder: ImageEncoder) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pretrain.distributed import gather, rank
-from pretrain.losses import Term, info_nce
 from pretrain.objectives.base import Objective
+from pretrain.objectives.parts.losses import Term, info_nce
+from pretrain.runtime.distributed import gather, rank
 
 
 class SimClr(Objective):

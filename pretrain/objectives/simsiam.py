@@ -7,10 +7,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from pretrain.distributed import gather
-from pretrain.encoder import ImageEncoder
-from pretrain.losses import Term, negative_cosine
+from pretrain.encoder.image_encoder import ImageEncoder
 from pretrain.objectives.base import Objective
+from pretrain.objectives.parts.losses import Term, negative_cosine
+from pretrain.runtime.distributed import gather
 from pretrain.settings import Settings
 
 

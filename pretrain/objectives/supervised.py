@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from data_tools.cli import UserError
-from pretrain.catalogue import categories
-from pretrain.encoder import ImageEncoder
-from pretrain.losses import Term, classification
+from data_tools.common.cli import UserError
+from pretrain.data.records import categories
+from pretrain.encoder.image_encoder import ImageEncoder
 from pretrain.objectives.base import Objective
+from pretrain.objectives.parts.losses import Term, classification
 from pretrain.settings import Settings
 
 

@@ -28,13 +28,13 @@ from torch.distributed.tensor import Shard
 from torch.distributed.tensor.parallel import RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
-from data_tools.cli import UserError, parse_settings, run_command
-from data_tools.files import write_json
-from data_tools.provenance import made_by
+from data_tools.common.cli import UserError, parse_settings, run_command
+from data_tools.common.files import write_json
+from data_tools.common.provenance import made_by
 from downstream.ams.exchange import Exchange
 from downstream.ams.ids import shard_tables
-from downstream.ams.measure import WARM_UP
-from downstream.ams.workload import Workload
+from downstream.ams.paper.measure import WARM_UP
+from downstream.ams.paper.workload import Workload
 
 
 @dataclass(frozen=True)

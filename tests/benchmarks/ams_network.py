@@ -26,13 +26,13 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.table import Table
 
-from data_tools.cli import UserError, parse_settings, run_command
-from data_tools.files import write_json
-from data_tools.provenance import made_by
+from data_tools.common.cli import UserError, parse_settings, run_command
+from data_tools.common.files import write_json
+from data_tools.common.provenance import made_by
 from downstream.ams.feature_store import open_store
-from downstream.ams.measure import measure
+from downstream.ams.paper.measure import measure
+from downstream.ams.paper.workload import Workload
 from downstream.ams.settings import ServerSettings
-from downstream.ams.workload import Workload
 
 CASES = {
     "AMS": ServerSettings("ams", shard_ids=True, verify=False),

@@ -15,9 +15,9 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from data_tools.cli import UserError, run_command
-from data_tools.files import read_json, whole_file
-from downstream.ams.table import NAMES
+from data_tools.common.cli import UserError, run_command
+from data_tools.common.files import read_json, whole_file
+from downstream.ams.paper.bytes import NAMES
 
 KINDS = {
     "raw features": ("features",),

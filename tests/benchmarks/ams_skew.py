@@ -17,12 +17,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from data_tools.cli import parse_settings, run_command
-from data_tools.files import write_json
-from data_tools.provenance import made_by
-from downstream.ams.measure import measure_together
+from data_tools.common.cli import parse_settings, run_command
+from data_tools.common.files import write_json
+from data_tools.common.provenance import made_by
+from downstream.ams.paper.measure import measure_together
+from downstream.ams.paper.workload import Workload
 from downstream.ams.settings import ServerSettings
-from downstream.ams.workload import Workload
 
 
 @dataclass(frozen=True)

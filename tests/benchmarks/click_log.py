@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_tools.files import whole_folder, write_json
+from data_tools.common.files import whole_folder, write_json
 
 STYLES, PIECE = 32, 1 << 18
 

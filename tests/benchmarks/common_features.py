@@ -17,16 +17,16 @@ import numpy as np
 from accelerate import Accelerator
 from rich.console import Console
 
-from data_tools.cli import parse_settings, run_command
-from data_tools.files import write_json
-from data_tools.provenance import made_by
-from data_tools.table import EmbeddingTable, read_table
-from downstream.data import Batch, CTRData, DataSettings, load_ctr_data
-from downstream.fitting import OptimSettings, TrainingSettings, fit
+from data_tools.common.cli import parse_settings, run_command
+from data_tools.common.files import write_json
+from data_tools.common.provenance import made_by
+from data_tools.tables.table import EmbeddingTable, read_table
+from downstream.data.ctr_data import Batch, CTRData, DataSettings, load_ctr_data
 from downstream.forms import ImageSettings
-from downstream.images import join_table
+from downstream.images.joined import join_table
 from downstream.models import ModelSettings, build_model
-from downstream.scoring import score
+from downstream.training.fit import OptimSettings, TrainingSettings, fit
+from downstream.training.scoring import score
 
 
 @dataclass(frozen=True)

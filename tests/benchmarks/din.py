@@ -22,11 +22,11 @@ import numpy as np
 from click_log import write_click_log
 from rich.console import Console
 
-from data_tools.cli import UserError, parse_settings, run_command
-from data_tools.files import write_json
-from data_tools.provenance import made_by
-from downstream.data import CTRData, DataSettings, load_ctr_data
-from downstream.metrics import auc, gauc
+from data_tools.common.cli import UserError, parse_settings, run_command
+from data_tools.common.files import write_json
+from data_tools.common.provenance import made_by
+from downstream.data.ctr_data import CTRData, DataSettings, load_ctr_data
+from downstream.statistics.metrics import auc, gauc
 
 PEER = """
 import json, sys, time
@@ -75,8 +75,8 @@ if __name__ == "__main__":
 OURS = """
 import json, sys
 import numpy as np
-from downstream.data import DataSettings, load_ctr_data
-from downstream.fitting import OptimSettings, TrainingSettings, fit
+from downstream.data.ctr_data import DataSettings, load_ctr_data
+from downstream.training.fit import OptimSettings, TrainingSettings, fit
 from downstream.models import ModelSettings
 if __name__ == "__main__":
     told = json.loads(sys.argv[1])

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from data_tools.cli import parse_settings, run_command
-from data_tools.files import write_json
-from data_tools.provenance import made_by
+from data_tools.common.cli import parse_settings, run_command
+from data_tools.common.files import write_json
+from data_tools.common.provenance import made_by
 from downstream.forms import ImageSettings
-from downstream.images import ItemImages, make_embedder
+from downstream.images.joined import ItemImages, make_embedder
 from downstream.models.base import ModelSettings
 from downstream.models.din import DIN
 from downstream.models.dqm import DQM

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import polars as pl
 
-from data_tools.catalogue import read_items
-from data_tools.dataset import Rules, write_dataset
-from data_tools.files import write_json
-from data_tools.provenance import made_by
-from data_tools.schema import open_dataset
+from data_tools.common.files import write_json
+from data_tools.common.provenance import made_by
+from data_tools.dataset.schema import open_dataset
+from data_tools.dataset.write import Rules, write_dataset
+from data_tools.reading.item_list import read_items
 
 TABLES = ("items", "impressions", "clicks")
 

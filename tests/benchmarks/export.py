@@ -17,15 +17,16 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from data_tools.cli import UserError, parse_settings, run_command
-from data_tools.files import write_json
-from data_tools.provenance import made_by
-from data_tools.world import World, make_world
-from pretrain.encoder import build_encoder
+from data_tools.common.cli import UserError, parse_settings, run_command
+from data_tools.common.files import write_json
+from data_tools.common.provenance import made_by
+from data_tools.simulation.make import make_world
+from data_tools.simulation.settings import World
+from pretrain.encoder.image_encoder import build_encoder
 from pretrain.export import Settings as Export
 from pretrain.export import export
-from pretrain.optim import use_all_cores
 from pretrain.settings import Encoder
+from pretrain.training.optim import use_all_cores
 
 TARGET = 0.95
 

@@ -16,15 +16,15 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from data_tools.cli import parse_settings, run_command
-from data_tools.files import write_json
-from data_tools.provenance import made_by
+from data_tools.common.cli import parse_settings, run_command
+from data_tools.common.files import write_json
+from data_tools.common.provenance import made_by
 from downstream.forms import FORMS, ImageSettings
-from downstream.images import ItemImages
-from downstream.loop import Objective
+from downstream.images.joined import ItemImages
 from downstream.models import FormMaker
 from downstream.models.base import ModelSettings
 from downstream.models.embedding_mlp import EmbeddingMLP
+from downstream.training.epochs import Objective
 
 
 @dataclass(frozen=True)

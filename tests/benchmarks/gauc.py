@@ -19,10 +19,10 @@ import numpy as np
 from rich.console import Console
 from sklearn.metrics import roc_auc_score
 
-from data_tools.cli import UserError, parse_settings, run_command
-from data_tools.files import write_json
-from data_tools.provenance import made_by
-from downstream.metrics import gauc
+from data_tools.common.cli import UserError, parse_settings, run_command
+from data_tools.common.files import write_json
+from data_tools.common.provenance import made_by
+from downstream.statistics.metrics import gauc
 
 PEER = """
 import json, sys, time

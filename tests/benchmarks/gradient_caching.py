@@ -20,14 +20,14 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from data_tools.cli import parse_settings, run_command
-from data_tools.files import write_json
-from data_tools.provenance import made_by
-from pretrain.encoder import build_encoder
+from data_tools.common.cli import parse_settings, run_command
+from data_tools.common.files import write_json
+from data_tools.common.provenance import made_by
+from pretrain.encoder.image_encoder import build_encoder
 from pretrain.objectives import OBJECTIVES
 from pretrain.settings import Encoder, Objective
 from pretrain.settings import Settings as Pretrain
-from pretrain.step import Step
+from pretrain.training.step import Step
 
 
 @dataclass(frozen=True)

@@ -19,15 +19,15 @@ from pathlib import Path
 from click_log import write_click_log
 from rich.console import Console
 
-from data_tools.cli import UserError, parse_settings, run_command
-from data_tools.files import write_json
-from data_tools.provenance import made_by
+from data_tools.common.cli import UserError, parse_settings, run_command
+from data_tools.common.files import write_json
+from data_tools.common.provenance import made_by
 
 RUN = """
 import json, re, sys, threading, time
 from pathlib import Path
-from downstream.data import DataSettings, load_ctr_data
-from downstream.fitting import OptimSettings, TrainingSettings, fit
+from downstream.data.ctr_data import DataSettings, load_ctr_data
+from downstream.training.fit import OptimSettings, TrainingSettings, fit
 from downstream.models import ModelSettings
 
 def mebibytes(key):

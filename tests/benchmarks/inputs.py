@@ -20,9 +20,9 @@ import polars as pl
 import pyarrow as pa
 from PIL import Image
 
-from data_tools.cli import UserError
+from data_tools.common.cli import UserError
+from data_tools.dataset.schema import open_dataset
 from data_tools.prepare import Settings, prepare
-from data_tools.schema import open_dataset
 
 ROWS, ITEMS = 1000, 50
 Case = tuple[str, str, Callable[[Path, pl.DataFrame], str], dict]

@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.progress import track
 from scipy.sparse import csr_matrix, hstack
 
-from data_tools.cli import parse_settings, run_command
-from data_tools.files import write_json
-from data_tools.provenance import made_by
-from downstream.data import CTRData, DataSettings, load_ctr_data
-from downstream.lsplm import Design, log_probabilities, loss_and_gradient, minimise, sparsity
-from downstream.metrics import auc, gauc
+from data_tools.common.cli import parse_settings, run_command
+from data_tools.common.files import write_json
+from data_tools.common.provenance import made_by
+from downstream.data.ctr_data import CTRData, DataSettings, load_ctr_data
+from downstream.statistics.metrics import auc, gauc
+from tests.benchmarks.lsplm_solver import Design, log_probabilities, loss_and_gradient, minimise, sparsity
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def make_log(path: Path, rows: int) -> None:
 
 
 def ours(work: Path, rows: int, memory: str) -> None:
-    from data_tools.dataset import Rules, write_dataset
+    from data_tools.dataset.write import Rules, write_dataset
 
     items = pl.DataFrame({"item_id": range(ITEMS), "image": pl.Series([None] * ITEMS, dtype=pl.String)})
     rules = Rules(page_gap=GAP, page_slots=SLOTS, valid_from=VALID, test_from=TEST, memory=memory)
@@ -119,7 +119,7 @@ def measured(side: str, work: Path, rows: int, memory: str) -> dict[str, float]:
 
 def run_side(side: str, work: Path, rows: int, memory: str) -> None:
     if side == "ours":
-        import data_tools.dataset  # noqa: F401  so that neither side's clock counts the loading of its libraries
+        import data_tools.dataset.write  # noqa: F401  so that neither side's clock counts the loading of its libraries
     started = time.perf_counter()
     ours(work, rows, memory) if side == "ours" else by_hand(work, rows)
     seconds = time.perf_counter() - started
@@ -170,8 +170,8 @@ def main() -> None:
     growth = large["ours"]["seconds"] / small["ours"]["seconds"] / (sizes[-1] / sizes[0])
     print(f"time per row, {sizes[-1]:,} against {sizes[0]:,}: {growth:.2f}")
     if settings.out:
-        from data_tools.files import write_json
-        from data_tools.provenance import made_by
+        from data_tools.common.files import write_json
+        from data_tools.common.provenance import made_by
 
         settings.out.parent.mkdir(parents=True, exist_ok=True)
         record = {"figures": figures, "time_per_row_growth": round(growth, 2), "memory_setting": settings.memory}

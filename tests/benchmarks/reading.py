@@ -27,12 +27,13 @@ from rich.console import Console
 from torch import Tensor
 from torchvision.transforms import v2
 
-from data_tools.cli import UserError, parse_settings, run_command
-from data_tools.files import write_json
-from data_tools.provenance import made_by
-from data_tools.render import CATEGORIES, COLOURS, CUTS, PATTERNS, encode, render
-from data_tools.world import World, make_world
-from pretrain.batches import items_of, loader, plain_transform, training_transform
+from data_tools.common.cli import UserError, parse_settings, run_command
+from data_tools.common.files import write_json
+from data_tools.common.provenance import made_by
+from data_tools.simulation.make import make_world
+from data_tools.simulation.render import CATEGORIES, COLOURS, CUTS, PATTERNS, encode, render
+from data_tools.simulation.settings import World
+from pretrain.data.stream import items_of, loader, plain_transform, training_transform
 from pretrain.settings import Batch
 
 TARGET = 0.9

@@ -26,13 +26,13 @@ import polars as pl
 import webdataset as wds
 from rich.console import Console
 
-from data_tools.cli import UserError, parse_settings, run_command
-from data_tools.files import write_json
-from data_tools.provenance import made_by
-from data_tools.schema import SCHEMA_VERSION, open_dataset
-from data_tools.shard_files import encode_json, read_shard, shards_of
-from data_tools.shards import Settings as Shards
-from data_tools.shards import write_shards
+from data_tools.common.cli import UserError, parse_settings, run_command
+from data_tools.common.files import write_json
+from data_tools.common.provenance import made_by
+from data_tools.dataset.schema import SCHEMA_VERSION, open_dataset
+from data_tools.sharding.files import encode_json, read_shard, shards_of
+from data_tools.sharding.write import Settings as Shards
+from data_tools.sharding.write import write_shards
 
 CATEGORIES, SLOTS = 8, 6
 TARGET_SPEED, TARGET_GROWTH = 0.8, 1.1

@@ -18,17 +18,18 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from data_tools.cli import UserError, parse_settings, run_command
-from data_tools.files import write_json
-from data_tools.provenance import made_by
-from data_tools.world import World, make_world
-from pretrain.batches import loader
-from pretrain.encoder import build_encoder
+from data_tools.common.cli import UserError, parse_settings, run_command
+from data_tools.common.files import write_json
+from data_tools.common.provenance import made_by
+from data_tools.simulation.make import make_world
+from data_tools.simulation.settings import World
+from pretrain.data.stream import loader
+from pretrain.encoder.image_encoder import build_encoder
 from pretrain.objectives import OBJECTIVES
-from pretrain.optim import use_all_cores
 from pretrain.settings import Batch, Encoder
 from pretrain.settings import Settings as Pretrain
-from pretrain.step import Step
+from pretrain.training.optim import use_all_cores
+from pretrain.training.step import Step
 
 TARGET = 0.9
 

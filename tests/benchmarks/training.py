@@ -23,17 +23,18 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from data_tools.cli import UserError, parse_settings, run_command
-from data_tools.files import write_json
-from data_tools.provenance import made_by
-from data_tools.world import World, make_world
+from data_tools.common.cli import UserError, parse_settings, run_command
+from data_tools.common.files import write_json
+from data_tools.common.provenance import made_by
+from data_tools.simulation.make import make_world
+from data_tools.simulation.settings import World
 from pretrain import train as training
-from pretrain.batches import loader
-from pretrain.encoder import build_encoder
-from pretrain.journal import Journal
-from pretrain.optim import use_all_cores
+from pretrain.data.stream import loader
+from pretrain.encoder.image_encoder import build_encoder
 from pretrain.settings import Batch, Encoder, Evaluation, Optim
 from pretrain.settings import Settings as Pretrain
+from pretrain.training.journal import Journal
+from pretrain.training.optim import use_all_cores
 
 TARGET = 0.9
 START = 3
@@ -61,12 +62,12 @@ class Settings:
 def bare(pretrain: Pretrain, batches: list[Tensor]) -> float:
     """Seconds an image of the encoder alone, the first batches not counted."""
     torch.manual_seed(0)
-    encoder = build_encoder(pretrain.encoder).train()
+    encoder = build_encoder(pretrain.encoder.image_encoder).train()
     started = 0.0
     for number, images in enumerate(batches):
         if number == START:
             started = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=pretrain.optim.precision == "bf16"):
+        with torch.autocast("cpu", torch.bfloat16, enabled=pretrain.training.optim.precision == "bf16"):
             loss = encoder(images).float().square().mean()
         loss.backward()
         encoder.zero_grad()
@@ -90,10 +91,10 @@ def ours(pretrain: Pretrain) -> float:
 def loading(pretrain: Pretrain) -> tuple[float, list[Tensor]]:
     """Processor seconds an image of the loader alone, and the pictures of training's batches."""
     alone = replace(pretrain.batch, workers=0)
-    batches = iter(loader(pretrain.data, "requests", alone, pretrain.encoder.image_size, pretrain.seed))
+    batches = iter(loader(pretrain.data, "requests", alone, pretrain.encoder.image_encoder.image_size, pretrain.seed))
     found = [next(batches)["images"]]
     started = time.process_time()
-    found += [batch["images"] for batch in islice(batches, pretrain.optim.steps - 1)]
+    found += [batch["images"] for batch in islice(batches, pretrain.training.optim.steps - 1)]
     return (time.process_time() - started) / sum(map(len, found[1:])), found
 
 

@@ -21,14 +21,15 @@ from typing import Any
 
 from rich.console import Console
 
-from data_tools.cli import UserError, parse_settings, run_command
-from data_tools.files import read_json, write_json
-from data_tools.provenance import made_by
-from data_tools.world import World, make_world
+from data_tools.common.cli import UserError, parse_settings, run_command
+from data_tools.common.files import read_json, write_json
+from data_tools.common.provenance import made_by
+from data_tools.simulation.make import make_world
+from data_tools.simulation.settings import World
 from pretrain import train as training
-from pretrain.journal import Journal
 from pretrain.settings import Batch, Evaluation, Optim
 from pretrain.settings import Settings as Pretrain
+from pretrain.training.journal import Journal
 
 TARGET = 1.1
 START = 5

@@ -18,13 +18,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from data_tools.cli import UserError, parse_settings, run_command
-from data_tools.files import read_json, write_json
-from data_tools.provenance import made_by
-from downstream.data import CTRData, DataSettings, load_ctr_data
-from downstream.intervals import BootstrapSettings, bootstrap_metrics, paired_interval
-from downstream.metrics import auc, gauc
-from downstream.warm_up import PARTS
+from data_tools.common.cli import UserError, parse_settings, run_command
+from data_tools.common.files import read_json, write_json
+from data_tools.common.provenance import made_by
+from downstream.data.ctr_data import CTRData, DataSettings, load_ctr_data
+from downstream.statistics.intervals import BootstrapSettings, bootstrap_metrics, paired_interval
+from downstream.statistics.metrics import auc, gauc
+from downstream.training.warm_up import PARTS
 
 
 @dataclass(frozen=True)

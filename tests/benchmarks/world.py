@@ -20,11 +20,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from data_tools.cli import parse_settings, run_command
-from data_tools.files import write_json
-from data_tools.provenance import made_by
+from data_tools.common.cli import parse_settings, run_command
+from data_tools.common.files import write_json
+from data_tools.common.provenance import made_by
+from data_tools.simulation.behaviour import simulate
+from data_tools.simulation.make import write_oracle, write_shop
 from data_tools.simulation.rendered import draw_pictures
-from data_tools.world import World, simulate, write_oracle, write_shop
+from data_tools.simulation.settings import World
 
 MOST_SECONDS = 60
 MOST_GROWTH = 11

@@ -5,9 +5,9 @@ import io
 import pytest
 from PIL import Image
 
-from data_tools.cli import UserError
+from data_tools.common.cli import UserError
+from data_tools.dataset.schema import open_dataset
 from data_tools.prepare import Settings, prepare
-from data_tools.schema import open_dataset
 
 
 def picture(kind="PNG"):

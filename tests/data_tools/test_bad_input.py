@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 from prepare_helpers import picture, run, stopped, write_log
 
-from data_tools.cli import UserError
+from data_tools.common.cli import UserError
 
 BAD_ROWS = {
     "user_id missing": [",00,5,1", "  ,00,5,1"],

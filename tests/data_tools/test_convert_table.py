@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from data_tools.cli import UserError
+from data_tools.common.cli import UserError
 from data_tools.convert_table import Settings, convert, join
-from data_tools.table import EmbeddingTable, read_table, write_table
-from data_tools.table_layouts import LAYOUTS
+from data_tools.tables.layouts import LAYOUTS
+from data_tools.tables.table import EmbeddingTable, read_table, write_table
 
 TEXT, NUMBERS = ["a", "b b", "007", "ü"], [7, 0, 12, 2**62]
 VECTORS = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)

@@ -8,11 +8,11 @@ import polars as pl
 import pytest
 from prepare_helpers import picture
 
-from data_tools.cli import UserError
+from data_tools.common.cli import UserError
 from data_tools.convert import Settings, convert
 from data_tools.converters import SOURCES
-from data_tools.schema import open_dataset
-from data_tools.table import read_table
+from data_tools.dataset.schema import open_dataset
+from data_tools.tables.table import read_table
 
 
 def put(folder, files):

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from data_tools.cli import UserError, run_command
-from data_tools.files import digest, read_json, read_json_lines, whole_file, whole_folder, write_json
+from data_tools.common.cli import UserError, run_command
+from data_tools.common.files import digest, read_json, read_json_lines, whole_file, whole_folder, write_json
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
@@ -36,7 +36,7 @@ def test_an_existing_folder_is_kept_unless_asked(tmp_path):
 def test_a_killed_writer_leaves_nothing_at_the_place(tmp_path):
     program = (
         "import sys, time\n"
-        "from data_tools.files import whole_folder\n"
+        "from data_tools.common.files import whole_folder\n"
         "with whole_folder(sys.argv[1]) as scratch:\n"
         "    (scratch / 'half').write_text('x'); print('half', flush=True); time.sleep(60)\n"
     )

@@ -5,7 +5,7 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_tools import histories
+from data_tools.log import histories
 
 ENGINE = ibis.duckdb.connect()
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from prepare_helpers import run, write_log
 
-from data_tools.images import EXTENSIONS, copy_images, read_image
+from data_tools.reading.images import EXTENSIONS, copy_images, read_image
 
 REASONS = {"missing", "outside the folder", "link out of the folder", "unreadable", "too large"}
 SIZE = (24, 16)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from prepare_helpers import picture, run, stopped
 
-from data_tools.cli import UserError
+from data_tools.common.cli import UserError
 
 
 def colour(name):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_tools.images import BadImage, check_image, copy_images, read_image
+from data_tools.reading.images import BadImage, check_image, copy_images, read_image
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 

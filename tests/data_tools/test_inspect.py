@@ -11,14 +11,14 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from data_tools.files import read_json, write_json
+from data_tools.common.files import read_json, write_json
+from data_tools.dataset.schema import open_dataset
 from data_tools.inspect import inspect
 from data_tools.inspection.advice import SERIOUS, Seen, findings
 from data_tools.inspection.log import DAYS, histogram, log_facts
 from data_tools.inspection.page import page
 from data_tools.inspection.pictures import look_at_pictures, near_pairs, perceptual_hash
 from data_tools.inspection.summary import print_summary
-from data_tools.schema import open_dataset
 
 
 @pytest.fixture

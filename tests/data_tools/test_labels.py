@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 from prepare_helpers import run, write_log
 
-from data_tools.cli import UserError
-from downstream.method import drawn_labels
+from data_tools.common.cli import UserError
+from downstream.report.method import drawn_labels
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prepare_helpers import run, stopped, write_log
 
-from data_tools import inputs, lines
+from data_tools.reading import inputs, lines
 
 COLUMNS = ["user_id", "item_id", "timestamp", "click"]
 

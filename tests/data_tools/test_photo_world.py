@@ -9,17 +9,19 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from data_tools import render
-from data_tools import world as worlds
-from data_tools.cli import UserError
-from data_tools.files import read_json
-from data_tools.schema import open_dataset
-from data_tools.simulation import photos
+from data_tools.common.cli import UserError
+from data_tools.common.files import read_json
+from data_tools.dataset.schema import open_dataset
+from data_tools.simulation import make as worlds
+from data_tools.simulation import photos, render
 from data_tools.simulation.attributes import plant, total_taste
+from data_tools.simulation.behaviour import simulate
+from data_tools.simulation.catalogue import planted_vectors
+from data_tools.simulation.make import make_world
 from data_tools.simulation.oracle import within_page_auc
 from data_tools.simulation.photos import measure, photo_catalogue, strip_words
-from data_tools.table import read_table
-from data_tools.world import World, make_world, planted_vectors, simulate
+from data_tools.simulation.settings import World
+from data_tools.tables.table import read_table
 
 FASHION = Path("../shared/data/fashion-photos")
 

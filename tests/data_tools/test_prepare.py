@@ -8,8 +8,8 @@ from datetime import datetime
 import polars as pl
 from prepare_helpers import run, write_log
 
-from data_tools.dataset import Rules, write_dataset
-from data_tools.schema import open_dataset
+from data_tools.dataset.schema import open_dataset
+from data_tools.dataset.write import Rules, write_dataset
 
 
 def test_tables_say_what_the_log_says(source):

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 
-SAYS = "import json\nfrom data_tools.provenance import made_by\nprint(json.dumps(made_by()))\n"
+SAYS = "import json\nfrom data_tools.common.provenance import made_by\nprint(json.dumps(made_by()))\n"
 
 
 def said(folder, *arguments):
@@ -26,7 +26,7 @@ def test_the_command_is_what_one_would_type_again(tmp_path):
 
 
 def test_peak_memory_remembers_what_was_given_back_and_knows_nothing_of_the_parent(tmp_path):
-    tells = "import json, sys\nimport numpy as np\nfrom data_tools.provenance import peak_memory\n"
+    tells = "import json, sys\nimport numpy as np\nfrom data_tools.common.provenance import peak_memory\n"
     tells += "held = np.ones(int(sys.argv[1]))\ndel held\nprint(json.dumps(peak_memory()['process']))\n"
     (tmp_path / "held.py").write_text(tells)
     ours = np.ones(2**28)  # 2 GiB, in this process

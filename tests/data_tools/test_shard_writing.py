@@ -10,13 +10,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from data_tools import shards as shards_module
-from data_tools.cli import UserError
-from data_tools.files import digest, read_json, write_json
-from data_tools.schema import open_dataset
-from data_tools.shard_files import read_shard, shards_of, write_tar
-from data_tools.shard_jobs import finished
-from data_tools.shards import Settings, write_shards
+from data_tools.common.cli import UserError
+from data_tools.common.files import digest, read_json, write_json
+from data_tools.dataset.schema import open_dataset
+from data_tools.sharding import write as shards_module
+from data_tools.sharding.files import read_shard, shards_of, write_tar
+from data_tools.sharding.jobs import finished
+from data_tools.sharding.write import Settings, write_shards
 
 
 def write(world, out, **settings):

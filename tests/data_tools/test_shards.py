@@ -4,11 +4,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from data_tools.cli import UserError
-from data_tools.files import digest, read_json
-from data_tools.schema import open_dataset
-from data_tools.shards import Settings, write_shards
-from pretrain.batches import read_shard
+from data_tools.common.cli import UserError
+from data_tools.common.files import digest, read_json
+from data_tools.dataset.schema import open_dataset
+from data_tools.sharding.write import Settings, write_shards
+from pretrain.data.stream import read_shard
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 from prepare_helpers import run, write_log
 
-from data_tools import behaviour_log, histories, labels
+from data_tools.log import histories, labels
+from data_tools.log import values as behaviour_log
 
 
 def log_table():

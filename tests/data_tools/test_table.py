@@ -4,8 +4,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from data_tools.cli import UserError
-from data_tools.table import read_table, write_table
+from data_tools.common.cli import UserError
+from data_tools.tables.table import read_table, write_table
 
 IDS = ["a", "b", "007"]
 VECTORS = np.array([[1, 2], [3, 4], [5, 6]], dtype=np.float32)

@@ -7,12 +7,15 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from data_tools import render
-from data_tools.cli import UserError
-from data_tools.files import read_json
-from data_tools.schema import open_dataset
-from data_tools.table import read_table
-from data_tools.world import DAY, SCENES, World, make_world, planted_vectors, simulate
+from data_tools.common.cli import UserError
+from data_tools.common.files import read_json
+from data_tools.dataset.schema import open_dataset
+from data_tools.simulation import render
+from data_tools.simulation.behaviour import simulate
+from data_tools.simulation.catalogue import planted_vectors
+from data_tools.simulation.make import make_world
+from data_tools.simulation.settings import DAY, SCENES, World
+from data_tools.tables.table import read_table
 
 SMALL = World(items=400, users=300, requests=6000, slots=5, days=20)
 

@@ -10,10 +10,11 @@ import pytest
 from scipy.special import logit
 from sklearn.metrics import roc_auc_score
 
-from data_tools.cli import UserError
-from data_tools.schema import open_dataset
+from data_tools.common.cli import UserError
+from data_tools.dataset.schema import open_dataset
+from data_tools.simulation.behaviour import simulate
 from data_tools.simulation.oracle import auc, oracle_by_slice, within_page_auc
-from data_tools.world import World, simulate
+from data_tools.simulation.settings import World
 
 SMALL = World(items=400, users=300, requests=6000, slots=5, days=20)
 

@@ -28,7 +28,7 @@ def _one(rank: int, function: Callable, processes: int, rendezvous: str, argumen
 
 def start_group(function: Callable, processes: int, rendezvous: str, *arguments) -> mp.ProcessContext:
     """Start ``function(rank, processes, *arguments)`` in a group of processes that talk over gloo."""
-    multiprocessing.set_forkserver_preload(["torch", "downstream.ams.workload"])
+    multiprocessing.set_forkserver_preload(["torch", "downstream.ams.paper.workload"])
     given = (function, processes, rendezvous, arguments)
     return mp.start_processes(_one, given, processes, join=False, start_method="forkserver")
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from data_tools.files import write_json
-from data_tools.table import EmbeddingTable
+from data_tools.common.files import write_json
+from data_tools.tables.table import EmbeddingTable
 
 COLOURS = ["red", "green", "blue", "brown"]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from downstream.aggregators import AGGREGATORS, ActivationUnit
+from downstream.forms.aggregators import AGGREGATORS, ActivationUnit
 
 B, H, D, Q = 6, 5, 4, 7
 

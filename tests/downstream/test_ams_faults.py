@@ -9,11 +9,11 @@ import pytest
 import torch.distributed as dist
 from ams_group import SMALL, run_group, start_group
 
-from data_tools.cli import UserError, run_command
+from data_tools.common.cli import UserError, run_command
 from downstream.ams.feature_store import open_store
 from downstream.ams.heartbeat import KEEPER, Heartbeat, all_said, naming_the_lost
+from downstream.ams.paper.workload import Workload, build
 from downstream.ams.settings import ServerSettings
-from downstream.ams.workload import Workload, build
 
 WORK = Workload(**SMALL)
 LIMIT = 2.0

@@ -7,7 +7,7 @@ import numpy as np
 from accelerate.state import AcceleratorState, PartialState
 from safetensors.torch import load_file
 
-from data_tools.cli import run_command
+from data_tools.common.cli import run_command
 from downstream.ams.store import append, create_store
 from downstream.train import main
 

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from downstream.ams.measure import free_port
+from downstream.ams.paper.measure import free_port
 from downstream.ams.store import append, create_store
 
 

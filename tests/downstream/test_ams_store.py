@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from data_tools.cli import UserError, run_command
-from data_tools.table import write_table
+from data_tools.common.cli import UserError, run_command
+from data_tools.tables.table import write_table
 from downstream.ams import store as module
 from downstream.ams.feature_store import open_store
 from downstream.ams.store import append, create_store

@@ -9,15 +9,15 @@ from accelerate.state import AcceleratorState, PartialState
 from ams_group import run_group
 from safetensors.torch import save_file
 
-from data_tools.cli import UserError
-from data_tools.table import read_table
+from data_tools.common.cli import UserError
+from data_tools.tables.table import read_table
 from downstream.ams.feature_store import FeatureStore, open_store
 from downstream.ams.serving import Serving, precompute, read_model
 from downstream.ams.settings import ServerSettings
 from downstream.ams.store import append, create_store
-from downstream.data import DataSettings, load_ctr_data
-from downstream.fitting import OptimSettings, TrainingSettings, fit
+from downstream.data.ctr_data import DataSettings, load_ctr_data
 from downstream.forms import ImageSettings
+from downstream.training.fit import OptimSettings, TrainingSettings, fit
 
 SERVERS = {
     "local": ServerSettings(),

@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from data_tools.cli import UserError
-from downstream import arrays
-from downstream.data import FIRST_KNOWN, UNKNOWN, DataSettings, load_ctr_data
+from data_tools.common.cli import UserError
+from downstream.data import arrays
+from downstream.data.ctr_data import FIRST_KNOWN, UNKNOWN, DataSettings, load_ctr_data
 
 
 @pytest.fixture

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from data_tools.cli import UserError
-from data_tools.table import read_table
+from data_tools.common.cli import UserError
+from data_tools.tables.table import read_table
 from downstream import cascade
-from downstream.cascade_stages import Cascade, best, qscore
-from downstream.data import DataSettings, load_ctr_data
+from downstream.data.ctr_data import DataSettings, load_ctr_data
 from downstream.forms import ImageSettings
-from downstream.images import join_table
+from downstream.images.joined import join_table
 from downstream.models import ModelSettings, build_model
+from downstream.studies.cascade import Cascade, best, qscore
 
 
 @pytest.fixture(scope="module")

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 import yaml
 
-import downstream.cells
-from data_tools.cli import UserError, progress_bar, run_command
-from data_tools.table import write_table
-from downstream.cells import Cell, cell_digest, run_cells
+import downstream.comparison.cells
+from data_tools.common.cli import UserError, progress_bar, run_command
+from data_tools.tables.table import write_table
 from downstream.compare import Settings, compare, main, plan
-from downstream.data import DataSettings, load_ctr_data
-from downstream.fitting import OptimSettings, TrainingSettings
+from downstream.comparison.cells import Cell, cell_digest, run_cells
+from downstream.comparison.sources import Source
+from downstream.data.ctr_data import DataSettings, load_ctr_data
 from downstream.forms import ImageSettings
-from downstream.intervals import BootstrapSettings, bootstrap_metrics, paired_interval
 from downstream.models import ModelSettings
-from downstream.sources import Source
-from downstream.verdict import signed
+from downstream.report.verdict import signed
+from downstream.statistics.intervals import BootstrapSettings, bootstrap_metrics, paired_interval
+from downstream.training.fit import OptimSettings, TrainingSettings
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def run(monkeypatch, *arguments):
 @pytest.fixture
 def fits(monkeypatch):
     """Counts the trainings; set ``stop_after`` to be interrupted in the middle of one."""
-    real, counted = downstream.cells.fit, {"count": 0, "stop_after": None}
+    real, counted = downstream.comparison.cells.fit, {"count": 0, "stop_after": None}
 
     def counting(*arguments):
         if counted["count"] == counted["stop_after"]:
@@ -68,7 +68,7 @@ def fits(monkeypatch):
         counted["count"] += 1
         return real(*arguments)
 
-    monkeypatch.setattr(downstream.cells, "fit", counting)
+    monkeypatch.setattr(downstream.comparison.cells, "fit", counting)
     return counted
 
 
@@ -270,7 +270,7 @@ def test_a_crowded_forest_shows_each_source_in_its_best_form(yaml_file, monkeypa
         return re.search(r'<svg viewBox[^>]* aria-label="([^"]*)"', (folder / "report.html").read_text())[1].split("; ")
 
     assert len(first_chart(reported)) == 4  # 2 sources in 2 forms each
-    monkeypatch.setattr("downstream.report.FOREST_LINES", 3)
+    monkeypatch.setattr("downstream.report.page.FOREST_LINES", 3)
     run(monkeypatch, "--config", yaml_file, "--out", tmp_path / "best")
     chosen = json.loads((tmp_path / "best" / "figures.json").read_text())["chosen"]["dicm"]
     lines = [line.rpartition(": ")[0] for line in first_chart(tmp_path / "best")]
@@ -339,7 +339,7 @@ def test_a_cell_that_another_comparison_makes_meanwhile_is_taken(world, tables, 
     data = load_ctr_data(world.folder, DataSettings(history=4))
     training = TrainingSettings(data.settings, optim=OptimSettings(batch_size=512))
     mine, theirs = (Cell("courier", "vector", "dicm", seed, tables / "planted", training) for seed in (0, 1))
-    fit, fitted = downstream.cells.fit, []
+    fit, fitted = downstream.comparison.cells.fit, []
 
     def fit_while_another_runs(*given):
         fitted.append(given)
@@ -349,7 +349,7 @@ def test_a_cell_that_another_comparison_makes_meanwhile_is_taken(world, tables, 
         np.save(folder / "test_scores.npy", np.zeros(3))
         return fit(*given)
 
-    monkeypatch.setattr(downstream.cells, "fit", fit_while_another_runs)
+    monkeypatch.setattr(downstream.comparison.cells, "fit", fit_while_another_runs)
     rows = run_cells([mine, theirs], tmp_path, data, 1, progress_bar(shown=False))
     assert len(fitted) == 1 and rows[1].record == {"by": "another"} and "by" not in rows[0].record
 

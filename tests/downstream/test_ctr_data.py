@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from data_tools.cli import UserError
-from downstream.data import FIRST_KNOWN, PADDING, UNKNOWN, DataSettings, hide_ids, load_ctr_data
+from data_tools.common.cli import UserError
+from downstream.data.ctr_data import FIRST_KNOWN, PADDING, UNKNOWN, DataSettings, hide_ids, load_ctr_data
 
 HISTORY = 7
 

@@ -10,7 +10,16 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import log_loss as sklearn_log_loss
 from sklearn.metrics import ndcg_score, roc_auc_score
 
-from downstream.metrics import all_metrics, auc, calibration, gauc, group_auc, log_loss, ndcg, within_page_auc
+from downstream.statistics.metrics import (
+    all_metrics,
+    auc,
+    calibration,
+    gauc,
+    group_auc,
+    log_loss,
+    ndcg,
+    within_page_auc,
+)
 
 rows = st.lists(
     st.tuples(st.integers(0, 1), st.integers(-3, 3), st.integers(0, 4)), min_size=2, max_size=60

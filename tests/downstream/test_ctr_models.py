@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from data_tools.cli import UserError
-from data_tools.table import EmbeddingTable
-from downstream.data import FIRST_KNOWN, DataSettings, load_ctr_data
-from downstream.fitting import OptimSettings, TrainingSettings, fit
+from data_tools.common.cli import UserError
+from data_tools.tables.table import EmbeddingTable
+from downstream.data.ctr_data import FIRST_KNOWN, DataSettings, load_ctr_data
 from downstream.forms import FORMS, ImageSettings
-from downstream.images import join_table
+from downstream.images.joined import join_table
 from downstream.models import MODELS, ModelSettings, build_model
+from downstream.training.fit import OptimSettings, TrainingSettings, fit
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,7 @@ def test_what_a_context_shares_is_computed_once(data, small_world):
 
 
 def test_training_by_context_shows_each_impression_once_with_its_context(data):
-    from downstream.loop import _order
+    from downstream.training.epochs import _order
 
     order = _order(data, True, np.random.default_rng(0))
     assert np.array_equal(np.sort(order), np.sort(data.rows["train"]))

@@ -12,15 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data_tools.cli import UserError, progress_bar
-from data_tools.table import write_table
-from downstream import loop
-from downstream.checkpoints import Checkpoints
-from downstream.data import DataSettings, load_ctr_data
-from downstream.fitting import OptimSettings, TrainingSettings, fit
+from data_tools.common.cli import UserError, progress_bar
+from data_tools.tables.table import write_table
+from downstream.data.ctr_data import DataSettings, load_ctr_data
 from downstream.forms import ImageSettings
 from downstream.models import ModelSettings
 from downstream.models.base import CTRModel
+from downstream.training import epochs as loop
+from downstream.training.checkpoints import Checkpoints
+from downstream.training.fit import OptimSettings, TrainingSettings, fit
 
 
 @pytest.fixture(scope="module")

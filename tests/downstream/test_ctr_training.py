@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data_tools.cli import run_command
-from data_tools.table import write_table
-from downstream.data import DataSettings, load_ctr_data
-from downstream.fitting import OptimSettings, TrainingSettings, fit
+from data_tools.common.cli import run_command
+from data_tools.tables.table import write_table
+from downstream.data.ctr_data import DataSettings, load_ctr_data
 from downstream.forms import FORMS, ImageSettings
-from downstream.metrics import auc, gauc
+from downstream.statistics.metrics import auc, gauc
 from downstream.train import main
+from downstream.training.fit import OptimSettings, TrainingSettings, fit
 
 OPTIM = OptimSettings(batch_size=128)
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from data_tools.cli import UserError
+from data_tools.common.cli import UserError
 from downstream.curve import Settings, gains, main, picture, table
 
 

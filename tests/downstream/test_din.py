@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from data_tools.cli import UserError
-from downstream.attention import ActivationUnit
-from downstream.data import FIRST_KNOWN, DataSettings, load_ctr_data
-from downstream.fitting import OptimSettings, TrainingSettings, fit
+from data_tools.common.cli import UserError
+from downstream.data.ctr_data import FIRST_KNOWN, DataSettings, load_ctr_data
 from downstream.forms import ImageSettings
-from downstream.layers import Dice
-from downstream.loop import Objective
+from downstream.layers.attention import ActivationUnit
+from downstream.layers.blocks import Dice
 from downstream.models import ModelSettings, build_model
+from downstream.training.epochs import Objective
+from downstream.training.fit import OptimSettings, TrainingSettings, fit
 
 
 @pytest.fixture(scope="module")

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from data_tools.cli import UserError
-from data_tools.table import EmbeddingTable, read_table
-from downstream import end_to_end
-from downstream.data import DataSettings, load_ctr_data
-from downstream.fitting import OptimSettings, TrainingSettings, fit
+from data_tools.common.cli import UserError
+from data_tools.tables.table import EmbeddingTable, read_table
+from downstream.data.ctr_data import DataSettings, load_ctr_data
 from downstream.forms import ImageSettings
-from downstream.images import join_table
+from downstream.images import encoder as end_to_end
+from downstream.images.joined import join_table
 from downstream.models import ModelSettings, build_model
-from pretrain.encoder import build_encoder
+from downstream.training.fit import OptimSettings, TrainingSettings, fit
+from pretrain.encoder.image_encoder import build_encoder
 from pretrain.export import Settings, export
-from pretrain.runs import save_tensors
 from pretrain.settings import Encoder
+from pretrain.training.runs import save_tensors
 
 FORMS = ["vector", "simscore"]
 

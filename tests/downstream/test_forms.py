@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 import torch
 
-from data_tools.cli import UserError
-from data_tools.table import EmbeddingTable
-from downstream.data import DataSettings, load_ctr_data
-from downstream.features import TunedTable
-from downstream.fitting import OptimSettings, TrainingSettings, fit
+from data_tools.common.cli import UserError
+from data_tools.tables.table import EmbeddingTable
+from downstream.data.ctr_data import DataSettings, load_ctr_data
 from downstream.forms import FORMS, ImageSettings
 from downstream.forms.cluster_id import cluster_codes
-from downstream.images import ItemImages, join_table
+from downstream.images.features import TunedTable
+from downstream.images.joined import ItemImages, join_table
 from downstream.models import ModelSettings, build_model
+from downstream.training.fit import OptimSettings, TrainingSettings, fit
 
 
 @pytest.fixture(scope="module")

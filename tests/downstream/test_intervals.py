@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from downstream.intervals import (
+from downstream.statistics.intervals import (
     BootstrapSettings,
     Interval,
     bootstrap_metrics,
@@ -14,7 +14,7 @@ from downstream.intervals import (
     share_interval,
     user_counts,
 )
-from downstream.metrics import auc, gauc
+from downstream.statistics.metrics import auc, gauc
 
 
 def simulated(rng, users=40, impressions=600, signal=0.5):

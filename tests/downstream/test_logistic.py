@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from downstream.data import UNKNOWN, DataSettings, load_ctr_data
+from downstream.data.ctr_data import UNKNOWN, DataSettings, load_ctr_data
 from downstream.forms import ImageSettings
-from downstream.images import join_table
+from downstream.images.joined import join_table
 from downstream.models import ModelSettings, build_model
 
 

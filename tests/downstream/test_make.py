@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from downstream.data import DataSettings, load_ctr_data
-from downstream.fitting import OptimSettings, TrainingSettings, fit
+from downstream.data.ctr_data import DataSettings, load_ctr_data
 from downstream.forms import ImageSettings
 from downstream.forms.make import Make
-from downstream.images import join_table
+from downstream.images.joined import join_table
 from downstream.models import ModelSettings, build_model
+from downstream.training.fit import OptimSettings, TrainingSettings, fit
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,20 @@ import torch
 from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 
-from downstream.data import PADDING, DataSettings, load_ctr_data
-from downstream.fitting import OptimSettings, TrainingSettings, fit
+from downstream.data.ctr_data import PADDING, DataSettings, load_ctr_data
 from downstream.forms import ImageSettings
-from downstream.lsplm import Design, direction, log_probabilities, loss_and_gradient, minimise, penalty, sparsity
-from downstream.metrics import auc
 from downstream.models import ModelSettings, build_model
+from downstream.statistics.metrics import auc
+from downstream.training.fit import OptimSettings, TrainingSettings, fit
+from tests.benchmarks.lsplm_solver import (
+    Design,
+    direction,
+    log_probabilities,
+    loss_and_gradient,
+    minimise,
+    penalty,
+    sparsity,
+)
 
 
 def drawn(rows=300, requests=40, common=8, own=12, seed=0):

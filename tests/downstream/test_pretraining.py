@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from downstream.pretraining import CURVES, pretraining, training_curves, training_rows
-from downstream.sources import Source
+from downstream.comparison.sources import Source
+from downstream.report.encoder_runs import CURVES, pretraining, training_curves, training_rows
 
 
 @pytest.fixture

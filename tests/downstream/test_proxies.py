@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from downstream.data import DataSettings, load_ctr_data
-from downstream.leaks import probe
-from downstream.proxies import effective_rank, foretold, next_click_recall, proxies, sim_score_page_auc
+from downstream.comparison.leaks import probe
+from downstream.comparison.proxies import effective_rank, foretold, next_click_recall, proxies, sim_score_page_auc
+from downstream.data.ctr_data import DataSettings, load_ctr_data
 
 
 @pytest.fixture(scope="module")

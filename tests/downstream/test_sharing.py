@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from data_tools.cli import UserError
+from data_tools.common.cli import UserError
 from downstream import transfer
-from downstream.data import FIRST_KNOWN, UNKNOWN, DataSettings, load_ctr_data
-from downstream.fitting import TrainingSettings, fit
+from downstream.data.ctr_data import FIRST_KNOWN, UNKNOWN, DataSettings, load_ctr_data
 from downstream.forms import ImageSettings
-from downstream.metrics import auc
 from downstream.models import ModelSettings, build_model
 from downstream.models.multi_scene import PartitionedNorm
 from downstream.models.multi_task import joint_loss
-from downstream.sharing import scene_parts, separate_scenes, separate_tasks, task_parts
+from downstream.statistics.metrics import auc
+from downstream.studies.sharing import scene_parts, separate_scenes, separate_tasks, task_parts
+from downstream.training.fit import TrainingSettings, fit
 from downstream.transfer import measure
 
 

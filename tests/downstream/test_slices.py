@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from downstream.data import DataSettings, load_ctr_data
-from downstream.slices import slices
+from downstream.data.ctr_data import DataSettings, load_ctr_data
+from downstream.data.segments import slices
 
 
 def test_every_impression_is_in_one_part_of_each_dimension(world):

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_tools.cli import UserError
-from data_tools.files import write_json
-from data_tools.table import write_table
-from downstream.sources import Source, make_tables
+from data_tools.common.cli import UserError
+from data_tools.common.files import write_json
+from data_tools.tables.table import write_table
+from downstream.comparison.sources import Source, make_tables
 
 
 @pytest.fixture

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from data_tools.cli import UserError
-from data_tools.table import read_table
+from data_tools.common.cli import UserError
+from data_tools.tables.table import read_table
 from downstream import retrieval, train
-from downstream.data import DataSettings, load_ctr_data
-from downstream.fitting import OptimSettings, TrainingSettings, fit
+from downstream.data.ctr_data import DataSettings, load_ctr_data
 from downstream.forms import ImageSettings
-from downstream.images import join_table
+from downstream.images.joined import join_table
 from downstream.models import ModelSettings, build_model
 from downstream.models.dssm import NEGATIVES, SMOOTHING, letter_trigrams, trigram_codes
 from downstream.models.towers import catalogue_vectors
 from downstream.retrieval import nearest, recall, retrieve, user_queries
-from downstream.runs import load_run
+from downstream.training.fit import OptimSettings, TrainingSettings, fit
+from downstream.training.saved_runs import load_run
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from data_tools.table import read_table, unit_vectors
-from downstream import neighbours
-from downstream.analysis import Contestants
-from downstream.data import DataSettings, load_ctr_data
-from downstream.neighbours import Pictured, attended, nearest
-from downstream.verdict import verdict
+from data_tools.tables.table import read_table, unit_vectors
+from downstream.comparison.analysis import Contestants
+from downstream.data.ctr_data import DataSettings, load_ctr_data
+from downstream.report import thumbnails as neighbours
+from downstream.report.thumbnails import Pictured, attended, nearest
+from downstream.report.verdict import verdict
 
 
 def figures(main_all, main_cold, other=(0.0, -0.01, 0.01), share=None):

@@ -7,15 +7,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data_tools.cli import UserError, run_command
-from data_tools.table import write_table
-from downstream.data import FIRST_KNOWN, UNKNOWN, DataSettings, load_ctr_data
+from data_tools.common.cli import UserError, run_command
+from data_tools.tables.table import write_table
+from downstream.data.ctr_data import FIRST_KNOWN, UNKNOWN, DataSettings, load_ctr_data
 from downstream.forms import ImageSettings
-from downstream.images import join_table
+from downstream.images.joined import join_table
 from downstream.models import ModelSettings, build_model
-from downstream.runs import load_run
 from downstream.train import main
-from downstream.warm_up import WarmUp
+from downstream.training.saved_runs import load_run
+from downstream.training.warm_up import WarmUp
 
 
 def train(small_world, folder, out, *arguments):

@@ -9,13 +9,13 @@ import torch
 import webdataset as wds
 from PIL import Image
 
-from data_tools.cli import UserError
-from data_tools.files import read_json
-from data_tools.shard_files import FORMAT_VERSION
-from data_tools.shards import Settings as Shards
-from data_tools.shards import write_shards
-from pretrain import batches
-from pretrain.batches import loader, read_index, request_batch
+from data_tools.common.cli import UserError
+from data_tools.common.files import read_json
+from data_tools.sharding.files import FORMAT_VERSION
+from data_tools.sharding.write import Settings as Shards
+from data_tools.sharding.write import write_shards
+from pretrain.data import stream as batches
+from pretrain.data.stream import loader, read_index, request_batch
 from pretrain.settings import Batch
 
 SETTINGS = Batch(rows=16, history=5, slots=4, workers=0)

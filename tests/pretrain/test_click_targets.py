@@ -5,11 +5,11 @@ from collections import Counter
 import polars as pl
 import pytest
 
-from data_tools.schema import open_dataset
-from data_tools.shards import Settings as Shards
-from data_tools.shards import write_shards
-from pretrain.batches import plain_transform, read_shard, request_batch
-from pretrain.catalogue import log_shares, records
+from data_tools.dataset.schema import open_dataset
+from data_tools.sharding.write import Settings as Shards
+from data_tools.sharding.write import write_shards
+from pretrain.data.records import log_shares, records
+from pretrain.data.stream import plain_transform, read_shard, request_batch
 from pretrain.objectives.courier import click_targets
 from pretrain.settings import Batch
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pretrain.collapse import (
+from pretrain.evaluation.collapse import (
     HEALTHY,
     CollapsedError,
     CollapseWatch,

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from data_tools.cli import UserError
-from pretrain.catalogue import log_shares
-from pretrain.encoder import build_encoder
+from data_tools.common.cli import UserError
+from pretrain.data.records import log_shares
+from pretrain.encoder.image_encoder import build_encoder
 from pretrain.objectives import OBJECTIVES
 from pretrain.settings import Batch, Encoder, Objective, Settings
 

@@ -6,12 +6,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
-from pretrain.distributed import gather, in_processes
-from pretrain.encoder import build_encoder
-from pretrain.item_dropout import picture_seeds
+from pretrain.encoder.image_encoder import build_encoder
+from pretrain.encoder.item_dropout import picture_seeds
 from pretrain.objectives import OBJECTIVES
+from pretrain.runtime.distributed import gather, in_processes
 from pretrain.settings import Clip, Encoder, Guards, Objective, Scl, Settings, SimSiam
-from pretrain.step import Step
+from pretrain.training.step import Step
 
 # Layer norm: batch norm's statistics are each process's own. Dropout and stochastic depth are on.
 ENCODER = Encoder(

@@ -3,8 +3,8 @@ import safetensors.torch
 import timm
 import torch
 
-from data_tools.cli import UserError
-from pretrain.encoder import build_encoder
+from data_tools.common.cli import UserError
+from pretrain.encoder.image_encoder import build_encoder
 from pretrain.settings import Encoder
 
 TINY = {"name": "test_byobnet", "dimensions": 8, "image_size": 32}

@@ -4,8 +4,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch.nn import functional as F
 
-from data_tools.files import read_json, write_json
-from pretrain.evaluate import encoder_page_auc, load_requests, oracle_page_auc, page_auc, sim_scores
+from data_tools.common.files import read_json, write_json
+from pretrain.evaluation.page_auc import encoder_page_auc, load_requests, oracle_page_auc, page_auc, sim_scores
 
 
 def test_page_auc_equals_scikit_learn_page_by_page():

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from data_tools.cli import UserError
-from data_tools.schema import open_dataset
-from data_tools.table import read_table
+from data_tools.common.cli import UserError
+from data_tools.dataset.schema import open_dataset
+from data_tools.tables.table import read_table
 from pretrain import export as exporting
-from pretrain.batches import plain_transform
-from pretrain.encoder import build_encoder
+from pretrain.data.stream import plain_transform
+from pretrain.encoder.image_encoder import build_encoder
 from pretrain.export import Settings, export
-from pretrain.runs import save_tensors
 from pretrain.settings import Encoder
+from pretrain.training.runs import save_tensors
 
 ENCODER = Encoder(name="test_byobnet", dimensions=8, image_size=32)
 

@@ -3,13 +3,13 @@ import pytest
 import timm
 import torch
 
-from data_tools.cli import UserError
-from data_tools.files import read_json, write_json
+from data_tools.common.cli import UserError
+from data_tools.common.files import read_json, write_json
 from pretrain import export_encoder as exporting
-from pretrain.encoder import build_encoder
+from pretrain.encoder.image_encoder import build_encoder
 from pretrain.export_encoder import Settings, export_encoder
-from pretrain.runs import save_tensors
 from pretrain.settings import Encoder
+from pretrain.training.runs import save_tensors
 
 
 def run_of(folder, **named):

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pretrain.guards import covariance, first_copies, koleo, variance
+from pretrain.objectives.parts.guards import covariance, first_copies, koleo, variance
 
 
 @pytest.fixture

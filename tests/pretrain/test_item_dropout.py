@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from pretrain.encoder import build_encoder
-from pretrain.item_dropout import ItemDropout, picture_seeds, uniform
+from pretrain.encoder.image_encoder import build_encoder
+from pretrain.encoder.item_dropout import ItemDropout, picture_seeds, uniform
 from pretrain.settings import Encoder
 
 DROPS = {"img_size": 32, "proj_drop_rate": 0.2, "attn_drop_rate": 0.3, "drop_path_rate": 0.4, "pos_drop_rate": 0.1}

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from data_tools.cli import UserError
-from pretrain.encoder import build_encoder
-from pretrain.layers import layer_groups
-from pretrain.optim import build_optimizer
+from data_tools.common.cli import UserError
+from pretrain.encoder.depth import layer_groups
+from pretrain.encoder.image_encoder import build_encoder
 from pretrain.settings import Encoder, Optim
+from pretrain.training.optim import build_optimizer
 
 TOWERS = {
     "test_byobnet": {},

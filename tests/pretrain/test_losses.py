@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pretrain.losses import global_mean, info_nce, triplet, within_page
+from pretrain.objectives.parts.losses import global_mean, info_nce, triplet, within_page
 
 
 def by_hand(query, query_item, query_kept, candidate, candidate_item, candidate_kept, positive, temperature):

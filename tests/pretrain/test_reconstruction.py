@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pretrain.reconstruction import MultiHead, history_mean, reconstruct
+from pretrain.objectives.parts.reconstruction import MultiHead, history_mean, reconstruct
 
 
 def by_hand(target, history, present, temperature):

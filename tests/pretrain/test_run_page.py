@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from data_tools.cli import UserError, parse_settings
-from data_tools.files import read_json, write_json
-from pretrain.evaluate import Requests
+from data_tools.common.cli import UserError, parse_settings
+from data_tools.common.files import read_json, write_json
+from pretrain.evaluation.page_auc import Requests
 from pretrain.run_page import (
     Settings,
     as_image,

@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from data_tools.cli import UserError
-from pretrain.side_by_side import finished_runs, lines, markdown
+from data_tools.common.cli import UserError
+from pretrain.compare_runs import finished_runs, lines, markdown
 
 
 def write_run(folder, seed, lr, unseen, seen, validation):

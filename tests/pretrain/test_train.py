@@ -16,15 +16,15 @@ import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from data_tools.cli import UserError, parse_settings
-from pretrain import runs
-from pretrain.collapse import CollapsedError
-from pretrain.encoder import ImageEncoder
-from pretrain.optim import schedule
+from data_tools.common.cli import UserError, parse_settings
+from pretrain.encoder.image_encoder import ImageEncoder
+from pretrain.evaluation.collapse import CollapsedError
 from pretrain.run_page import Settings as PageSettings
 from pretrain.run_page import write_page
 from pretrain.settings import Encoder, Settings
 from pretrain.train import train
+from pretrain.training import runs
+from pretrain.training.optim import schedule
 
 ROOT = Path(__file__).parents[2]
 
@@ -161,7 +161,7 @@ def test_without_contrast_a_run_collapses_and_is_stopped(tiny_world, tmp_path):
 
 def test_a_run_that_gets_no_better_stops_early(tiny_world, tmp_path, monkeypatch):
     found = iter([0.5, 0.7, 0.6, 0.7, 0.65, 0.9])
-    monkeypatch.setattr("pretrain.journal.judged", lambda *_, **__: next(found))
+    monkeypatch.setattr("pretrain.training.journal.judged", lambda *_, **__: next(found))
     arguments = settings(tiny_world / "shards", tmp_path / "e", "--evaluation.every", "1", "--evaluation.patience", "3")
     summary = run(arguments)
     assert (summary["steps"], summary["best_step"], summary["stopped_early"]) == (4, 1, True)

@@ -1,17 +1,17 @@
 import pytest
 import torch
 
-from data_tools.cli import UserError
-from data_tools.files import read_json, write_json
-from data_tools.table import read_table
-from pretrain import wise_ft
-from pretrain.encoder import build_encoder
-from pretrain.evaluate import Requests
+from data_tools.common.cli import UserError
+from data_tools.common.files import read_json, write_json
+from data_tools.tables.table import read_table
+from pretrain.encoder.image_encoder import build_encoder
+from pretrain.evaluation import wise_ft
+from pretrain.evaluation.page_auc import Requests
+from pretrain.evaluation.wise_ft import FACTORS, choose_factor, interpolate
 from pretrain.export import Settings, export
-from pretrain.runs import save_tensors
 from pretrain.settings import Encoder
 from pretrain.settings import Settings as Pretrain
-from pretrain.wise_ft import FACTORS, choose_factor, interpolate
+from pretrain.training.runs import save_tensors
 
 ENCODER = {"name": "test_byobnet", "dimensions": 8, "image_size": 32}
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from downstream.layers import gather
+from downstream.layers.blocks import gather
 
 if TYPE_CHECKING:
     from downstream.ams.server import ImageServer

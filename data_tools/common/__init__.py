@@ -1,0 +1,1 @@
+"""What every command shares: settings, files that appear whole, provenance, charts and pages."""

@@ -1,0 +1,87 @@
+"""The dataset folder: what ``prepare`` and ``world`` write and every later stage reads.
+
+=====================  ===============================================================================================
+``items.parquet``      item (int32, the row), item_id (as given), image (path in the folder or null), title?,
+                       category?, first_seen (time of the first impression unless given) and any further columns
+``impressions.parquet``  user, item (int32 rows of clicks and items), user_id, item_id (as given), timestamp (int64),
+                       click (int8), request (int64, one page view), clicks_before (int32), split ("train", "valid"
+                       or "test") and, where known, scene, position, conversion, oracle (true click probability),
+                       sampled (whether it was drawn for a click, in a dataset of a log of clicks alone)
+``clicks.parquet``     user (int32, the row), user_id, items (list of int32), timestamps (list of int64), oldest first
+``dataset.json``       schema version, counts, set_aside (reason -> rows), time range and unit, splits, labels (rating
+                       threshold, unclicked items drawn), source, fingerprint
+``set_aside*.parquet``  rows of the log, lines that are no row, and items that could not be used, each with its reason
+=====================  ===============================================================================================
+
+The history of an impression is never stored: it is ``clicks[user].items[:clicks_before]``, cut to the last H.
+``clicks_before`` counts the user's clicks *strictly* before the impression's timestamp.
+Impressions are ordered by (timestamp, request, position or order in the log).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from data_tools.common.cli import UserError
+from data_tools.common.files import read_json
+
+SCHEMA_VERSION = 1
+SPLITS = ("train", "valid", "test")
+REQUIRED = {
+    "items": ("item", "item_id", "image", "first_seen"),
+    "impressions": ("user", "item", "user_id", "item_id", "timestamp", "click", "request", "clicks_before", "split"),
+    "clicks": ("user", "user_id", "items", "timestamps"),
+}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset folder, its tables read on first use."""
+
+    folder: Path
+
+    @cached_property
+    def info(self) -> dict[str, Any]:
+        """The contents of ``dataset.json``."""
+        return read_json(self.folder / "dataset.json")
+
+    def _table(self, name: str) -> pl.DataFrame:
+        table = pl.read_parquet(self.folder / f"{name}.parquet")
+        missing = [column for column in REQUIRED[name] if column not in table.columns]
+        if missing:
+            raise UserError(f"{self.folder / name}.parquet lacks the columns {missing}; write it again with prepare")
+        return table
+
+    @cached_property
+    def items(self) -> pl.DataFrame:
+        return self._table("items")
+
+    @cached_property
+    def impressions(self) -> pl.DataFrame:
+        return self._table("impressions")
+
+    @cached_property
+    def clicks(self) -> pl.DataFrame:
+        return self._table("clicks")
+
+
+def open_dataset(folder: str | Path) -> Dataset:
+    """Open a dataset folder.
+
+    Raises
+    ------
+    UserError
+        If the folder is no dataset or was written in another version of the format.
+    """
+    dataset = Dataset(Path(folder))
+    if not (dataset.folder / "dataset.json").exists():
+        raise UserError(f"{folder} holds no dataset.json; make a dataset with: python -m data_tools.prepare --help")
+    found = dataset.info.get("schema_version")
+    if found != SCHEMA_VERSION:
+        raise UserError(f"{folder} has schema version {found}, this program reads {SCHEMA_VERSION}; prepare it again")
+    return dataset

@@ -1,0 +1,216 @@
+"""The engines that work through a log: DuckDB, embedded, which spills to disk; and Spark, for what outgrows a machine.
+
+Both run the same ibis expressions. What differs is here: how Parquet files are read with the place of every row, where
+a result on the way is kept, and how an ordered one becomes a single Parquet file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import ibis
+import ibis.expr.types as ir
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_tools.common.cli import UserError
+
+ROW = "__row__"
+LAST_SEEN = "Possible"  # DuckDB's advice begins so; it is on settings that are not to be had here
+
+
+def join_parts(parts: Sequence[Path], out: Path) -> None:
+    """Make one of some Parquet files of one schema, their rows in their order; a block at a time, or by renaming one.
+
+    Decimals of 20 digits, as Spark takes unsigned integers, become these again.
+    """
+
+    def field(one: pa.Field) -> pa.Field:
+        kind = pa.uint64() if pa.types.is_decimal(one.type) and one.type.scale == 0 else one.type
+        return pa.field(one.name, kind)
+
+    found = pq.read_schema(parts[0])
+    schema = pa.schema([field(one) for one in found])
+    if len(parts) == 1 and schema.types == found.types:
+        parts[0].replace(out)
+        return
+    with pq.ParquetWriter(out, schema) as writer:
+        for part in parts:
+            for block in pq.ParquetFile(part).iter_batches(batch_size=1 << 17):
+                writer.write_table(pa.Table.from_batches([block]).cast(schema))
+
+
+class DuckDB:
+    """DuckDB in memory, with a spill folder inside ``work``, on the cores that this process may use.
+
+    Raises
+    ------
+    UserError
+        If it cannot start with ``memory``.
+    """
+
+    faults = duckdb.Error
+
+    def __init__(self, work: Path, memory: str) -> None:
+        try:
+            self.backend = ibis.duckdb.connect(
+                threads=len(os.sched_getaffinity(0)),
+                temp_directory=f"{work}/spill",
+                memory_limit=memory,
+                preserve_insertion_order=False,  # every order that matters is asked for
+            )
+        except duckdb.Error as error:
+            raise UserError(f"DuckDB cannot start with memory {memory!r}: {error}") from error
+
+    def read(self, paths: Sequence[Path]) -> ir.Table:
+        """Parquet files one after the other, with the place of each row in all of them as ``__row__`` (int64)."""
+        counts = [pq.read_metadata(path).num_rows for path in paths]
+        names, before = [str(path) for path in paths], [sum(counts[:n]) for n in range(len(counts))]
+        if len(paths) == 1:
+            log = self.backend.read_parquet(names, file_row_number=True)
+            return log.mutate(**{ROW: log.file_row_number}).drop("file_row_number")
+        log = self.backend.read_parquet(names, file_row_number=True, filename=True)
+        starts = ibis.memtable({"filename": names, "before": before}, schema={"filename": "string", "before": "int64"})
+        placed = log.join(starts, "filename")
+        return placed.mutate(**{ROW: placed.before + placed.file_row_number}).drop(
+            "filename", "before", "file_row_number"
+        )
+
+    def frame(self, name: str, frame: pl.DataFrame) -> ir.Table:
+        """A small table from memory."""
+        return self.backend.create_table(name, ibis.memtable(frame))
+
+    def keep(self, name: str, table: ir.Table) -> ir.Table:
+        """Work a result out once, for the expressions that build on it."""
+        return self.backend.create_table(name, table)
+
+    def write(self, table: ir.Table, path: Path) -> None:
+        """Write a table, ordered where it asks for an order, as one Parquet file."""
+        table.to_parquet(path)
+
+    def rows(self, table: ir.Table) -> pl.DataFrame:
+        """Work out a small result and fetch it."""
+        return self.backend.con.sql(self.backend.compile(table)).pl()  # to_polars would take its time to load pandas
+
+    def close(self) -> None:
+        self.backend.disconnect()
+
+
+class Spark:
+    """Spark: the session that is there, as under ``spark-submit``, or a new one on all cores of this machine.
+
+    Raises
+    ------
+    UserError
+        If pyspark or Java is missing.
+    """
+
+    def __init__(self, work: Path, memory: str) -> None:
+        try:
+            from pyspark.errors import PySparkException, PySparkRuntimeError
+            from pyspark.sql import SparkSession
+        except ImportError as error:
+            raise UserError(f"--engine spark needs pyspark: pip install 'visual-interest[spark]' ({error})") from error
+        self.work, self.faults = work, PySparkException
+        settings = {
+            "spark.sql.session.timeZone": "UTC",
+            "spark.sql.ansi.enabled": "true",
+            "spark.driver.memory": memory.upper().removesuffix("B").replace(" ", ""),
+            "spark.ui.enabled": "false",
+            "spark.local.dir": f"{work}/spark",
+            "spark.ui.showConsoleProgress": "false",
+        }
+        builder = SparkSession.builder.appName("data_tools.prepare")
+        self.found = SparkSession.getActiveSession() is not None
+        try:
+            for key, value in settings.items():
+                builder = builder.config(key, value)
+            self.session = builder.getOrCreate()
+        except (PySparkException, PySparkRuntimeError, OSError) as error:
+            raise UserError(f"Spark cannot start: {error}; is Java 17 or newer on the path?") from error
+        self.session.sparkContext.setLogLevel("ERROR")
+        self.backend = ibis.pyspark.connect(self.session)
+
+    def _view(self, name: str, frame: Any) -> ir.Table:
+        frame.createOrReplaceTempView(name)
+        return self.backend.table(name)
+
+    def _save(self, table: ir.Table, folder: Path) -> str:
+        """Write a table as Spark's folder of parts, in the types that ibis promises: Spark counts in 32 bits."""
+        from ibis.backends.pyspark.datatypes import PySparkSchema
+        from pyspark.sql import functions
+
+        found, kinds = self.session.sql(self.backend.compile(table)), PySparkSchema.from_ibis(table.schema())
+        typed = [functions.col(f"`{field.name}`").cast(field.dataType).alias(field.name) for field in kinds]
+        found.select(typed).write.parquet(folder.absolute().as_uri())
+        return folder.absolute().as_uri()
+
+    def read(self, paths: Sequence[Path]) -> ir.Table:
+        """As :meth:`DuckDB.read`."""
+        from pyspark.sql import functions
+
+        whole, before = None, 0
+        for path in paths:
+            part = self.session.read.parquet(path.absolute().as_uri())
+            place = (functions.col("_metadata.row_index") + before).alias(ROW)
+            part, before = part.select("*", place), before + pq.read_metadata(path).num_rows
+            whole = part if whole is None else whole.unionByName(part)
+        return self._view("log", whole)
+
+    def frame(self, name: str, frame: pl.DataFrame) -> ir.Table:
+        """As :meth:`DuckDB.frame`."""
+        path = self.work / f"{name}.parquet"
+        frame.write_parquet(path)
+        return self._view(name, self.session.read.parquet(path.absolute().as_uri()))
+
+    def keep(self, name: str, table: ir.Table) -> ir.Table:
+        """As :meth:`DuckDB.keep`."""
+        return self._view(name, self.session.read.parquet(self._save(table, self.work / name)))
+
+    def write(self, table: ir.Table, path: Path) -> None:
+        """As :meth:`DuckDB.write`."""
+        folder = self.work / f"{path.name}.parts"
+        self._save(table, folder)
+        join_parts(sorted(folder.glob("*.parquet")), path)
+
+    def rows(self, table: ir.Table) -> pl.DataFrame:
+        """As :meth:`DuckDB.rows`."""
+        return pl.from_arrow(self.backend.to_pyarrow(table))
+
+    def close(self) -> None:
+        for view in self.session.catalog.listTables():
+            if view.isTemporary:
+                self.session.catalog.dropTempView(view.name)
+        if not self.found:
+            self.session.stop()
+
+
+ENGINES = {"duckdb": DuckDB, "spark": Spark}
+Engine = DuckDB | Spark
+
+
+@contextlib.contextmanager
+def engine(name: str, folder: Path, memory: str) -> Iterator[Engine]:
+    """An engine with all that it puts down inside ``folder``, and gone from there at the end.
+
+    Raises
+    ------
+    UserError
+        If it cannot start, or stumbles over the log.
+    """
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".work-", ignore_cleanup_errors=True) as work:
+        running = ENGINES[name](Path(work), memory)
+        try:
+            yield running
+        except running.faults as error:
+            reason = str(error).partition(LAST_SEEN)[0].strip()
+            raise UserError(f"the log cannot be read or worked through: {reason}") from error
+        finally:
+            running.close()

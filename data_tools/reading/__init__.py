@@ -1,0 +1,1 @@
+"""Whatever a user brings: text and Parquet files, item lists, pictures."""

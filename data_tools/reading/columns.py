@@ -1,0 +1,67 @@
+"""Which column is which: our names for those of a log or of an item list."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping
+
+from data_tools.common.cli import UserError
+
+LOG_COLUMNS = ("user_id", "item_id", "timestamp", "click")
+LOG_OPTIONAL = ("rating", "request_id", "scene", "position", "conversion", "oracle")
+ITEM_COLUMNS = ("item_id",)
+ITEM_OPTIONAL = ("image", "title", "category", "first_seen")
+
+
+def _nearest(name: str, known: Collection[str]) -> str:
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    return f"the nearest is '{matches[0]}'" if matches else "there are none"
+
+
+def parse_columns(text: str, option: str, known: Collection[str]) -> dict[str, str]:
+    """Read "user_id=player,click=liked" as {our name: the file's name}.
+
+    Raises
+    ------
+    UserError
+        If a part is no pair, or our name is unknown or stands twice.
+    """
+    columns: dict[str, str] = {}
+    for part in filter(None, text.split(",")):
+        ours, equals, theirs = (piece.strip() for piece in part.partition("="))
+        if not (equals and ours and theirs):
+            raise UserError(f"{option}: '{part}' is not of the form name=column, as in user_id=player")
+        if ours not in known:
+            raise UserError(
+                f"{option}: unknown name '{ours}' in '{part}'; known are {list(known)}, {_nearest(ours, known)}"
+            )
+        if ours in columns:
+            raise UserError(f"{option}: '{ours}' is given twice, as '{columns[ours]}' and as '{theirs}'")
+        columns[ours] = theirs
+    return columns
+
+
+def resolve_columns(
+    named: Mapping[str, str],
+    found: Collection[str],
+    required: Collection[str],
+    optional: Collection[str],
+    where: str,
+) -> dict[str, str]:
+    """Our names to those of a file: as ``named``, else a column that already has our name.
+
+    Raises
+    ------
+    UserError
+        If a named column or a required one is not among those ``found`` in the file.
+    """
+    for ours, theirs in named.items():
+        if theirs not in found:
+            raise UserError(
+                f"{where} has no column '{theirs}' (named for {ours}); it has {list(found)}, {_nearest(theirs, found)}"
+            )
+    columns = {ours: ours for ours in (*required, *optional) if ours in found} | dict(named)
+    for ours in required:
+        if ours not in columns:
+            raise UserError(f"{where} has no column '{ours}'; it has {list(found)}; say which one it is: {ours}=COLUMN")
+    return columns

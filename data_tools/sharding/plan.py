@@ -1,0 +1,309 @@
+"""What goes into which shard, as flat arrays on disk that many processes map into memory.
+
+The log is joined and sorted by DuckDB, which spills to disk; what stays in memory is some 60 bytes a page view and 12
+bytes a click. Nothing is held per impression or per picture.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import ibis
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+
+from data_tools.common.cli import UserError
+from data_tools.common.files import read_json, whole_folder, write_json
+from data_tools.dataset.schema import SPLITS, Dataset
+
+# Arrays of a plan: one file each, read as memory maps.
+ARRAYS = {
+    "path": np.uint8,  # UTF-8 of the pictures' paths, one after the other; item i's is path[path_start[i]:...[i + 1]]
+    "path_start": np.int64,
+    "image_bytes": np.int64,  # by item, 0 without a picture
+    "seen": np.bool_,  # by item: stands in some training request
+    "clicked": np.int32,  # pictured items clicked, user after user, oldest first
+    "request": np.int64,  # by page view, as the six that follow
+    "category": np.int32,  # index into the plan's categories
+    "history_start": np.int64,  # the history is clicked[history_start:history_stop]
+    "history_stop": np.int64,
+    "fresh": np.int32,  # how many of its last clicks no earlier usable page view of the split has in its history
+    "slot_start": np.int64,  # its slots are item[slot_start:slot_stop] and so on
+    "slot_stop": np.int64,
+    "item": np.int32,  # by pictured slot, as the two that follow
+    "click": np.int8,
+    "oracle": np.float64,  # only where the dataset knows it
+    "order": np.int64,  # page views (rows of "request"), shard after shard
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan folder: ``plan.json`` (jobs, categories, counts) and the arrays, all on first use."""
+
+    folder: Path
+
+    def __getattr__(self, name: str) -> np.ndarray:
+        if name not in ARRAYS or not (self.folder / name).exists():
+            raise AttributeError(name)
+        array = np.memmap(self.folder / name, dtype=ARRAYS[name], mode="r").view(np.ndarray)  # which indexes faster
+        object.__setattr__(self, name, array)
+        return array
+
+    @cached_property
+    def info(self) -> dict[str, Any]:
+        """The contents of ``plan.json``."""
+        return read_json(self.folder / "plan.json")
+
+    @cached_property
+    def has_oracle(self) -> bool:
+        """Whether the true click probability is known."""
+        return (self.folder / "oracle").exists()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_plan, (self.folder,)
+
+    def image(self, item: int) -> str:
+        """The path of an item's picture in the dataset folder."""
+        return self.path[self.path_start[item] : self.path_start[item + 1]].tobytes().decode()
+
+    def items_of(self, row: int) -> np.ndarray:
+        """Items of a page view's history and slots."""
+        shown = self.item[self.slot_start[row] : self.slot_stop[row]]
+        return np.concatenate([self.clicked[self.history_start[row] : self.history_stop[row]], shown])
+
+    def record(self, row: int, split: str) -> dict[str, Any]:
+        """A request as it stands in a shard."""
+        shown = slice(self.slot_start[row], self.slot_stop[row])
+        page = self.item[shown]
+        return {
+            "request": int(self.request[row]),
+            "split": split,
+            "category": self.info["categories"][self.category[row]],
+            "history": self.clicked[self.history_start[row] : self.history_stop[row]].tolist(),
+            "fresh": int(self.fresh[row]),
+            "page": page.tolist(),
+            "click": self.click[shown].tolist(),
+            **({"oracle": self.oracle[shown].tolist()} if self.has_oracle else {}),
+            "seen": self.seen[page].astype(int).tolist(),
+        }
+
+
+@cache
+def open_plan(folder: Path) -> Plan:
+    """The plan that a writing process is sent with every job, opened once."""
+    return Plan(folder)
+
+
+def make_plan(dataset: Dataset, settings: Any, folder: Path) -> Plan:
+    """Plan the shards of a dataset into ``folder`` (nothing is done if a finished plan stands there).
+
+    ``settings`` are those of :mod:`data_tools.shards`.
+
+    Raises
+    ------
+    UserError
+        If no training request can be made, or a picture of the dataset is gone.
+    """
+    if folder.exists():
+        return Plan(folder)
+    with whole_folder(folder) as scratch:
+        _plan_items(dataset, scratch)
+        with tempfile.TemporaryDirectory(dir=scratch, prefix="work-") as work:
+            pages, categories = _plan_pages(dataset, settings, scratch, Path(work))
+        user = pages.pop("user")
+        cumulated = _plan_clicks(dataset, scratch)
+        first = cumulated[0][user]
+        stop = cumulated[1][cumulated[0][user] + pages.pop("clicks_before")]
+        start = np.maximum(cumulated[1][first], stop - settings.history)
+        slot_stop = np.cumsum(slots := pages.pop("slots"))
+        split = pages.pop("split")
+        usable = (stop > start) & (slots > 0)
+        if not (usable & (split == 0)).any():
+            raise UserError(
+                f"{dataset.folder}: none of {len(split)} page views has both a picture and an earlier click of its "
+                "user in the training time range; a longer log or more pictures are needed"
+            )
+        ranges = {"history_start": start, "history_stop": stop, "fresh": _fresh(user, split, start, stop, usable)}
+        arrays = {**pages, **ranges, "slot_start": slot_stop - slots}
+        for name, values in {**arrays, "slot_stop": slot_stop}.items():
+            values.astype(ARRAYS[name]).tofile(scratch / name)
+        plan = Plan(scratch)
+        _mentioned(plan, usable & (split == 0)).tofile(scratch / "seen")
+        mentioned = _mentioned(plan, usable)
+        jobs, order = _assign(usable, split, pages["category"], settings)
+        order.tofile(scratch / "order")
+        info = {
+            "categories": categories,
+            "jobs": jobs + _item_jobs(plan, settings.items_per_shard),
+            "left_out_requests": int((~usable).sum()),
+            "slots": int(slots[usable].max()),
+            "distinct_images": int(mentioned.sum()),
+            "distinct_image_bytes": int(plan.image_bytes[mentioned].sum()),
+        }
+        write_json(scratch / "plan.json", info)
+    return Plan(folder)
+
+
+def _plan_items(dataset: Dataset, folder: Path) -> None:
+    """Paths and sizes of the pictures, in blocks of the catalogue."""
+    written = 0
+    with ExitStack() as stack:
+        path, start, size = (stack.enter_context(open(folder / n, "wb")) for n in ("path", "path_start", "image_bytes"))
+        np.zeros(1, np.int64).tofile(start)
+        for batch in pq.ParquetFile(dataset.folder / "items.parquet").iter_batches(columns=["image"]):
+            images = [image.encode() if image else b"" for image in batch["image"].to_pylist()]
+            path.write(b"".join(images))
+            starts = np.cumsum([len(image) for image in images], dtype=np.int64) + written
+            starts.tofile(start)
+            written = int(starts[-1]) if len(starts) else written
+            np.array([_size(dataset.folder, image) for image in images], np.int64).tofile(size)
+
+
+def _size(folder: Path, image: bytes) -> int:
+    if not image:
+        return 0
+    file = folder / image.decode()
+    size = file.stat().st_size if file.is_file() else 0
+    if not size:
+        raise UserError(f"{file} is listed in items.parquet but is gone; put it back, or prepare the dataset again")
+    return size
+
+
+def _plan_pages(dataset: Dataset, settings: Any, folder: Path, work: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Write the pictured slots, page view after page view; return the page views' arrays and the categories."""
+    engine = ibis.duckdb.connect(work / "plan.duckdb", temp_directory=str(work / "spill"), memory_limit=settings.memory)
+    try:
+        log = engine.read_parquet(dataset.folder / "impressions.parquet", file_row_number=True)
+        items = engine.read_parquet(dataset.folder / "items.parquet")
+        category = items.category.cast("string").fill_null("") if "category" in items.columns else ibis.literal("")
+        items = items.select("item", pictured=items.image.notnull(), name=category)
+        categories = sorted(items.name.as_table().distinct().execute()["name"].to_list())
+        items = engine.create_table(
+            "known", items.mutate(category=ibis.dense_rank().over(order_by=items.name).cast("int32")).drop("name")
+        )
+        known = [name for name in ("oracle",) if name in log.columns]
+        log = log.select(
+            "request", "user", "item", "click", "clicks_before", "split", *known, row="file_row_number"
+        ).inner_join(items, "item")
+        votes = log.group_by("request", "category").agg(votes=log.count(), row=log.row.min())
+        # The category of most of the slots; of several, the one that is shown first.
+        votes = votes.group_by("request").agg(category=votes.category.argmin(votes.row - votes.votes * 2**40))
+        pages = log.group_by("request").agg(
+            user=log.user.argmin(log.row),
+            split=log.split.argmin(log.row),
+            clicks_before=log.clicks_before.min(),
+            slots=log.pictured.sum(),
+        )
+        pages = pages.inner_join(votes, "request").order_by("request")
+        split = ibis.cases(*[(pages.split == name, number) for number, name in enumerate(SPLITS)])
+        table = pages.mutate(split=split).to_pyarrow()
+        slots = log.filter(log.pictured).order_by("request", "row").select("item", "click", *known)
+        slots.to_parquet(work / "slots.parquet")
+        _spread(work / "slots.parquet", folder)
+        return {name: table[name].to_numpy() for name in table.column_names}, categories
+    finally:
+        engine.disconnect()
+
+
+def _spread(table: Path, folder: Path) -> None:
+    """Write each column of a Parquet file into a file of its own."""
+    for batch in pq.ParquetFile(table).iter_batches():
+        for name in batch.schema.names:
+            with open(folder / name, "ab") as file:
+                batch[name].to_numpy(zero_copy_only=False).astype(ARRAYS[name]).tofile(file)
+
+
+def _plan_clicks(dataset: Dataset, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Write the pictured clicks; return each user's first click, and the pictured ones among the clicks before each."""
+    pictured = np.memmap(folder / "image_bytes", dtype=np.int64, mode="r") > 0
+    lengths, before = [np.zeros(1, np.int64)], [np.zeros(1, np.int64)]
+    total = 0
+    with open(folder / "clicked", "wb") as clicked:
+        for batch in pq.ParquetFile(dataset.folder / "clicks.parquet").iter_batches(columns=["items"]):
+            lists = pl.Series(batch["items"])
+            items = lists.explode(empty_as_null=False).to_numpy()
+            kept = pictured[items]
+            items[kept].astype(np.int32).tofile(clicked)
+            lengths.append(lists.list.len().to_numpy().astype(np.int64))
+            before.append(np.cumsum(kept, dtype=np.int64) + total)
+            total += int(kept.sum())
+    return np.cumsum(np.concatenate(lengths)), np.concatenate(before)
+
+
+def _fresh(user: np.ndarray, split: np.ndarray, start: np.ndarray, stop: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """How many of each history's last clicks are in no earlier usable page view of the user in the split.
+
+    Histories are clicked[start:stop]. So each click is fresh once, but for those that no history reaches.
+    """
+    rows = np.flatnonzero(usable)
+    rows = rows[np.lexsort((stop[rows], user[rows], split[rows]))]
+    follows = (np.diff(user[rows]) == 0) & (np.diff(split[rows]) == 0)
+    known = start[rows]
+    known[1:][follows] = np.maximum(known[1:], stop[rows[:-1]])[follows]
+    fresh = np.zeros(len(usable), dtype=np.int64)
+    fresh[rows] = stop[rows] - known
+    return fresh
+
+
+def _mentioned(plan: Plan, pages: np.ndarray) -> np.ndarray:
+    """The items, bool (items,), that stand in the histories or slots of some page views, bool (page views,)."""
+    found = np.zeros(len(plan.image_bytes), dtype=bool)
+    found[plan.item[np.repeat(pages, plan.slot_stop - plan.slot_start)]] = True
+    # Each history is a range of the clicks: count the ranges that begin and end at each click.
+    edges = np.zeros(len(plan.clicked) + 1, dtype=np.int32)
+    np.add.at(edges, plan.history_start[pages], 1)
+    np.add.at(edges, plan.history_stop[pages], -1)
+    found[plan.clicked[np.cumsum(edges)[:-1] > 0]] = True
+    return found
+
+
+def _assign(
+    usable: np.ndarray, split: np.ndarray, category: np.ndarray, settings: Any
+) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """Jobs, one a shard (or a few, where it grows too large), and the page views in the jobs' order."""
+    jobs, order, done = [], [], 0
+    for number, name in enumerate(SPLITS):
+        rows = np.flatnonzero(usable & (split == number))
+        for shard, (code, part) in enumerate(_chunks(rows, category[rows], settings)):
+            job = {"kind": "requests", "name": f"requests-{name}-{shard:05d}", "split": name, "category": code}
+            jobs.append({**job, "start": done, "stop": (done := done + len(part))})
+            order.append(part)
+    return jobs, np.concatenate(order).astype(np.int64)
+
+
+def _chunks(rows: np.ndarray, category: np.ndarray, settings: Any) -> Iterator[tuple[int | None, np.ndarray]]:
+    """(category, its page views) a shard: those of one category shuffled and cut, what is too few for a shard mixed."""
+    rng = np.random.default_rng(settings.seed)
+    size = settings.requests_per_shard
+    smallest = min(settings.smallest_shard, size)
+    mixed = [] if settings.by_category else [rows]
+    groups = np.argsort(category, kind="stable")
+    codes, firsts = np.unique(category[groups], return_index=True)
+    for code, first, end in zip(codes, firsts, [*firsts[1:], len(rows)], strict=False) if settings.by_category else []:
+        shuffled = rows[groups[first:end]][rng.permutation(end - first)]
+        for start in range(0, len(shuffled), size):
+            if len(part := shuffled[start : start + size]) < smallest:
+                mixed.append(part)
+            else:
+                yield int(code), part
+    rest = np.concatenate([*mixed, rows[:0]])
+    shuffled = rest[rng.permutation(len(rest))]
+    for start in range(0, len(shuffled), size):
+        yield None, shuffled[start : start + size]
+
+
+def _item_jobs(plan: Plan, size: int) -> list[dict[str, Any]]:
+    pictured = np.flatnonzero(plan.image_bytes > 0)
+    bounds = [(int(part[0]), int(part[-1]) + 1) for part in np.split(pictured, range(size, len(pictured), size))]
+    return [
+        {"kind": "items", "name": f"items-{number:05d}", "start": start, "stop": stop}
+        for number, (start, stop) in enumerate(bounds)
+    ]

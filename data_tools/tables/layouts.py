@@ -1,0 +1,58 @@
+"""The layouts of embedding tables on disk: a new one is a reader, a writer, one line in ``LAYOUTS`` and one test.
+
+A reader takes a path and gives ids (a list of N) and vectors (an array (N, D)), unchecked; a writer takes a path that
+does not exist yet, ids and vectors (float16 or float32). None loads a pickle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_tools.common.cli import UserError
+from data_tools.tables import files, peers
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a table lies on disk: a suffix (several, or none where only ``--layout`` says so), a reader and a writer."""
+
+    suffixes: tuple[str, ...]
+    read: Callable[[Path], files.Table]
+    write: Callable[[Path, Sequence[Any], np.ndarray], None]
+
+
+LAYOUTS = {
+    "npy": Layout((".npy",), files.read_npy, files.write_npy),
+    "npz": Layout((".npz",), files.read_npz, files.write_npz),
+    "h5": Layout((".h5", ".hdf5"), files.read_h5, files.write_h5),
+    "parquet": Layout((".parquet",), files.read_parquet, files.write_parquet),
+    "faiss": Layout((".faiss", ".index"), files.read_faiss, files.write_faiss),
+    "fuxictr": Layout((), peers.read_fuxictr, peers.write_fuxictr),
+    "recbole": Layout((".itememb",), peers.read_recbole, peers.write_recbole),
+    "mmrec": Layout((), peers.read_mmrec, peers.write_mmrec),
+}
+
+
+def layout_of(path: Path, named: str | None = None) -> str | None:
+    """The layout that is named, or that the suffix tells; None for a folder of our own.
+
+    Raises
+    ------
+    UserError
+        If there is no such layout.
+    """
+    if named:
+        if named not in LAYOUTS:
+            raise UserError(f"--layout {named!r} is none of {', '.join(LAYOUTS)}")
+        return named
+    if (path / "image_feat.npy").exists():
+        return "mmrec"
+    known = {suffix: name for name, layout in LAYOUTS.items() for suffix in layout.suffixes}
+    if path.suffix and not path.is_dir() and path.suffix not in known:
+        raise UserError(f"{path}: no layout goes by {path.suffix}; known are {', '.join(known)}; or name a --layout")
+    return None if path.is_dir() else known.get(path.suffix)

@@ -1,0 +1,150 @@
+"""Embedding tables: item ids and their vectors, with where they came from.
+
+Our own form is a folder of Parquet parts (``item_id``, ``embedding`` as a fixed-size list of float16 or float32) and
+``table.json`` (count, size, dtype, normalised, layer, encoder, preprocessing, weights, checkpoint, dataset).
+Tables made elsewhere load too: :mod:`data_tools.convert_table` lists the layouts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from data_tools.common.cli import UserError
+from data_tools.common.files import read_json, whole_folder, write_json
+from data_tools.tables.files import read_parquet, write_parquet
+from data_tools.tables.layouts import LAYOUTS, layout_of
+
+
+@dataclass(frozen=True)
+class EmbeddingTable:
+    """Vectors of items.
+
+    Attributes
+    ----------
+    ids : item ids as given in the log, N strings or integers
+    vectors : float32 array (N, D)
+    info : what ``table.json`` says of them; empty for tables made elsewhere
+    """
+
+    ids: list[Any]
+    vectors: np.ndarray
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def lookup(self, item_ids: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors in the order of ``item_ids``.
+
+        Ids are compared as text, so that 7 of one file finds "7" of another.
+
+        Returns
+        -------
+        vectors : float32 array (M, D), zeros where the table lacks the item
+        found : bool array (M,)
+        """
+        row_of = {str(item): row for row, item in enumerate(self.ids)}
+        rows = np.array([row_of.get(str(item), -1) for item in item_ids], dtype=np.int64)
+        found = rows >= 0
+        vectors = np.zeros((len(rows), self.vectors.shape[1]), dtype=np.float32)
+        vectors[found] = self.vectors[rows[found]]
+        return vectors, found
+
+
+def unit_vectors(vectors: np.ndarray) -> np.ndarray:
+    """Vectors (N, D) brought to length one, float32; zeros stay zeros."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
+
+
+def centred(vectors: np.ndarray, fitted: np.ndarray) -> np.ndarray:
+    """Vectors (N, D) brought to length one, less the mean of the ``fitted`` (bool (N,)) of them: float32.
+
+    Contrastive embeddings lie in a narrow cone (COURIER's have mean cosines of .9): all cosines are alike, and part of
+    what is left says how near the cone's axis an item lies, whoever the user. Without the mean they say what two items
+    have in common (the first step of Mu and Viswanath, "All-but-the-top", 2018).
+    """
+    unit = unit_vectors(vectors)
+    return unit - unit[fitted].mean(axis=0)
+
+
+def write_part(path: Path, ids: Sequence[Any], vectors: np.ndarray) -> None:
+    """Write one Parquet part of a table: ``ids`` (n) and ``vectors`` (n, D) of float16 or float32."""
+    write_parquet(path, ids, vectors)
+
+
+def write_table(folder: str | Path, ids: Sequence[Any], vectors: np.ndarray, info: dict[str, Any]) -> None:
+    """Write a whole table of one part; ``info`` is joined into ``table.json``."""
+    with whole_folder(folder) as scratch:
+        write_part(scratch / "part-00000.parquet", ids, vectors)
+        write_json(scratch / "table.json", {**describe(*vectors.shape, str(vectors.dtype)), **info})
+
+
+def describe(count: int, size: int, dtype: str) -> dict[str, Any]:
+    """The part of ``table.json`` that every table has."""
+    return {"format_version": 1, "count": count, "size": size, "dtype": dtype}
+
+
+def _read_parts(folder: Path) -> tuple[list[Any], np.ndarray]:
+    parts = [read_parquet(part) for part in sorted(folder.glob("part-*.parquet"))]
+    if len(sizes := {vectors.shape[1] for _, vectors in parts}) != 1:
+        raise UserError(f"{folder}: parts with embeddings of the sizes {sorted(sizes)}; one is expected")
+    return [item for ids, _ in parts for item in ids], np.concatenate([vectors for _, vectors in parts])
+
+
+def read_table(path: str | Path, layout: str | None = None) -> EmbeddingTable:
+    """Read a table of our own form or one made elsewhere, in a layout that the suffix tells unless it is named.
+
+    Raises
+    ------
+    UserError
+        If there is none, or it has missing or repeated ids, another number of ids than of vectors, vectors that are no
+        numbers or of several sizes, or values that are not finite as float32.
+    """
+    path = Path(path)
+    info: dict[str, Any] = {}
+    try:
+        if (path / "table.json").exists() and not layout:
+            info = read_json(path / "table.json")
+            ids, vectors = _read_parts(path)
+        elif path.exists() and (found := layout_of(path, layout)):
+            ids, vectors = LAYOUTS[found].read(path)
+        else:
+            suffixes = ", ".join(suffix for known in LAYOUTS.values() for suffix in known.suffixes)
+            raise UserError(f"no embedding table at {path}: a folder with table.json, or a file in {suffixes}")
+    except (ValueError, KeyError, OSError, EOFError, pl.exceptions.PolarsError) as error:
+        raise UserError(f"{path} cannot be read as a table of vectors: {error}") from None
+    vectors = _checked(ids, vectors, path)
+    found = {"count": len(ids), "size": vectors.shape[1]}
+    if info and (promised := {name: info[name] for name in found}) != found:
+        raise UserError(f"{path}: {found} is there, but table.json promises {promised}; export it again")
+    return EmbeddingTable(ids, vectors, info)
+
+
+def _checked(ids: list[Any], vectors: np.ndarray, path: Path) -> np.ndarray:
+    """The vectors as float32, or a UserError that says what is wrong with the table."""
+    if vectors.ndim != 2 or len(ids) != len(vectors) or not vectors.shape[1]:
+        raise UserError(f"{path}: {len(ids)} ids for vectors of shape {vectors.shape}, not (ids, size)")
+    if vectors.dtype.kind not in "fiu":
+        raise UserError(f"{path}: vectors of {vectors.dtype}; floating-point numbers are expected")
+    text = [None if item is None or item != item else str(item) for item in ids]
+    if missing := [row for row, item in enumerate(text) if item is None or not item.strip()]:
+        raise UserError(f"{path}: {len(missing)} rows have no item id, the first is row {missing[0]}")
+    if len(set(text)) != len(text):
+        repeated = list(dict.fromkeys(pl.Series(text).filter(pl.Series(text).is_duplicated())))
+        raise UserError(
+            f"{path}: {len(repeated)} item ids stand more than once, for example {repeated[:5]}; each item needs "
+            "exactly one vector"
+        )
+    with np.errstate(over="ignore"):
+        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        bad = [ids[row] for row in np.flatnonzero(~finite)[:5]]
+        raise UserError(
+            f"{path}: {(~finite).sum()} vectors with NaN or infinite values, for example of the items {bad}"
+        )
+    return vectors

@@ -1,0 +1,1 @@
+"""A comparison of embedding sources: tables, cells, figures."""

@@ -1,0 +1,166 @@
+"""The cells of a comparison: CTR models trained once and kept on disk, so that a stopped comparison goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import Progress
+
+from data_tools.common.files import digest, read_json, whole_folder, write_json
+from data_tools.common.provenance import commit, peak_memory, versions
+from data_tools.tables.table import EmbeddingTable, read_table
+from downstream.data.ctr_data import CTRData, load_ctr_data
+from downstream.training.fit import TrainingSettings, fit
+
+# Raise it when a change of the program, or of a default, changes what a cell's settings mean: kept cells are then made
+# again.
+CELL_VERSION = 2
+NO_FORM = "none"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One CTR training of a comparison.
+
+    Attributes
+    ----------
+    source, form, model : names; the form of IDs only is "none"
+    seed : of the CTR training
+    table : embedding table, or None
+    training : settings of the CTR training
+    """
+
+    source: str
+    form: str
+    model: str
+    seed: int
+    table: Path | None
+    training: TrainingSettings
+
+    def names(self) -> dict[str, str | int]:
+        """What tells this cell from the others of its comparison."""
+        return {"source": self.source, "form": self.form, "model": self.model, "seed": self.seed}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A finished cell: what is written of it (``row.json``) and its scores of the test split (float32)."""
+
+    cell: Cell
+    record: dict[str, Any]
+    test_scores: np.ndarray
+
+
+@lru_cache(maxsize=4)
+def _table(path: Path) -> tuple[EmbeddingTable, str]:
+    """A table and the digest of its files."""
+    return read_table(path), digest(sorted(path.glob("part-*.parquet")) if path.is_dir() else [path])
+
+
+def _changed(settings: Any) -> dict[str, Any]:
+    """What of a settings dataclass is not at its default: a setting added later leaves the digests as they were."""
+    found = {}
+    for one in fields(settings):
+        value = getattr(settings, one.name)
+        if is_dataclass(value):
+            found[one.name] = _changed(value)
+        elif value != (one.default_factory() if one.default is MISSING else one.default):
+            found[one.name] = value
+    return found
+
+
+def cell_digest(cell: Cell, data: CTRData) -> str:
+    """What decides a cell's outcome, in 24 hexadecimal characters."""
+    settings = _changed(cell.training)
+    if cell.table is None:
+        del settings["image"]
+    decisive = {
+        "version": CELL_VERSION,
+        "dataset": data.dataset.info["fingerprint"],
+        "settings": settings,
+        "seed": cell.seed,
+        "table": _table(cell.table)[1] if cell.table else None,
+    }
+    return hashlib.blake2b(json.dumps(decisive, sort_keys=True).encode(), digest_size=12).hexdigest()
+
+
+def _run(cell: Cell, folder: Path, data: CTRData, progress: Progress | None = None) -> None:
+    if folder.exists():  # another comparison that shares the cache has made it meanwhile
+        return
+    table = _table(cell.table)[0] if cell.table else None
+    result = fit(data, table, cell.training, cell.seed, progress)
+    record = {
+        "cell": cell.names(),
+        "table": table.info if table else None,
+        "metrics": result.metrics,
+        "epochs": result.epochs,
+        "best_epoch": result.best_epoch,
+        "items_without_image": result.items_without_image,
+        "form": result.report,
+        "seconds": result.seconds,
+        "peak_memory_mib": peak_memory(),
+        "commit": commit(),
+        "versions": versions(),
+    }
+    with whole_folder(folder, overwrite=True) as scratch:  # whoever runs the same cell at once finds the same
+        np.save(scratch / "test_scores.npy", result.test_scores)
+        write_json(scratch / "row.json", record)
+
+
+_loaded = lru_cache(maxsize=1)(load_ctr_data)
+
+
+def _run_in_worker(cell: Cell, folder: Path, dataset: Path) -> None:
+    """Run a cell in a process of its own, which loads the data once for all its cells."""
+    _run(cell, folder, _loaded(dataset, cell.training.data))
+
+
+def _run_missing(missing: dict[Path, Cell], data: CTRData, workers: int, progress: Progress) -> Iterator[Cell]:
+    """Run cells in this process or in several; yields each when it is done."""
+    if workers == 1:
+        for folder, cell in missing.items():
+            _run(cell, folder, data, progress)
+            yield cell
+        return
+    with ProcessPoolExecutor(min(workers, max(len(missing), 1)), multiprocessing.get_context("spawn")) as pool:
+        running = {
+            pool.submit(_run_in_worker, cell, folder, data.dataset.folder): cell for folder, cell in missing.items()
+        }
+        try:
+            for done in as_completed(running):
+                done.result()
+                yield running[done]
+        finally:
+            # Interrupted or failed: what has not begun is not begun.
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def run_cells(cells: list[Cell], cache: Path, data: CTRData, workers: int, progress: Progress) -> list[Row]:
+    """All cells' rows in the order given; what ``cache`` holds already is not run again.
+
+    Parameters
+    ----------
+    data : loaded with the data settings that all cells share
+    workers : processes that run cells side by side; 1 is this one
+    """
+    folders = [cache / cell_digest(cell, data) for cell in cells]
+    missing = {folder: cell for folder, cell in zip(folders, cells, strict=True) if not folder.exists()}
+    kept = f"cells ({len(cells) - len(missing)} kept from before)"
+    task = progress.add_task(kept, total=len(missing))
+    for cell in _run_missing(missing, data, workers, progress):
+        done = f"{kept}, last {cell.source}, {cell.form}, {cell.model}, seed {cell.seed}"
+        progress.update(task, advance=1, description=done)
+    progress.update(task, description="cells")
+    return [
+        Row(cell, read_json(folder / "row.json"), np.load(folder / "test_scores.npy"))
+        for cell, folder in zip(cells, folders, strict=True)
+    ]

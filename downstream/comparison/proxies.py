@@ -1,0 +1,99 @@
+"""Figures of an embedding table that cost no CTR training, and which of them foretell the gain in the CTR model."""
+
+from __future__ import annotations
+
+import faiss
+import numpy as np
+from scipy.stats import spearmanr
+
+from data_tools.tables.table import centred, unit_vectors
+from downstream.data.ctr_data import CTRData
+from downstream.statistics.metrics import within_page_auc
+
+RECALL_AT = 50
+PROXIES = (
+    "page AUC of SimScore",
+    "page AUC of SimScore, centred",
+    f"recall@{RECALL_AT} of the next click",
+    "effective rank",
+)
+
+
+def spectrum(vectors: np.ndarray) -> np.ndarray:
+    """Singular values of the unit vectors (N, D), falling, as shares of their sum."""
+    values = np.linalg.svd(unit_vectors(vectors), compute_uv=False)
+    return values / values.sum()
+
+
+def effective_rank(vectors: np.ndarray) -> float:
+    """exp of the entropy of the spectrum (Roy and Vetterli 2007): between 1 and min(N, D)."""
+    share = spectrum(vectors)
+    return float(np.exp(-(share * np.log(np.maximum(share, 1e-12))).sum()))
+
+
+def _mean_histories(unit: np.ndarray, data: CTRData, rows: np.ndarray) -> np.ndarray:
+    """Mean unit vector of the last H clicks before each impression: float32 (len(rows), D), zeros without clicks."""
+    batch = data.batch(rows)
+    own = unit[batch["row"]]
+    total = np.einsum("bhd,bh->bd", own[batch["history"]], batch["mask"].astype(np.float32))
+    return total / np.maximum(batch["mask"].sum(axis=1, keepdims=True), 1)
+
+
+def sim_score_page_auc(vectors: np.ndarray, data: CTRData, split: str, limit: int = 50_000) -> float:
+    """Within-page AUC of the mean cosine of the shown item and the user's last H clicks (COURIER, arXiv 2306.05001).
+
+    On the first ``limit`` impressions of the split that have a history. Raises ValueError where no page view has both
+    labels.
+    """
+    unit = unit_vectors(vectors)
+    rows = data.rows[split]
+    rows = rows[data.clicks_before[rows] > 0][:limit]
+    scores = [
+        np.einsum("bd,bd->b", _mean_histories(unit, data, part), unit[data.item[part]])
+        for part in np.array_split(rows, max(len(rows) // 2048, 1))
+    ]
+    request = data.dataset.impressions["request"].to_numpy()[rows]
+    return within_page_auc(data.click[rows], np.concatenate(scores), request)
+
+
+def next_click_recall(vectors: np.ndarray, data: CTRData, split: str, k: int = RECALL_AT, limit: int = 5_000) -> float:
+    """Share of the split's clicks whose item is among the ``k`` nearest to the mean of the user's last H clicks.
+
+    Nearest by cosine among all items (MOON, arXiv 2511.11305, finds retrieval recall the best intermediate metric; the
+    query is ours). On ``limit`` clicks drawn by a fixed seed. Raises ValueError where no click has a history.
+    """
+    unit = unit_vectors(vectors)
+    rows = data.rows[split]
+    rows = rows[(data.clicks_before[rows] > 0) & (data.click[rows] == 1)]
+    if not len(rows):
+        raise ValueError("no click of the split has a history")
+    rows = np.sort(np.random.default_rng(0).permutation(rows)[:limit])
+    index = faiss.IndexFlatIP(unit.shape[1])
+    index.add(unit)
+    _, near = index.search(np.ascontiguousarray(_mean_histories(unit, data, rows)), min(k, len(unit)))
+    return float((near == data.item[rows, None]).any(axis=1).mean())
+
+
+def proxies(vectors: np.ndarray, found: np.ndarray, data: CTRData) -> dict[str, float]:
+    """``PROXIES`` of a table joined to the items, the first three on validation; a missing vector counts as zeros."""
+    fitted = found & data.seen
+    apart = np.where(found[:, None], centred(vectors, fitted), np.float32(0))
+    return dict(
+        zip(
+            PROXIES,
+            (
+                sim_score_page_auc(vectors, data, "valid"),
+                sim_score_page_auc(apart, data, "valid"),
+                next_click_recall(vectors, data, "valid"),
+                effective_rank(vectors[fitted]),
+            ),
+            strict=True,
+        )
+    )
+
+
+def foretold(measured: list[dict[str, float]], gains: list[float]) -> dict[str, float | None]:
+    """Spearman's correlation of each proxy with the gains over all tables; None for fewer than four tables."""
+    if len(gains) < 4:
+        return dict.fromkeys(PROXIES)
+    return {name: float(spearmanr([one[name] for one in measured], gains).statistic) for name in PROXIES}

@@ -1,0 +1,167 @@
+"""Embedding sources of a comparison: from a few words in YAML to the tables on disk, made where they are missing.
+
+=================================================  ===================================================================
+``{}`` or nothing                                  IDs only
+``{table: PATH}``                                  a table as it is, of our own form or made elsewhere
+``{run: RUN, weights: trained}``                   the encoder of a pre-training run, or with ``initial`` as it was
+                                                   before training; exported to RUN/tables/<weights>
+``{train: CONFIG, run: RUN}``                      the same, trained first where RUN has no summary.json
+``{encoder: {name: ..., ...}, table: PATH}``       an encoder as it comes; its keys are those of ``encoder`` in a
+                                                   pre-training configuration; exported to PATH
+=================================================  ===================================================================
+
+``run`` and ``table`` may be lists, one of each pre-training seed: CTR seed k uses entry k, from the front again where
+there are fewer. What trains and exports runs in processes of their own: only tables pass from there to here.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_tools.common.cli import UserError
+
+WEIGHTS = ("trained", "initial")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an embedding table comes from (see the module's head); all empty means IDs only.
+
+    Attributes
+    ----------
+    table : a table, or where the table of ``encoder`` goes
+    run : pre-training run folder
+    weights : "trained" or "initial", for ``run``
+    train : configuration to make ``run`` from where it is missing
+    encoder : settings of an encoder to export as it comes
+    data : shards to train on and to export from; by default those of the comparison
+    """
+
+    table: str | list[str] | None = None
+    run: str | list[str] | None = None
+    weights: str = "trained"
+    train: str | None = None
+    encoder: dict[str, Any] | None = None
+    data: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.weights not in WEIGHTS:
+            raise UserError(f"weights {self.weights!r} of a source are unknown; one of {WEIGHTS} is expected")
+        if self.run and (self.table or self.encoder):
+            raise UserError(f"a source is a run, or an encoder with its table, or a table, not several: {self}")
+        if self.encoder and not isinstance(self.table, str):
+            raise UserError("a source with an encoder needs 'table', the one place its table goes")
+        if self.train and not self.run:
+            raise UserError("a source with 'train' needs 'run', the folder the run goes to")
+
+    @property
+    def ids_only(self) -> bool:
+        """Whether the source has no embeddings."""
+        return not (self.table or self.run)
+
+    @property
+    def runs(self) -> list[Path]:
+        """Its run folders, one of each pre-training seed; none of a source without."""
+        return [Path(run) for run in _listed(self.run)] if self.run else []
+
+
+def _listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def _flags(prefix: str, settings: dict[str, Any]) -> list[str]:
+    flags = []
+    for key, value in settings.items():
+        flags += [f"--{prefix}.{key}", value if isinstance(value, str) else json.dumps(value)]
+    return flags
+
+
+def run_module(module: str, *arguments: str) -> None:
+    """Run a module of the project in a process of its own.
+
+    Raises
+    ------
+    UserError
+        If it fails; its own message stands above.
+    """
+    command = ["-m", module, *arguments]
+    if subprocess.run([sys.executable, *command], check=False).returncode:
+        raise UserError(f"this command failed: python {shlex.join(command)}")
+
+
+def _export(table: Path, *given: str) -> None:
+    """Export a table, unless another comparison does so meanwhile: tables appear whole."""
+    try:
+        run_module("pretrain.export", *given, "--out", str(table))
+    except UserError:
+        if not table.exists():
+            raise
+
+
+def _trained(run: Path, seed: int, source: Source, shards: str | None) -> None:
+    """Make sure that a finished run stands in ``run``."""
+    if (run / "summary.json").exists():
+        return
+    if not source.train:
+        data = f" --data {shards}" if shards else ""
+        raise UserError(
+            f"{run} holds no finished pre-training run; make one with:\n"
+            f"  accelerate launch pretrain/train.py{data} --out {run}"
+        )
+    resume = ["--resume", "true"] if run.exists() else []
+    given = ["--data", _shards(shards), "--out", str(run), "--seed", str(seed), *resume]
+    run_module("pretrain.train", "--config", source.train, *given)
+
+
+def _shards(shards: str | None) -> str:
+    if not shards:
+        raise UserError("'data' is missing, the shards that embeddings are made from: give it to the source or to all")
+    if not Path(shards).exists():
+        raise UserError(
+            f"the shards {shards} do not exist; make them with:\n"
+            f"  python -m data_tools.shards --dataset DATASET --out {shards}"
+        )
+    return shards
+
+
+def _exported(run: Path, source: Source, shards: str | None) -> Path:
+    """The table of a finished run, exported where it is missing."""
+    table = run / "tables" / source.weights
+    if not table.exists():
+        _export(table, "--run", str(run), "--data", _shards(shards), "--weights", source.weights)
+    elif (table / "table.json").stat().st_mtime < (run / "summary.json").stat().st_mtime:
+        raise UserError(f"{table} is older than the run it is of; remove it, and it will be exported again")
+    return table
+
+
+def make_tables(source: Source, shards: str | None) -> list[Path]:
+    """Paths of a source's tables, one of each pre-training seed, made where they are missing; none for IDs only.
+
+    Raises
+    ------
+    UserError
+        If something is missing that no command named in the source makes; the message names the command.
+    """
+    shards = source.data or shards
+    if source.ids_only:
+        return []
+    if source.run:
+        for seed, run in enumerate(source.runs):
+            _trained(run, seed, source, shards)
+        return [_exported(run, source, shards) for run in source.runs]
+    tables = [Path(table) for table in _listed(source.table)]
+    if source.encoder and not tables[0].exists():
+        _export(tables[0], *_flags("encoder", source.encoder), "--data", _shards(shards))
+    for table in tables:
+        if not table.exists():
+            raise UserError(
+                f"the table {table} does not exist; a pre-training run's is made with:\n"
+                f"  accelerate launch pretrain/export.py --run RUN --data SHARDS --out {table}"
+            )
+    return tables

@@ -1,0 +1,1 @@
+"""CTR data: arrays on disk, batches, segments of a split."""

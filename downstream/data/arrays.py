@@ -1,0 +1,286 @@
+"""A dataset folder as flat arrays on disk, written once and memory-mapped from then on.
+
+The tables are read a piece at a time, so that neither writing nor loading needs memory in the number of impressions.
+What is known, and gets a code of its own, is decided on the training impressions in use alone.
+
+``click``, ``conversion``
+    float32, one an impression; ``conversion`` only where the dataset has it, nan where unknown
+``user``, ``item``, ``clicks_before``
+    int32, one an impression: rows of ``clicks.parquet`` and ``items.parquet``, clicks of the user before it
+``scene``
+    int32 codes, one an impression; only where the dataset has scenes
+``rows_train``, ``rows_valid``, ``rows_test``
+    int64, the impressions of a split in the order of the log
+``clicked``, ``offsets``
+    int32, the items of all clicks, one user after the other; int64 (users + 1), where each user's start
+``seen``
+    bool, one an item: shown in a training impression
+``user_code``, ``item_code``, ``category_code``, ``words``
+    int64 codes, one a user or item; W an item for words
+
+Beside them stands ``vocabulary.parquet``: feature, code (uint32) and id (as text) of everything known.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from data_tools.common.cli import UserError
+from data_tools.common.files import read_json, whole_folder, write_json
+from data_tools.dataset.schema import REQUIRED, SPLITS, Dataset
+
+# Raise it when the arrays or their codes change: kept ones are then written again.
+VERSION = 2
+PADDING, UNKNOWN, FIRST_KNOWN = 0, 1, 2
+PIECE = 1 << 17
+VOCABULARY = "vocabulary.parquet"
+
+
+@dataclass(frozen=True)
+class CodeSettings:
+    """What of the settings decides the arrays: see ``downstream.data.ctr_data.DataSettings``."""
+
+    words: int
+    title_words: int
+    train_from: float
+    train_until: float
+
+
+class _ArrayFile:
+    """A one-dimensional ``.npy`` file that is appended to; the header's reserved space takes the length at the end."""
+
+    def __init__(self, path: Path, dtype: type) -> None:
+        self.file, self.dtype, self.length = path.open("wb"), np.dtype(dtype), 0
+        self._header()
+
+    def _header(self) -> None:
+        self.file.seek(0)
+        header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": (self.length,)}
+        np.lib.format.write_array_header_1_0(self.file, header)
+
+    def append(self, values: np.ndarray) -> None:
+        self.file.write(np.ascontiguousarray(values, dtype=self.dtype).data)
+        self.length += len(values)
+
+    def close(self) -> None:
+        self._header()
+        self.file.close()
+
+
+def _columns(dataset: Dataset, name: str) -> list[str]:
+    """The columns of a table, which has to hold those of the format."""
+    path = dataset.folder / f"{name}.parquet"
+    found = pq.read_schema(path).names
+    if missing := [column for column in REQUIRED[name] if column not in found]:
+        raise UserError(f"{path} lacks the columns {missing}; write it again with prepare")
+    return found
+
+
+def _pieces(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    with pq.ParquetFile(path) as file:
+        yield from file.iter_batches(PIECE, columns=columns)
+
+
+def _codes(values: pl.Series, trained: np.ndarray) -> tuple[np.ndarray, pl.Series]:
+    """Codes of ``values``, and the known ones, those at the rows ``trained``, in the order of their codes."""
+    known = values.filter(pl.Series(trained)).drop_nulls().unique().sort()
+    codes = values.replace_strict(known, range(FIRST_KNOWN, FIRST_KNOWN + len(known)), default=UNKNOWN)
+    return codes.to_numpy().astype(np.int64), known
+
+
+def _title_words(titles: pl.Series, trained: np.ndarray, settings: CodeSettings) -> tuple[np.ndarray, pl.Series]:
+    """Word codes of each title (items, W) and the known words; words new at test time are left out."""
+    spelt = titles.cast(pl.String).fill_null("").str.to_lowercase().str.extract_all(r"\w+")
+    long = pl.DataFrame({"row": np.arange(len(titles)), "word": spelt, "trained": trained}).explode("word")
+    long = long.drop_nulls("word").unique(maintain_order=True)
+    counts = long.filter("trained").group_by("word").len().sort(["len", "word"], descending=[True, False])
+    vocabulary = counts.head(settings.words).select("word").with_row_index("code", offset=FIRST_KNOWN)
+    long = long.join(vocabulary, on="word", how="inner", maintain_order="left")
+    long = long.with_columns(slot=pl.int_range(pl.len()).over("row")).filter(pl.col("slot") < settings.title_words)
+    codes = np.full((len(titles), settings.title_words), PADDING, dtype=np.int64)
+    codes[long["row"].to_numpy(), long["slot"].to_numpy()] = long["code"].to_numpy()
+    return codes, vocabulary["word"]
+
+
+class _Scenes:
+    """Codes of scenes met one piece after the other: first in the order of their coming, then as the others are."""
+
+    def __init__(self) -> None:
+        self.met: dict[Any, int] = {}
+        self.trained: set[Any] = set()
+
+    def codes(self, values: pa.Array, trained: np.ndarray) -> np.ndarray:
+        encoded = values.dictionary_encode(null_encoding="encode")
+        own = [self.met.setdefault(value, len(self.met)) for value in encoded.dictionary.to_pylist()]
+        indices = encoded.indices.to_numpy(zero_copy_only=False)
+        places = {encoded.dictionary[int(one)].as_py() for one in np.unique(indices[trained])}
+        self.trained |= places - {None}
+        return np.array(own, dtype=np.int32)[indices]
+
+    def known(self) -> list[Any]:
+        """The scenes of training impressions, in the order of their codes."""
+        return sorted(self.trained)
+
+    def final(self) -> np.ndarray:
+        """The code of the scene that came k-th."""
+        order = {value: FIRST_KNOWN + place for place, value in enumerate(self.known())}
+        return np.array([order.get(value, UNKNOWN) for value in self.met], dtype=np.int32)
+
+
+def _write_impressions(
+    dataset: Dataset, folder: Path, settings: CodeSettings, items: int, users: int
+) -> dict[str, Any]:
+    """Write what there is one of an impression; returns the shown items and users and the known scenes."""
+    path = dataset.folder / "impressions.parquet"
+    found = _columns(dataset, "impressions")
+    columns = ["user", "item", "click", "clicks_before", "split", *(c for c in ("scene", "conversion") if c in found)]
+    counts = dict(pl.scan_parquet(path).group_by("split").len().collect().iter_rows())
+    first, last = (int(part * counts.get("train", 0)) for part in (settings.train_from, settings.train_until))
+    kinds = {"click": np.float32, "user": np.int32, "item": np.int32, "clicks_before": np.int32}
+    kinds |= {name: kind for name, kind in (("scene", np.int32), ("conversion", np.float32)) if name in found}
+    kinds |= {f"rows_{split}": np.int64 for split in SPLITS}
+    files = {name: _ArrayFile(folder / f"{name}.npy", kind) for name, kind in kinds.items()}
+    seen, met, scenes = np.zeros(items, dtype=bool), np.zeros(users, dtype=bool), _Scenes()
+    clicks, shown, before = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0), 0
+    for piece in _pieces(path, columns):
+        values = {
+            name: piece[name].to_numpy(zero_copy_only=False) for name in ("user", "item", "click", "clicks_before")
+        }
+        start, passed = files["click"].length, before
+        for split in SPLITS:
+            own = pc.equal(piece["split"], split).to_numpy(zero_copy_only=False).nonzero()[0]
+            if split == "train":
+                before += len(own)
+                own = own[max(first - passed, 0) : max(last - passed, 0)]
+                trained = np.zeros(len(piece), dtype=bool)
+                trained[own] = True
+            files[f"rows_{split}"].append(start + own)
+            shown[split] += len(own)
+            clicks[split] += int(values["click"][own].sum())
+        seen[values["item"][trained]] = True
+        met[values["user"][trained]] = True
+        if "scene" in kinds:
+            values["scene"] = scenes.codes(piece["scene"], trained)
+        if "conversion" in kinds:
+            known = pc.cast(piece["conversion"], pa.float32())
+            values["conversion"] = pc.fill_null(known, float("nan")).to_numpy(zero_copy_only=False)
+        for name, own in values.items():
+            files[name].append(own)
+    for file in files.values():
+        file.close()
+    for split in SPLITS:
+        if clicks[split] in (0, shown[split]):
+            raise UserError(
+                f"{dataset.folder}: {clicks[split]} clicks in {shown[split]} impressions of the split {split!r}; "
+                "both labels are needed, in each split"
+            )
+    if "scene" in kinds:
+        codes = np.load(folder / "scene.npy", mmap_mode="r+")
+        final = scenes.final()
+        for start in range(0, len(codes), PIECE):
+            codes[start : start + PIECE] = final[codes[start : start + PIECE]]
+        codes.flush()
+    return {"seen": seen, "met": met, "scenes": scenes.known() if "scene" in kinds else None}
+
+
+def _write_clicks(dataset: Dataset, folder: Path) -> int:
+    """Write all clicks, a user's after the other's; returns the number of users."""
+    clicked, offsets = (
+        _ArrayFile(folder / f"{name}.npy", kind) for name, kind in (("clicked", "i4"), ("offsets", "i8"))
+    )
+    offsets.append(np.zeros(1))
+    for piece in _pieces(dataset.folder / "clicks.parquet", ["items"]):
+        lists = piece["items"]
+        lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+        offsets.append(clicked.length + np.cumsum(lengths, dtype=np.int64))
+        clicked.append(lists.flatten().to_numpy(zero_copy_only=False))
+    clicked.close()
+    offsets.close()
+    return offsets.length - 1
+
+
+def _write(dataset: Dataset, folder: Path, settings: CodeSettings) -> None:
+    columns = [c for c in ("item", "item_id", "category", "title") if c in _columns(dataset, "items")]
+    items = pl.read_parquet(dataset.folder / "items.parquet", columns=columns)
+
+    def column(name: str) -> pl.Series:
+        return items[name] if name in items.columns else pl.Series(name, [None] * len(items), dtype=pl.String)
+
+    _columns(dataset, "clicks")
+    users = _write_clicks(dataset, folder)
+    found = _write_impressions(dataset, folder, settings, len(items), users)
+    seen, known = found["seen"], {}
+    arrays = {"seen": seen}
+    arrays["user_code"], rows = _codes(pl.Series(np.arange(users)), found["met"])
+    known["user"] = pl.read_parquet(dataset.folder / "clicks.parquet", columns=["user_id"])["user_id"][rows]
+    arrays["item_code"], rows = _codes(items["item"], seen)
+    known["item"] = items["item_id"][rows]
+    arrays["category_code"], known["category"] = _codes(column("category"), seen)
+    arrays["words"], known["words"] = _title_words(column("title"), seen, settings)
+    if found["scenes"] is not None:
+        known["scene"] = pl.Series(found["scenes"])
+    for name, values in arrays.items():
+        np.save(folder / f"{name}.npy", values)
+    vocabulary = [
+        pl.DataFrame({"feature": [name] * len(own), "id": own.cast(pl.String)}).with_row_index("code", FIRST_KNOWN)
+        for name, own in known.items()
+    ]
+    pl.concat(vocabulary).write_parquet(folder / VOCABULARY)
+    write_json(folder / "arrays.json", {"sizes": {name: FIRST_KNOWN + len(own) for name, own in known.items()}})
+
+
+def _key(dataset: Dataset, settings: CodeSettings) -> str:
+    """A name for the arrays of these tables under these settings."""
+    stats = [(dataset.folder / f"{name}.parquet").stat() for name in ("items", "impressions", "clicks")]
+    files = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
+    decisive = [VERSION, dataset.info["fingerprint"], files, vars(settings)]
+    return hashlib.blake2b(json.dumps(decisive).encode(), digest_size=8).hexdigest()
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def dataset_arrays(dataset: Dataset, settings: CodeSettings) -> tuple[Path, dict[str, np.ndarray], dict[str, int]]:
+    """The folder of the arrays, the arrays of the module's head, memory-mapped, and each feature's number of codes.
+
+    The folder is in ``.arrays`` in the dataset's folder, or in the folder for temporary files where that is read-only.
+
+    Raises
+    ------
+    UserError
+        If a split is empty or has clicks only or none: no AUC could be computed there.
+    """
+    key, home = _key(dataset, settings), dataset.folder / ".arrays"
+    if not (home / key).exists() and not _writable(home):
+        place = hashlib.blake2b(str(dataset.folder.resolve()).encode(), digest_size=8).hexdigest()
+        home = Path(tempfile.gettempdir()) / "visual-interest-arrays" / place
+        print(f"{dataset.folder} is read-only: its arrays are kept in {home}", file=sys.stderr)
+    if not (home / key).exists():
+        home.mkdir(parents=True, exist_ok=True)
+        with (home / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # several processes may come here at once: one writes
+            if not (home / key).exists():
+                with whole_folder(home / key) as scratch:
+                    _write(dataset, scratch, settings)
+    arrays = {file.stem: np.asarray(np.load(file, mmap_mode="r")) for file in sorted((home / key).glob("*.npy"))}
+    return home / key, arrays, read_json(home / key / "arrays.json")["sizes"]

@@ -1,0 +1,235 @@
+"""CTR data as flat arrays: each user's clicks once, impressions pointing into them, batches by vectorised gathers.
+
+A batch is a dict of arrays (B rows, C distinct contexts, H history slots, M distinct items, W title words):
+
+=============  ===========  =====================================================================================
+``click``      float32 (B)  the label
+``user``       int64 (B)    code of the user
+``scene``      int64 (B)    code of the scene; only where the dataset has scenes
+``conversion`` float32 (B)  whether the click led to a purchase, nan where unknown; only where the dataset has it
+``target``     int64 (B)    position of the shown item among the distinct items
+``history``    int64 (B,H)  position of the clicked items, the most recent first; 0 in padded slots
+``mask``       bool (B,H)   true where the slot holds a click
+``context``    int64 (B)    position among the batch's contexts: rows of one user, history and scene share one
+``first``      int64 (C)    a row of each context
+``row``        int64 (M)    row of the distinct items in ``items.parquet``, ascending
+``item``       int64 (M)    code of the item
+``category``   int64 (M)    code of the category
+``words``      int64 (M,W)  codes of the title's words, 0 in padded slots
+=============  ===========  =====================================================================================
+
+Every item of a batch is thus embedded once, however many histories mention it, and what depends on the context alone
+is computed once (:func:`downstream.layers.blocks.once`). Codes: 0 is padding, 1 is "unknown",
+known values start at 2. What is known is decided on training impressions alone, so items, users, categories and words
+that are new at test time are never given a code of their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from data_tools.common.cli import UserError
+from data_tools.dataset.schema import SPLITS, Dataset, open_dataset
+from downstream.data.arrays import FIRST_KNOWN as FIRST_KNOWN
+from downstream.data.arrays import PADDING as PADDING
+from downstream.data.arrays import UNKNOWN, VOCABULARY, CodeSettings, dataset_arrays
+
+SLICES = ("all", "warm", "cold")
+Batch = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What of the dataset the models see.
+
+    Attributes
+    ----------
+    history : H, the number of most recent clicks of a user
+    words : number of title words in the vocabulary, the most frequent first; 0 leaves titles out
+    title_words : W, the number of words read of one title
+    train_from, train_until : the part of the training split to train on, in the order of the log: 0 and 0.5 are its
+        first half. What is known, and "warm", is decided on that part
+    """
+
+    history: int = 50
+    words: int = 5000
+    title_words: int = 16
+    train_from: float = 0.0
+    train_until: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.history < 1 or self.words < 0 or self.title_words < 1:
+            raise UserError(f"{self}: history and title_words from 1 and words from 0 are expected")
+        if not 0 <= self.train_from < self.train_until <= 1:
+            raise UserError(f"{self}: 0 <= train_from < train_until <= 1 is expected")
+
+
+@dataclass(frozen=True)
+class CTRData:
+    """A dataset folder as arrays, for batches without per-sample work.
+
+    Attributes
+    ----------
+    dataset : where it came from
+    settings : history length and vocabulary sizes
+    home : folder of the arrays, with the vocabulary
+    click, user, item, clicks_before : of each impression (N,)
+    scene : code of each impression's scene (N,), or None
+    conversion : of each impression (N,), nan where unknown, or None
+    clicked, offsets : the clicks of user u are ``clicked[offsets[u]:offsets[u + 1]]``, oldest first
+    rows : split -> impressions (int64), in the order of the log; of "train" the part in use
+    seen : bool (items,), the item is shown in a training impression
+    user_code, item_code, category_code, words : codes of users and items
+    sizes : name of a feature -> number of its codes
+    """
+
+    dataset: Dataset
+    settings: DataSettings
+    home: Path
+    click: np.ndarray
+    user: np.ndarray
+    item: np.ndarray
+    clicks_before: np.ndarray
+    scene: np.ndarray | None
+    conversion: np.ndarray | None
+    clicked: np.ndarray
+    offsets: np.ndarray
+    rows: dict[str, np.ndarray]
+    seen: np.ndarray
+    user_code: np.ndarray
+    item_code: np.ndarray
+    category_code: np.ndarray
+    words: np.ndarray
+    sizes: dict[str, int]
+
+    @property
+    def vocabulary(self) -> Path:
+        """Parquet file of everything known: feature, code and id (as text)."""
+        return self.home / VOCABULARY
+
+    @cached_property
+    def item_ids(self) -> list:
+        """Item ids as the log gives them, in the order of the rows."""
+        return self.dataset.items["item_id"].to_list()
+
+    def slices(self, split: str) -> dict[str, np.ndarray]:
+        """Masks over the split's rows: all of them, items shown in training ("warm"), items never shown ("cold")."""
+        warm = self.seen[self.item[self.rows[split]]]
+        return {"all": np.ones(len(warm), dtype=bool), "warm": warm, "cold": ~warm}
+
+    def item_batch(self, items: np.ndarray) -> Batch:
+        """The part of a batch that describes distinct items, at rows of ``items.parquet``."""
+        return {
+            "row": items,
+            "item": self.item_code[items],
+            "category": self.category_code[items],
+            "words": self.words[items],
+        }
+
+    def contexts(self, rows: np.ndarray) -> np.ndarray:
+        """A number for each impression's user, history and scene, int64: equal where all three are."""
+        # A user with k clicks has k + 1 histories, from none on.
+        histories = self.offsets[self.user[rows]] + self.user[rows] + self.clicks_before[rows]
+        return histories if self.scene is None else histories * self.sizes["scene"] + self.scene[rows]
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        """The batch of some impressions (see the module's head for its keys)."""
+        user, shown, count = self.user[rows], self.item[rows], self.clicks_before[rows]
+        slots = self.settings.history
+        lengths = np.minimum(count, slots)
+        mask = np.arange(slots) < lengths[:, None]
+        # Of the k-th real slot of the batch: the clicks before the impression, less the steps it lies back.
+        steps_back = np.arange(1, lengths.sum() + 1) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        past = self.clicked[np.repeat(self.offsets[user] + count, lengths) - steps_back]
+
+        mentioned = np.zeros(len(self.item_code), dtype=bool)
+        mentioned[shown] = mentioned[past] = True
+        distinct = np.flatnonzero(mentioned)
+        position = np.empty(len(mentioned), dtype=np.int64)
+        position[distinct] = np.arange(len(distinct))
+        history = np.zeros(mask.shape, dtype=np.int64)
+        history[mask] = position[past]
+        _, first, context = np.unique(self.contexts(rows), return_index=True, return_inverse=True)
+        batch = {
+            "click": self.click[rows],
+            "user": self.user_code[user],
+            "target": position[shown],
+            "history": history,
+            "mask": mask,
+            "context": context,
+            "first": first,
+            **self.item_batch(distinct),
+        }
+        if self.scene is not None:
+            batch["scene"] = self.scene[rows].astype(np.int64)
+        if self.conversion is not None:
+            batch["conversion"] = self.conversion[rows]
+        return batch
+
+    def with_impressions(self, rows: np.ndarray, items: np.ndarray) -> CTRData:
+        """The data whose impression i shows ``items[i]`` where impression ``rows[i]`` was: same user, history, scene.
+
+        For candidates that were not shown; they have no click, and there are no splits.
+        """
+        return replace(
+            self,
+            click=np.zeros(len(rows), dtype=np.float32),
+            user=self.user[rows],
+            item=items,
+            clicks_before=self.clicks_before[rows],
+            scene=None if self.scene is None else self.scene[rows],
+            conversion=None,
+            rows={},
+        )
+
+    def occurrences(self, chunk: int = 8192) -> dict[str, np.ndarray]:
+        """Number of training impressions that show each code: feature -> int64 (codes,).
+
+        An impression shows an item's codes where the item is shown or stands in the history cut to H.
+        """
+        counts = {name: np.zeros(size, dtype=np.int64) for name, size in self.sizes.items()}
+        rows = self.rows["train"]
+        for start in range(0, len(rows), chunk):
+            batch = self.batch(rows[start : start + chunk])
+            held = np.column_stack([np.ones(len(batch["click"]), dtype=bool), batch["mask"]])
+            places = np.column_stack([batch["target"], batch["history"]])[held]
+            # Each item once an impression, then each of its codes once an impression.
+            pairs = np.unique(held.nonzero()[0] * len(batch["row"]) + places)
+            row, place = np.divmod(pairs, len(batch["row"]))
+            for name, size in self.sizes.items():
+                if name in ("user", "scene"):
+                    shown = batch[name]
+                else:
+                    codes = batch[name][place].reshape(len(place), -1)
+                    shown = np.unique(row[:, None] * size + codes) % size
+                counts[name] += np.bincount(shown, minlength=size)
+        return counts
+
+
+def hide_ids(batch: Batch, rate: float, rng: np.random.Generator) -> Batch:
+    """Give a share ``rate`` of the users and distinct items of a training batch the code "unknown".
+
+    Without it the unknown code would never be trained, and every new item at test time would get random numbers (ours).
+    """
+    hidden = {key: np.where(rng.random(len(batch[key])) < rate, UNKNOWN, batch[key]) for key in ("user", "item")}
+    return {**batch, **hidden}
+
+
+def load_ctr_data(folder: str | Path, settings: DataSettings) -> CTRData:
+    """A dataset folder as memory-mapped arrays, written beside it the first time (see ``downstream.data.arrays``).
+
+    Raises
+    ------
+    UserError
+        If the folder is no dataset, or a split is empty or has clicks only or none: no AUC could be computed there.
+    """
+    dataset = open_dataset(folder)
+    own = {field.name: getattr(settings, field.name) for field in fields(CodeSettings)}
+    home, arrays, sizes = dataset_arrays(dataset, CodeSettings(**own))
+    rows = {split: arrays.pop(f"rows_{split}") for split in SPLITS}
+    optional = {name: arrays.pop(name, None) for name in ("scene", "conversion")}
+    return CTRData(dataset=dataset, settings=settings, home=home, rows=rows, sizes=sizes, **optional, **arrays)

@@ -1,0 +1,1 @@
+"""Item images in a CTR model: the joined table, frozen or tuned features, the trainable embedding model."""

@@ -1,0 +1,57 @@
+"""Raw features of items: the embedding table, frozen or learned with the click."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from downstream.layers.blocks import gather
+
+if TYPE_CHECKING:
+    from downstream.images.joined import ItemImages
+
+
+class Features(nn.Module):
+    """Raw features of items, called as ``features(row)``: vectors (M, ``size``) of distinct items at rows (M,).
+
+    Attributes
+    ----------
+    size : D
+    found : buffer, bool (items,); vectors of other items mean nothing
+    """
+
+    def __init__(self, images: ItemImages) -> None:
+        super().__init__()
+        self.size = images.vectors.shape[1]
+        self.register_buffer("found", torch.from_numpy(images.found), persistent=False)
+
+
+class FrozenTable(Features):
+    """The table as it is."""
+
+    def __init__(self, images: ItemImages) -> None:
+        super().__init__(images)
+        # The table stays on disk: its vectors are no part of the model's own weights.
+        self.register_buffer("vectors", torch.from_numpy(images.vectors), persistent=False)
+
+    def forward(self, row: Tensor) -> Tensor:
+        return self.vectors[row]
+
+
+class TunedTable(Features):
+    """A table that starts as the one given and is learned with the click.
+
+    Items that training never mentions keep their vectors, bit by bit in the scaled form kept here: they get no
+    gradient. Kept in units of the table's root mean square, so that one learning rate suits tables of any scale.
+    """
+
+    def __init__(self, images: ItemImages) -> None:
+        super().__init__(images)
+        self.scale = max(float(np.sqrt(np.square(images.fitted).mean())), 1e-12)
+        self.weight = nn.Parameter(torch.from_numpy(images.vectors / np.float32(self.scale)))
+
+    def forward(self, row: Tensor) -> Tensor:
+        return gather(self.weight, row) * self.scale

@@ -1,0 +1,1 @@
+"""Small pieces that models and forms share."""

@@ -1,0 +1,1 @@
+"""Metrics, and the intervals of differences between models."""

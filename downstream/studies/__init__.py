@@ -1,0 +1,1 @@
+"""Studies beside the comparison: the cascade, and sharing between tasks and scenes."""

@@ -1,0 +1,1 @@
+"""Training of one CTR model: epochs, checkpoints, scores, runs."""

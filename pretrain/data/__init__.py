@@ -1,0 +1,1 @@
+"""Shards to batches: read, transformed and collated, each distinct picture decoded once."""

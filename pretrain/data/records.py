@@ -1,0 +1,53 @@
+"""What shards say besides pictures: their records, the categories, and how often items stand in batches."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data_tools.sharding.files import read_index
+from pretrain.settings import Batch
+
+
+def records(shards: str | Path, kind: str) -> Iterator[dict[str, Any]]:
+    """JSON records of the catalogue ("items") or of the training requests ("requests"); pictures are skipped over."""
+    index = read_index(shards)
+    for shard in index["items"] if kind == "items" else index["requests"]["train"]:
+        with tarfile.open(Path(shards) / shard["file"], "r:") as tar:
+            for member in tar:
+                if member.name.endswith(".json"):
+                    yield json.loads(tar.extractfile(member).read())
+
+
+def categories(shards: str | Path) -> list[str]:
+    """The catalogue's categories, sorted."""
+    return sorted({record["category"] for record in records(shards, "items") if record.get("category") is not None})
+
+
+def log_shares(shards: str | Path, batch: Batch) -> tuple[Tensor, Tensor]:
+    """ln of each item's share of all page-view slots, and of all fresh clicks, of the training requests.
+
+    Slots and clicks are those that batches hold.
+
+    Returns
+    -------
+    page, click : float tensors (largest item + 1,); an item without any counts as one
+    """
+    page: Counter[int] = Counter()
+    click: Counter[int] = Counter()
+    for record in records(shards, "requests"):
+        page.update(record["page"][: batch.slots])
+        history = record["history"][-batch.history :]
+        click.update(dict.fromkeys(history, 0))  # items that are in batches, if as no target
+        click.update(history[max(0, len(history) - record["fresh"]) :])
+    counts = torch.ones(2, 1 + max(max(page), max(click)), dtype=torch.float64)
+    for row, found in zip(counts, (page, click), strict=True):
+        row[list(found)] = torch.tensor(list(found.values()), dtype=row.dtype).clamp(min=1)
+    return tuple((count / count.sum()).log().float() for count in counts)

@@ -1,0 +1,1 @@
+"""The image encoder: its families, weights, depth and dropout."""

@@ -1,0 +1,1 @@
+"""What objectives are made of: losses, reconstruction, a momentum queue, guards against collapse."""

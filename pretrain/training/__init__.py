@@ -1,0 +1,1 @@
+"""The training loop's parts: step, optimiser, journal, run folder."""
