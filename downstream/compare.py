@@ -9,10 +9,10 @@ in the cache folder, so that the same command goes on where it was stopped.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from rich.console import Console
 
@@ -25,28 +25,28 @@ from downstream.comparison.segment_gains import gains_by_slice
 from downstream.comparison.sources import Source, make_tables
 from downstream.comparison.tables import look_at_tables
 from downstream.data.ctr_data import load_ctr_data
-from downstream.forms import FORMS, ImageSettings
-from downstream.models import MODELS, ModelSettings, takes_form
+from downstream.forms.registry import FORMS
+from downstream.models.registry import MODELS
 from downstream.report.encoder_runs import pretraining
 from downstream.report.page import render, report_context
 from downstream.statistics.intervals import BootstrapSettings
-from downstream.training.fit import TrainingSettings
+from downstream.training.settings import TrainingDefaults, TrainingSettings
 
-T = TypeVar("T", ImageSettings, ModelSettings)
+Changes = dict[str, Any]
 
 
-def _variants(what: str, given: list[str] | dict[str, dict], base: T, key: str, known: Collection[str]) -> dict[str, T]:
-    """Settings by name: ``base`` with changes, ``key`` being the name itself where that is one of ``known``."""
+def _variants(
+    what: str, given: list[str] | dict[str, Changes | None], key: str, known: Collection[str]
+) -> dict[str, Changes]:
+    """Changes of the settings by name, ``key`` being the name itself where that is one of ``known``."""
     found = {}
     for name, changes in ({name: {} for name in given} if isinstance(given, list) else given).items():
-        changes = changes or {}
-        if name not in known and key not in changes:
-            raise UserError(f"{what}: {name!r} is none of {sorted(known)}; give it '{key}', such as {{{key}: ...}}")
-        if unknown := changes.keys() - {one.name for one in fields(base)}:
-            expected = [one.name for one in fields(base)]
-            raise UserError(f"{what}: {name!r} has the unknown settings {sorted(unknown)}; {expected} are known")
-        changes = {name_: tuple(value) if isinstance(value, list) else value for name_, value in changes.items()}
-        found[name] = replace(base, **({key: name} if key not in changes else {}), **changes)
+        if name not in known and key not in (changes or {}):
+            raise UserError(
+                f"{what}: unknown name {name!r}; choose one of {', '.join(sorted(known))}, or give it '{key}', such as "
+                f"{{{key}: ...}}"
+            )
+        found[name] = {key: name, **(changes or {})}
     return found
 
 
@@ -69,7 +69,7 @@ class Settings:
         such as {vector: {}, ad image alone: {form: vector, behaviour_images: false}}
     models : CTR models: names of models, or name -> settings of ``training.model`` that it changes
     seeds : of the CTR trainings, the same for every source
-    training : settings of all CTR trainings, before what forms and models change
+    training : what all CTR trainings share, before what forms and models change; each takes the options that it uses
     bootstrap : settings of the intervals
     cache : folder of the cells; by default runs/compare/<name of out>
     workers : processes that train CTR models side by side, each with training.optim.threads threads
@@ -87,7 +87,7 @@ class Settings:
     forms: list[str] | dict[str, dict[str, Any]] = field(default_factory=lambda: ["vector"])
     models: list[str] | dict[str, dict[str, Any]] = field(default_factory=lambda: ["dicm"])
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    training: TrainingSettings = field(default_factory=TrainingSettings)
+    training: TrainingDefaults = field(default_factory=TrainingDefaults)
     bootstrap: BootstrapSettings = field(default_factory=BootstrapSettings)
     cache: str | None = None
     workers: int = 1
@@ -107,33 +107,44 @@ class Settings:
             if not getattr(self, name):
                 raise UserError(f"{name} are empty; one or more are expected")
         if self.workers < 1:
-            raise UserError(f"workers is {self.workers}; 1 or more are expected")
-        for name, model in self.model_settings().items():
-            if not _forms(self, model):
-                raise UserError(f"model {name!r} takes none of the forms given; add one of {MODELS[model.name].forms}")
+            raise UserError(f"workers is {self.workers}; must be >= 1")
+        trainings = [one for model in self.trainings().values() for name, one in model.items() if name != NO_FORM]
+        self.training.refuse_unused(trainings, decided=("model.name", "image.form"))
 
-    def form_settings(self) -> dict[str, ImageSettings]:
-        """Name of a form in this comparison -> its settings."""
-        return _variants("forms", self.forms, self.training.image, "form", FORMS)
+    def trainings(self) -> dict[str, dict[str, TrainingSettings]]:
+        """Name of a model -> name of each form that the model can be given, and "none" -> settings of the training.
 
-    def model_settings(self) -> dict[str, ModelSettings]:
-        """Name of a model in this comparison -> its settings."""
-        return _variants("models", self.models, self.training.model, "name", MODELS)
+        Raises
+        ------
+        UserError
+            If a form or model has an unknown name, or sets what has no effect on it.
+        """
+        forms, found = _variants("forms", self.forms, "form", FORMS), {}
+        for model, changes in _variants("models", self.models, "name", MODELS).items():
+            takes = MODELS[changes["name"]].forms
+            own = {name: form for name, form in forms.items() if takes is None or form["form"] in takes}
+            if not own:
+                raise UserError(f"model {model!r} takes none of the forms given; add one of {', '.join(takes)}")
+            found[model] = {NO_FORM: self._training(model, changes, NO_FORM, {})}
+            found[model] |= {name: self._training(model, changes, name, form) for name, form in own.items()}
+        return found
 
-
-def _forms(settings: Settings, model: ModelSettings) -> dict[str, ImageSettings]:
-    """The forms of the comparison that the model can be given."""
-    return {name: form for name, form in settings.form_settings().items() if takes_form(model.name, form.form)}
+    def _training(self, model: str, of_model: Changes, form: str, of_form: Changes) -> TrainingSettings:
+        try:
+            return self.training.chosen(of_model, of_form)
+        except UserError as error:
+            raise UserError(f"model {model!r} with form {form!r}: {error}") from None
 
 
 def plan(settings: Settings, tables: dict[str, list[Path]]) -> list[Cell]:
     """Every cell of a comparison, one seed after the other; IDs only has no form."""
-    cells, models = [], settings.model_settings().items()
-    for (place, seed), (name, model), (source, own) in product(enumerate(settings.seeds), models, tables.items()):
+    cells, models = [], settings.trainings().items()
+    for (place, seed), (name, trainings), (source, own) in product(enumerate(settings.seeds), models, tables.items()):
         table = own[place % len(own)] if own else None
-        forms = _forms(settings, model) if own else {NO_FORM: settings.training.image}
-        for form, image in forms.items():
-            cells.append(Cell(source, form, name, seed, table, replace(settings.training, model=model, image=image)))
+        forms = trainings.keys() - {NO_FORM} if own else {NO_FORM}
+        cells += [
+            Cell(source, form, name, seed, table, training) for form, training in trainings.items() if form in forms
+        ]
     return cells
 
 
@@ -144,7 +155,7 @@ def compare(settings: Settings, command: str) -> str:
     tables = {name: make_tables(source, settings.data) for name, source in sources.items()}
     out = Path(settings.out)
     cache = Path(settings.cache or Path("runs") / "compare" / out.name)
-    who = Contestants(settings.baseline, settings.main, list(settings.form_settings()), settings.ceiling)
+    who = Contestants(settings.baseline, settings.main, list(settings.forms), settings.ceiling)
     with progress_bar() as progress:
         rows = run_cells(plan(settings, tables), cache, data, settings.workers, progress)
         figures = analyse(rows, data, who, settings.bootstrap, progress)

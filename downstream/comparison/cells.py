@@ -7,7 +7,7 @@ import json
 import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ import numpy as np
 from rich.progress import Progress
 
 from data_tools.common.files import digest, read_json, whole_folder, write_json
+from data_tools.common.plugins import changed
 from data_tools.common.provenance import commit, peak_memory, versions
 from data_tools.tables.table import EmbeddingTable, read_table
 from downstream.data.ctr_data import CTRData, load_ctr_data
-from downstream.training.fit import TrainingSettings, fit
+from downstream.training.fit import fit
+from downstream.training.settings import TrainingSettings
 
 # Raise it when a change of the program, or of a default, changes what a cell's settings mean: kept cells are then made
 # again.
@@ -66,21 +68,10 @@ def _table(path: Path) -> tuple[EmbeddingTable, str]:
     return read_table(path), digest(sorted(path.glob("part-*.parquet")) if path.is_dir() else [path])
 
 
-def _changed(settings: Any) -> dict[str, Any]:
-    """What of a settings dataclass is not at its default: a setting added later leaves the digests as they were."""
-    found = {}
-    for one in fields(settings):
-        value = getattr(settings, one.name)
-        if is_dataclass(value):
-            found[one.name] = _changed(value)
-        elif value != (one.default_factory() if one.default is MISSING else one.default):
-            found[one.name] = value
-    return found
-
-
 def cell_digest(cell: Cell, data: CTRData) -> str:
     """What decides a cell's outcome, in 24 hexadecimal characters."""
-    settings = _changed(cell.training)
+    # What is at its default is left out: an option added later leaves the digests as they were.
+    settings = {one.name: changed(getattr(cell.training, one.name)) for one in fields(cell.training)}
     if cell.table is None:
         del settings["image"]
     decisive = {
@@ -97,7 +88,7 @@ def _run(cell: Cell, folder: Path, data: CTRData, progress: Progress | None = No
     if folder.exists():  # another comparison that shares the cache has made it meanwhile
         return
     table = _table(cell.table)[0] if cell.table else None
-    result = fit(data, table, cell.training, cell.seed, progress)
+    result = fit(data, table, cell.training, cell.seed, progress=progress)
     record = {
         "cell": cell.names(),
         "table": table.info if table else None,

@@ -76,7 +76,7 @@ def next_click_recall(vectors: np.ndarray, data: CTRData, split: str, k: int = R
 
 def proxies(vectors: np.ndarray, found: np.ndarray, data: CTRData) -> dict[str, float]:
     """``PROXIES`` of a table joined to the items, the first three on validation; a missing vector counts as zeros."""
-    fitted = found & data.seen
+    fitted = found & data.warm
     apart = np.where(found[:, None], centred(vectors, fitted), np.float32(0))
     return dict(
         zip(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -16,12 +16,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from torchvision.transforms import v2
 
-from data_tools.common.cli import UserError
+from data_tools.common.errors import UserError
 from data_tools.reading.images import BadImage, read_image
 from downstream.images.features import Features
-
-if TYPE_CHECKING:
-    from downstream.images.joined import ItemImages
+from downstream.images.joined import ItemImages
 
 # Pictures encoded at a time: more of a batch than this are encoded again in the backward pass, to bound the memory.
 CHUNK = 256
@@ -211,7 +209,7 @@ class EncodedPictures(Features):
 
     @torch.no_grad()
     def _check(self, images: ItemImages, count: int = 16) -> None:
-        rows = np.flatnonzero(images.found & images.seen)[:count]
+        rows = np.flatnonzero(images.found & images.warm)[:count]
         made = self.encoder(self.pictures(rows.tolist())).numpy()
         wanted, centre = images.vectors[rows], images.fitted.mean(axis=0)
         if made.shape != wanted.shape:

@@ -74,7 +74,7 @@ class Pictured:
 def strips(picture: Pictured, queries: int = 5, count: int = 5) -> list[Strip]:
     """Strips of a few items, drawn by a fixed seed from those never shown in training where there are such."""
     data, usable = picture.data, picture.usable
-    fresh = usable & ~data.seen
+    fresh = usable & ~data.warm
     pool = np.flatnonzero(fresh if fresh.sum() >= queries else usable)
     if not picture.vectors or usable.sum() <= count or len(pool) < queries:
         return []
@@ -99,7 +99,7 @@ def attended(picture: Pictured, queries: int = 5, count: int = 6) -> list[Strip]
     rows = rows[(data.click[rows] == 1) & picture.usable[data.item[rows]]]
     if not picture.vectors or not len(rows):
         return []
-    fresh = ~data.seen[data.item[rows]]
+    fresh = ~data.warm[data.item[rows]]
     order = np.random.default_rng(0).permutation(len(rows))
     order = order[np.argsort(~fresh[order], kind="stable")]  # those never shown in training first
     found: dict[int, Strip] = {}

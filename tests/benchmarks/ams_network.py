@@ -32,7 +32,7 @@ from data_tools.common.provenance import made_by
 from downstream.ams.feature_store import open_store
 from downstream.ams.paper.measure import measure
 from downstream.ams.paper.workload import Workload
-from downstream.ams.settings import ServerSettings
+from downstream.settings import ServerSettings
 
 CASES = {
     "AMS": ServerSettings("ams", shard_ids=True, verify=False),

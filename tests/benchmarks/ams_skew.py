@@ -22,7 +22,7 @@ from data_tools.common.files import write_json
 from data_tools.common.provenance import made_by
 from downstream.ams.paper.measure import measure_together
 from downstream.ams.paper.workload import Workload
-from downstream.ams.settings import ServerSettings
+from downstream.settings import ServerSettings
 
 
 @dataclass(frozen=True)

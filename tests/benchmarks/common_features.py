@@ -21,12 +21,13 @@ from data_tools.common.cli import parse_settings, run_command
 from data_tools.common.files import write_json
 from data_tools.common.provenance import made_by
 from data_tools.tables.table import EmbeddingTable, read_table
-from downstream.data.ctr_data import Batch, CTRData, DataSettings, load_ctr_data
-from downstream.forms import ImageSettings
+from downstream.data.ctr_data import Batch, CTRData, load_ctr_data
 from downstream.images.joined import join_table
-from downstream.models import ModelSettings, build_model
-from downstream.training.fit import OptimSettings, TrainingSettings, fit
+from downstream.models.build import build_model
+from downstream.settings import DataSettings, OptimSettings
+from downstream.training.fit import fit
 from downstream.training.scoring import score
+from downstream.training.settings import ImageSettings, TrainingDefaults
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class Alone(CTRData):
 def measured(data: CTRData, settings: Settings, model: str, table: EmbeddingTable | None, seed: int) -> dict:
     """Impressions a second of training and of scoring, shared and alone, and the AUC of both orders."""
     optim = OptimSettings(batch_size=settings.batch_size, by_context=True)
-    training = TrainingSettings(data.settings, ModelSettings(model), ImageSettings(aggregator="sum"), optim)
+    shared = TrainingDefaults(data.settings, image=ImageSettings(aggregator="sum"), optim=optim)
+    training = shared.chosen({"name": model})
     random = fit(data, table, replace(training, optim=replace(optim, by_context=False)), seed)
     found = {"auc, random order": random.metrics["test"]["all"]["auc"]}
     alone = Alone(**{field.name: getattr(data, field.name) for field in fields(data)})

@@ -25,7 +25,8 @@ from rich.console import Console
 from data_tools.common.cli import UserError, parse_settings, run_command
 from data_tools.common.files import write_json
 from data_tools.common.provenance import made_by
-from downstream.data.ctr_data import CTRData, DataSettings, load_ctr_data
+from downstream.data.ctr_data import CTRData, load_ctr_data
+from downstream.settings import DataSettings
 from downstream.statistics.metrics import auc, gauc
 
 PEER = """
@@ -75,9 +76,12 @@ if __name__ == "__main__":
 OURS = """
 import json, sys
 import numpy as np
-from downstream.data.ctr_data import DataSettings, load_ctr_data
-from downstream.training.fit import OptimSettings, TrainingSettings, fit
-from downstream.models import ModelSettings
+from downstream.settings import DataSettings
+from downstream.data.ctr_data import load_ctr_data
+from downstream.settings import OptimSettings
+from downstream.training.settings import TrainingSettings
+from downstream.training.fit import fit
+from downstream.training.settings import ModelSettings
 if __name__ == "__main__":
     told = json.loads(sys.argv[1])
     data = load_ctr_data(told["dataset"], DataSettings(history=50))

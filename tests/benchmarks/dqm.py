@@ -19,11 +19,11 @@ from rich.console import Console
 from data_tools.common.cli import parse_settings, run_command
 from data_tools.common.files import write_json
 from data_tools.common.provenance import made_by
-from downstream.forms import ImageSettings
-from downstream.images.joined import ItemImages, make_embedder
-from downstream.models.base import ModelSettings
+from downstream.images.embedder import make_embedder
+from downstream.images.joined import ItemImages
 from downstream.models.din import DIN
 from downstream.models.dqm import DQM
+from downstream.training.settings import ImageSettings, ModelSettings
 
 LIMIT_MS = 5.0
 
@@ -98,8 +98,8 @@ def main() -> None:
     sizes = {"user": 2000, "item": settings.ads + 2, "category": 22, "words": 5000, "scene": 5}
     every = np.ones(settings.ads, dtype=bool)
     images = ItemImages(rng.normal(size=(settings.ads, settings.image)).astype(np.float32), every, every)
-    dqm = DQM(sizes, ModelSettings("dqm"), Embedder(images), settings.history).eval()
-    din = DIN(sizes, ModelSettings("din"), None, settings.history).eval()
+    dqm = DQM(sizes, ModelSettings("dqm"), None, Embedder(images)).eval()
+    din = DIN(sizes, ModelSettings("din"), DIN.Settings(), None).eval()
     everything = np.arange(settings.ads)
     user, whole = batch_of(settings, everything[:1]), batch_of(settings, everything)
     parts = [batch_of(settings, part) for part in np.array_split(everything, max(1, settings.ads // 500))]

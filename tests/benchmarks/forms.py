@@ -19,12 +19,12 @@ from rich.console import Console
 from data_tools.common.cli import parse_settings, run_command
 from data_tools.common.files import write_json
 from data_tools.common.provenance import made_by
-from downstream.forms import FORMS, ImageSettings
+from downstream.forms.registry import FORMS
 from downstream.images.joined import ItemImages
-from downstream.models import FormMaker
-from downstream.models.base import ModelSettings
+from downstream.models.build import FormMaker
 from downstream.models.embedding_mlp import EmbeddingMLP
-from downstream.training.epochs import Objective
+from downstream.training.epochs import PenalisedLoss
+from downstream.training.settings import ImageSettings, ModelSettings
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ def make_batch(settings: Settings, rng: np.random.Generator) -> dict[str, torch.
 def milliseconds(settings: Settings, images: ItemImages, image: ImageSettings | None) -> float:
     """Median time of a step."""
     make = FormMaker(images, image, settings.history, SIZES["category"]) if image else None
-    model = EmbeddingMLP(SIZES, ModelSettings(), make, settings.history)
-    objective, optimizer = Objective(model), torch.optim.Adam(model.parameters())
+    model = EmbeddingMLP(SIZES, ModelSettings(), None, make)
+    objective, optimizer = PenalisedLoss(model), torch.optim.Adam(model.parameters())
     rng = np.random.default_rng(0)
     times = []
     for batch in [make_batch(settings, rng) for _ in range(settings.steps + 3)]:
@@ -95,7 +95,8 @@ def main() -> None:
     known = np.ones(settings.items, dtype=bool)
     images = ItemImages(vectors, known, known)
     cases = {"IDs alone": None, **{name: ImageSettings(form=name) for name in FORMS}}
-    tuned = {f"{name}, table learned": ImageSettings(form=name, tune="table") for name in FORMS if FORMS[name].tunable}
+    tunable = [name for name, form in FORMS.items() if "tune" in form.uses]
+    tuned = {f"{name}, table learned": ImageSettings(form=name, tune="table") for name in tunable}
     found = {name: milliseconds(settings, images, image) for name, image in {**cases, **tuned}.items()}
     for name, value in found.items():
         Console().print(f"{name}: {value:.1f} ms a step, {1000 * settings.impressions / value:,.0f} impressions/s")

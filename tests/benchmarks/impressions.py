@@ -26,9 +26,12 @@ from data_tools.common.provenance import made_by
 RUN = """
 import json, re, sys, threading, time
 from pathlib import Path
-from downstream.data.ctr_data import DataSettings, load_ctr_data
-from downstream.training.fit import OptimSettings, TrainingSettings, fit
-from downstream.models import ModelSettings
+from downstream.settings import DataSettings
+from downstream.data.ctr_data import load_ctr_data
+from downstream.settings import OptimSettings
+from downstream.training.settings import TrainingSettings
+from downstream.training.fit import fit
+from downstream.training.settings import ModelSettings
 
 def mebibytes(key):
     return int(re.search(rf"{key}:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024

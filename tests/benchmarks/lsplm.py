@@ -21,7 +21,8 @@ from scipy.sparse import csr_matrix, hstack
 from data_tools.common.cli import parse_settings, run_command
 from data_tools.common.files import write_json
 from data_tools.common.provenance import made_by
-from downstream.data.ctr_data import CTRData, DataSettings, load_ctr_data
+from downstream.data.ctr_data import CTRData, load_ctr_data
+from downstream.settings import DataSettings
 from downstream.statistics.metrics import auc, gauc
 from tests.benchmarks.lsplm_solver import Design, log_probabilities, loss_and_gradient, minimise, sparsity
 

@@ -21,10 +21,12 @@ from rich.table import Table
 from data_tools.common.cli import UserError, parse_settings, run_command
 from data_tools.common.files import read_json, write_json
 from data_tools.common.provenance import made_by
-from downstream.data.ctr_data import CTRData, DataSettings, load_ctr_data
+from downstream.data.ctr_data import CTRData, load_ctr_data
+from downstream.settings import DataSettings
 from downstream.statistics.intervals import BootstrapSettings, bootstrap_metrics, paired_interval
 from downstream.statistics.metrics import auc, gauc
-from downstream.training.warm_up import PARTS
+
+PARTS = ("none", "partial", "full")
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from downstream.ams.averaging import leave_to_the_server
 from downstream.ams.feature_store import open_store
 from downstream.ams.ids import whole
 from downstream.ams.paper.workload import Workload, build
-from downstream.ams.settings import ServerSettings
 from downstream.ams.strategies import STRATEGIES
 from downstream.layers.blocks import gather, id_embedding, prelu_mlp
+from downstream.settings import ServerSettings
 
 STEPS = 20
 WORK = Workload(**SMALL)

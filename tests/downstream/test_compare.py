@@ -15,12 +15,11 @@ from data_tools.tables.table import write_table
 from downstream.compare import Settings, compare, main, plan
 from downstream.comparison.cells import Cell, cell_digest, run_cells
 from downstream.comparison.sources import Source
-from downstream.data.ctr_data import DataSettings, load_ctr_data
-from downstream.forms import ImageSettings
-from downstream.models import ModelSettings
+from downstream.data.ctr_data import load_ctr_data
 from downstream.report.verdict import signed
+from downstream.settings import DataSettings, OptimSettings
 from downstream.statistics.intervals import BootstrapSettings, bootstrap_metrics, paired_interval
-from downstream.training.fit import OptimSettings, TrainingSettings
+from downstream.training.settings import ImageSettings, ModelSettings, TrainingSettings
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +61,11 @@ def fits(monkeypatch):
     """Counts the trainings; set ``stop_after`` to be interrupted in the middle of one."""
     real, counted = downstream.comparison.cells.fit, {"count": 0, "stop_after": None}
 
-    def counting(*arguments):
+    def counting(*arguments, **options):
         if counted["count"] == counted["stop_after"]:
             raise KeyboardInterrupt
         counted["count"] += 1
-        return real(*arguments)
+        return real(*arguments, **options)
 
     monkeypatch.setattr(downstream.comparison.cells, "fit", counting)
     return counted
@@ -294,10 +293,10 @@ MINIMAL = {"sources": {"ids": None, "courier": Source(table="t")}}
         ({"ceiling": "planted"}, "ceiling is 'planted'"),
         ({"baseline": "courier"}, "one source cannot have two roles"),
         ({"ceiling": "courier"}, "one source cannot have two roles"),
-        ({"forms": ["tensor"]}, "forms: 'tensor' is none of"),
-        ({"forms": {"vector": {"sise": 3}}}, "unknown settings .'sise'."),
+        ({"forms": ["tensor"]}, "forms: unknown name 'tensor'; choose one of"),
+        ({"forms": {"vector": {"sise": 3}}}, "sise"),
         ({"forms": {"ad alone": {"behaviour_images": False}}}, "give it 'form'"),
-        ({"models": {"wide": {"name": "din2"}}}, "model 'din2'"),
+        ({"models": {"wide": {"name": "din2"}}}, "unknown model 'din2'"),
         ({"models": []}, "models are empty"),
         ({"workers": 0}, "workers is 0"),
         ({"seeds": []}, "seeds are empty"),
@@ -341,13 +340,13 @@ def test_a_cell_that_another_comparison_makes_meanwhile_is_taken(world, tables, 
     mine, theirs = (Cell("courier", "vector", "dicm", seed, tables / "planted", training) for seed in (0, 1))
     fit, fitted = downstream.comparison.cells.fit, []
 
-    def fit_while_another_runs(*given):
+    def fit_while_another_runs(*given, **options):
         fitted.append(given)
         folder = tmp_path / cell_digest(theirs, data)
         folder.mkdir()
         (folder / "row.json").write_text('{"by": "another"}')
         np.save(folder / "test_scores.npy", np.zeros(3))
-        return fit(*given)
+        return fit(*given, **options)
 
     monkeypatch.setattr(downstream.comparison.cells, "fit", fit_while_another_runs)
     rows = run_cells([mine, theirs], tmp_path, data, 1, progress_bar(shown=False))

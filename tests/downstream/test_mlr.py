@@ -6,11 +6,14 @@ import torch
 from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 
-from downstream.data.ctr_data import PADDING, DataSettings, load_ctr_data
-from downstream.forms import ImageSettings
-from downstream.models import ModelSettings, build_model
+from downstream.data.arrays import PADDING
+from downstream.data.ctr_data import load_ctr_data
+from downstream.models.build import build_model
+from downstream.models.mlr import MLR
+from downstream.settings import DataSettings, OptimSettings
 from downstream.statistics.metrics import auc
-from downstream.training.fit import OptimSettings, TrainingSettings, fit
+from downstream.training.fit import fit
+from downstream.training.settings import ImageSettings, ModelSettings, TrainingSettings
 from tests.benchmarks.lsplm_solver import (
     Design,
     direction,
@@ -182,7 +185,7 @@ def test_the_model_equals_a_loop(data):
 def test_penalties_make_zeros_and_more_of_them_more(data):
     found = []
     for l1 in (0.0, 1.0):
-        settings = ModelSettings("mlr", l1=l1, l21=l1)
+        settings = ModelSettings("mlr", mlr=MLR.Settings(l1=l1, l21=l1))
         result = fit(data, None, TrainingSettings(data.settings, settings, optim=OptimSettings(batch_size=64)), 0)
         model = build_model(data, None, settings, ImageSettings())
         model.load_state_dict(result.state)

@@ -6,7 +6,8 @@ from sklearn.metrics import roc_auc_score
 
 from downstream.comparison.leaks import probe
 from downstream.comparison.proxies import effective_rank, foretold, next_click_recall, proxies, sim_score_page_auc
-from downstream.data.ctr_data import DataSettings, load_ctr_data
+from downstream.data.ctr_data import load_ctr_data
+from downstream.settings import DataSettings
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_the_centred_proxy_is_that_of_a_table_centred_by_hand(data, world):
     cone = world.table.vectors + 9 * np.eye(1, world.table.vectors.shape[1], dtype=np.float32)
     directions = cone.astype(np.float64) / np.linalg.norm(cone.astype(np.float64), axis=1, keepdims=True)
     found = np.arange(160) != 3
-    by_hand = (directions - directions[data.seen & found].mean(axis=0)) * found[:, None]
+    by_hand = (directions - directions[data.warm & found].mean(axis=0)) * found[:, None]
     raw, centred, _, _ = proxies(cone * found[:, None], found, data).values()
     assert centred == pytest.approx(sim_score_page_auc(by_hand, data, "valid"), abs=1e-4)
     assert abs(raw - centred) > 1e-3

@@ -6,10 +6,11 @@ import pytest
 
 from data_tools.tables.table import read_table, unit_vectors
 from downstream.comparison.analysis import Contestants
-from downstream.data.ctr_data import DataSettings, load_ctr_data
+from downstream.data.ctr_data import load_ctr_data
 from downstream.report import thumbnails as neighbours
 from downstream.report.thumbnails import Pictured, attended, nearest
 from downstream.report.verdict import verdict
+from downstream.settings import DataSettings
 
 
 def figures(main_all, main_cold, other=(0.0, -0.01, 0.01), share=None):
