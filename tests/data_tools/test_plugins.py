@@ -121,7 +121,7 @@ def test_a_value_out_of_range_is_refused(flags, capsys):
         (["--image", "3"], "--image is a section; set what it holds, as in --image.form VALUE"),
         (["--steps"], "--steps needs a value"),
         (["3"], "unexpected argument '3'; settings are given as --name VALUE"),
-        (["--config", "none.yaml"], "the configuration file 'none.yaml' does not exist"),
+        (["--config", "none.yaml"], "none.yaml' does not exist"),
         (["--config", "bad.yaml"], "the configuration file is not valid YAML"),
         (["--config", "key.yaml"], "unknown setting image.scal; the nearest is image.scale"),
         (["--config", "type.yaml"], "must be a whole number > 0"),
