@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from data_tools import world as world_command
+from data_tools import world as command
 from data_tools.common.cli import UserError
 from data_tools.common.files import read_json
 from data_tools.dataset.schema import open_dataset
@@ -192,8 +192,8 @@ def test_a_mistake_leaves_no_mark_of_a_world(tmp_path):
 
 def test_photos_on_the_command_line_are_the_worlds(monkeypatch, tmp_path):
     made = []
-    monkeypatch.setattr(world_command, "make_world", lambda world, folder: made.append((world, folder)))
-    command = ["world", "--photos", "pictures", "--world.items", "7", "--out", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", command)
-    world_command.main()
+    monkeypatch.setattr(command, "make_world", lambda world, folder: made.append((world, folder)))
+    argv = ["world", "--photos", "pictures", "--world.items", "7", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", argv)
+    command.main()
     assert made == [(World(photos="pictures", items=7), str(tmp_path))]
