@@ -9,7 +9,7 @@ in the cache folder, so that the same command goes on where it was stopped.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,18 @@ from typing import Any
 from rich.console import Console
 
 from data_tools.common.cli import UserError, parse_settings, progress_bar, run_command
-from data_tools.common.files import whole_file, write_json
+from data_tools.common.files import whole_file
 from data_tools.common.provenance import made_by, this_command
-from downstream.comparison.analysis import Contestants, analyse
-from downstream.comparison.cells import NO_FORM, Cell, run_cells
-from downstream.comparison.segment_gains import gains_by_slice
+from downstream.comparison.analysis import analyse
+from downstream.comparison.cells import Cell, run_cells
+from downstream.comparison.segment_gains import gains_by_segment
 from downstream.comparison.sources import Source, make_tables
-from downstream.comparison.tables import look_at_tables
+from downstream.comparison.spec import NO_FORM, ComparisonSpec
+from downstream.comparison.tables import table_diagnostics
 from downstream.data.ctr_data import load_ctr_data
 from downstream.forms.registry import FORMS
 from downstream.models.registry import MODELS
-from downstream.report.encoder_runs import pretraining
+from downstream.report.encoder_runs import encoder_runs
 from downstream.report.page import render, report_context
 from downstream.statistics.intervals import BootstrapSettings
 from downstream.training.settings import TrainingDefaults, TrainingSettings
@@ -74,6 +75,7 @@ class Settings:
     cache : folder of the cells; by default runs/compare/<name of out>
     workers : processes that train CTR models side by side, each with training.optim.threads threads
     pictures : whether the report may show thumbnails of items
+    names : display names of sources, forms and models in the report, beside the built-in ones (IDs only, COURIER ...)
     """
 
     out: str = ""
@@ -92,6 +94,7 @@ class Settings:
     cache: str | None = None
     workers: int = 1
     pictures: bool = True
+    names: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.out or not self.dataset:
@@ -155,21 +158,35 @@ def compare(settings: Settings, command: str) -> str:
     tables = {name: make_tables(source, settings.data) for name, source in sources.items()}
     out = Path(settings.out)
     cache = Path(settings.cache or Path("runs") / "compare" / out.name)
-    who = Contestants(settings.baseline, settings.main, list(settings.forms), settings.ceiling)
+    spec = ComparisonSpec(settings.baseline, settings.main, list(settings.forms), settings.ceiling, settings.names)
     with progress_bar() as progress:
         rows = run_cells(plan(settings, tables), cache, data, settings.workers, progress)
-        figures = analyse(rows, data, who, settings.bootstrap, progress)
-        figures["slices"] = gains_by_slice(rows, data, who, settings.bootstrap, progress)
-        figures |= look_at_tables(rows, data, who, progress)
-    figures["pretraining"] = pretraining(sources)
-    figures["bootstrap"] = asdict(settings.bootstrap)
-    figures["made_by"] = made_by(command)
-    pictured = tables if settings.pictures else {}
-    context = report_context(figures, rows, data, who, settings.title, asdict(settings.training), pictured)
+        figures = analyse(rows, data, spec, settings.bootstrap, progress)
+        segments = gains_by_segment(rows, data, spec, settings.bootstrap, progress)
+        looked_at, correlations = table_diagnostics(rows, data, spec, progress)
+    runs, curves = encoder_runs(sources)
+    figures = replace(
+        figures,
+        segments=segments,
+        tables=looked_at,
+        proxy_correlations=correlations,
+        encoder_runs=runs,
+        encoder_curves=curves,
+        made_by=made_by(command),
+    )
+    context = report_context(
+        figures,
+        rows,
+        data,
+        spec,
+        title=settings.title,
+        training=asdict(settings.training),
+        pictured=tables if settings.pictures else {},
+    )
     for name in ("report.html", "report.md"):
         with whole_file(out / name) as scratch:
             scratch.write_text(render(f"{name}.j2", context), encoding="utf-8")
-    write_json(out / "figures.json", figures)
+    figures.write(out / "figures.json")
     return " ".join(context["verdict"])
 
 

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from data_tools.common.cli import UserError, parse_settings, run_command
 from data_tools.common.files import read_json, whole_file
+from data_tools.common.pages import mean_sd
 from data_tools.common.provenance import this_command
 
 HEADER = (
@@ -72,11 +73,6 @@ def finished_runs(places: str) -> dict[str, list[Path]]:
     return named
 
 
-def _spread(values: list[float], digits: int) -> str:
-    told = f"{np.mean(values):.{digits}f}"
-    return told + (f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else "")
-
-
 def _of(summaries: list[dict[str, Any]], part: str, what: str) -> list[float]:
     return [one["page_auc"][part][what] for one in summaries if part in one["page_auc"]]
 
@@ -87,7 +83,7 @@ def lines(groups: dict[str, list[Path]]) -> list[list[str]]:
 
     def aucs(summaries: list[dict[str, Any]], what: str) -> list[str]:
         values = [_of(summaries, part, what) for part in ("unseen", "seen")]
-        return [_spread(own, 4) if own else "–" for own in values]
+        return [mean_sd(own) for own in values]
 
     chosen = {name: [read_json(folder / "best.json")["auc"] for folder in own] for name, own in groups.items()}
     table = []
@@ -95,9 +91,9 @@ def lines(groups: dict[str, list[Path]]) -> list[list[str]]:
         own = found[name]
         figures = [("effective_rank", 1), ("steps", 0), ("seconds", 0)]
         seeds = ", ".join(str(one["seed"]) for one in own)
-        told = [_spread([one[key] for one in own], digits) for key, digits in figures]
+        told = [mean_sd([one[key] for one in own], digits) for key, digits in figures]
         told[1] = str(own[0]["steps"])
-        table.append([name, seeds, _spread(chosen[name], 4), *aucs(own, "trained"), *told])
+        table.append([name, seeds, mean_sd(chosen[name]), *aucs(own, "trained"), *told])
     every = list({one["seed"]: one for own in found.values() for one in own}.values())
     table.append(["untrained", "", "", *aucs(every, "untrained"), "", "0", ""])
     if all("oracle" in one["page_auc"].get("seen", {}) for one in every):

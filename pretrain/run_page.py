@@ -5,8 +5,6 @@ python -m pretrain.run_page --run runs/my-run        # writes runs/my-run/run.ht
 
 from __future__ import annotations
 
-import base64
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +13,14 @@ import matplotlib
 import matplotlib.pyplot as plt
 import safetensors.torch
 import torch
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from rich.console import Console
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
-from data_tools.common.charts import BETTER, INK, MUTED, STYLE, TEMPLATES, WORSE, inline_svg
+from data_tools.common.charts import BETTER, INK, MUTED, STYLE, WORSE, inline_svg
 from data_tools.common.cli import UserError, parse_settings, run_command
 from data_tools.common.files import read_json, read_json_lines, whole_file
+from data_tools.common.pages import jpeg_uri, render
 from pretrain.encoder.image_encoder import build_encoder
 from pretrain.evaluation.collapse import HEALTHY
 from pretrain.evaluation.page_auc import Requests, embed, load_requests
@@ -89,9 +87,7 @@ def curves(
 
 def as_image(picture: Tensor) -> str:
     """A picture, uint8 (3, S, S), as the address of an inline image."""
-    buffer = io.BytesIO()
-    to_pil_image(picture).save(buffer, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return jpeg_uri(to_pil_image(picture))
 
 
 def loss_charts(log: list[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -193,27 +189,23 @@ def write_page(settings: Settings) -> Path:
         )
         for name in ("unseen", "seen")
     }
-    pages = Environment(
-        loader=FileSystemLoader([Path(__file__).parent / "evaluation" / "templates", TEMPLATES]),
-        autoescape=select_autoescape(["html", "j2"]),
-        undefined=StrictUndefined,
-    )
-    html = pages.get_template("run.html.j2").render(
-        title=f"Run {run.name}",
-        settings=trained_with,
-        made={name: made[name] for name in ("commit", "versions", "machine")},
-        summary=read_json(run / "summary.json") if (run / "summary.json").exists() else None,
-        stopped=read_json(run / runs.STOPPED) if (run / runs.STOPPED).exists() else None,
-        best=best,
-        validation=curves(validation, "within-page AUC of seen and unseen items over steps", mark=best["step"]),
-        losses=loss_charts(log),
-        collapse=collapse_charts(log),
-        neighbours=neighbour_rows(units, requests.images, pictures),
-        temperature=objective["attention_temperature"],
-        attention=attention_rows(units["trained"], requests, views, objective["attention_temperature"])
+    context = {
+        "title": f"Run {run.name}",
+        "settings": trained_with,
+        "made": {name: made[name] for name in ("commit", "versions", "machine")},
+        "summary": read_json(run / "summary.json") if (run / "summary.json").exists() else None,
+        "stopped": read_json(run / runs.STOPPED) if (run / runs.STOPPED).exists() else None,
+        "best": best,
+        "validation": curves(validation, "within-page AUC of seen and unseen items over steps", mark=best["step"]),
+        "losses": loss_charts(log),
+        "collapse": collapse_charts(log),
+        "neighbours": neighbour_rows(units, requests.images, pictures),
+        "temperature": objective["attention_temperature"],
+        "attention": attention_rows(units["trained"], requests, views, objective["attention_temperature"])
         if attends
         else [],
-    )
+    }
+    html = render("run.html.j2", context, Path(__file__).parent / "evaluation" / "templates")
     path = run / "run.html"
     with whole_file(path) as scratch:
         scratch.write_text(html, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What pages share: the house style, and charts as inline SVG that reads on light and dark pages."""
+"""Charts as inline SVG that reads on light and dark pages."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import io
 import re
 from datetime import UTC, datetime
 from html import escape
-from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
 
-TEMPLATES = Path(__file__).parent / "templates"  # with style.css, the house style of pages
-# Drawn in these colours and then handed to the page's style sheet, which knows whether the page is dark.
+# Charts are drawn in these colours, which are then replaced by those of the page's style sheet (light or dark).
 STANDINS = {"#000001": "currentColor", "#000002": "var(--better)", "#000003": "var(--worse)", "#000004": "var(--muted)"}
 INK, BETTER, WORSE, MUTED = STANDINS
 STYLE = {
@@ -62,7 +60,7 @@ def over_time(
     starts, widths : of each bar, in seconds since 1970 and in seconds
     values : heights
     marks : name -> time of a dashed line
-    described : read out in place of the chart
+    described : text for screen readers
     share : whether heights are shares, shown in per cent
 
     Returns

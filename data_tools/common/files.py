@@ -6,10 +6,11 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -114,10 +115,20 @@ def whole_file(path: str | Path, synced: bool = True) -> Iterator[Path]:
         scratch.unlink(missing_ok=True)
 
 
+def finite(value: Any) -> Any:
+    """``value`` with None for every NaN and infinity, which JSON does not know."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(one) for key, one in value.items()}
+    return [finite(one) for one in value] if isinstance(value, list | tuple) else value
+
+
 def write_json(path: str | Path, value: Any, synced: bool = True) -> None:
-    """Write ``value`` as indented JSON, whole or not at all; see :func:`whole_file`."""
+    """Write ``value`` as indented strict JSON (null for NaN), whole or not at all; see :func:`whole_file`."""
+    text = json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False)
     with whole_file(path, synced) as scratch:
-        scratch.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        scratch.write_text(text + "\n", encoding="utf-8")
 
 
 def read_json(path: str | Path) -> Any:

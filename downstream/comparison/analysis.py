@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import product
 from typing import Any
 
 import numpy as np
+import polars as pl
 from rich.progress import Progress
 
-from downstream.comparison.cells import NO_FORM, Row
+from downstream.comparison.cells import Row
+from downstream.comparison.figures import Figures, frame, record
+from downstream.comparison.spec import BEST, NO_FORM, ComparisonSpec
 from downstream.data.ctr_data import SLICES, CTRData
 from downstream.statistics.intervals import (
     METRICS,
@@ -20,57 +23,74 @@ from downstream.statistics.intervals import (
     paired_interval,
     share_interval,
 )
-from downstream.statistics.metrics import all_metrics
+from downstream.statistics.metrics import all_metrics, calibration, ndcg
 
-# Each source in the form that was best for it on validation, where there are several forms.
-BEST = "best"
+NDCG_AT = 10
 Group = tuple[str, str, str]  # source, form, model
 Draws = dict[tuple[Group, str, str], tuple[np.ndarray, np.ndarray]]  # by slice and metric: (S,) and (S, resamples)
-
-
-@dataclass(frozen=True)
-class Contestants:
-    """Who is compared with whom.
-
-    Attributes
-    ----------
-    baseline, main : every source is compared with the baseline, the main source with every other
-    forms : of the embeddings, in the order of the comparison
-    ceiling : the source that knows what can be known, whose gain the others' are shares of; None for none
-    """
-
-    baseline: str
-    main: str
-    forms: list[str]
-    ceiling: str | None = None
-
-    def headline(self) -> str:
-        """The form in which the sources are judged."""
-        return BEST if len(self.forms) > 1 else self.forms[0]
 
 
 def grouped(rows: list[Row]) -> dict[Group, list[Row]]:
     """The rows of each (source, form, model), one a seed."""
     groups: dict[Group, list[Row]] = {}
     for row in rows:
-        groups.setdefault((row.cell.source, row.cell.form, row.cell.model), []).append(row)
+        groups.setdefault(row.cell.group, []).append(row)
     return groups
 
 
-def validation(rows: list[Row]) -> dict[str, dict[str, dict[str, float]]]:
-    """model -> source -> form -> mean GAUC (AUC where it is undefined) on validation, by which forms are chosen."""
-    worth: dict[str, dict[str, dict[str, float]]] = {}
+def validation(rows: list[Row]) -> pl.DataFrame:
+    """Mean GAUC (AUC where it is undefined) of each source, form and model on validation."""
+    found = []
     for (source, form, model), own in grouped(rows).items():
         valid = [row.record["metrics"]["valid"]["all"] for row in own]
         values = [metrics["auc"] if metrics["gauc"] is None else metrics["gauc"] for metrics in valid]
-        worth.setdefault(model, {}).setdefault(source, {})[form] = float(np.mean(values))
-    return worth
+        found.append({"source": source, "form": form, "model": model, "gauc": float(np.mean(values))})
+    return frame("validation", found)
 
 
 def choose_forms(rows: list[Row]) -> dict[str, dict[str, str]]:
-    """model -> source -> the form that is best on validation."""
-    worth = validation(rows)
-    return {model: {source: max(own, key=own.get) for source, own in best.items()} for model, best in worth.items()}
+    """model -> source -> the form that is best on validation; of equal ones the first."""
+    chosen: dict[str, dict[str, dict[str, Any]]] = {}
+    for one in validation(rows).iter_rows(named=True):
+        best = chosen.setdefault(one["model"], {})
+        if one["source"] not in best or one["gauc"] > best[one["source"]]["gauc"]:
+            best[one["source"]] = one
+    return {model: {source: one["form"] for source, one in best.items()} for model, best in chosen.items()}
+
+
+def cell_metrics(rows: list[Row], data: CTRData) -> pl.DataFrame:
+    """The metrics of every cell in every slice of the test split; undefined ones are null."""
+    parts, split = data.slices("test"), data.rows["test"]
+    request = data.dataset.impressions["request"].to_numpy()[split]
+    found = []
+    for row, part in product(rows, SLICES):
+        own = parts[part]
+        ranked = _page_metrics(data.click[split][own], row.test_scores[own], request[own])
+        found.append({**row.cell.names(), "slice": part, **row.record["metrics"]["test"][part], **ranked})
+    return frame("cells", found)
+
+
+def _page_metrics(click: np.ndarray, score: np.ndarray, request: np.ndarray) -> dict[str, float | None]:
+    """NDCG of the page views and expected calibration error; None where undefined."""
+    return {
+        "ndcg": ndcg(click, score, request, NDCG_AT) if click.any() else None,
+        "ece": calibration(click, score).error if len(click) else None,
+    }
+
+
+def calibration_curves(rows: list[Row], data: CTRData, chosen: dict[str, dict[str, str]]) -> pl.DataFrame:
+    """Predicted and observed click rates of each source in its best form, the cells of all seeds pooled."""
+    click, groups, found = data.click[data.rows["test"]], grouped(rows), []
+    for model, forms in chosen.items():
+        for source, form in forms.items():
+            own = groups[source, form, model]
+            curve = calibration(np.tile(click, len(own)), np.concatenate([row.test_scores for row in own]))
+            names = {"source": source, "form": form, "model": model}
+            columns = zip(curve.predicted, curve.observed, curve.impressions, strict=True)
+            for number, (predicted, observed, impressions) in enumerate(columns):
+                values = {"predicted": float(predicted), "observed": float(observed), "impressions": int(impressions)}
+                found.append(names | {"bin": number} | values)
+    return frame("calibration", found)
 
 
 def _draws(groups: dict[Group, list[Row]], data: CTRData, settings: BootstrapSettings, progress: Progress) -> Draws:
@@ -92,12 +112,6 @@ def _draws(groups: dict[Group, list[Row]], data: CTRData, settings: BootstrapSet
     return found
 
 
-def _pairs(who: Contestants, sources: list[str]) -> list[tuple[str, str]]:
-    against_baseline = [(source, who.baseline) for source in sources if source != who.baseline]
-    against_main = [(who.main, source) for source in sources if source not in (who.main, who.baseline)]
-    return against_baseline + against_main
-
-
 def _in_best_form(draws: Draws, chosen: dict[str, dict[str, str]]) -> Draws:
     """The draws, and again with each source's best form under the name "best"; what has no form stands under both."""
     best = {
@@ -109,9 +123,9 @@ def _in_best_form(draws: Draws, chosen: dict[str, dict[str, str]]) -> Draws:
 
 
 def _differences(
-    draws: Draws, chosen: dict[str, dict[str, str]], who: Contestants, settings: BootstrapSettings
+    draws: Draws, chosen: dict[str, dict[str, str]], spec: ComparisonSpec, settings: BootstrapSettings
 ) -> list[dict[str, Any]]:
-    forms = [*who.forms, BEST] if len(who.forms) > 1 else who.forms
+    forms = [*spec.forms, BEST] if len(spec.forms) > 1 else spec.forms
     sources = list(dict.fromkeys(source for (source, _, _), _, _ in draws))
 
     def find(source: str, form: str, model: str, part: str, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
@@ -119,7 +133,7 @@ def _differences(
         return draws.get(((source, NO_FORM, model), part, metric)) if own is None else own
 
     differences = []
-    for model, form, (a, b), part, metric in product(chosen, forms, _pairs(who, sources), SLICES, METRICS):
+    for model, form, (a, b), part, metric in product(chosen, forms, spec.pairs(sources), SLICES, METRICS):
         ours, theirs = find(a, form, model, part, metric), find(b, form, model, part, metric)
         if ours is None or theirs is None:
             continue
@@ -130,20 +144,20 @@ def _differences(
     return differences
 
 
-def _shares_of_the_ceiling(
-    draws: Draws, chosen: dict[str, dict[str, str]], who: Contestants, settings: BootstrapSettings
+def _ceiling_shares(
+    draws: Draws, chosen: dict[str, dict[str, str]], spec: ComparisonSpec, settings: BootstrapSettings
 ) -> list[dict[str, Any]]:
     """How much of the ceiling's gain in GAUC each source has, in their best forms, where that gain is above zero."""
     shares = []
     for (model, best), part in product(chosen.items(), SLICES):
-        ground, top = (draws.get(((one, BEST, model), part, "gauc")) for one in (who.baseline, who.ceiling))
+        ground, top = (draws.get(((one, BEST, model), part, "gauc")) for one in (spec.baseline, spec.ceiling))
         if ground is None or top is None:
             continue
         if paired_interval(top[0], ground[0], top[1], ground[1], settings).low <= 0:
             continue
         for source in best:
             own = draws.get(((source, BEST, model), part, "gauc"))
-            if source in (who.baseline, who.ceiling) or own is None:
+            if source in (spec.baseline, spec.ceiling) or own is None:
                 continue
             gains = [one[place] - ground[place] for place in (0, 1) for one in (own, top)]
             found = share_interval(*gains, settings)
@@ -153,7 +167,7 @@ def _shares_of_the_ceiling(
 
 
 def _correct(differences: list[dict[str, Any]], error: float) -> None:
-    """Add Holm's p-values, and ``direction``: 1 or -1 for a difference that is there after Holm, 0 for none found.
+    """Add Holm's p-values, and ``direction``: 1 or -1 for a difference that is significant after Holm, else 0.
 
     A family is what a reader takes in at one look: one metric on one slice, all forms or those of the headline.
     """
@@ -167,85 +181,75 @@ def _correct(differences: list[dict[str, Any]], error: float) -> None:
             row["direction"] = int(np.sign(row["mean"])) if apart else 0
 
 
-def detectable_effects(
-    differences: list[dict[str, Any]], who: Contestants, settings: BootstrapSettings
-) -> dict[str, dict[str, dict[str, float]]]:
-    """model -> slice -> metric -> the smallest true difference from the baseline that the test split would show.
+def detectable_effects(differences: pl.DataFrame, spec: ComparisonSpec, settings: BootstrapSettings) -> pl.DataFrame:
+    """The smallest true difference from the baseline that the test split would show.
 
     From the median spread of the differences, whatever they are themselves, at 80 % power and before Holm.
     """
-    found: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for row in differences:
-        if row["b"] == who.baseline and row["form"] != BEST:
-            own = found.setdefault(row["model"], {}).setdefault(row["slice"], {})
-            own.setdefault(row["metric"], []).append(row["spread"])
-    return {
-        model: {
-            part: {metric: detectable(float(np.median(all_)), settings.level) for metric, all_ in own.items()}
-            for part, own in parts.items()
-        }
-        for model, parts in found.items()
-    }
+    against = differences.filter(pl.col("b") == spec.baseline, pl.col("form") != BEST)
+    groups = against.group_by("model", "slice", "metric", maintain_order=True).agg(pl.col("spread").median())
+    rows = groups.to_dicts()
+    return frame("detectable", [row | {"effect": detectable(row["spread"], settings.level)} for row in rows])
 
 
-def oracle_metrics(data: CTRData) -> dict[str, dict[str, float | None]] | None:
-    """slice -> metric of the true click probabilities on the test split; None where the dataset does not know them."""
+def oracle_metrics(data: CTRData) -> pl.DataFrame:
+    """Metrics of the true click probabilities on the test split; empty where the dataset does not know them."""
     impressions = data.dataset.impressions
     if "oracle" not in impressions.columns:
-        return None
+        return frame("oracle", [])
     rows = data.rows["test"]
-    oracle, click, user = impressions["oracle"].to_numpy()[rows], data.click[rows], data.user[rows]
-    return {part: all_metrics(click[own], oracle[own], user[own]) for part, own in data.slices("test").items()}
+    oracle, request = (impressions[name].to_numpy()[rows] for name in ("oracle", "request"))
+    click, user = data.click[rows], data.user[rows]
+    found = []
+    for part, own in data.slices("test").items():
+        metrics = all_metrics(click[own], oracle[own], user[own])
+        found.append({"slice": part, **metrics, **_page_metrics(click[own], oracle[own], request[own])})
+    return frame("oracle", found)
 
 
-def _attainable(cells: list[dict], oracle: dict, baseline: str) -> list[dict[str, Any]]:
+def attainable(cells: pl.DataFrame, oracle: pl.DataFrame, baseline: str) -> pl.DataFrame:
     """Share of the lift that the oracle leaves to be had, (AUC - AUC_baseline) / (AUC_oracle - AUC_baseline)."""
+    if oracle.is_empty():
+        return frame("attainable", [])
     shares = []
-    keys = list(dict.fromkeys((cell["source"], cell["form"], cell["model"], cell["slice"]) for cell in cells))
+    keys = ["source", "form", "model", "slice"]
     for metric in ("auc", "gauc"):
-        means = {}
-        for key in keys:
-            own = [c[metric] for c in cells if (c["source"], c["form"], c["model"], c["slice"]) == key]
-            means[key] = None if None in own else float(np.mean(own))
-        for source, form, model, part in keys:
-            value, top = means[source, form, model, part], oracle[part][metric]
-            ground = next(means[key] for key in keys if (key[0], *key[2:]) == (baseline, model, part))
-            if source != baseline and None not in (value, top, ground) and top > ground:
-                names = {"source": source, "form": form, "model": model, "slice": part, "metric": metric}
-                shares.append(names | {"share": (value - ground) / (top - ground)})
-    return shares
+        defined = pl.col(metric).is_not_null().all()
+        means = (
+            cells.group_by(keys, maintain_order=True)
+            .agg(value=pl.when(defined).then(pl.col(metric).mean()))
+            .drop_nulls()
+        )
+        for one in means.filter(pl.col("source") != baseline).to_dicts():
+            ground = record(means, source=baseline, model=one["model"], slice=one["slice"])
+            top = record(oracle, slice=one["slice"])[metric]
+            if ground and top is not None and top > ground["value"]:
+                share = (one["value"] - ground["value"]) / (top - ground["value"])
+                shares.append(one | {"metric": metric, "share": share})
+    return frame("attainable", shares)
 
 
 def analyse(
-    rows: list[Row], data: CTRData, who: Contestants, settings: BootstrapSettings, progress: Progress
-) -> dict[str, Any]:
-    """The figures of a comparison.
-
-    Returns
-    -------
-    dict with
-        cells : source, form, model, seed, slice, auc, gauc, log_loss (of the test split; None where undefined)
-        differences : a, b, form, model, slice, metric, mean, low, high, spread, p, p_holm, direction; the mean is a - b
-        detectable : model -> slice -> metric -> minimum detectable effect
-        validation : model -> source -> form -> mean GAUC on validation
-        chosen : model -> source -> its best form on validation
-        of_the_ceiling : source, model, slice, share, low, high: shares of the ceiling's gain in GAUC, best forms
-        oracle : slice -> metrics, or None
-        attainable : source, form, model, slice, metric, share; empty without an oracle
-    """
-    cells = [
-        {**row.cell.names(), "slice": part, **row.record["metrics"]["test"][part]} for row in rows for part in SLICES
-    ]
-    oracle, chosen = oracle_metrics(data), choose_forms(rows)
+    rows: list[Row], data: CTRData, spec: ComparisonSpec, settings: BootstrapSettings, progress: Progress
+) -> Figures:
+    """The figures of a comparison that follow from its cells; see :class:`Figures`."""
+    cells, oracle, chosen = cell_metrics(rows, data), oracle_metrics(data), choose_forms(rows)
     draws = _in_best_form(_draws(grouped(rows), data, settings, progress), chosen)
-    differences = _differences(draws, chosen, who, settings)
-    return {
-        "cells": cells,
-        "differences": differences,
-        "detectable": detectable_effects(differences, who, settings),
-        "validation": validation(rows),
-        "chosen": chosen,
-        "of_the_ceiling": _shares_of_the_ceiling(draws, chosen, who, settings),
-        "oracle": oracle,
-        "attainable": _attainable(cells, oracle, who.baseline) if oracle else [],
-    }
+    differences = frame("differences", _differences(draws, chosen, spec, settings))
+    forms = [
+        {"source": source, "form": form, "model": model}
+        for model, own in chosen.items()
+        for source, form in own.items()
+    ]
+    return Figures(
+        cells=cells,
+        differences=differences,
+        detectable=detectable_effects(differences, spec, settings),
+        validation=validation(rows),
+        chosen=frame("chosen", forms),
+        ceiling_shares=frame("ceiling_shares", _ceiling_shares(draws, chosen, spec, settings)),
+        oracle=oracle,
+        attainable=attainable(cells, oracle, spec.baseline),
+        calibration=calibration_curves(rows, data, chosen),
+        bootstrap=asdict(settings),
+    )

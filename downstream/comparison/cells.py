@@ -26,7 +26,6 @@ from downstream.training.settings import TrainingSettings
 # Raise it when a change of the program, or of a default, changes what a cell's settings mean: kept cells are then made
 # again.
 CELL_VERSION = 2
-NO_FORM = "none"
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,11 @@ class Cell:
     seed: int
     table: Path | None
     training: TrainingSettings
+
+    @property
+    def group(self) -> tuple[str, str, str]:
+        """Source, form and model: the cells of one group differ in seeds alone."""
+        return self.source, self.form, self.model
 
     def names(self) -> dict[str, str | int]:
         """What tells this cell from the others of its comparison."""
@@ -145,7 +149,7 @@ def run_cells(cells: list[Cell], cache: Path, data: CTRData, workers: int, progr
     """
     folders = [cache / cell_digest(cell, data) for cell in cells]
     missing = {folder: cell for folder, cell in zip(folders, cells, strict=True) if not folder.exists()}
-    kept = f"cells ({len(cells) - len(missing)} kept from before)"
+    kept = f"cells ({len(cells) - len(missing)} cached)"
     task = progress.add_task(kept, total=len(missing))
     for cell in _run_missing(missing, data, workers, progress):
         done = f"{kept}, last {cell.source}, {cell.form}, {cell.model}, seed {cell.seed}"

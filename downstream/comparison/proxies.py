@@ -1,4 +1,4 @@
-"""Figures of an embedding table that cost no CTR training, and which of them foretell the gain in the CTR model."""
+"""Figures of an embedding table that cost no CTR training, and how they correlate with the gain in the CTR model."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def proxies(vectors: np.ndarray, found: np.ndarray, data: CTRData) -> dict[str, 
     )
 
 
-def foretold(measured: list[dict[str, float]], gains: list[float]) -> dict[str, float | None]:
+def proxy_correlations(measured: list[dict[str, float]], gains: list[float]) -> dict[str, float | None]:
     """Spearman's correlation of each proxy with the gains over all tables; None for fewer than four tables."""
     if len(gains) < 4:
         return dict.fromkeys(PROXIES)

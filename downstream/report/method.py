@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from data_tools.dataset.schema import SPLITS
-from downstream.comparison.analysis import BEST
 from downstream.comparison.cells import Row
+from downstream.comparison.figures import Figures
+from downstream.comparison.spec import BEST
 from downstream.data.ctr_data import CTRData
+from downstream.report.words import Names
 
 
 def splits(data: CTRData) -> list[list[str]]:
@@ -32,10 +34,10 @@ def _settings(training: dict[str, Any]) -> str:
 
 
 def measured(
-    figures: dict[str, Any], rows: list[Row], data: CTRData, training: dict[str, Any]
+    figures: Figures, rows: list[Row], data: CTRData, training: dict[str, Any], names: Names
 ) -> list[tuple[str, str]]:
     """(what, how) lines: data, settings, seeds, intervals, command, commit, versions, machine."""
-    made, info, bootstrap = figures["made_by"], data.dataset.info, figures["bootstrap"]
+    made, info, bootstrap = figures.made_by, data.dataset.info, figures.bootstrap
     seeds = dict.fromkeys(str(row.cell.seed) for row in rows)
     lacking = {row.cell.source: row.record["items_without_image"] for row in rows if row.cell.table}
     machine = {**made["machine"], "cores": f"{made['machine']['cores']} cores"}
@@ -52,7 +54,7 @@ def measured(
         ),
         (
             "Items without a vector",
-            ", ".join(f"{source} {count:,}" for source, count in lacking.items()) or "no tables",
+            ", ".join(f"{names(source)} {count:,}" for source, count in lacking.items()) or "no tables",
         ),
         ("Time", f"{len(rows)} cells, {seconds:.0f} s of CTR training and scoring"),
         ("Command", made["command"]),
@@ -74,10 +76,10 @@ def drawn_labels(info: dict[str, Any]) -> list[str]:
     ]
 
 
-def limitations(figures: dict[str, Any], rows: list[Row], data: CTRData) -> list[str]:
+def limitations(figures: Figures, rows: list[Row], data: CTRData) -> list[str]:
     """What the figures cannot say."""
     seeds = len({row.cell.seed for row in rows})
-    level, count = figures["bootstrap"]["level"], sum(row["form"] != BEST for row in figures["differences"])
+    level, count = figures.bootstrap["level"], (figures.differences["form"] != BEST).sum()
     cold = data.slices("test")["cold"]
     items = len(np.unique(data.item[data.rows["test"]][cold]))
     said = drawn_labels(data.dataset.info)

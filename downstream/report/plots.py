@@ -135,3 +135,23 @@ def survival(lines: dict[str, list[tuple[float, float]]], axis: str, described: 
         axes.spines[["top", "right"]].set_visible(False)
         figure.tight_layout(pad=0.3)
         return inline_svg(figure, described)
+
+
+def reliability(lines: dict[str, tuple[list[float], list[float]]], described: str) -> str:
+    """Observed against predicted click rates around the diagonal: name -> predicted, observed."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(4.2, 3.4))
+        top = 1.05 * max(max(values) for line in lines.values() for values in line)
+        axes.plot([0, top], [0, top], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        for place, (name, (predicted, observed)) in enumerate(lines.items()):
+            colour, marker = (INK, BETTER)[place % 2], "so"[place % 2]
+            axes.plot(
+                predicted, observed, color=colour, linewidth=1.4, marker=marker, markersize=4,
+                linestyle=DASHES[place % len(DASHES)], label=name,
+            )  # fmt: skip
+        axes.set(xlim=(0, top), ylim=(0, top), xlabel="predicted click rate", ylabel="observed click rate")
+        axes.legend(frameon=False, loc="upper left")
+        axes.locator_params(nbins=5)
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.tight_layout(pad=0.3)
+        return inline_svg(figure, described)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data_tools.common.pages import jpeg_uri
 from data_tools.tables.table import read_table, unit_vectors
 from downstream.data.ctr_data import CTRData
 
@@ -46,12 +45,8 @@ def nearest(unit: np.ndarray, usable: np.ndarray, queries: np.ndarray, count: in
 
 
 def _thumbnail(path: Path, text: str, side: int = 72) -> Picture:
-    buffer = io.BytesIO()
     with Image.open(path) as image:
-        small = image.convert("RGB")
-        small.thumbnail((side, side))
-        small.save(buffer, "JPEG", quality=80)
-    return Picture("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode(), text)
+        return Picture(jpeg_uri(image, side, quality=80), text)
 
 
 class Pictured:

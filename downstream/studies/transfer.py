@@ -18,8 +18,8 @@ from data_tools.common.files import whole_file, write_json
 from data_tools.common.provenance import made_by
 from data_tools.tables.table import EmbeddingTable, read_table
 from downstream.data.ctr_data import CTRData
-from downstream.report.page import METRIC_NAMES, render
-from downstream.report.verdict import signed
+from downstream.report.page import render
+from downstream.report.words import METRIC_NAMES, signed
 from downstream.statistics.intervals import METRICS, BootstrapSettings, bootstrap_metrics, paired_interval
 from downstream.statistics.metrics import all_metrics
 from downstream.studies.sharing import ALONE, KINDS, Scores, Train

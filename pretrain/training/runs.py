@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from data_tools.common.files import read_json, whole_file, whole_folder, write_json
+from data_tools.common.files import finite, read_json, whole_file, whole_folder, write_json
 
 STOPPED = "stopped.json"
 
@@ -77,7 +77,7 @@ def load_checkpoint(
 def append_log(run: Path, line: dict[str, Any]) -> None:
     """Add one line to ``log.jsonl``."""
     with open(run / "log.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(json.dumps(finite(line), allow_nan=False) + "\n")
 
 
 def trim_log(run: Path, step: int) -> None:

@@ -5,7 +5,13 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from downstream.comparison.leaks import probe
-from downstream.comparison.proxies import effective_rank, foretold, next_click_recall, proxies, sim_score_page_auc
+from downstream.comparison.proxies import (
+    effective_rank,
+    next_click_recall,
+    proxies,
+    proxy_correlations,
+    sim_score_page_auc,
+)
 from downstream.data.ctr_data import load_ctr_data
 from downstream.settings import DataSettings
 
@@ -57,8 +63,8 @@ def test_planted_vectors_beat_random_ones_on_every_behavioural_proxy(data, world
     planted, random = (proxies(t.vectors, np.ones(160, bool), data) for t in (world.table, world.random))
     assert planted["page AUC of SimScore"] > random["page AUC of SimScore"] + 0.1
     assert planted["recall@50 of the next click"] > random["recall@50 of the next click"]
-    assert foretold([planted, random, planted, random], [0.2, 0.0, 0.3, 0.1])["page AUC of SimScore"] > 0.8
-    assert foretold([planted], [0.2])["effective rank"] is None
+    assert proxy_correlations([planted, random, planted, random], [0.2, 0.0, 0.3, 0.1])["page AUC of SimScore"] > 0.8
+    assert proxy_correlations([planted], [0.2])["effective rank"] is None
 
 
 def test_the_centred_proxy_is_that_of_a_table_centred_by_hand(data, world):

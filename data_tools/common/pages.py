@@ -1,0 +1,50 @@
+"""What pages share: one jinja environment, inline pictures, and numbers as text."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+TEMPLATES = Path(__file__).parent / "templates"  # with style.css, the house style of pages
+MISSING = "–"
+
+
+def render(template: str, context: dict[str, Any], *folders: Path) -> str:
+    """A page from a template in one of ``folders`` or in ``data_tools/common/templates``.
+
+    HTML is escaped in ``*.html.j2`` and left alone in other templates; a name missing in ``context`` is an error.
+    """
+    environment = Environment(
+        loader=FileSystemLoader([*folders, TEMPLATES]),
+        autoescape=lambda name: bool(name) and name.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(template).render(context)
+
+
+def jpeg_uri(picture: Image.Image, side: int | None = None, quality: int = 85) -> str:
+    """A picture as the address of an inline JPEG, reduced to at most ``side`` pixels a side where that is given."""
+    picture = picture.convert("RGB")
+    if side is not None:
+        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=quality)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def mean_sd(values: Sequence[float | None], digits: int = 4) -> str:
+    """Mean and, of several values, their sample standard deviation; a dash where one is missing."""
+    if not len(values) or any(value is None for value in values):
+        return MISSING
+    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{spread}"
