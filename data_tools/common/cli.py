@@ -42,7 +42,7 @@ def parse_settings(settings: type[Settings], description: str | None, argv: Sequ
         With status 2 after a message, for an unknown key (the nearest is named) or a value of the wrong type.
     """
     arguments = [_with_underscores(one) for one in (sys.argv[1:] if argv is None else argv)]
-    parser = Parser(settings, description)
+    parser = Parser.of(settings, description)
     for section in (one[2:-5] for one in arguments if one.startswith("--") and one.endswith(".help")):
         print(parser.section_help(section))
         raise SystemExit(0)

@@ -55,25 +55,30 @@ def _metavar(hint: Any) -> str:
 
 
 class Parser(ArgumentParser):
-    """jsonargparse's parser for a settings dataclass.
+    """jsonargparse's parser, made for a settings dataclass by :meth:`of`."""
 
-    Parameters
-    ----------
-    settings : type
-        A dataclass; its fields may be dataclasses (sections).
-    description : str or None
-        Shown on top of the help.
-    """
+    choices: dict[str, Choice] = {}  # noqa: RUF012  jsonargparse makes parsers of this class for nested values, too
 
-    def __init__(self, settings: type, description: str | None) -> None:
-        super().__init__(description=description, allow_abbrev=False, formatter_class=HelpFormatter)
-        self.choices = dict(_choices(settings))
-        self.add_argument("--config", action="config", metavar="FILE", help="YAML file of settings; flags override it.")
-        self.add_class_arguments(settings)
-        for group in self._action_groups:
+    @classmethod
+    def of(cls, settings: type, description: str | None) -> Parser:
+        """A parser of ``--config FILE`` and the fields of a dataclass, which may be dataclasses (sections).
+
+        Parameters
+        ----------
+        settings : type
+            The dataclass.
+        description : str or None
+            Shown on top of the help.
+        """
+        parser = cls(description=description, allow_abbrev=False, formatter_class=HelpFormatter)
+        parser.choices = dict(_choices(settings))
+        parser.add_argument("--config", action="config", metavar="FILE", help="YAML file of settings; flags override.")
+        parser.add_class_arguments(settings)
+        for group in parser._action_groups:
             group._group_actions.sort(key=lambda action: not action.required)
-        printing = self._option_string_actions["--print_config"]
+        printing = parser._option_string_actions["--print_config"]
         printing.help, printing.metavar = "Print the settings as YAML and exit.", ""
+        return parser
 
     @property
     def switches(self) -> set[str]:
