@@ -25,6 +25,7 @@ from rich.progress import Progress
 from data_tools.common.cli import UserError, parse_settings, progress_bar, run_command
 from data_tools.common.files import whole_file, write_json
 from data_tools.common.provenance import made_by, this_command
+from data_tools.measures.spread import mean_and_spread
 from data_tools.tables.table import EmbeddingTable, read_table
 from downstream.data.ctr_data import CTRData, load_ctr_data
 from downstream.report.page import METRIC_NAMES, render
@@ -144,13 +145,6 @@ def measure(data: CTRData, settings: Settings, progress: Progress) -> dict[str, 
     return {"parts": sizes, "cells": cells, "differences": differences}
 
 
-def spread(values: list[float | None]) -> str:
-    """Mean and, of several seeds, sample standard deviation."""
-    if None in values:
-        return "–"
-    return f"{np.mean(values):.4f}" + (f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else "")
-
-
 def tables(figures: dict[str, Any]) -> list[dict[str, Any]]:
     """What the template shows of each part: a line a contestant, its metrics and its differences from those alone."""
     shown = []
@@ -162,7 +156,7 @@ def tables(figures: dict[str, Any]) -> list[dict[str, Any]]:
             line = [name]
             for metric in METRICS:
                 values = [cell[metric] for cell in own if cell["contestant"] == name]
-                line.append(spread(values))
+                line.append(mean_and_spread(values))
             for b in against:
                 for metric in ("gauc", "auc", "log_loss"):
                     wanted = {"a": name, "b": b, "part": part, "metric": metric}

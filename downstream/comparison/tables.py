@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress
 
-from data_tools.tables.table import read_table
+from data_tools.measures.effective_rank import spectrum
+from data_tools.tables.table import read_table, unit_vectors
 from downstream.comparison.analysis import Contestants, choose_forms, grouped
 from downstream.comparison.cells import Row
 from downstream.comparison.leaks import probe
-from downstream.comparison.proxies import foretold, proxies, spectrum
+from downstream.comparison.proxies import foretold, proxies
 from downstream.data.ctr_data import CTRData
 
 SPECTRUM = 64
@@ -50,7 +51,7 @@ def look_at_tables(rows: list[Row], data: CTRData, who: Contestants, progress: P
                 "table": path,
                 "size": int(vectors.shape[1]),
                 **proxies(vectors, found, data),
-                "spectrum": spectrum(vectors[found])[:SPECTRUM].tolist(),
+                "spectrum": spectrum(unit_vectors(vectors[found]))[:SPECTRUM].tolist(),
                 "gain": None if None in sum(gains, ()) else float(np.mean([ours - base for ours, base in gains])),
                 "test_correlation": known.test,
                 "ceiling": known.ceiling,

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from data_tools.common.charts import curves
 from data_tools.common.files import read_json, read_json_lines
 from downstream.comparison.sources import Source
-from downstream.report.plots import curves
 
+# Key of a log line: page AUC on items not in training; runs of earlier versions call it unseen.
+COLD, FORMER_COLD = "valid_page_auc_cold", "valid_page_auc_unseen"
 # What a log line holds of each curve, by the curve's name.
 CURVES = {
-    "Validation: page AUC of SimScore, items never shown": lambda line: line.get("valid_page_auc_unseen"),
+    "Validation: page AUC of SimScore, items never shown": lambda line: line.get(COLD, line.get(FORMER_COLD)),
     "Loss, less that of knowing nothing": lambda line: line["loss"] - line["chance"] if "loss" in line else None,
     "Effective rank of the embeddings in a batch": lambda line: line.get("effective_rank"),
 }

@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from data_tools.common.charts import TEMPLATES
+from data_tools.common.charts import TEMPLATES, curves
+from data_tools.measures.spread import mean_and_spread
 from downstream.comparison.analysis import BEST, Contestants
 from downstream.comparison.cells import NO_FORM, Row
 from downstream.comparison.proxies import PROXIES
 from downstream.data.ctr_data import SLICES, CTRData
 from downstream.report.encoder_runs import COLUMNS, training_curves, training_rows
 from downstream.report.method import limitations, measured, splits
-from downstream.report.plots import curves, forest, limits, spectra
+from downstream.report.plots import forest, limits, spectra
 from downstream.report.thumbnails import Pictured, attended, strips, thumbnails
 from downstream.report.verdict import signed, verdict
 from downstream.statistics.intervals import METRICS, Interval
@@ -71,7 +72,7 @@ def _model_rows(figures: dict[str, Any], who: Contestants) -> list[tuple[str, li
         lines = []
         for model in figures["chosen"]:
             cells = [cell for cell in figures["cells"] if (cell["model"], cell["slice"]) == (model, part)]
-            line = [model, _spread([cell["gauc"] for cell in cells if cell["source"] == who.baseline])]
+            line = [model, mean_and_spread([cell["gauc"] for cell in cells if cell["source"] == who.baseline])]
             for source in others:
                 wanted = (source, who.baseline, who.headline(), model, part, "gauc")
                 keys = ("a", "b", "form", "model", "slice", "metric")
@@ -100,14 +101,6 @@ def _duels(figures: dict[str, Any], who: Contestants, model: str) -> list[dict]:
     return [row for row in rows if row["b"] != who.baseline]
 
 
-def _spread(values: list[float | None]) -> str:
-    """Mean and sample standard deviation over seeds."""
-    if None in values:
-        return "–"
-    spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.4f}{spread}"
-
-
 def _metric_rows(figures: dict[str, Any], model: str, part: str) -> list[list[str]]:
     """``METRIC_COLUMNS``, one line a (source, form): the metrics over seeds, share of the attainable lift in GAUC."""
     cells = [cell for cell in figures["cells"] if (cell["model"], cell["slice"]) == (model, part)]
@@ -120,10 +113,10 @@ def _metric_rows(figures: dict[str, Any], model: str, part: str) -> list[list[st
             for one in figures["attainable"]
             if (one["source"], one["form"], one["model"], one["slice"], one["metric"]) == key
         ]
-        values = [_spread([cell[metric] for cell in own]) for metric in METRICS]
+        values = [mean_and_spread([cell[metric] for cell in own]) for metric in METRICS]
         lines.append([_label(source, form), *values, f"{share[0]:.0%}" if share else "–"])
     if figures["oracle"]:
-        values = [_spread([figures["oracle"][part][metric]]) for metric in METRICS]
+        values = [mean_and_spread([figures["oracle"][part][metric]]) for metric in METRICS]
         lines.append(["oracle (true click probabilities)", *values, "–"])
     return lines if figures["oracle"] else [line[:-1] for line in lines]
 
@@ -205,7 +198,7 @@ def _gates(rows: list[Row], figures: dict[str, Any], who: Contestants, model: st
         gates.setdefault(one["category"], []).append(one)
     by_gate = sorted(gates.items(), key=lambda pair: np.mean([one["gate"] for one in pair[1]]))
     return [
-        [category or "none, or new", _spread([one["gate"] for one in own]), f"{own[0]['impressions']:,}"]
+        [category or "none, or new", mean_and_spread([one["gate"] for one in own]), f"{own[0]['impressions']:,}"]
         for category, own in by_gate
     ]
 
