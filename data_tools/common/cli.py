@@ -6,8 +6,8 @@ import difflib
 import itertools
 import re
 import sys
-from argparse import SUPPRESS, RawDescriptionHelpFormatter
-from collections.abc import Callable, Sequence
+from argparse import SUPPRESS, ArgumentError, RawDescriptionHelpFormatter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, get_type_hints
 
@@ -148,6 +148,30 @@ def parse_settings(settings: type[Settings], description: str | None, argv: Sequ
     parsed = parser.instantiate(parser.parse_args(_config_first(_spelt_out(arguments, switches)))).as_dict()
     parsed.pop("config")
     return settings(**parsed)
+
+
+def settings_from(settings: type[Settings], values: Mapping[str, Any], where: str) -> Settings:
+    """Build a settings dataclass from nested values, such as those a run recorded; what is missing is at its default.
+
+    Parameters
+    ----------
+    settings : dataclass
+    values : mapping
+        Settings and sections by name.
+    where : str
+        Where the values are from, for messages.
+
+    Raises
+    ------
+    UserError
+        For an unknown key or a value of the wrong type.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(settings)
+    try:
+        return settings(**parser.instantiate(parser.parse_object(dict(values))).as_dict())
+    except ArgumentError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def _spelt_out(arguments: Sequence[str], switches: set[str]) -> list[str]:

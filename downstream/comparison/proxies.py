@@ -73,7 +73,7 @@ def proxies(vectors: np.ndarray, found: np.ndarray, data: CTRData) -> dict[str, 
                 sim_score_page_auc(vectors, data, "valid"),
                 sim_score_page_auc(apart, data, "valid"),
                 next_click_recall(vectors, data, "valid"),
-                effective_rank(unit_vectors(vectors[fitted])),
+                effective_rank(vectors[fitted]),
             ),
             strict=True,
         )

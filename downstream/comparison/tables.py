@@ -8,7 +8,7 @@ import numpy as np
 from rich.progress import Progress
 
 from data_tools.measures.effective_rank import spectrum
-from data_tools.tables.table import read_table, unit_vectors
+from data_tools.tables.table import read_table
 from downstream.comparison.analysis import Contestants, choose_forms, grouped
 from downstream.comparison.cells import Row
 from downstream.comparison.leaks import probe
@@ -51,7 +51,7 @@ def look_at_tables(rows: list[Row], data: CTRData, who: Contestants, progress: P
                 "table": path,
                 "size": int(vectors.shape[1]),
                 **proxies(vectors, found, data),
-                "spectrum": spectrum(unit_vectors(vectors[found]))[:SPECTRUM].tolist(),
+                "spectrum": spectrum(vectors[found])[:SPECTRUM].tolist(),
                 "gain": None if None in sum(gains, ()) else float(np.mean([ours - base for ours, base in gains])),
                 "test_correlation": known.test,
                 "ceiling": known.ceiling,
