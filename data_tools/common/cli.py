@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
+from jsonargparse import ArgumentError, ArgumentParser
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -49,6 +50,30 @@ def parse_settings(settings: type[Settings], description: str | None, argv: Sequ
     parsed = parser.instantiate(parser.parse_args(_config_first(_spelt_out(arguments, parser.switches)))).as_dict()
     parsed.pop("config")
     return settings(**parsed)
+
+
+def settings_from(settings: type[Settings], values: Mapping[str, Any], where: str) -> Settings:
+    """Build a settings dataclass from nested values, such as those a run recorded; what is missing is at its default.
+
+    Parameters
+    ----------
+    settings : dataclass
+    values : mapping
+        Settings and sections by name.
+    where : str
+        Where the values are from, for messages.
+
+    Raises
+    ------
+    UserError
+        For an unknown key or a value of the wrong type.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(settings)
+    try:
+        return settings(**parser.instantiate(parser.parse_object(dict(values))).as_dict())
+    except ArgumentError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def _spelt_out(arguments: Sequence[str], switches: set[str]) -> list[str]:

@@ -1,14 +1,12 @@
-"""What pages share: one jinja environment, inline pictures, and numbers as text."""
+"""What pages share: one jinja environment and inline pictures."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
@@ -40,11 +38,3 @@ def jpeg_uri(picture: Image.Image, side: int | None = None, quality: int = 85) -
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=quality)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def mean_sd(values: Sequence[float | None], digits: int = 4) -> str:
-    """Mean and, of several values, their sample standard deviation; a dash where one is missing."""
-    if not len(values) or any(value is None for value in values):
-        return MISSING
-    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.{digits}f}{spread}"

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from rich.progress import Progress
 
+from data_tools.measures.group_auc import group_auc
 from downstream.comparison.analysis import choose_forms, grouped
 from downstream.comparison.cells import Row
 from downstream.comparison.figures import frame
@@ -15,7 +16,7 @@ from downstream.comparison.spec import ComparisonSpec
 from downstream.data.ctr_data import CTRData
 from downstream.data.segments import slices
 from downstream.statistics.intervals import BootstrapSettings, bootstrap_metrics, paired_interval
-from downstream.statistics.metrics import gauc, group_auc
+from downstream.statistics.metrics import gauc
 
 # The intervals of a part are read by eye, not tested: fewer draws do.
 MOST_RESAMPLES = 200

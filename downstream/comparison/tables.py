@@ -6,12 +6,13 @@ import numpy as np
 import polars as pl
 from rich.progress import Progress
 
+from data_tools.measures.effective_rank import spectrum
 from data_tools.tables.table import read_table
 from downstream.comparison.analysis import choose_forms, grouped
 from downstream.comparison.cells import Row
 from downstream.comparison.figures import frame
 from downstream.comparison.leaks import probe
-from downstream.comparison.proxies import proxies, proxy_correlations, spectrum
+from downstream.comparison.proxies import proxies, proxy_correlations
 from downstream.comparison.spec import ComparisonSpec
 from downstream.data.ctr_data import CTRData
 

@@ -107,10 +107,13 @@ def recipe(info: dict[str, Any], weights: str | None) -> Recipe:
     if not {"encoder", "preprocessing", "layer", "normalised"} <= info.keys():
         raise UserError("tune 'encoder' needs a table made by pretrain/export.py: its table.json says how to make it")
     encoder = info["encoder"]
-    if encoder["name"].startswith("open_clip:"):
-        raise UserError(f"tune 'encoder' takes timm models; the table is of {encoder['name']}")
+    if (family := encoder.get("family", "timm")) != "timm":
+        raise UserError(f"tune 'encoder' takes timm models; the table is of {encoder['name']}, of {family}")
     if not timm.is_model(encoder["name"]):
-        raise UserError(f"timm has no model {encoder['name']!r}, which the table is of; install the timm that made it")
+        raise UserError(
+            f"timm has no model {encoder['name']!r}, which the table is of; tune 'encoder' takes timm models: install "
+            "the timm that made it"
+        )
     if not weights and info.get("run"):
         weights = str(Path(info["run"]) / WEIGHTS_FILE[info["weights"]])
     weights = weights or encoder.get("weights")
@@ -118,7 +121,7 @@ def recipe(info: dict[str, Any], weights: str | None) -> Recipe:
         raise UserError(f"no encoder weights at {weights}; name the .safetensors file in image.weights")
     return Recipe(
         encoder["name"],
-        encoder["arguments"],
+        encoder.get("timm", encoder)["arguments"],  # which stood beside the name in former tables
         encoder["dimensions"] or None if info["layer"] == "embedding" else None,
         info["preprocessing"]["image_size"],
         info["preprocessing"]["mean"],

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from data_tools.common.charts import curves
 from downstream.comparison.cells import Row
 from downstream.comparison.figures import Figures, records, select
 from downstream.comparison.spec import ComparisonSpec
 from downstream.data.ctr_data import SLICES
-from downstream.report.plots import curves, forest, limits, reliability, spectra
+from downstream.report.plots import forest, limits, reliability, spectra
 from downstream.report.rows import label
 from downstream.report.words import SLICE_NAMES, Names, signed
 from downstream.statistics.intervals import Interval

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from data_tools.common.pages import MISSING, mean_sd
+from data_tools.common.pages import MISSING
+from data_tools.measures.spread import mean_and_spread
 from downstream.comparison.cells import Row
 from downstream.comparison.figures import METRICS_OF_CELLS, Figures, record, records, select
 from downstream.comparison.proxies import PROXIES
@@ -43,7 +44,7 @@ def model_rows(figures: Figures, spec: ComparisonSpec, names: Names) -> list[tup
         lines = []
         for model in figures.models:
             ground = select(figures.cells, model=model, slice=part, source=spec.baseline)["gauc"].to_list()
-            line = [names(model), mean_sd(ground)]
+            line = [names(model), mean_and_spread(ground)]
             wanted = {"b": spec.baseline, "form": spec.headline, "model": model, "slice": part, "metric": "gauc"}
             for source in others:
                 gain = record(figures.differences, a=source, **wanted)
@@ -60,12 +61,12 @@ def metric_rows(figures: Figures, model: str, part: str, names: Names) -> Rows:
     for source, form in cells.select("source", "form").unique(maintain_order=True).iter_rows():
         own = select(cells, source=source, form=form)
         share = record(figures.attainable, source=source, form=form, model=model, slice=part, metric="gauc")
-        values = [mean_sd(own[metric].to_list()) for metric in METRICS_OF_CELLS]
+        values = [mean_and_spread(own[metric].to_list()) for metric in METRICS_OF_CELLS]
         lines.append([label(source, form, names), *values, f"{share['share']:.0%}" if share else MISSING])
     if figures.oracle.is_empty():
         return [line[:-1] for line in lines]
     truth = record(figures.oracle, slice=part)
-    values = [mean_sd([truth[metric]]) for metric in METRICS_OF_CELLS]
+    values = [mean_and_spread([truth[metric]]) for metric in METRICS_OF_CELLS]
     return [*lines, ["true click probabilities", *values, MISSING]]
 
 
@@ -126,7 +127,7 @@ def gate_rows(rows: list[Row], figures: Figures, spec: ComparisonSpec, model: st
         gates.setdefault(one["category"], []).append(one)
     by_gate = sorted(gates.items(), key=lambda pair: np.mean([one["gate"] for one in pair[1]]))
     return [
-        [category or "none, or new", mean_sd([one["gate"] for one in own]), f"{own[0]['impressions']:,}"]
+        [category or "none, or new", mean_and_spread([one["gate"] for one in own]), f"{own[0]['impressions']:,}"]
         for category, own in by_gate
     ]
 

@@ -5,10 +5,8 @@ from downstream.statistics.metrics import (
     auc,
     calibration,
     gauc,
-    group_auc,
     log_loss,
     ndcg,
-    within_page_auc,
 )
 
-__all__ = ["all_metrics", "auc", "calibration", "gauc", "group_auc", "log_loss", "ndcg", "within_page_auc"]
+__all__ = ["all_metrics", "auc", "calibration", "gauc", "log_loss", "ndcg"]

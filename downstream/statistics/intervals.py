@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm
 
-from downstream.statistics.metrics import click_loss, group_auc
+from data_tools.measures.group_auc import group_auc
+from downstream.statistics.metrics import click_loss
 
 METRICS = ("auc", "gauc", "log_loss")
 

@@ -16,6 +16,7 @@ from data_tools.common.checks import Checked
 from data_tools.common.errors import UserError
 from data_tools.common.files import whole_file, write_json
 from data_tools.common.provenance import made_by
+from data_tools.measures.spread import mean_and_spread
 from data_tools.tables.table import EmbeddingTable, read_table
 from downstream.data.ctr_data import CTRData
 from downstream.report.page import render
@@ -151,13 +152,6 @@ def measure(data: CTRData, settings: TransferSettings, progress: Progress) -> di
     return {"parts": sizes, "cells": cells, "differences": differences}
 
 
-def spread(values: list[float | None]) -> str:
-    """Mean and, of several seeds, sample standard deviation."""
-    if None in values:
-        return "–"
-    return f"{np.mean(values):.4f}" + (f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else "")
-
-
 def _tables(figures: dict[str, Any]) -> list[dict[str, Any]]:
     """What the template shows of each part: each contestant's metrics, and its differences from the separate ones."""
     shown = []
@@ -169,7 +163,7 @@ def _tables(figures: dict[str, Any]) -> list[dict[str, Any]]:
             line = [name]
             for metric in METRICS:
                 values = [cell[metric] for cell in own if cell["contestant"] == name]
-                line.append(spread(values))
+                line.append(mean_and_spread(values))
             for b in against:
                 for metric in ("gauc", "auc", "log_loss"):
                     wanted = {"a": name, "b": b, "part": part, "metric": metric}

@@ -8,6 +8,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
+from data_tools.common.cli import settings_from
 from data_tools.common.errors import UserError
 from data_tools.common.files import read_json
 from downstream.data.ctr_data import CTRData, load_ctr_data
@@ -15,7 +16,7 @@ from downstream.images.reading import join, read_features
 from downstream.models.base import CTRModel
 from downstream.models.build import build_model
 from downstream.training.run import RunSettings
-from downstream.training.settings import TrainingDefaults, parse_section
+from downstream.training.settings import TrainingDefaults
 
 # Options that stood in the section itself before plug-ins had sections of their own.
 MOVED = {
@@ -53,7 +54,11 @@ def _upgraded(settings: dict[str, Any]) -> dict[str, Any]:
     server = settings["server"]
     if server["strategy"] == "local":
         server = {name: server[name] for name in ("strategy", "shard_ids", "timeout")}
-    upgraded = {**settings, **asdict(parse_section(TrainingDefaults, shared).chosen()), "server": server}
+    upgraded = {
+        **settings,
+        **asdict(settings_from(TrainingDefaults, shared, "summary.json").chosen()),
+        "server": server,
+    }
     if upgraded["warm_up"] is None or upgraded["warm_up_part"] == "none":
         upgraded |= {"warm_up": None, "warm_up_part": "partial"}
     return upgraded
@@ -72,7 +77,7 @@ def run_settings(folder: str | Path) -> RunSettings:
     if "dataset" not in summary.get("settings", {}):
         raise UserError(f"{path} is not the summary of a run of downstream.train")
     try:
-        return parse_section(RunSettings, _upgraded(summary["settings"]))
+        return settings_from(RunSettings, _upgraded(summary["settings"]), f"{folder}/summary.json")
     except (UserError, KeyError) as error:
         raise UserError(
             f"{path} has settings that this version cannot read: {error}; make the run anew with "

@@ -11,9 +11,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
-from jsonargparse import ArgumentError, ArgumentParser
-
 from data_tools.common.checks import Checked
+from data_tools.common.cli import settings_from
 from data_tools.common.errors import UserError
 from data_tools.common.plugins import changed, plugin_settings, refuse_unused, with_plugins
 from downstream.forms.aggregators import AGGREGATORS
@@ -66,22 +65,6 @@ def _merged(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
-def parse_section(settings: type[Section], values: Mapping[str, Any]) -> Section:
-    """A settings dataclass from the mappings of a YAML or JSON file.
-
-    Raises
-    ------
-    UserError
-        If a key is unknown or a value has the wrong type or range.
-    """
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(settings)
-    try:
-        return settings(**parser.instantiate(parser.parse_object(dict(values))).as_dict())
-    except ArgumentError as error:
-        raise UserError(str(error)) from None
-
-
 @dataclass(frozen=True)
 class TrainingDefaults(Checked):
     """What the CTR trainings of a comparison share.
@@ -124,10 +107,12 @@ class TrainingDefaults(Checked):
         """
         model, image = model or {}, image or {}
         base = replace(self.model, name=model.get("name", self.model.name))
-        own_model = parse_section(ModelSettings, _merged(asdict(_reset(base, _used_by_model(base))), model))
+        own_model = settings_from(ModelSettings, _merged(asdict(_reset(base, _used_by_model(base))), model), "model")
         choices = {name: image[name] for name in ("form", "aggregator") if name in image}
         base = replace(self.image, **choices)
-        own_image = parse_section(ImageSettings, _merged(asdict(_reset(base, _used_of_images(own_model, base))), image))
+        own_image = settings_from(
+            ImageSettings, _merged(asdict(_reset(base, _used_of_images(own_model, base))), image), "image"
+        )
         return TrainingSettings(self.data, own_model, own_image, self.optim)
 
     def refuse_unused(self, trainings: Iterable[TrainingSettings], decided: Collection[str] = ()) -> None:

@@ -309,7 +309,7 @@ def loader(
         raise UserError(f"--batch.rows {settings.rows} cannot be spread evenly over {processes} processes{parts}")
     rows = settings.rows // processes
     listed = index["items"] if kind == "items" else index["requests"]["train"]
-    workers = settings.lanes or max(settings.workers, 1)
+    workers = settings.shard_streams or max(settings.workers, 1)
     lanes = processes * workers
     if len(listed) < lanes:
         raise UserError(
@@ -322,7 +322,7 @@ def loader(
         collate = partial(item_batch, transform=transform, views=views, annotate=annotate)
     else:
         collate = partial(request_batch, transform=transform, history=settings.history, slots=settings.slots)
-    spread = (settings.categories, settings.lanes)
+    spread = (settings.categories, settings.shard_streams)
     stream = BatchStream(shards, listed, rows, collate, seed, process, processes, start, *spread)
     return DataLoader(
         stream,

@@ -11,7 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from data_tools.measures.group_auc import group_auc
+from data_tools.measures.simscore import sim_scores
 from pretrain.data.stream import items_of, places, plain_transform, read_index, read_shard
+
+# Items of page views: what each slice holds.
+SLICES = {"warm": "in a training request", "cold": "in no training request"}
 
 
 @dataclass
@@ -20,19 +25,24 @@ class Requests:
 
     Attributes
     ----------
-    images : uint8 tensor (N, 3, S, S), every distinct picture once
-    history : long tensor (R, H), indices into images, -1 for padding
+    images : uint8 tensor (N, 3, S, S)
+        Every distinct picture once.
+    history : long tensor (R, H)
+        Indices into images, -1 for padding.
     page : long tensor (R, P)
+        The same.
     click : bool tensor (R, P)
-    seen : bool tensor (R, P), true where the item stands in some training request
-    oracle : float tensor (R, P) of true click probabilities, or None
+    warm : bool tensor (R, P)
+        Whether the item is in some training request.
+    oracle : float tensor (R, P) or None
+        True click probabilities, where they are known.
     """
 
     images: Tensor
     history: Tensor
     page: Tensor
     click: Tensor
-    seen: Tensor
+    warm: Tensor
     oracle: Tensor | None
 
 
@@ -43,10 +53,23 @@ def _padded(rows: list[list[Any]], fill: float, dtype: torch.dtype) -> Tensor:
     return out
 
 
-def load_requests(shards: str | Path, split: str, image_size: int, history: int, limit: int, seed: int) -> Requests:
-    """Read a split's requests (at most ``limit``, a random sample) and the pictures they mention, decoded once each.
+def load_requests(shards: str | Path, split: str, *, image_size: int, history: int, limit: int, seed: int) -> Requests:
+    """Read a split's requests and the pictures they mention, decoded once each.
 
     Memory is that of the sample and of one shard, however many requests there are.
+
+    Parameters
+    ----------
+    shards : path
+        Shard folder.
+    split : str
+        "train", "valid" or "test".
+    image_size : int
+        Side of the square pictures in pixels.
+    history : int
+        Most recent clicks of a request.
+    limit, seed : int
+        At most so many requests are read: a random sample, by the seed.
     """
     listed = read_index(shards)["requests"][split]
     kept = np.ones(sum(shard["requests"] for shard in listed), dtype=bool)
@@ -75,7 +98,7 @@ def load_requests(shards: str | Path, split: str, image_size: int, history: int,
         history=_padded(clicked, -1, torch.long),
         page=_padded(shown, -1, torch.long),
         click=_padded([record["click"] for record in records], 0, torch.bool),
-        seen=_padded([record["seen"] for record in records], 0, torch.bool),
+        warm=_padded([record["seen"] for record in records], 0, torch.bool),
         oracle=_padded([record["oracle"] for record in records], 0, torch.float) if with_oracle else None,
     )
 
@@ -93,27 +116,6 @@ def embed(encoder: torch.nn.Module, images: Tensor, batch: int = 256) -> Tensor:
     return torch.cat(parts)
 
 
-def sim_scores(unit: Tensor, history: Tensor, page: Tensor) -> Tensor:
-    """SimScore of a page view's slots: the mean cosine of the target and the history's items.
-
-    COURIER (arXiv 2306.05001) hands the single cosines to a CTR model; their mean, as one score, is ours.
-
-    Parameters
-    ----------
-    unit : float tensor (N, D), unit vectors
-    history : long tensor (R, H), -1 for padding
-    page : long tensor (R, P), -1 for padding
-
-    Returns
-    -------
-    float tensor (R, P)
-    """
-    present = (history >= 0).float()
-    clicked = unit[history.clamp(min=0)] * present[..., None]
-    taste = clicked.sum(1) / present.sum(1, keepdim=True).clamp(min=1)
-    return torch.einsum("rpd,rd->rp", unit[page.clamp(min=0)], taste)
-
-
 def page_auc(score: Tensor, click: Tensor, kept: Tensor) -> dict[str, float]:
     """Mean over page views of the AUC within the page view, over its slots ``kept``; ties count one half.
 
@@ -125,21 +127,23 @@ def page_auc(score: Tensor, click: Tensor, kept: Tensor) -> dict[str, float]:
     Returns
     -------
     dict
-        ``auc`` (NaN without such a page view), ``standard_error`` of the mean, and ``pages`` that have both labels.
+        ``auc`` (NaN without such a page view, or where a score is NaN), ``standard_error`` of the mean, and ``pages``
+        that have both labels.
     """
-    pair = (click & kept)[:, :, None] & (~click & kept)[:, None, :]
-    difference = score[:, :, None] - score[:, None, :]
-    wins = ((difference > 0).double() + 0.5 * (difference == 0).double()) * pair
-    pairs = pair.sum((1, 2))
-    auc = (wins.sum((1, 2)) / pairs)[pairs > 0]
+    row = torch.arange(len(score))[:, None].expand_as(score)
+    missing = score.isnan()
+    found = group_auc(*(each[kept].numpy() for each in (click, score.masked_fill(missing, 0), row)))
+    auc = torch.from_numpy(found.auc[found.defined])
+    if bool((missing & kept).any()):
+        auc = torch.full_like(auc, float("nan"))
     error = float(auc.std() / len(auc) ** 0.5) if len(auc) > 1 else float("nan")
     return {"auc": float(auc.mean()), "standard_error": error, "pages": len(auc)}
 
 
 def slices(requests: Requests) -> dict[str, Tensor]:
-    """The slots of each slice, bool (R, P): items seen in training, and items never seen there."""
+    """The slots of each slice, bool (R, P): see ``SLICES``."""
     present = requests.page >= 0
-    return {"seen": present & requests.seen, "unseen": present & ~requests.seen}
+    return {"warm": present & requests.warm, "cold": present & ~requests.warm}
 
 
 def encoder_page_auc(encoder: torch.nn.Module, requests: Requests) -> dict[str, dict[str, float]]:
@@ -155,10 +159,10 @@ def oracle_page_auc(requests: Requests) -> dict[str, dict[str, float]] | None:
     return {name: page_auc(requests.oracle, requests.click, kept) for name, kept in slices(requests).items()}
 
 
-def judged(figures: dict[str, dict[str, float]], choose_on: str, otherwise: float) -> float:
+def chosen_auc(figures: dict[str, dict[str, float]], choose_on: str, otherwise: float) -> float:
     """The AUC weights are chosen by: of the slice ``choose_on``, or of the other where it has no page views.
 
     Without any page view to judge by: ``otherwise``.
     """
-    known = {name: slot["auc"] for name, slot in figures.items() if slot["pages"]}
+    known = {name: part["auc"] for name, part in figures.items() if part["pages"]}
     return known.get(choose_on, max(known.values(), default=otherwise))

@@ -25,8 +25,8 @@ from data_tools.simulation.settings import World
 from pretrain.encoder.image_encoder import build_encoder
 from pretrain.export import Settings as Export
 from pretrain.export import export
+from pretrain.runtime.precision import use_all_cores
 from pretrain.settings import Encoder
-from pretrain.training.optim import use_all_cores
 
 TARGET = 0.95
 

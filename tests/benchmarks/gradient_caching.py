@@ -24,9 +24,9 @@ from data_tools.common.cli import parse_settings, run_command
 from data_tools.common.files import write_json
 from data_tools.common.provenance import made_by
 from pretrain.encoder.image_encoder import build_encoder
-from pretrain.objectives import OBJECTIVES
 from pretrain.settings import Encoder, Objective
 from pretrain.settings import Settings as Pretrain
+from pretrain.training.state import build_objective
 from pretrain.training.step import Step
 
 
@@ -65,7 +65,7 @@ def measure(settings: Settings) -> dict[str, float]:
     count = 8 * settings.batch
     encoder = build_encoder(Encoder(name=settings.name, image_size=settings.image_size, freeze_norm=True)).to(device)
     made = Pretrain(objective=Objective(name="simclr"))
-    step = Step(encoder.train(), OBJECTIVES["simclr"](made, encoder), settings.micro_batch)
+    step = Step(encoder.train(), build_objective(made, encoder), settings.micro_batch)
     images = torch.randint(0, 256, (count, 3, settings.image_size, settings.image_size), dtype=torch.uint8)
     batch = {"images": images.to(device), "image_item": torch.arange(count // 2, device=device).repeat(2)}
     for parameter in encoder.parameters():

@@ -25,10 +25,10 @@ from data_tools.simulation.make import make_world
 from data_tools.simulation.settings import World
 from pretrain.data.stream import loader
 from pretrain.encoder.image_encoder import build_encoder
-from pretrain.objectives import OBJECTIVES
+from pretrain.runtime.precision import use_all_cores
 from pretrain.settings import Batch, Encoder
 from pretrain.settings import Settings as Pretrain
-from pretrain.training.optim import use_all_cores
+from pretrain.training.state import build_objective
 from pretrain.training.step import Step
 
 TARGET = 0.9
@@ -66,7 +66,7 @@ def every_slot(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 def measure(settings: Settings, name: str, size: int, shards: Path) -> dict[str, float]:
     batches = iter(loader(shards, "requests", Batch(rows=settings.rows, workers=0), size, 0))
     encoder = build_encoder(Encoder(name=name, image_size=size, freeze_norm=True)).train()
-    step = Step(encoder, OBJECTIVES["courier"](Pretrain(), encoder))
+    step = Step(encoder, build_objective(Pretrain(), encoder))
     seconds, pictures, apart = {"distinct": 0.0, "slots": 0.0}, {"distinct": 0, "slots": 0}, 0.0
     for number in range(1 + settings.steps):  # the first is not counted
         batch, losses = next(batches), []

@@ -31,10 +31,10 @@ from data_tools.simulation.settings import World
 from pretrain import train as training
 from pretrain.data.stream import loader
 from pretrain.encoder.image_encoder import build_encoder
+from pretrain.runtime.precision import use_all_cores
 from pretrain.settings import Batch, Encoder, Evaluation, Optim
 from pretrain.settings import Settings as Pretrain
 from pretrain.training.journal import Journal
-from pretrain.training.optim import use_all_cores
 
 TARGET = 0.9
 START = 3

@@ -5,13 +5,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from downstream.comparison.leaks import probe
-from downstream.comparison.proxies import (
-    effective_rank,
-    next_click_recall,
-    proxies,
-    proxy_correlations,
-    sim_score_page_auc,
-)
+from downstream.comparison.proxies import next_click_recall, proxies, proxy_correlations, sim_score_page_auc
 from downstream.data.ctr_data import load_ctr_data
 from downstream.settings import DataSettings
 
@@ -51,12 +45,6 @@ def test_recall_equals_a_loop(data, world):
         order = np.argsort(-(unit @ unit[past].mean(axis=0)))
         hits.append(data.item[row] in order[:10])
     assert next_click_recall(world.table.vectors, data, "valid", k=10) == pytest.approx(np.mean(hits), abs=2e-3)
-
-
-def test_effective_rank_of_known_spectra():
-    rng = np.random.default_rng(0)
-    assert effective_rank(np.eye(8)) == pytest.approx(8)
-    assert effective_rank(np.outer(rng.normal(size=50), rng.normal(size=8))) == pytest.approx(1, abs=1e-4)
 
 
 def test_planted_vectors_beat_random_ones_on_every_behavioural_proxy(data, world):
