@@ -55,12 +55,6 @@ def test_the_front_pages_training_flags_exist():
             parse_settings(Pretrain, "", shlex.split(command.removesuffix("..."))[3:])
 
 
-def test_pretrain_and_downstream_never_import_each_other():
-    for one, other in (("pretrain", "downstream"), ("downstream", "pretrain")):
-        for file in (ROOT / one).rglob("*.py"):
-            assert not re.search(rf"^\s*(from|import) {other}\b", file.read_text(encoding="utf-8"), re.MULTILINE), file
-
-
 def test_flags_win_over_the_configuration_wherever_they_stand(tmp_path):
     (tmp_path / "run.yaml").write_text("seed: 3\nout: elsewhere\n")
     given = ["--out", "mine", "--config", str(tmp_path / "run.yaml"), "--optim.steps=7"]

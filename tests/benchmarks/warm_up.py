@@ -15,12 +15,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+from report import finish
 from rich.console import Console
 from rich.table import Table
 
 from data_tools.common.cli import UserError, parse_settings, run_command
-from data_tools.common.files import read_json, write_json
-from data_tools.common.provenance import made_by
+from data_tools.common.files import read_json
 from downstream.data.ctr_data import CTRData, load_ctr_data
 from downstream.settings import DataSettings
 from downstream.statistics.intervals import BootstrapSettings, bootstrap_metrics, paired_interval
@@ -114,9 +114,7 @@ def main() -> None:
         interval = f"{difference['mean']:+.4f} ({difference['low']:+.4f} to {difference['high']:+.4f})"
         shown.add_row(part, f"{np.mean(one['gauc']):.4f}", f"{np.mean(one['auc']):.4f}", interval)
     Console().print(shown)
-    if settings.out:
-        source = read_json(Path(settings.dataset) / "dataset.json").get("source")
-        write_json(Path(settings.out), {"dataset": source, "parts": parts, **made_by()})
+    finish(settings, {"dataset": read_json(Path(settings.dataset) / "dataset.json").get("source"), "parts": parts})
 
 
 if __name__ == "__main__":
