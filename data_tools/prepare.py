@@ -10,14 +10,16 @@ and an ending. An image column of bytes (Parquet) needs no --images.
 
 COLUMNS. Columns that already have our names need no mapping. Log: user_id, item_id, timestamp, click and, where known,
 rating, request_id (one page view), scene, position, conversion, oracle. Item list: item_id and, where known, image,
-title, category, first_seen; its other columns are carried along. Ids of text files are text ("007" is not "7"), those
+title, category, first_seen; its other columns are carried along. Several columns make a category:
+category=type+section. Ids of text files are text ("007" is not "7"), those
 of Parquet keep their type; the item ids of both are compared as text.
 
 TIMES. ISO text ("2024-01-05T10:00:00Z"), dates, or numbers: seconds or milliseconds, recognised by their size; a log
 has one unit. If only an order is known: --time-unit order.
 
 LABELS. A column click of 0 and 1 or of true and false. Ratings: --rating-threshold 4, or --rating-threshold own_mean.
-Clicks alone: --unclicked 4 --unclicked-from popularity draws items that the user did not click; every report says so.
+Clicks alone: --unclicked 4 --unclicked-from category_popularity draws items that the user did not click; every report
+says so. --unclicked-unlike product leaves out other colours of the clicked product.
 
 BAD INPUT. What cannot be used is counted, shown, and set aside in DATASET: set_aside.parquet (rows of the log),
 set_aside_lines.parquet (lines that are no row), set_aside_items.parquet. Too much of it stops the job
@@ -33,6 +35,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_tools.common.cli import parse_settings, run_command
+from data_tools.dataset.category import with_category
 from data_tools.dataset.read_log import Log
 from data_tools.dataset.rules import Rules
 from data_tools.dataset.show import show
@@ -80,8 +83,11 @@ def prepare(settings: Settings) -> Path:
     columns = parse_columns(settings.columns, "--columns", (*LOG_COLUMNS, *LOG_OPTIONAL))
     item_columns = parse_columns(settings.item_columns, "--item-columns", (*ITEM_COLUMNS, *ITEM_OPTIONAL))
     settings.out.parent.mkdir(parents=True, exist_ok=True)
+    category = item_columns.pop("category") if "+" in item_columns.get("category", "") else None
     with tempfile.TemporaryDirectory(dir=settings.out.parent, prefix=f".{settings.out.name}.items-") as work:
         items, broken, pictures = read_items(settings.items, item_columns, Path(work))
+        if category:
+            items = with_category(items, category, item_columns, settings.items)
         return write_dataset(
             settings.out,
             Log(settings.impressions, columns),

@@ -138,6 +138,12 @@ def listed(
     return items, broken
 
 
+def copy(sql: str, out: Path, work: Path, parameters: Sequence[Any] = ()) -> None:
+    """Write the result of some SQL as Parquet; see :func:`query`."""
+    quoted = str(out).replace("'", "''")
+    query(f"COPY ({sql}) TO '{quoted}' (FORMAT parquet)", work, parameters)
+
+
 def query(sql: str, work: Path, parameters: Sequence[Any] = ()) -> pl.DataFrame:
     """The result of some SQL in DuckDB, which spills into ``work``.
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from data_tools.common.errors import UserError
-from data_tools.converters.common import Converter, Source, find, query
+from data_tools.converters.common import Converter, Source, copy, find, query
 from data_tools.dataset.read_log import Log
 
 
@@ -48,7 +48,7 @@ class TaobaoMM(Converter):
                 raise UserError(f"{files} has no {part}-shard-*.parquet; put the owners' files there")
         log, whole = work / "log.parquet", "read_parquet(?, hive_partitioning = false)"
         exposures = f'SELECT "129_1" AS user_id, "205" AS item_id, label_0[2] AS click FROM {whole}'
-        query(f"COPY ({exposures}) TO '{log}'", work, [shards["train"] + shards["test"]])
+        copy(exposures, log, work, [shards["train"] + shards["test"]])
         attributes = 'first("206") AS category, first("213") AS attribute_213, first("214") AS attribute_214'
         items = query(
             f'SELECT "205" AS item_id, {attributes} FROM {whole} GROUP BY 1 ORDER BY 1',

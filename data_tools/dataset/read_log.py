@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ibis
 import ibis.expr.types as ir
@@ -63,8 +62,6 @@ class ReadLog:
         Reason -> rows set aside.
     unit : str
         Unit of the times.
-    unclicked : dict or None
-        How unclicked items were drawn.
     """
 
     good: ir.Table
@@ -73,7 +70,6 @@ class ReadLog:
     rows: int
     aside: dict[str, int]
     unit: str
-    unclicked: dict[str, Any] | None
 
 
 def read_log(run: Engine, log: Log, catalogue: pl.DataFrame, rules: Rules, *, folder: Path, work: Path) -> ReadLog:
@@ -86,7 +82,7 @@ def read_log(run: Engine, log: Log, catalogue: pl.DataFrame, rules: Rules, *, fo
     log : Log
         Where it is.
     catalogue : polars.DataFrame
-        item (int32), item_id and, where known, category.
+        item (int32) and item_id.
     rules : Rules
         How it is read.
     folder : Path
@@ -104,9 +100,9 @@ def read_log(run: Engine, log: Log, catalogue: pl.DataFrame, rules: Rules, *, fo
     where, total = str(log.place), sum(pq.read_metadata(path).num_rows for path in paths) + len(broken)
     table = run.read(paths)
     columns = _resolve([name for name in table.columns if name != ROW], log, rules)
-    keys = catalogue.select("item", *({"category"} & set(catalogue.columns)), key=pl.col("item_id").cast(pl.String))
+    keys = catalogue.select("item", key=pl.col("item_id").cast(pl.String))
     known = run.frame("catalogue", keys)
-    judged = run.keep("judged", values.judge(table, columns, known.select("item", "key"), rules.time_unit, where))
+    judged = run.keep("judged", values.judge(table, columns, known, rules.time_unit, where))
 
     sound, unit, faulty = _one_unit(run, judged, rules, where)
     users = run.keep("users", histories.numbered_users(sound)).rename(user="number")
@@ -120,9 +116,10 @@ def read_log(run: Engine, log: Log, catalogue: pl.DataFrame, rules: Rules, *, fo
     good = sound.anti_join(again, "row").join(users, "user_id").drop("user_id")
     if "rating" in columns:
         good = run.keep("rated", labels.from_ratings(good, rules.rating_threshold))
-    good, unclicked = _with_unclicked(run, good, known, rules, where)
+    if rules.unclicked:
+        good = _as_clicks(run, good, where)
     kind = str(table[columns["item_id"]].type().copy(nullable=True))
-    return ReadLog(good, users, kind, total, aside, unit, unclicked)
+    return ReadLog(good, users, kind, total, aside, unit)
 
 
 def _resolve(found: Sequence[str], log: Log, rules: Rules) -> dict[str, str]:
@@ -171,18 +168,10 @@ def _set_aside(run: Engine, table: ir.Table, bad: ir.Table, broken: pl.DataFrame
     return rows | dict(Counter(broken["reason"].to_list()).most_common())
 
 
-def _with_unclicked(
-    run: Engine, good: ir.Table, catalogue: ir.Table, rules: Rules, where: str
-) -> tuple[ir.Table, dict[str, Any] | None]:
-    """The log with the unclicked items that the rules ask for, and how they were drawn."""
-    if not rules.unclicked:
-        return good, None
+def _as_clicks(run: Engine, good: ir.Table, where: str) -> ir.Table:
+    """A log of clicks alone, each a page view of its own where the log has no request_id."""
     if "click" not in good.columns:
         good = good.mutate(click=ibis.literal(1, "int8"))
     elif run.rows(good.agg(shown=(good.click == 0).sum()))["shown"][0]:
         raise UserError(f"{where} has unclicked impressions itself; remove --unclicked")
-    if rules.unclicked_from == "category" and "category" not in catalogue.columns:
-        raise UserError("--unclicked-from category needs a column category in the item list")
-    rows, lacking = labels.sample_unclicked(run, good, catalogue, rules.unclicked, rules.unclicked_from, rules.seed)
-    how = {"per_click": rules.unclicked, "from": rules.unclicked_from, "seed": rules.seed, "not_found": lacking}
-    return run.keep("with_unclicked", rows), how
+    return good if "request_id" in good.columns else good.mutate(request_id=good.row)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,9 +28,13 @@ class Rules(Checked):
     unclicked : int
         For logs of clicks alone: unclicked items drawn for each click. They form its page view and are marked (column
         sampled; dataset.json and reports say so).
-    unclicked_from : "uniform", "popularity" or "category"
-        Draw from all items clicked so far with equal probability (uniform), in proportion to their clicks so far
-        (popularity), or from the clicked item's category with equal probability (category).
+    unclicked_from : str
+        Draw from all items clicked so far, with equal probability (uniform) or in proportion to their clicks so far
+        (popularity); or likewise from the clicked item's category (category, category_popularity). Never an item that
+        the user clicked by then or clicks later in the same split.
+    unclicked_unlike : str
+        Column of the item list, such as product: never draw an item that shares the clicked item's value, such as
+        another colour of the same product.
     seed : int
         Seed of these draws.
     page_gap : int
@@ -59,7 +63,8 @@ class Rules(Checked):
     time_unit: Literal["auto", "seconds", "milliseconds", "order"] = "auto"
     rating_threshold: float | Literal["own_mean"] | None = None
     unclicked: NonNegativeInt = 0
-    unclicked_from: Literal["uniform", "popularity", "category"] = "uniform"
+    unclicked_from: Literal["uniform", "popularity", "category", "category_popularity"] = "uniform"
+    unclicked_unlike: str = ""
     seed: int = 0
     page_gap: NonNegativeInt = 1800
     page_slots: PositiveInt = 10
@@ -77,6 +82,17 @@ class Rules(Checked):
             raise UserError(f"valid_from is {self.valid_from}; must be < test_from, which is {self.test_from}")
         if isinstance(self.rating_threshold, float) and not math.isfinite(self.rating_threshold):
             raise UserError(f"rating_threshold is {self.rating_threshold}; must be a finite number or own_mean")
+        if not self.unclicked and (self.unclicked_unlike or self.unclicked_from != "uniform"):
+            raise UserError("unclicked_from and unclicked_unlike do nothing without --unclicked N, the draws per click")
+
+    def check_items(self, columns: Collection[str]) -> None:
+        """Raise a UserError if the item list lacks a column that the draws need."""
+        if self.unclicked and self.unclicked_from.startswith("category") and "category" not in columns:
+            raise UserError(f"--unclicked-from {self.unclicked_from} needs a column category in the item list")
+        if self.unclicked_unlike and self.unclicked_unlike not in columns:
+            raise UserError(
+                f"--unclicked-unlike {self.unclicked_unlike} is not a column of the item list; it has {list(columns)}"
+            )
 
 
 def refuse_above(share: float, bad: Mapping[str, int], total: int, what: str, setting: str) -> None:

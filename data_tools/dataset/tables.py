@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import ibis
 import ibis.expr.types as ir
 import numpy as np
 import polars as pl
@@ -15,6 +16,7 @@ from data_tools.dataset.rules import Rules
 from data_tools.dataset.schema import SPLITS
 from data_tools.log import histories
 from data_tools.log.engines import Engine, join_parts
+from data_tools.log.labels import sample_unclicked
 from data_tools.log.values import read_time
 
 CLICKS_AT_ONCE = 50_000_000  # gathered into lists per user, which no engine spills
@@ -46,20 +48,23 @@ def write_tables(
     numbers = {"requests": views.count(), "time_backwards": timeline.backwards.sum()}
     if rules.new_item_share:
         late = run.frame("late", _late_items(len(catalogue), rules.new_item_share))
-        timeline, users = _without_late(run, viewed, users, late, starts["valid_start"])
-        viewed, numbers["requests"] = timeline, timeline.request.nunique()
+        viewed, users = _without_late(run, viewed, users, late, starts["valid_start"])
+        numbers |= {"requests": viewed.request.nunique(), "rows_kept": viewed.count()}
+    viewed, drawn = histories.splits(viewed, **starts), None
+    impressions = viewed
+    if rules.unclicked:
+        impressions, drawn = _with_unclicked(run, viewed, catalogue, rules)
 
-    _write_impressions(run, histories.splits(viewed, **starts).join(users, "user"), catalogue, read, folder)
+    _write_impressions(run, impressions.join(users, "user"), catalogue, read, folder)
     counts = {name: int(run.rows(number.name("n").as_table())["n"][0]) for name, number in numbers.items()}
-    counts |= {"users": int(run.rows(users.agg(n=users.count()))["n"][0])}
+    usable = read.rows - sum(read.aside.values())
+    counts["rows_of_late_items"] = usable - counts.pop("rows_kept", usable)
+    counts["users"] = int(run.rows(users.agg(n=users.count()))["n"][0])
     counts |= {"items": len(catalogue), "items_with_image": catalogue["image"].count()}
     described = _describe(folder / "impressions.parquet", starts, counts)
-    read_well = read.rows - sum(read.aside.values()) if rules.new_item_share else 0
-    described["counts"]["rows_of_late_items"] = max(0, read_well - described["counts"]["impressions"])
-    described["time_unit"] = read.unit
-    _write_clicks(run, timeline, users, described["counts"], path=folder / "clicks.parquet", work=work)
+    _write_clicks(run, viewed, users, described["counts"], path=folder / "clicks.parquet", work=work)
     _write_items(run, catalogue, read.unit, folder)
-    return described
+    return described | {"time_unit": read.unit, "unclicked_drawn": drawn}
 
 
 def _late_items(items: int, share: float) -> pl.DataFrame:
@@ -76,6 +81,32 @@ def _without_late(
     users = run.keep("users_left", users.join(fewer, "user").select("user_id", user="number"))
     kept = run.keep("kept", kept.join(fewer, "user").drop("user").rename(user="number"))
     return histories.clicks_before(kept), users
+
+
+def _with_unclicked(
+    run: Engine, viewed: ir.Table, catalogue: pl.DataFrame, rules: Rules
+) -> tuple[ir.Table, dict[str, Any]]:
+    """The clicks with the unclicked items that the rules ask for, and how these were drawn."""
+    alike = pl.col(rules.unclicked_unlike).cast(pl.String) if rules.unclicked_unlike else pl.lit(None, pl.String)
+    known = catalogue.select("item", *({"category"} & set(catalogue.columns)), alike=alike)
+    part = ibis.cases(*[(viewed.split == name, number) for number, name in enumerate(SPLITS)])
+    clicks = viewed.mutate(part=part).drop({"position", "backwards"} & set(viewed.columns))  # draws have no position
+    rows, lacking = sample_unclicked(
+        run,
+        clicks,
+        run.frame("pools", known),
+        per_click=rules.unclicked,
+        how=rules.unclicked_from,
+        seed=rules.seed,
+    )
+    how = {
+        "per_click": rules.unclicked,
+        "from": rules.unclicked_from,
+        "unlike": rules.unclicked_unlike or None,
+        "seed": rules.seed,
+        "not_found": lacking,
+    }
+    return run.keep("with_unclicked", rows), how
 
 
 def _write_impressions(run: Engine, final: ir.Table, catalogue: pl.DataFrame, read: ReadLog, folder: Path) -> None:

@@ -75,6 +75,7 @@ def write_dataset(
         work = Path(inside)
         items, source = place_images(items, images, work)
         catalogue, bad_items = unique_items(items)
+        rules.check_items(catalogue.columns)
         with console.status(f"reading {log.place}"):
             read = read_log(run, log, catalogue, rules, folder=scratch, work=work)
         aside_items = _set_items_aside(bad_items, broken_items, len(items), rules, scratch)
@@ -83,6 +84,7 @@ def write_dataset(
             pictured = catalogue.with_columns(image=copied)
             described = write_tables(run, read, pictured, rules, folder=scratch, work=work)
         described["counts"] |= {"rows_read": read.rows, "rows_set_aside": sum(read.aside.values())}
+        drawn = described.pop("unclicked_drawn")
         record = {
             "schema_version": SCHEMA_VERSION,
             **described,
@@ -90,7 +92,7 @@ def write_dataset(
             "set_aside_items": aside_items,
             "bad_images": bad_images,
             "page_views": _page_views(read, rules),
-            "labels": {"rating_threshold": rules.rating_threshold, "unclicked_drawn": read.unclicked},
+            "labels": {"rating_threshold": rules.rating_threshold, "unclicked_drawn": drawn},
             "new_item_share": rules.new_item_share,
             **(info or {}),
             "fingerprint": files.digest(scratch / f"{name}.parquet" for name in ("items", "impressions", "clicks")),
@@ -130,6 +132,6 @@ def _copy_images(
 
 def _page_views(read: ReadLog, rules: Rules) -> dict[str, Any]:
     if "request_id" in read.good.columns:
-        return {"from": "a click and the items drawn for it" if read.unclicked else "request_id"}
+        return {"from": "a click and the items drawn for it" if rules.unclicked else "request_id"}
     gap = None if read.unit == "order" else rules.page_gap
     return {"from": "gap", "gap": gap, "slots": rules.page_slots}

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from data_tools.common.plugins import summary
 from data_tools.convert import Settings, convert
 from data_tools.converters import CONVERTERS
 from data_tools.converters.criteo import Criteo
+from data_tools.converters.hm import HM
 from data_tools.dataset.schema import open_dataset
 from data_tools.tables.table import read_table
 
@@ -128,8 +130,11 @@ def test_hm(tmp_path):
     log = "t_dat,customer_id,article_id,price,sales_channel_id\n" + "".join(
         f"2018-09-{20 + n},c{n % 2},0{108775015 + n},0.05,{1 + n % 2}\n" for n in range(4)
     )
-    articles = "article_id,product_code,prod_name,product_type_no,product_type_name,detail_desc\n" + "".join(
-        f'0{108775015 + n},108775,Strap top,253,Vest top,"Jersey top, narrow"\n' for n in range(4)
+    articles = (
+        "article_id,product_code,prod_name,product_type_no,product_type_name,section_name,detail_desc\n"
+        + "".join(
+            f'0{108775015 + n},10877{n // 2},Strap top,253,Vest top,S{n},"Jersey top, narrow"\n' for n in range(4)
+        )
     )
     pictures = {f"images/010/0{108775015 + n}.jpg": picture("JPEG") for n in range(4)}
     dataset = made(tmp_path, "hm", {"transactions_train.csv": log, "articles.csv": articles} | pictures)
@@ -137,7 +142,28 @@ def test_hm(tmp_path):
     assert clicked["item_id"].to_list() == [f"0{108775015 + n}" for n in range(4)]
     assert clicked["timestamp"][0] == 1537401600 and clicked["scene"].to_list() == ["1", "2", "1", "2"]
     assert all(pictured(dataset).values())
-    assert dataset.info["labels"]["unclicked_drawn"]["from"] == "popularity" and dataset.info["counts"]["sampled"]
+    drawn = dataset.info["labels"]["unclicked_drawn"]
+    assert (drawn["from"], drawn["unlike"]) == ("category_popularity", "product_code")
+    assert set(dataset.items["category"]) == {"Vest top"} and dataset.info["counts"]["sampled"]
+
+
+def test_hm_orders_the_purchases_of_a_day_at_random_or_not_at_all(tmp_path):
+    rows = [f"2018-09-20,c{n % 40},0{n % 3},0.05,2\n" for n in range(120)]
+    rows += ["2018-09-20,c0,00,0.05,2\n", "2018-09-21,c0,01,0.05,2\n"]
+    articles = "article_id,prod_name,product_type_name,section_name\n" + "".join(f"0{n},A,T,S\n" for n in range(3))
+    files = {"transactions_train.csv": "t_dat,customer_id,article_id,price,sales_channel_id\n" + "".join(rows)}
+    put(tmp_path / "files", files | {"articles.csv": articles})
+    found = made(tmp_path, "hm", {}, hm=HM.Settings(category="product_type_name+section_name"))
+    assert found.info["set_aside"] == {"duplicate row": 1} and found.items["category"][0] == "T / S"
+    day = found.impressions.filter(pl.col("click") == 1, pl.col("timestamp") < 1537401600 + 86400)
+    for (_,), bought in day.group_by("user_id"):
+        assert sorted(bought["timestamp"] - 1537401600) == [0, 60, 120]
+        assert sorted(bought["clicks_before"]) == [0, 1, 2] and sorted(bought["item_id"]) == ["00", "01", "02"]
+    first = day.filter(pl.col("clicks_before") == 0)["item_id"].value_counts()["count"]
+    assert first.min() > 4, "each article is the first of a day for some customers"
+    shutil.rmtree(tmp_path / "dataset")
+    alone = made(tmp_path, "hm", {}, hm=HM.Settings(order="none"))
+    assert alone.impressions.filter(click=1)["clicks_before"].to_list() == [0] * 120 + [3]
 
 
 def test_pixelrec(tmp_path):
