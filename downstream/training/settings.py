@@ -7,9 +7,10 @@ and form use (:meth:`TrainingDefaults.chosen`).
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, TypeVar
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any, TypeVar, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
 
@@ -66,6 +67,17 @@ def _merged(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
+def _refuse_unknown(settings: type[Any], values: Mapping[str, Any], prefix: str = "") -> None:
+    hints = get_type_hints(settings)
+    known = {one.name: hints[one.name] for one in fields(settings)}
+    for name, value in values.items():
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise UserError(f"unknown key '{prefix}{name}': the nearest known one is '{prefix}{nearest}'")
+        if is_dataclass(known[name]) and isinstance(value, Mapping):
+            _refuse_unknown(known[name], value, f"{prefix}{name}.")
+
+
 def parse_section(settings: type[Section], values: Mapping[str, Any]) -> Section:
     """A settings dataclass from the mappings of a YAML or JSON file.
 
@@ -74,6 +86,7 @@ def parse_section(settings: type[Section], values: Mapping[str, Any]) -> Section
     UserError
         If a key is unknown or a value has the wrong type or range.
     """
+    _refuse_unknown(settings, values)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(settings)
     try:
@@ -130,15 +143,15 @@ class TrainingDefaults(Checked):
         own_image = parse_section(ImageSettings, _merged(asdict(_reset(base, _used_of_images(own_model, base))), image))
         return TrainingSettings(self.data, own_model, own_image, self.optim)
 
-    def refuse_unused(self, trainings: Iterable[TrainingSettings], decided: Collection[str] = ()) -> None:
+    def refuse_unused(self, trainings: Iterable[TrainingSettings], decided: Mapping[str, str]) -> None:
         """Raise a UserError if an option was changed that has an effect on none of the trainings.
 
         Parameters
         ----------
         trainings : iterable of TrainingSettings
             Made by :meth:`chosen`.
-        decided : names
-            Settings that the command itself decides for each training, such as "model.name".
+        decided : mapping
+            Settings of these that another setting of the command decides, such as {"model.name": "models"}.
         """
         used: set[str] = set()
         for one in trainings:
@@ -148,7 +161,7 @@ class TrainingDefaults(Checked):
             for name, value in changed(getattr(self, where)).items():
                 first = f"{where}.{name.split('.')[0]}"
                 if first in decided:
-                    raise UserError(f"training.{first} is {value!r}, but it is decided by other settings: remove it")
+                    raise UserError(f"training.{first} is {value!r}, but {decided[first]} decides it: remove it")
                 if first not in used:
                     raise UserError(f"training.{where}.{name} is {value!r}, but no training here uses it: remove it")
 
