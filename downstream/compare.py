@@ -112,7 +112,7 @@ class Settings:
         if self.workers < 1:
             raise UserError(f"workers is {self.workers}; must be >= 1")
         trainings = [one for model in self.trainings().values() for name, one in model.items() if name != NO_FORM]
-        self.training.refuse_unused(trainings, decided=("model.name", "image.form"))
+        self.training.refuse_unused(trainings, decided={"model.name": "'models'", "image.form": "'forms'"})
 
     def trainings(self) -> dict[str, dict[str, TrainingSettings]]:
         """Name of a model -> name of each form that the model can be given, and "none" -> settings of the training.

@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from data_tools.common.errors import UserError as UserError
-from data_tools.common.parser import Parser
+from data_tools.common.parser import Parser, nearest
 
 Settings = TypeVar("Settings")
 
@@ -68,12 +69,25 @@ def settings_from(settings: type[Settings], values: Mapping[str, Any], where: st
     UserError
         For an unknown key or a value of the wrong type.
     """
+    _refuse_unknown(settings, values, where)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(settings)
     try:
         return settings(**parser.instantiate(parser.parse_object(dict(values))).as_dict())
     except ArgumentError as error:
         raise UserError(f"{where}: {error}") from None
+
+
+def _refuse_unknown(settings: type[Any], values: Mapping[str, Any], where: str, prefix: str = "") -> None:
+    """Raise a UserError that names the nearest key, if a key of nested values is not a field."""
+    hints = get_type_hints(settings)
+    known = {one.name: hints[one.name] for one in fields(settings)}
+    for name, value in values.items():
+        if name not in known:
+            near = nearest(name, list(known))
+            raise UserError(f"{where}: unknown setting {prefix}{name}; the nearest is {prefix}{near}")
+        if is_dataclass(known[name]) and isinstance(value, Mapping):
+            _refuse_unknown(known[name], value, where, f"{prefix}{name}.")
 
 
 def _spelt_out(arguments: Sequence[str], switches: set[str]) -> list[str]:

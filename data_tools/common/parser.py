@@ -107,7 +107,7 @@ class Parser(ArgumentParser):
         if message.startswith("Problems parsing config:"):
             return message.replace("Problems parsing config:", "the configuration file is not valid YAML:")
         known = [name for name in actions if not re.match(r"help$|print_|.*\.help$", name)]
-        unknown = [f"unknown setting {name}; the nearest is {_nearest(name, known)}" for name in _unknown_in(message)]
+        unknown = [f"unknown setting {name}; the nearest is {nearest(name, known)}" for name in _unknown_in(message)]
         if found := re.match(r"unrecognized arguments: ([^-].*)", message, re.I):
             return f"unexpected argument {found[1].split()[0]!r}; settings are given as --name VALUE"
         return "\n  ".join(unknown) or message
@@ -211,7 +211,7 @@ def _unknown_in(message: str) -> list[str]:
     return names + [".".join(two) for two in grouped]
 
 
-def _nearest(name: str, known: Sequence[str]) -> str:
+def nearest(name: str, known: Sequence[str]) -> str:
     """The known key most like ``name``; where its first part names no section, the section or key most like that."""
     first, sections = name.split(".")[0], {key.split(".")[0] for key in known}
     if first not in sections:

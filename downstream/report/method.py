@@ -28,9 +28,17 @@ def splits(data: CTRData) -> list[list[str]]:
 
 def _settings(training: dict[str, Any]) -> str:
     """The settings of the CTR trainings in one line, but for those that each cell sets itself."""
-    of_the_cell = {("model", "name"), ("image", "form")}
-    pairs = [(section, key, value) for section, own in training.items() for key, value in own.items()]
-    return ", ".join(f"{section}.{key} {value}" for section, key, value in pairs if (section, key) not in of_the_cell)
+    return ", ".join(
+        f"{name} {value}" for name, value in _flat(training).items() if name not in ("model.name", "image.form")
+    )
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by dotted name."""
+    found = {}
+    for name, value in settings.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found
 
 
 def measured(

@@ -83,7 +83,7 @@ class CascadeSettings(Checked):
         if not self.keep[0] >= self.keep[1] >= self.keep[2] >= 1:
             raise UserError(f"keep is {self.keep}; each number must be >= 1 and at most the one before")
         trainings = [self.training_of(model) for model in (self.pre, self.ranker)]
-        self.training.refuse_unused(trainings, decided=("model.name",))
+        self.training.refuse_unused(trainings, decided={"model.name": "'pre' or 'ranker'"})
 
     def training_of(self, model: str) -> TrainingSettings:
         """Settings of the training of one of the two models."""

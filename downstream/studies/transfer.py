@@ -69,7 +69,7 @@ class TransferSettings(Checked):
         if not self.out or not self.dataset:
             raise UserError("'dataset' in the configuration and --out are needed")
         trainings = [self.training_of(model) for model in (ALONE, *self.models)]
-        self.training.refuse_unused(trainings, decided=("model.name",))
+        self.training.refuse_unused(trainings, decided={"model.name": "'models'"})
 
     def training_of(self, model: str) -> TrainingSettings:
         """Settings of the training of a model."""

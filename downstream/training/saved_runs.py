@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 
 from data_tools.common.cli import settings_from
@@ -106,6 +107,8 @@ def load_run(folder: str | Path, data: CTRData | None = None) -> tuple[CTRModel,
     if made_of != found:
         raise UserError(f"{folder} was trained on the dataset {made_of}, but {settings.dataset} is now {found}")
     images = join(read_features(settings.table), data, settings.server) if settings.table else None
-    model = build_model(data, images, settings.model, settings.image)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)  # which cluster codes the form "cluster_id" computes depends on it
+        model = build_model(data, images, settings.model, settings.image)
     model.load_state_dict(load_file(Path(folder) / "model.safetensors"))
     return model.eval(), data, settings

@@ -115,15 +115,15 @@ class TrainingDefaults(Checked):
         )
         return TrainingSettings(self.data, own_model, own_image, self.optim)
 
-    def refuse_unused(self, trainings: Iterable[TrainingSettings], decided: Collection[str] = ()) -> None:
+    def refuse_unused(self, trainings: Iterable[TrainingSettings], decided: Mapping[str, str]) -> None:
         """Raise a UserError if an option was changed that has an effect on none of the trainings.
 
         Parameters
         ----------
         trainings : iterable of TrainingSettings
             Made by :meth:`chosen`.
-        decided : names
-            Settings that the command itself decides for each training, such as "model.name".
+        decided : mapping
+            Settings of these that another setting of the command decides, such as {"model.name": "models"}.
         """
         used: set[str] = set()
         for one in trainings:
@@ -133,7 +133,7 @@ class TrainingDefaults(Checked):
             for name, value in changed(getattr(self, where)).items():
                 first = f"{where}.{name.split('.')[0]}"
                 if first in decided:
-                    raise UserError(f"training.{first} is {value!r}, but it is decided by other settings: remove it")
+                    raise UserError(f"training.{first} is {value!r}, but {decided[first]} decides it: remove it")
                 if first not in used:
                     raise UserError(f"training.{where}.{name} is {value!r}, but no training here uses it: remove it")
 
