@@ -12,7 +12,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -23,7 +23,7 @@ from downstream.comparison.analysis import analyse
 from downstream.comparison.cells import Cell, run_cells
 from downstream.comparison.segment_gains import gains_by_segment
 from downstream.comparison.sources import Source, make_tables
-from downstream.comparison.spec import NO_FORM, ComparisonSpec
+from downstream.comparison.spec import NO_FORM, ComparisonSpec, Primary
 from downstream.comparison.tables import table_diagnostics
 from downstream.data.ctr_data import load_ctr_data
 from downstream.forms.registry import FORMS
@@ -69,7 +69,14 @@ class Settings:
     forms : how embeddings enter the models: names of forms, or name -> settings of ``training.image`` that it changes,
         such as {vector: {}, ad image alone: {form: vector, behaviour_images: false}}
     models : CTR models: names of models, or name -> settings of ``training.model`` that it changes
-    seeds : of the CTR trainings, the same for every source
+    ctr_seeds : of the CTR trainings, the same for every source
+    encoder_seeds : which pre-training seeds to use: places, from 0, in each source's list of runs or tables; null for
+        all of them
+    design : "paired" runs one cell a CTR seed, the k-th with the k-th encoder, from the first again where a source has
+        fewer; "crossed" runs every encoder with every CTR seed
+    seeds : former name of ctr_seeds
+    primary : the one difference that the comparison is made for, declared before the run: the main source against
+        another (``against``) on all, warm or cold items (``slice``), by one of the models (``model``); null for none
     training : what all CTR trainings share, before what forms and models change; each takes the options that it uses
     bootstrap : settings of the intervals
     cache : folder of the cells; by default runs/compare/<name of out>
@@ -88,7 +95,11 @@ class Settings:
     ceiling: str | None = None
     forms: list[str] | dict[str, dict[str, Any]] = field(default_factory=lambda: ["vector"])
     models: list[str] | dict[str, dict[str, Any]] = field(default_factory=lambda: ["dicm"])
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    ctr_seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    encoder_seeds: list[int] | None = None
+    design: Literal["paired", "crossed"] = "paired"
+    seeds: list[int] | None = None
+    primary: Primary | None = None
     training: TrainingDefaults = field(default_factory=TrainingDefaults)
     bootstrap: BootstrapSettings = field(default_factory=BootstrapSettings)
     cache: str | None = None
@@ -106,9 +117,23 @@ class Settings:
                 raise UserError(f"{role} is {source!r}, which is none of the sources {list(self.sources)}")
         if len(set(roles.values())) < len(roles):
             raise UserError(f"one source cannot have two roles, as here: {roles}")
-        for name in ("forms", "models", "seeds"):
+        if self.seeds is not None:
+            if self.ctr_seeds != [0, 1, 2]:
+                raise UserError("both seeds and ctr_seeds are given; seeds is the former name of ctr_seeds, remove it")
+            object.__setattr__(self, "ctr_seeds", self.seeds)
+            object.__setattr__(self, "seeds", None)
+        for name in ("forms", "models", "ctr_seeds"):
             if not getattr(self, name):
-                raise UserError(f"{name} are empty; one or more are expected")
+                raise UserError(f"{name} is empty; give at least one")
+        for name in ("ctr_seeds", "encoder_seeds"):
+            if len(set(getattr(self, name) or [])) < len(getattr(self, name) or []):
+                raise UserError(f"{name} names a seed twice: {getattr(self, name)}")
+        if self.primary and self.primary.against not in set(self.sources) - {self.main}:
+            raise UserError(
+                f"primary.against is {self.primary.against!r}; choose one of {sorted(set(self.sources) - {self.main})}"
+            )
+        if self.primary and self.primary.model not in (None, *self.models):
+            raise UserError(f"primary.model is {self.primary.model!r}; choose one of {list(self.models)}")
         if self.workers < 1:
             raise UserError(f"workers is {self.workers}; must be >= 1")
         trainings = [one for model in self.trainings().values() for name, one in model.items() if name != NO_FORM]
@@ -139,15 +164,36 @@ class Settings:
             raise UserError(f"model {model!r} with form {form!r}: {error}") from None
 
 
-def plan(settings: Settings, tables: dict[str, list[Path]]) -> list[Cell]:
-    """Every cell of a comparison, one seed after the other; IDs only has no form."""
+def _pairs(settings: Settings, source: str, encoders: list[int]) -> list[tuple[int, int]]:
+    """(CTR seed, encoder) of the cells of one source; encoder 0 of a source that has none."""
+    if settings.design == "crossed":
+        return list(product(settings.ctr_seeds, encoders or [0]))
+    if len(encoders) > len(settings.ctr_seeds):
+        raise UserError(
+            f"source {source!r} has {len(encoders)} encoders, but there are {len(settings.ctr_seeds)} ctr_seeds, one a "
+            "cell with design paired: add ctr_seeds, choose encoder_seeds, or set design crossed"
+        )
+    return [(seed, encoders[place % len(encoders)] if encoders else 0) for place, seed in enumerate(settings.ctr_seeds)]
+
+
+def plan(settings: Settings, tables: dict[str, dict[int, Path]]) -> list[Cell]:
+    """Every cell of a comparison, one CTR seed after the other; IDs only has no form.
+
+    Parameters
+    ----------
+    tables : dict
+        Source -> pre-training seed -> table.
+    """
     cells, models = [], settings.trainings().items()
-    for (place, seed), (name, trainings), (source, own) in product(enumerate(settings.seeds), models, tables.items()):
-        table = own[place % len(own)] if own else None
+    pairs = {source: _pairs(settings, source, list(own)) for source, own in tables.items()}
+    for seed, (name, trainings), (source, own) in product(settings.ctr_seeds, models, tables.items()):
         forms = trainings.keys() - {NO_FORM} if own else {NO_FORM}
-        cells += [
-            Cell(source, form, name, seed, table, training) for form, training in trainings.items() if form in forms
-        ]
+        for encoder in (encoder for paired, encoder in pairs[source] if paired == seed):
+            cells += [
+                Cell(source, form, name, seed, own.get(encoder), training, encoder)
+                for form, training in trainings.items()
+                if form in forms
+            ]
     return cells
 
 
@@ -155,10 +201,12 @@ def compare(settings: Settings, command: str) -> str:
     """Run what is missing of a comparison and write its report; returns the verdict."""
     data = load_ctr_data(settings.dataset, settings.training.data)
     sources = {name: source or Source() for name, source in settings.sources.items()}
-    tables = {name: make_tables(source, settings.data) for name, source in sources.items()}
+    tables = {name: make_tables(source, settings.data, settings.encoder_seeds) for name, source in sources.items()}
     out = Path(settings.out)
     cache = Path(settings.cache or Path("runs") / "compare" / out.name)
-    spec = ComparisonSpec(settings.baseline, settings.main, list(settings.forms), settings.ceiling, settings.names)
+    spec = ComparisonSpec(
+        settings.baseline, settings.main, list(settings.forms), settings.ceiling, settings.primary, settings.names
+    )
     with progress_bar() as progress:
         rows = run_cells(plan(settings, tables), cache, data, settings.workers, progress)
         figures = analyse(rows, data, spec, settings.bootstrap, progress)
@@ -181,7 +229,7 @@ def compare(settings: Settings, command: str) -> str:
         spec,
         title=settings.title,
         training=asdict(settings.training),
-        pictured=tables if settings.pictures else {},
+        pictured={source: list(own.values()) for source, own in tables.items()} if settings.pictures else {},
     )
     for name in ("report.html", "report.md"):
         with whole_file(out / name) as scratch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import product
 from typing import Any
@@ -17,21 +18,21 @@ from downstream.data.ctr_data import SLICES, CTRData
 from downstream.statistics.intervals import (
     METRICS,
     BootstrapSettings,
+    Cells,
     bootstrap_metrics,
-    detectable,
+    difference_interval,
     holm,
-    paired_interval,
     share_interval,
 )
-from downstream.statistics.metrics import all_metrics, calibration, ndcg
+from downstream.statistics.metrics import all_metrics, calibration, group_auc, ndcg
 
 NDCG_AT = 10
 Group = tuple[str, str, str]  # source, form, model
-Draws = dict[tuple[Group, str, str], tuple[np.ndarray, np.ndarray]]  # by slice and metric: (S,) and (S, resamples)
+Measured = dict[tuple[Group, str, str], Cells]  # by slice and metric
 
 
 def grouped(rows: list[Row]) -> dict[Group, list[Row]]:
-    """The rows of each (source, form, model), one a seed."""
+    """The rows of each (source, form, model), one a pair of pre-training seed and CTR seed."""
     groups: dict[Group, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.cell.group, []).append(row)
@@ -60,21 +61,22 @@ def choose_forms(rows: list[Row]) -> dict[str, dict[str, str]]:
 
 def cell_metrics(rows: list[Row], data: CTRData) -> pl.DataFrame:
     """The metrics of every cell in every slice of the test split; undefined ones are null."""
-    parts, split = data.slices("test"), data.rows["test"]
-    request = data.dataset.impressions["request"].to_numpy()[split]
-    found = []
-    for row, part in product(rows, SLICES):
-        own = parts[part]
-        ranked = _page_metrics(data.click[split][own], row.test_scores[own], request[own])
-        found.append({**row.cell.names(), "slice": part, **row.record["metrics"]["test"][part], **ranked})
+    found = [
+        {**row.cell.names(), "slice": part, **_metrics(row.test_scores, data, own)}
+        for row in rows
+        for part, own in data.slices("test").items()
+    ]
     return frame("cells", found)
 
 
-def _page_metrics(click: np.ndarray, score: np.ndarray, request: np.ndarray) -> dict[str, float | None]:
-    """NDCG of the page views and expected calibration error; None where undefined."""
+def _metrics(scores: np.ndarray, data: CTRData, kept: np.ndarray) -> dict[str, float | None]:
+    """All metrics of the ``kept`` test impressions (a mask) by the scores of all of them; None where undefined."""
+    rows = data.rows["test"][kept]
+    click, request = data.click[rows], data.dataset.impressions["request"].to_numpy()[rows]
     return {
-        "ndcg": ndcg(click, score, request, NDCG_AT) if click.any() else None,
-        "ece": calibration(click, score).error if len(click) else None,
+        **all_metrics(click, scores[kept], data.user[rows]),
+        "ndcg": ndcg(click, scores[kept], request, NDCG_AT) if click.any() else None,
+        "ece": calibration(click, scores[kept]).error if len(click) else None,
     }
 
 
@@ -93,103 +95,112 @@ def calibration_curves(rows: list[Row], data: CTRData, chosen: dict[str, dict[st
     return frame("calibration", found)
 
 
-def _draws(groups: dict[Group, list[Row]], data: CTRData, settings: BootstrapSettings, progress: Progress) -> Draws:
-    """(group, slice, metric) -> its values (S,) and bootstrap draws (S, resamples); undefined ones are left out."""
+def measure(
+    own: list[Row], data: CTRData, kept: np.ndarray, settings: BootstrapSettings, metrics: Sequence[str] = METRICS
+) -> dict[str, Cells]:
+    """Metric -> the cells of one group on the ``kept`` test impressions (a mask); undefined metrics are left out."""
     rows = data.rows["test"]
-    click, parts = data.click[rows], data.slices("test")
     people, user = np.unique(data.user[rows], return_inverse=True)
+    click, user = data.click[rows][kept], user[kept]
+    both = group_auc(click, np.zeros(len(click)), user).defined
+    users = {"gauc": int(both.sum()), "auc": len(both), "log_loss": len(both)}
+    values = [all_metrics(click, row.test_scores[kept], user) for row in own]
+    draws = [bootstrap_metrics(click, row.test_scores[kept], user, len(people), settings) for row in own]
+    encoder, seed = (np.array([getattr(row.cell, name) for row in own]) for name in ("encoder", "seed"))
     found = {}
-    work = [(group, part) for group, part in product(groups, SLICES) if parts[part].any()]
-    for group, part in progress.track(work, description="intervals"):
-        own, kept = groups[group], parts[part]
-        draws = [
-            bootstrap_metrics(click[kept], row.test_scores[kept], user[kept], len(people), settings) for row in own
-        ]
-        for metric in METRICS:
-            values = [row.record["metrics"]["test"][part][metric] for row in own]
-            if None not in values:
-                found[group, part, metric] = np.array(values), np.stack([draw[metric] for draw in draws])
+    for metric in metrics:
+        drawn = np.stack([draw[metric] for draw in draws])
+        defined = np.isfinite(drawn).all(axis=0)  # by the users drawn alone, hence the same draws for every source
+        if defined.any() and all(value[metric] is not None for value in values):
+            point = np.array([value[metric] for value in values])
+            found[metric] = Cells(point, drawn[:, defined], encoder, seed, users[metric])
     return found
 
 
-def _in_best_form(draws: Draws, chosen: dict[str, dict[str, str]]) -> Draws:
-    """The draws, and again with each source's best form under the name "best"; what has no form stands under both."""
-    best = {
-        ((source, BEST, model), part, metric): own
-        for ((source, form, model), part, metric), own in draws.items()
-        if chosen[model][source] == form
+def _measured(
+    groups: dict[Group, list[Row]], data: CTRData, settings: BootstrapSettings, progress: Progress
+) -> Measured:
+    parts = data.slices("test")
+    work = [(group, part) for group, part in product(groups, SLICES) if parts[part].any()]
+    return {
+        (group, part, metric): cells
+        for group, part in progress.track(work, description="intervals")
+        for metric, cells in measure(groups[group], data, parts[part], settings).items()
     }
-    return draws | best
 
 
-def _differences(
-    draws: Draws, chosen: dict[str, dict[str, str]], spec: ComparisonSpec, settings: BootstrapSettings
-) -> list[dict[str, Any]]:
+def differences(
+    measured: Measured, chosen: dict[str, dict[str, str]], spec: ComparisonSpec, settings: BootstrapSettings
+) -> pl.DataFrame:
+    """Every difference of the comparison with its interval, tested as :class:`Figures` says.
+
+    Parameters
+    ----------
+    measured : dict
+        (group, slice, metric) -> cells.
+    chosen : dict
+        Model -> source -> its best form; "best" takes each source in that.
+    """
     forms = [*spec.forms, BEST] if len(spec.forms) > 1 else spec.forms
-    sources = list(dict.fromkeys(source for (source, _, _), _, _ in draws))
-
-    def find(source: str, form: str, model: str, part: str, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
-        own = draws.get(((source, form, model), part, metric))
-        return draws.get(((source, NO_FORM, model), part, metric)) if own is None else own
-
-    differences = []
+    sources = list(dict.fromkeys(source for (source, _, _), _, _ in measured))
+    primary = spec.primary and (
+        spec.main,
+        spec.primary.against,
+        spec.primary.slice,
+        spec.primary.model or next(iter(chosen)),
+    )
+    tests, rows = [], []
     for model, form, (a, b), part, metric in product(chosen, forms, spec.pairs(sources), SLICES, METRICS):
-        ours, theirs = find(a, form, model, part, metric), find(b, form, model, part, metric)
-        if ours is None or theirs is None:
+        own = [(source, chosen[model][source] if form == BEST else form) for source in (a, b)]
+        own = [(source, NO_FORM) if chosen[model][source] == NO_FORM else (source, one) for source, one in own]
+        sides = [measured.get(((*one, model), part, metric)) for one in own]
+        if None in sides:
             continue
-        interval = paired_interval(ours[0], theirs[0], ours[1], theirs[1], settings)
-        names = {"a": a, "b": b, "form": form, "model": model, "slice": part, "metric": metric}
-        differences.append(names | asdict(interval) | {"p": interval.p})
-    _correct(differences, 1 - settings.level)
-    return differences
+        declared = form == spec.headline and metric == "gauc" and (a, b, part, model) == primary
+        names = {"a": a, "b": b, "form": form, "model": model, "slice": part, "metric": metric, "primary": declared}
+        tests.append((*own, model, part, metric))
+        rows.append(names | asdict(difference_interval(*sides, settings)))
+    _correct(rows, tests, 1 - settings.level)
+    return frame("differences", rows)
 
 
-def _ceiling_shares(
-    draws: Draws, chosen: dict[str, dict[str, str]], spec: ComparisonSpec, settings: BootstrapSettings
-) -> list[dict[str, Any]]:
+def _correct(rows: list[dict[str, Any]], tests: list[tuple], error: float) -> None:
+    """Add Holm's p-values and ``direction`` over all differences of the tested metric; the same test counts once.
+
+    A declared difference has half of the error to itself (Holm's weighted procedure), so that the chance of any false
+    star in the report stays below ``error``, whatever was declared.
+    """
+    metric = "gauc" if any(row["metric"] == "gauc" for row in rows) else "auc"
+    family: dict[tuple, dict[str, Any]] = {}
+    for row, test in zip(rows, tests, strict=True):
+        row |= {"p_holm": None, "direction": 0}
+        if row["metric"] == metric and np.isfinite(row["p"]) and (test not in family or row["primary"]):
+            family[test] = row
+    others = max(sum(not row["primary"] for row in family.values()), 1)
+    weights = [1.0 if row["primary"] else 1 / others for row in family.values()]
+    adjusted = dict(zip(family, holm([row["p"] for row in family.values()], weights), strict=True))
+    for row, test in zip(rows, tests, strict=True):
+        if test in adjusted:
+            row["p_holm"] = adjusted[test]
+            row["direction"] = int(np.sign(row["mean"])) if adjusted[test] < error else 0
+
+
+def ceiling_shares(
+    measured: Measured, chosen: dict[str, dict[str, str]], spec: ComparisonSpec, settings: BootstrapSettings
+) -> pl.DataFrame:
     """How much of the ceiling's gain in GAUC each source has, in their best forms, where that gain is above zero."""
     shares = []
     for (model, best), part in product(chosen.items(), SLICES):
-        ground, top = (draws.get(((one, BEST, model), part, "gauc")) for one in (spec.baseline, spec.ceiling))
-        if ground is None or top is None:
+        own = {source: measured.get(((source, form, model), part, "gauc")) for source, form in best.items()}
+        ground, top = own.get(spec.baseline), own.get(spec.ceiling)
+        if ground is None or top is None or not difference_interval(top, ground, settings).low > 0:
             continue
-        if paired_interval(top[0], ground[0], top[1], ground[1], settings).low <= 0:
-            continue
-        for source in best:
-            own = draws.get(((source, BEST, model), part, "gauc"))
-            if source in (spec.baseline, spec.ceiling) or own is None:
-                continue
-            gains = [one[place] - ground[place] for place in (0, 1) for one in (own, top)]
-            found = share_interval(*gains, settings)
-            names = {"source": source, "model": model, "slice": part}
-            shares.append(names | {"share": found.mean, "low": found.low, "high": found.high})
-    return shares
-
-
-def _correct(differences: list[dict[str, Any]], error: float) -> None:
-    """Add Holm's p-values, and ``direction``: 1 or -1 for a difference that is significant after Holm, else 0.
-
-    A family is what a reader takes in at one look: one metric on one slice, all forms or those of the headline.
-    """
-    families: dict[tuple[bool, str, str], list[dict[str, Any]]] = {}
-    for row in differences:
-        families.setdefault((row["form"] == BEST, row["metric"], row["slice"]), []).append(row)
-    for family in families.values():
-        for row, p in zip(family, holm([row["p"] for row in family]), strict=True):
-            row["p_holm"] = p
-            apart = p < error and not row["low"] <= 0 <= row["high"]
-            row["direction"] = int(np.sign(row["mean"])) if apart else 0
-
-
-def detectable_effects(differences: pl.DataFrame, spec: ComparisonSpec, settings: BootstrapSettings) -> pl.DataFrame:
-    """The smallest true difference from the baseline that the test split would show.
-
-    From the median spread of the differences, whatever they are themselves, at 80 % power and before Holm.
-    """
-    against = differences.filter(pl.col("b") == spec.baseline, pl.col("form") != BEST)
-    groups = against.group_by("model", "slice", "metric", maintain_order=True).agg(pl.col("spread").median())
-    rows = groups.to_dicts()
-    return frame("detectable", [row | {"effect": detectable(row["spread"], settings.level)} for row in rows])
+        for source, cells in own.items():
+            if source not in (spec.baseline, spec.ceiling) and cells is not None:
+                found = share_interval(cells, top, ground, settings)
+                names = {"source": source, "model": model, "slice": part}
+                shares.append(names | {"share": found.mean, "low": found.low, "high": found.high})
+    return frame("ceiling_shares", shares)
 
 
 def oracle_metrics(data: CTRData) -> pl.DataFrame:
@@ -197,13 +208,8 @@ def oracle_metrics(data: CTRData) -> pl.DataFrame:
     impressions = data.dataset.impressions
     if "oracle" not in impressions.columns:
         return frame("oracle", [])
-    rows = data.rows["test"]
-    oracle, request = (impressions[name].to_numpy()[rows] for name in ("oracle", "request"))
-    click, user = data.click[rows], data.user[rows]
-    found = []
-    for part, own in data.slices("test").items():
-        metrics = all_metrics(click[own], oracle[own], user[own])
-        found.append({"slice": part, **metrics, **_page_metrics(click[own], oracle[own], request[own])})
+    oracle = impressions["oracle"].to_numpy()[data.rows["test"]]
+    found = [{"slice": part, **_metrics(oracle, data, own)} for part, own in data.slices("test").items()]
     return frame("oracle", found)
 
 
@@ -234,20 +240,18 @@ def analyse(
 ) -> Figures:
     """The figures of a comparison that follow from its cells; see :class:`Figures`."""
     cells, oracle, chosen = cell_metrics(rows, data), oracle_metrics(data), choose_forms(rows)
-    draws = _in_best_form(_draws(grouped(rows), data, settings, progress), chosen)
-    differences = frame("differences", _differences(draws, chosen, spec, settings))
+    measured = _measured(grouped(rows), data, settings, progress)
     forms = [
         {"source": source, "form": form, "model": model}
-        for model, own in chosen.items()
-        for source, form in own.items()
+        for model, best in chosen.items()
+        for source, form in best.items()
     ]
     return Figures(
         cells=cells,
-        differences=differences,
-        detectable=detectable_effects(differences, spec, settings),
+        differences=differences(measured, chosen, spec, settings),
         validation=validation(rows),
         chosen=frame("chosen", forms),
-        ceiling_shares=frame("ceiling_shares", _ceiling_shares(draws, chosen, spec, settings)),
+        ceiling_shares=ceiling_shares(measured, chosen, spec, settings),
         oracle=oracle,
         attainable=attainable(cells, oracle, spec.baseline),
         calibration=calibration_curves(rows, data, chosen),

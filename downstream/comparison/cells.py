@@ -38,6 +38,7 @@ class Cell:
     seed : of the CTR training
     table : embedding table, or None
     training : settings of the CTR training
+    encoder : pre-training seed of the table: its place among those of its source
     """
 
     source: str
@@ -46,6 +47,7 @@ class Cell:
     seed: int
     table: Path | None
     training: TrainingSettings
+    encoder: int = 0
 
     @property
     def group(self) -> tuple[str, str, str]:
@@ -54,7 +56,8 @@ class Cell:
 
     def names(self) -> dict[str, str | int]:
         """What tells this cell from the others of its comparison."""
-        return {"source": self.source, "form": self.form, "model": self.model, "seed": self.seed}
+        own = {"source": self.source, "form": self.form, "model": self.model}
+        return own | {"encoder": self.encoder, "seed": self.seed}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from polars import Float64, Int64, List, String
+from polars import Boolean, Float64, Int64, List, String
 
 from data_tools.common.errors import UserError
 from data_tools.common.files import read_json, write_json
@@ -27,15 +27,18 @@ _CELL = {"source": String, "form": String, "model": String}
 _INTERVAL = {"mean": Float64, "low": Float64, "high": Float64, "spread": Float64}
 _METRICS = dict.fromkeys(METRICS_OF_CELLS, Float64)
 SCHEMAS = {
-    "cells": {**_CELL, "seed": Int64, "slice": String, **_METRICS},
+    "cells": {**_CELL, "encoder": Int64, "seed": Int64, "slice": String, **_METRICS},
     "differences": {
         **dict.fromkeys(("a", "b", "form", "model", "slice", "metric"), String),
         **_INTERVAL,
         "p": Float64,
+        "detectable": Float64,
+        "encoders": Int64,
+        "trainings": Int64,
         "p_holm": Float64,
         "direction": Int64,
+        "primary": Boolean,
     },
-    "detectable": {"model": String, "slice": String, "metric": String, "effect": Float64},
     "validation": {**_CELL, "gauc": Float64},
     "chosen": _CELL,
     "ceiling_shares": {
@@ -87,12 +90,14 @@ class Figures:
     Attributes
     ----------
     cells : polars.DataFrame
-        Metrics of every cell and slice: AUC, GAUC, log loss, NDCG@10 of the page views, expected calibration error.
+        Metrics of every cell (``encoder`` is the pre-training seed) and slice: AUC, GAUC, log loss, NDCG@10 of the
+        page views, expected calibration error.
     differences : polars.DataFrame
-        ``a`` - ``b`` in a metric with its interval; ``spread`` is the standard error, ``p_holm`` the p-value after
-        Holm's correction, ``direction`` 1 or -1 for a significant difference, else 0.
-    detectable : polars.DataFrame
-        The smallest true difference from the baseline that would be found four times in five.
+        ``a`` - ``b`` in a metric with its interval (null where there is none). ``spread`` is the standard error,
+        ``detectable`` the smallest true difference that would be found four times in five, ``encoders`` and
+        ``trainings`` what the interval rests on, ``primary`` whether it was declared before the run. Differences of
+        one metric are tested (GAUC; AUC where GAUC is undefined): ``p_holm`` is the p-value after Holm's correction
+        over all of them, ``direction`` 1 or -1 for a significant difference, else 0.
     validation : polars.DataFrame
         Mean GAUC (AUC where it is undefined) on validation, by which forms are chosen.
     chosen : polars.DataFrame
@@ -121,7 +126,6 @@ class Figures:
 
     cells: pl.DataFrame = field(default_factory=partial(frame, "cells"))
     differences: pl.DataFrame = field(default_factory=partial(frame, "differences"))
-    detectable: pl.DataFrame = field(default_factory=partial(frame, "detectable"))
     validation: pl.DataFrame = field(default_factory=partial(frame, "validation"))
     chosen: pl.DataFrame = field(default_factory=partial(frame, "chosen"))
     ceiling_shares: pl.DataFrame = field(default_factory=partial(frame, "ceiling_shares"))
@@ -145,6 +149,11 @@ class Figures:
     def sources(self) -> list[str]:
         """The sources, in the order of the comparison."""
         return self.cells["source"].unique(maintain_order=True).to_list()
+
+    @property
+    def tested(self) -> str:
+        """The metric whose differences are tested: GAUC, or AUC where GAUC is undefined."""
+        return "gauc" if (self.differences["metric"] == "gauc").any() else "auc"
 
     @property
     def flagged(self) -> dict[str, str]:

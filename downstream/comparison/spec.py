@@ -4,10 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 NO_FORM = "none"
 # Each source in the form that was best for it on validation, where there are several forms.
 BEST = "best"
+
+
+@dataclass(frozen=True)
+class Primary:
+    """The one difference that a comparison was made for, declared before its run.
+
+    The GAUC of the main source is compared with that of another, each in the headline form.
+
+    Attributes
+    ----------
+    against : str
+        The other source.
+    slice : str
+        all, warm (items shown in training) or cold (items never shown).
+    model : str or None
+        CTR model; None for the first.
+    """
+
+    against: str
+    slice: Literal["all", "warm", "cold"] = "all"
+    model: str | None = None
 
 
 @dataclass(frozen=True)
@@ -22,6 +44,8 @@ class ComparisonSpec:
         Of the embeddings, in the order of the comparison.
     ceiling : str or None
         The source that knows what can be known; the other sources' gains are given as shares of its gain.
+    primary : Primary or None
+        The declared difference; all others are explored.
     names : dict of str to str
         Display names of sources, forms and models, beside the built-in ones.
     """
@@ -30,6 +54,7 @@ class ComparisonSpec:
     main: str
     forms: list[str]
     ceiling: str | None = None
+    primary: Primary | None = None
     names: Mapping[str, str] = field(default_factory=dict)
 
     @property

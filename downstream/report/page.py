@@ -27,7 +27,7 @@ from downstream.report.rows import (
     METRIC_COLUMNS,
     ceiling_rows,
     cost_rows,
-    detectable_text,
+    detectable_rows,
     difference_rows,
     gains,
     gate_rows,
@@ -39,7 +39,7 @@ from downstream.report.rows import (
 )
 from downstream.report.thumbnails import Pictured, attended, strips, thumbnails
 from downstream.report.verdict import verdict
-from downstream.report.words import SLICE_NAMES, Names
+from downstream.report.words import METRIC_NAMES, SLICE_NAMES, Names
 
 FOREST_LINES = 24  # lines that a forest plot holds before only each source's best form is drawn
 
@@ -54,7 +54,7 @@ def _model(figures: Figures, rows: list[Row], spec: ComparisonSpec, model: str, 
     return {
         "name": names(model),
         "forms": [f"{names(source)} {names(form)}" for source, form in forms.items() if form != NO_FORM],
-        "detectable": detectable_text(figures, model),
+        "detectable": detectable_rows(figures, spec, model, names),
         "validation": validation_rows(figures, spec, model, names) if several else [],
         "ceiling": ceiling_rows(figures, model, names),
         "heat": heat_map(figures, spec, model, names) if several else None,
@@ -107,6 +107,7 @@ def report_context(
         "side_by_side": model_rows(figures, spec, names),
         "others": [names(source) for source in figures.sources if source != spec.baseline],
         "several_forms": len(spec.forms) > 1,
+        "metric": METRIC_NAMES[figures.tested],
         "level": f"{figures.bootstrap['level']:.0%}",
         "differences": difference_rows(figures, names),
         "training_curves": training_panels(figures, names),

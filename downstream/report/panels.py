@@ -13,18 +13,19 @@ from downstream.comparison.spec import ComparisonSpec
 from downstream.data.ctr_data import SLICES
 from downstream.report.plots import forest, limits, reliability, spectra
 from downstream.report.rows import label
-from downstream.report.words import SLICE_NAMES, Names, signed
+from downstream.report.words import METRIC_NAMES, SLICE_NAMES, Names, signed
 from downstream.statistics.intervals import Interval
 
 Panels = list[tuple[str, str]]
 
 
 def _interval(row: dict[str, Any]) -> Interval:
-    return Interval(row["mean"], row["low"], row["high"])
+    """The interval of a row; one of no width where there is none."""
+    return Interval(row["mean"], *(row["mean"] if row[end] is None else row[end] for end in ("low", "high")))
 
 
 def difference_panels(rows: list[dict[str, Any]], names: Names, duel: bool) -> Panels:
-    """GAUC differences by slice, all on one scale; of a duel the label names both sides."""
+    """Differences of the tested metric by slice, all on one scale; of a duel the label names both sides."""
     span, panels = limits([_interval(row) for row in rows]), []
     for part in SLICES:
         lines = [
@@ -37,13 +38,15 @@ def difference_panels(rows: list[dict[str, Any]], names: Names, duel: bool) -> P
         ]
         if lines:
             described = "; ".join(f"{name}: {signed(one.mean)}" for name, one in lines)
-            panels.append((SLICE_NAMES[part], forest(lines, "GAUC difference", span, described)))
+            panels.append(
+                (SLICE_NAMES[part], forest(lines, f"{METRIC_NAMES[rows[0]['metric']]} difference", span, described))
+            )
     return panels
 
 
 def duels(figures: Figures, spec: ComparisonSpec, model: str) -> list[dict[str, Any]]:
     """GAUC differences of the main source from the other embeddings, each in its form of the headline."""
-    rows = records(figures.differences, a=spec.main, form=spec.headline, model=model, metric="gauc")
+    rows = records(figures.differences, a=spec.main, form=spec.headline, model=model, metric=figures.tested)
     return [row for row in rows if row["b"] != spec.baseline]
 
 

@@ -14,7 +14,7 @@ from downstream.comparison.figures import METRICS_OF_CELLS, Figures, record, rec
 from downstream.comparison.proxies import PROXIES
 from downstream.comparison.spec import BEST, NO_FORM, ComparisonSpec
 from downstream.data.ctr_data import SLICES
-from downstream.report.words import METRIC_NAMES, SLICE_NAMES, Names, interval, lower_first, signed
+from downstream.report.words import METRIC_NAMES, SLICE_NAMES, Names, interval, share, signed
 
 Rows = list[list[str]]
 METRIC_COLUMNS = ["source, form", *(METRIC_NAMES[metric] for metric in METRICS_OF_CELLS)]
@@ -28,7 +28,7 @@ def label(source: str, form: str, names: Names) -> str:
 
 def gains(figures: Figures, spec: ComparisonSpec, model: str, best: bool = False) -> list[dict[str, Any]]:
     """GAUC differences from the baseline, every source in every form, or each in its best one, which is named."""
-    rows = select(figures.differences, b=spec.baseline, model=model, metric="gauc")
+    rows = select(figures.differences, b=spec.baseline, model=model, metric=figures.tested)
     if not best:
         return rows.filter(pl.col("form") != BEST).to_dicts()
     found = [row | {"form": figures.chosen_form(model, row["a"])} for row in records(rows, form=BEST)]
@@ -43,9 +43,15 @@ def model_rows(figures: Figures, spec: ComparisonSpec, names: Names) -> list[tup
     for part in SLICES:
         lines = []
         for model in figures.models:
-            ground = select(figures.cells, model=model, slice=part, source=spec.baseline)["gauc"].to_list()
+            ground = select(figures.cells, model=model, slice=part, source=spec.baseline)[figures.tested].to_list()
             line = [names(model), mean_and_spread(ground)]
-            wanted = {"b": spec.baseline, "form": spec.headline, "model": model, "slice": part, "metric": "gauc"}
+            wanted = {
+                "b": spec.baseline,
+                "form": spec.headline,
+                "model": model,
+                "slice": part,
+                "metric": figures.tested,
+            }
             for source in others:
                 gain = record(figures.differences, a=source, **wanted)
                 line.append(interval(gain) if gain else MISSING)
@@ -60,9 +66,9 @@ def metric_rows(figures: Figures, model: str, part: str, names: Names) -> Rows:
     cells, lines = select(figures.cells, model=model, slice=part), []
     for source, form in cells.select("source", "form").unique(maintain_order=True).iter_rows():
         own = select(cells, source=source, form=form)
-        share = record(figures.attainable, source=source, form=form, model=model, slice=part, metric="gauc")
+        gain = record(figures.attainable, source=source, form=form, model=model, slice=part, metric="gauc")
         values = [mean_and_spread(own[metric].to_list()) for metric in METRICS_OF_CELLS]
-        lines.append([label(source, form, names), *values, f"{share['share']:.0%}" if share else MISSING])
+        lines.append([label(source, form, names), *values, f"{gain['share']:.0%}" if gain else MISSING])
     if figures.oracle.is_empty():
         return [line[:-1] for line in lines]
     truth = record(figures.oracle, slice=part)
@@ -146,8 +152,7 @@ def ceiling_rows(figures: Figures, model: str, names: Names) -> Rows:
     """One line a source: its share of the ceiling's gain on each slice, with the interval."""
     lines: dict[str, dict[str, str]] = {}
     for one in records(figures.ceiling_shares, model=model):
-        text = f"{one['share']:.0%} ({one['low']:.0%} to {one['high']:.0%})"
-        lines.setdefault(names(one["source"]), {})[one["slice"]] = text
+        lines.setdefault(names(one["source"]), {})[one["slice"]] = share(one)
     return [[source, *(own.get(part, MISSING) for part in SLICES)] for source, own in lines.items()]
 
 
@@ -164,8 +169,13 @@ def cost_rows(rows: list[Row], names: Names) -> Rows:
     return lines
 
 
-def detectable_text(figures: Figures, model: str) -> str:
-    """What the test split can show, in words."""
-    effects = {one["slice"]: one["effect"] for one in records(figures.detectable, model=model, metric="gauc")}
-    parts = [f"{effects[part]:.4f} on {lower_first(SLICE_NAMES[part])}" for part in SLICES if part in effects]
-    return f"GAUC differences that would be found four times in five: {', '.join(parts)}." if parts else ""
+def detectable_rows(figures: Figures, spec: ComparisonSpec, model: str, names: Names) -> Rows:
+    """One line a pair of the headline: the smallest true GAUC difference that would be found, on each slice."""
+    rows = select(figures.differences, form=spec.headline, model=model, metric=figures.tested)
+    lines: dict[str, dict[str, float | None]] = {}
+    for one in rows.iter_rows(named=True):
+        lines.setdefault(f"{names(one['a'])} − {names(one['b'])}", {})[one["slice"]] = one["detectable"]
+    return [
+        [pair, *(MISSING if own.get(part) is None else f"{own[part]:.4f}" for part in SLICES)]
+        for pair, own in lines.items()
+    ]

@@ -90,7 +90,14 @@ def signed(value: float) -> str:
 def interval(row: Mapping[str, Any]) -> str:
     """A difference with its interval, and a star where it is significant after Holm's correction."""
     star = " *" if row.get("direction") else ""
-    return f"{signed(row['mean'])} ({signed(row['low'])} to {signed(row['high'])}){star}"
+    ends = "no interval" if row["low"] is None else f"{signed(row['low'])} to {signed(row['high'])}"
+    return f"{signed(row['mean'])} ({ends}){star}"
+
+
+def share(row: Mapping[str, Any]) -> str:
+    """A share with its interval; an end that nothing rules out is open."""
+    low, high = ("?" if row[end] is None else f"{row[end]:.0%}" for end in ("low", "high"))
+    return f"{row['share']:.0%} ({low} to {high})"
 
 
 def lower_first(text: str) -> str:

@@ -21,7 +21,7 @@ from data_tools.tables.table import EmbeddingTable, read_table
 from downstream.data.ctr_data import CTRData
 from downstream.report.page import render
 from downstream.report.words import METRIC_NAMES, signed
-from downstream.statistics.intervals import METRICS, BootstrapSettings, bootstrap_metrics, paired_interval
+from downstream.statistics.intervals import METRICS, BootstrapSettings, Cells, bootstrap_metrics, difference_interval
 from downstream.statistics.metrics import all_metrics
 from downstream.studies.sharing import ALONE, KINDS, Scores, Train
 from downstream.training.fit import fit
@@ -109,6 +109,14 @@ def _trainer(settings: TransferSettings, table: EmbeddingTable | None, seed: int
     return train
 
 
+def _cells(measured: list[tuple[float, np.ndarray, int]], users: int) -> Cells:
+    """The trainings of one contestant, each with its value, bootstrap draws and seed, as cells without encoders."""
+    values, draws, seeds = zip(*measured, strict=True)
+    drawn = np.stack(draws)
+    complete = drawn[:, np.isfinite(drawn).all(axis=0)]
+    return Cells(np.array(values), complete, np.zeros(len(seeds), dtype=int), np.array(seeds), users)
+
+
 def measure(data: CTRData, settings: TransferSettings, progress: Progress) -> dict[str, Any]:
     """Metrics of every contestant, part and seed, and the differences with their intervals.
 
@@ -117,7 +125,7 @@ def measure(data: CTRData, settings: TransferSettings, progress: Progress) -> di
     dict with
         parts : name -> impressions and positives of the test split
         cells : contestant, part, seed, auc, gauc, log_loss
-        differences : a, b, part, metric, mean, low, high; the mean is a - b, b a contestant that does not share
+        differences : a, b, part, metric and an interval; the mean is a - b, b a contestant that does not share
     """
     table = read_table(settings.table) if settings.table else None
     parts = KINDS[settings.kind][0](data)
@@ -132,7 +140,7 @@ def measure(data: CTRData, settings: TransferSettings, progress: Progress) -> di
                 metrics = {metric: all_metrics(*values)[metric] for metric in METRICS}
                 cells.append({"contestant": name, "part": part, "seed": seed, **metrics})
                 for metric in METRICS:
-                    draws.setdefault((name, part, metric), []).append((metrics[metric], drawn[metric]))
+                    draws.setdefault((name, part, metric), []).append((metrics[metric], drawn[metric], seed))
         progress.advance(task)
     names = list(dict.fromkeys(cell["contestant"] for cell in cells))
     alone = [name for name in names if name not in settings.models]
@@ -142,11 +150,11 @@ def measure(data: CTRData, settings: TransferSettings, progress: Progress) -> di
             for part in parts:
                 for metric in METRICS:
                     ours, theirs = draws[a, part, metric], draws[b, part, metric]
-                    if any(value is None for value, _ in ours + theirs):
+                    if any(value is None for value, _, _ in ours + theirs):
                         continue
-                    columns = zip(*ours, strict=True), zip(*theirs, strict=True)
-                    (value_a, draws_a), (value_b, draws_b) = ((np.array(v), np.stack(d)) for v, d in columns)
-                    interval = paired_interval(value_a, value_b, draws_a, draws_b, settings.bootstrap)
+                    interval = difference_interval(
+                        _cells(ours, len(users)), _cells(theirs, len(users)), settings.bootstrap
+                    )
                     differences.append({"a": a, "b": b, "part": part, "metric": metric, **asdict(interval)})
     sizes = {name: {"impressions": len(part.place), "positives": int(part.label.sum())} for name, part in parts.items()}
     return {"parts": sizes, "cells": cells, "differences": differences}
