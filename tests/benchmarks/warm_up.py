@@ -23,7 +23,7 @@ from data_tools.common.cli import UserError, parse_settings, run_command
 from data_tools.common.files import read_json
 from downstream.data.ctr_data import CTRData, load_ctr_data
 from downstream.settings import DataSettings
-from downstream.statistics.intervals import BootstrapSettings, bootstrap_metrics, paired_interval
+from downstream.statistics.intervals import BootstrapSettings, Cells, bootstrap_metrics, difference_interval
 from downstream.statistics.metrics import auc, gauc
 
 PARTS = ("none", "partial", "full")
@@ -92,11 +92,15 @@ def measured(found: dict[str, list[np.ndarray]], data: CTRData, settings: Settin
         part: np.stack([bootstrap_metrics(click, own, user, len(people), bootstrap)["gauc"] for own in seeds])
         for part, seeds in found.items()
     }
+    seeds = np.arange(len(values["none"]))
+    cells = {
+        part: Cells(values[part], draws[part], np.zeros(len(seeds), dtype=int), seeds, len(people)) for part in PARTS
+    }
     return {
         part: {
             "gauc": values[part].tolist(),
             "auc": [auc(click, own) for own in found[part]],
-            "over_none": asdict(paired_interval(values[part], values["none"], draws[part], draws["none"], bootstrap)),
+            "over_none": asdict(difference_interval(cells[part], cells["none"], bootstrap)),
         }
         for part in PARTS
     }
