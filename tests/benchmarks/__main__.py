@@ -34,7 +34,7 @@ SHORT = {
     "common_features": "--dataset $world/dataset --table $world/planted --seeds 1 --models [mlr,dqm]",
     "din": "--impressions 100000 --users 10000 --items 5000 --threads 1 --repeats 1 --peer_python $peer",
     "dqm": "--repeats 40",
-    "export": "--encoders '{resnet18: 128}' --items 128",
+    "export": "--encoders '{resnet18: 128}' --items 64 --batch 32",
     "forms": "--items 4000 --impressions 256 --steps 5",
     "gauc": "--impressions 50000 --users 5000 --repeats 3 --peer_python $peer",
     "gradient_caching": "--batch 16 --repeats 1",
@@ -44,7 +44,7 @@ SHORT = {
     "reading": "--batches 3 --large 6",
     "shards": "--items 600 --requests 2000 --repeats 1",
     "slots": "--encoders '{test_byobnet: 64}' --steps 2",
-    "training": "--encoders '{resnet18: 96}' --steps 4",
+    "training": "--encoders '{test_byobnet: 64}' --rows 16 --steps 3",
     "training_growth": "--requests 400 --times 5 --steps 5 --rows 32",
     "world": "--requests [1500,15000]",
 }
