@@ -180,9 +180,12 @@ class Batch:
         slots: Page-view slots of a request used in training.
         categories: How many categories, as far as there are shards of so many, a step's rows of a process are of, in
             equal parts: 1 has hard negatives, as COURIER trains; more have varied ones.
-        workers: Loader processes a training process; 0 loads in the training process itself.
-        lanes: Shares of the shards a process reads in turn; 0 for one a loader process. With a number of its own,
-            best a multiple of workers, batches are the same whatever the number of loader processes.
+        workers: Loader processes a training process; null takes one a core; 0 loads in the training process itself.
+            Batches do not depend on it.
+        shard_streams: Shares of the groups of records that a process reads in turn. More than one serves the shards of
+            the layout streaming, which at most as many loader processes share.
+        cache_mb: Megabytes of decoded pictures that the loader processes of a training process keep together, so that
+            popular pictures are decoded once.
         crop_scale: Smallest share of the picture a random crop keeps; 1 crops nothing.
         flip: Mirror half of the pictures.
         colour_jitter: Strength of random brightness, contrast, saturation (and a quarter of it of hue).
@@ -192,8 +195,9 @@ class Batch:
     history: int = 30
     slots: int = 10
     categories: int = 1
-    workers: int = 1
-    lanes: int = 0
+    workers: int | None = None
+    shard_streams: int = 1
+    cache_mb: float = 256
     crop_scale: float = 0.6
     flip: bool = True
     colour_jitter: float = 0.0
@@ -280,6 +284,7 @@ class Settings:
             "batch.history": self.batch.history,
             "batch.slots": self.batch.slots,
             "batch.categories": self.batch.categories,
+            "batch.shard_streams": self.batch.shard_streams,
             "log_every": self.log_every,
             "checkpoint_every": self.checkpoint_every,
             "evaluation.every": self.evaluation.every,
@@ -304,8 +309,8 @@ class Settings:
         not_negative = {
             "encoder.dimensions": self.encoder.dimensions,
             "encoder.freeze_stages": self.encoder.freeze_stages,
-            "batch.workers": self.batch.workers,
-            "batch.lanes": self.batch.lanes,
+            "batch.workers": self.batch.workers or 0,
+            "batch.cache_mb": self.batch.cache_mb,
             "optim.micro_batch": self.optim.micro_batch,
             "evaluation.patience": self.evaluation.patience,
             "objective.queue": objective.queue,

@@ -23,9 +23,10 @@ from torch import Tensor
 from data_tools.common import provenance
 from data_tools.common.cli import UserError, parse_settings, progress_bar, run_command
 from data_tools.common.files import read_json, write_json
+from data_tools.sharding.files import read_index
 from data_tools.simulation.make import make_world
 from data_tools.simulation.settings import World
-from pretrain.data.stream import loader, mixed_seed, read_index
+from pretrain.data.stream import loader, mixed_seed
 from pretrain.encoder.image_encoder import build_encoder
 from pretrain.encoder.item_dropout import picture_seeds
 from pretrain.evaluation.collapse import CollapsedError
@@ -61,8 +62,11 @@ def open_run(settings: Settings, state: PartialState) -> Path | None:
             now, usual = asdict(settings)[section], asdict(Settings())[section]
             if isinstance(usual, dict):  # a setting that is younger than the run had its default's effect
                 before[section] = usual | before[section]
-            if section == "batch" and now["lanes"]:
-                before[section]["workers"] = now["workers"]  # then batches do not depend on it
+            if section == "batch":  # which do not depend on the number of loader processes any more
+                if "lanes" in before[section]:
+                    lanes, workers = before[section].pop("lanes"), before[section]["workers"]
+                    before[section]["shard_streams"] = lanes or max(workers, 1)
+                before[section] |= {name: now[name] for name in ("workers", "cache_mb")}
             if before[section] != now:
                 raise UserError(f"{run} was trained with {section} {before[section]}, not {now}; resume with the same")
     state.wait_for_everyone()
@@ -120,6 +124,7 @@ def train(settings: Settings) -> dict[str, Any]:
     journal = Journal(settings, accelerator, step)
     if main:
         say_start(settings, accelerator, encoder, precision, step)
+        console.print(f"{batches.num_workers} loader processes read and decode for each training process")
         if step == 0:
             journal.validate(0, encoder)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from data_tools.common.files import read_json, read_json_lines, whole_file, write_json
 from data_tools.common.provenance import peak_memory
-from pretrain.data.stream import read_index
+from data_tools.sharding.files import read_index
 from pretrain.encoder.image_encoder import ImageEncoder
 from pretrain.evaluation.collapse import (
     CollapsedError,
