@@ -9,25 +9,28 @@ accelerate launch pretrain/export.py --encoder.name resnet50 --encoder.weights F
 from __future__ import annotations
 
 import time
+from collections import deque
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from jsonargparse.typing import PositiveInt
 from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 from torch.nn import functional as F
 
 from data_tools.common.checks import Checked
-from data_tools.common.cli import parse_settings, progress_bar, run_command
+from data_tools.common.cli import UserError, parse_settings, progress_bar, run_command
 from data_tools.common.files import whole_folder, write_json
+from data_tools.sharding.read import Place, Shards, open_shards
 from data_tools.tables.table import describe, write_part
-from pretrain.data.stream import plain_transform, read_index, read_shard
+from pretrain.data.pictures import decoded
 from pretrain.encoder.image_encoder import ImageEncoder
 from pretrain.evaluation.saved_encoder import check_wise_ft, generic_encoder, load_run_encoder, preprocessing
 from pretrain.runtime.precision import use_all_cores
@@ -89,40 +92,78 @@ def encode(encoder: ImageEncoder, images: Tensor, settings: Settings) -> Tensor:
     return F.normalize(vectors, dim=-1) if settings.normalise else vectors
 
 
-def export_shard(encoder: ImageEncoder, shard: Path, part: Path, settings: Settings) -> tuple[int, int]:
-    """Embed one catalogue shard into one part of the table; returns the number of pictures and the size D."""
-    images, records = read_shard(shard)
-    transform = plain_transform(settings.encoder.image_size)
-    vectors = []
-    for start in range(0, len(records), settings.batch):
-        chunk = records[start : start + settings.batch]
-        pictures = torch.stack([transform(transform.decode(images[record["item"]])) for record in chunk])
-        vectors.append(encode(encoder, pictures, settings))
-    table = torch.cat(vectors).to(getattr(torch, settings.dtype)).numpy()
-    write_part(part, [record["item_id"] for record in records], table)
-    return table.shape
+@dataclass
+class Chunk:
+    """Pictures that are encoded together: the group of items they are of, their item ids and places."""
+
+    group: int
+    ids: list[Any]
+    places: list[Place]
 
 
-def export_shards(
-    encoder: ImageEncoder, index: dict[str, Any], folder: Path, settings: Settings, progress: Progress
-) -> int:
-    """Embed this process's share of the catalogue shards into parts of the table; returns the size D."""
-    state = PartialState()
-    mine = range(state.process_index, len(index["items"]), state.num_processes)
-    bar = progress.add_task("encoding", total=sum(index["items"][shard]["items"] for shard in mine))
-    size = 0
-    for shard in mine:
-        file = Path(settings.data) / index["items"][shard]["file"]
-        count, size = export_shard(encoder, file, folder / f"part-{shard:05d}.parquet", settings)
-        progress.advance(bar, count)
-    return size
+def chunks_of(shards: Shards, groups: Iterable[int], size: int) -> Iterator[Chunk]:
+    """The pictures of some groups of items, at most ``size`` of one group together."""
+    for group in groups:
+        records, pictures = shards.records("items", group), shards.pictures("items", group)
+        for start in range(0, len(records), size):
+            some = records[start : start + size]
+            yield Chunk(group, [one["item_id"] for one in some], [pictures.place(one["item"]) for one in some])
+
+
+def encoded(encoder: ImageEncoder, chunks: Iterator[Chunk], settings: Settings) -> Iterator[tuple[Chunk, Tensor, int]]:
+    """Each chunk with its vectors, float32 (n, D), and how many of its pictures are broken.
+
+    Broken pictures have no vector, and the chunk keeps the ids of the others alone. The next chunks are decoded in
+    loader processes meanwhile.
+    """
+    ahead: deque[Chunk] = deque()
+
+    def places() -> Iterator[list[Place]]:
+        for chunk in chunks:
+            ahead.append(chunk)
+            yield chunk.places
+
+    for images, readable in decoded(places(), settings.encoder.image_size):
+        chunk = ahead.popleft()
+        ids = [one for one, good in zip(chunk.ids, readable.tolist(), strict=True) if good]
+        broken = len(chunk.ids) - len(ids)
+        if ids:
+            yield replace(chunk, ids=ids), encode(encoder, images[readable] if broken else images, settings), broken
+        else:
+            yield replace(chunk, ids=[]), torch.empty(0), broken
+
+
+def export_groups(
+    encoder: ImageEncoder, shards: Shards, groups: Iterable[int], folder: Path, settings: Settings, advance: Any
+) -> tuple[int, int, int]:
+    """Embed some groups of items, each into one part of the table.
+
+    Returns
+    -------
+    count, size, broken : number of vectors, their size D (0 without any), and the pictures that have none
+    """
+    count, size, broken = 0, 0, 0
+    whole = groupby(encoded(encoder, chunks_of(shards, groups, settings.batch), settings), lambda one: one[0].group)
+    for group, parts in whole:
+        ids: list[Any] = []
+        vectors: list[Tensor] = []
+        for chunk, found, lost in parts:
+            ids += chunk.ids
+            vectors += [found] if chunk.ids else []
+            broken += lost
+            advance(len(chunk.places))
+        if ids:
+            table = torch.cat(vectors).to(getattr(torch, settings.dtype)).numpy()
+            write_part(folder / f"part-{group:05d}.parquet", ids, table)
+            count, size = count + len(ids), table.shape[1]
+    return count, size, broken
 
 
 def export(settings: Settings) -> dict[str, Any]:
     """Export on all processes, each its share of the catalogue shards; returns what ``table.json`` says."""
     use_all_cores()
     state = PartialState(cpu=not torch.cuda.is_available())
-    index = read_index(settings.data)
+    shards = open_shards(settings.data)
     if settings.run:
         encoder, named, record = load_run_encoder(
             Path(settings.run), settings.weights, wise_ft=settings.wise_ft, data=settings.data
@@ -131,22 +172,27 @@ def export(settings: Settings) -> dict[str, Any]:
     else:
         encoder, record = generic_encoder(settings.encoder)
     encoder.to(state.device)
-    started = time.time()
+    started, listed = time.time(), shards.listed("items")
     info: dict[str, Any] = {}
     with ExitStack() as stack:
         folder = str(stack.enter_context(whole_folder(settings.out))) if state.is_main_process else None
         folder = Path(broadcast_object_list([folder])[0])
+        mine = range(state.process_index, len(listed), state.num_processes)
         progress = stack.enter_context(progress_bar(state.is_main_process))
-        size = export_shards(encoder, index, folder, settings, progress)
-        state.wait_for_everyone()
+        bar = progress.add_task("encoding", total=sum(listed[group]["items"] for group in mine))
+        found = export_groups(encoder, shards, mine, folder, settings, lambda n: progress.advance(bar, n))
+        count, size, broken = zip(*gather_object([found]), strict=True)
         if state.is_main_process:
+            if not sum(count):
+                raise UserError(f"none of the {sum(broken)} pictures of {settings.data} can be decoded")
             info = {
-                **describe(sum(shard["items"] for shard in index["items"]), size, settings.dtype),
+                **describe(sum(count), max(size), settings.dtype),
+                "broken_pictures": sum(broken),
                 "normalised": settings.normalise,
                 "layer": settings.layer,
                 **record,
                 "preprocessing": preprocessing(encoder, settings.encoder.image_size),
-                "dataset_fingerprint": index["dataset_fingerprint"],
+                "dataset_fingerprint": shards.index["dataset_fingerprint"],
                 "seconds": time.time() - started,
             }
             write_json(folder / "table.json", info)
@@ -164,6 +210,8 @@ def main() -> None:
             f"{rate:,.0f} images/s",
             highlight=False,
         )
+        if info["broken_pictures"]:
+            Console().print(f"{info['broken_pictures']:,} pictures could not be decoded: their items have no vector")
 
 
 if __name__ == "__main__":

@@ -113,10 +113,14 @@ class Batch(Checked):
         Categories that the rows of a process and step are drawn from, in equal parts, as far as there are shards of so
         many: 1 has hard negatives, as COURIER trains; more have varied ones.
     workers : int
-        Loader processes a training process; 0 loads in the training process itself.
+        Loader processes a training process; null takes one a core; 0 loads in the training process itself. Batches do
+        not depend on it.
     shard_streams : int
-        Streams of shards that a process reads in turn; 0 for one a loader process. With a fixed number, best a multiple
-        of workers, batches are the same whatever the number of loader processes.
+        Shares of the groups of records that a process reads in turn. More than one serves shards of the streaming
+        layout, which at most as many loader processes share.
+    cache_mb : float
+        Megabytes of decoded pictures that the loader processes of a training process keep together, so that popular
+        pictures are decoded once.
     crop_scale : float
         Smallest share of the picture that a random crop keeps; 1 crops nothing.
     flip : bool
@@ -129,8 +133,9 @@ class Batch(Checked):
     history: PositiveInt = 30
     slots: PositiveInt = 10
     categories: PositiveInt = 1
-    workers: NonNegativeInt = 1
-    shard_streams: NonNegativeInt = 0
+    workers: NonNegativeInt | None = None
+    shard_streams: PositiveInt = 1
+    cache_mb: NonNegativeFloat = 256
     crop_scale: Share = 0.6
     flip: bool = True
     colour_jitter: NonNegativeFloat = 0.0

@@ -23,9 +23,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data_tools.common.cli import UserError, parse_settings, progress_bar, run_command
+from data_tools.sharding.files import read_index
 from data_tools.simulation.make import make_world
 from data_tools.simulation.settings import World
-from pretrain.data.stream import loader, mixed_seed, read_index
+from pretrain.data.stream import loader, mixed_seed
 from pretrain.encoder.image_encoder import build_encoder
 from pretrain.encoder.item_dropout import picture_seeds
 from pretrain.evaluation.collapse import CollapsedError
@@ -136,6 +137,7 @@ def loop(state: TrainingState, batches: DataLoader, journal: Journal) -> None:
     main = accelerator.is_main_process
     if main:
         print_start(settings, accelerator, state.encoder, state.precision, state.step)
+        console.print(f"{batches.num_workers} loader processes read and decode for each training process")
         if state.step == 0:
             journal.validate(0, state.encoder)
     state.started = asked = time.time()

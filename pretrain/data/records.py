@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,17 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_tools.sharding.files import read_index
+from data_tools.sharding.read import all_records, open_shards
 
 
 def records(shards: str | Path, kind: str) -> Iterator[dict[str, Any]]:
     """JSON records of the catalogue ("items") or of the training requests ("requests"); pictures are skipped over."""
-    index = read_index(shards)
-    for shard in index["items"] if kind == "items" else index["requests"]["train"]:
-        with tarfile.open(Path(shards) / shard["file"], "r:") as tar:
-            for member in tar:
-                if member.name.endswith(".json"):
-                    yield json.loads(tar.extractfile(member).read())
+    yield from all_records(open_shards(shards), "items" if kind == "items" else "train")
 
 
 def categories(shards: str | Path) -> list[str]:

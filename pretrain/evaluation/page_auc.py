@@ -13,7 +13,9 @@ from torch.nn import functional as F
 
 from data_tools.measures.group_auc import group_auc
 from data_tools.measures.simscore import sim_scores
-from pretrain.data.stream import items_of, places, plain_transform, read_index, read_shard
+from data_tools.sharding.read import open_shards
+from pretrain.data.collate import places
+from pretrain.data.pictures import PictureSet
 
 # Items of page views: what each slice holds.
 SLICES = {"warm": "in a training request", "cold": "in no training request"}
@@ -25,8 +27,8 @@ class Requests:
 
     Attributes
     ----------
-    images : uint8 tensor (N, 3, S, S)
-        Every distinct picture once.
+    images : PictureSet or uint8 tensor (N, 3, S, S)
+        Every distinct picture once, decoded when they are encoded.
     history : long tensor (R, H)
         Indices into images, -1 for padding.
     page : long tensor (R, P)
@@ -38,7 +40,7 @@ class Requests:
         True click probabilities, where they are known.
     """
 
-    images: Tensor
+    images: PictureSet | Tensor
     history: Tensor
     page: Tensor
     click: Tensor
@@ -54,9 +56,9 @@ def _padded(rows: list[list[Any]], fill: float, dtype: torch.dtype) -> Tensor:
 
 
 def load_requests(shards: str | Path, split: str, *, image_size: int, history: int, limit: int, seed: int) -> Requests:
-    """Read a split's requests and the pictures they mention, decoded once each.
+    """Read a split's requests; the pictures they mention are decoded when they are encoded, once each.
 
-    Memory is that of the sample and of one shard, however many requests there are.
+    Memory is that of the sample's requests, however many there are, and however many pictures they mention.
 
     Parameters
     ----------
@@ -71,30 +73,25 @@ def load_requests(shards: str | Path, split: str, *, image_size: int, history: i
     limit, seed : int
         At most so many requests are read: a random sample, by the seed.
     """
-    listed = read_index(shards)["requests"][split]
-    kept = np.ones(sum(shard["requests"] for shard in listed), dtype=bool)
+    opened = open_shards(shards)
+    listed = opened.listed(split)
+    kept = np.ones(sum(group["requests"] for group in listed), dtype=bool)
     if len(kept) > limit:
         kept[np.random.default_rng(seed).permutation(len(kept))[limit:]] = False
-    data: dict[int, bytes] = {}
     records: list[dict[str, Any]] = []
     first = 0
-    for shard in listed:
-        images, requests = read_shard(Path(shards) / shard["file"])
-        chosen = [record for record, wanted in zip(requests, kept[first:], strict=False) if wanted]
-        first += len(requests)
-        for record in chosen:
-            record["history"] = record["history"][-history:]
-            data |= {item: images[item] for item in items_of(record)}
-        records += chosen
+    for group, promised in enumerate(listed):
+        wanted = kept[first : first + promised["requests"]]
+        first += len(wanted)
+        if wanted.any():
+            records += [record for record, one in zip(opened.records(split, group), wanted, strict=True) if one]
     records.sort(key=lambda record: record["request"])
     index: dict[int, int] = {}
-    clicked = [places(record["history"], index) for record in records]
+    clicked = [places(record["history"][-history:], index) for record in records]
     shown = [places(record["page"], index) for record in records]
-    transform = plain_transform(image_size)
-    no_images = torch.empty(0, 3, image_size, image_size, dtype=torch.uint8)
     with_oracle = bool(records) and all("oracle" in record for record in records)
     return Requests(
-        images=torch.stack([transform(transform.decode(data[item])) for item in index]) if index else no_images,
+        images=PictureSet(opened.pictures(split), list(index), image_size),
         history=_padded(clicked, -1, torch.long),
         page=_padded(shown, -1, torch.long),
         click=_padded([record["click"] for record in records], 0, torch.bool),
@@ -104,7 +101,7 @@ def load_requests(shards: str | Path, split: str, *, image_size: int, history: i
 
 
 @torch.no_grad()
-def embed(encoder: torch.nn.Module, images: Tensor, batch: int = 256) -> Tensor:
+def embed(encoder: torch.nn.Module, images: PictureSet | Tensor, batch: int = 256) -> Tensor:
     """Embeddings, unit float32 (N, D), of pictures, uint8 (N, 3, S, S), in evaluation mode."""
     if not len(images):
         return torch.empty(0, 1)
@@ -113,7 +110,9 @@ def embed(encoder: torch.nn.Module, images: Tensor, batch: int = 256) -> Tensor:
     encoder.eval()
     parts = [F.normalize(encoder(part.to(device)).float(), dim=-1).cpu() for part in images.split(batch)]
     encoder.train(training)
-    return torch.cat(parts)
+    unit = torch.cat(parts)
+    unit[sorted(getattr(images, "broken", ()))] = 0
+    return unit
 
 
 def page_auc(score: Tensor, click: Tensor, kept: Tensor) -> dict[str, float]:
@@ -143,11 +142,17 @@ def page_auc(score: Tensor, click: Tensor, kept: Tensor) -> dict[str, float]:
 def slices(requests: Requests) -> dict[str, Tensor]:
     """The slots of each slice, bool (R, P): see ``SLICES``."""
     present = requests.page >= 0
+    if broken := getattr(requests.images, "broken", None):  # pictures that could not be decoded have no vector
+        present &= ~torch.isin(requests.page, torch.tensor(sorted(broken)))
     return {"warm": present & requests.warm, "cold": present & ~requests.warm}
 
 
 def encoder_page_auc(encoder: torch.nn.Module, requests: Requests) -> dict[str, dict[str, float]]:
-    """``page_auc`` of an encoder's SimScore, by slice."""
+    """``page_auc`` of an encoder's SimScore, by slice.
+
+    A picture that cannot be decoded has no vector: as a slot it is left out, and in a history it adds nothing, which
+    changes no order within the page view.
+    """
     score = sim_scores(embed(encoder, requests.images), requests.history, requests.page)
     return {name: page_auc(score, requests.click, kept) for name, kept in slices(requests).items()}
 

@@ -47,6 +47,14 @@ def _objective(made: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, **guards, **({name: options} if options else {})}
 
 
+def _batch(made: dict[str, Any]) -> dict[str, Any]:
+    """``lanes`` are shard streams; 0 meant one a loader process."""
+    values = {key: value for key, value in made.items() if key != "lanes"}
+    if "lanes" in made:
+        values["shard_streams"] = made["lanes"] or max(made.get("workers", 1), 1)
+    return values
+
+
 def upgrade_settings(made: dict[str, Any]) -> dict[str, Any]:
     """The settings of ``run.json`` in today's sections; without the world, whose shards ``data`` names.
 
@@ -58,7 +66,7 @@ def upgrade_settings(made: dict[str, Any]) -> dict[str, Any]:
     if "objective" in made:
         made["objective"] = _objective(made["objective"])
     if "batch" in made:
-        made["batch"] = _renamed(made["batch"], {"lanes": "shard_streams"})
+        made["batch"] = _batch(made["batch"])
     if "choose_on" in made.get("evaluation", {}):
         choose_on = made["evaluation"]["choose_on"]
         made["evaluation"] = made["evaluation"] | {"choose_on": SLICES.get(choose_on, choose_on)}

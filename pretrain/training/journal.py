@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import Tensor
 
 from data_tools.common.files import write_json
-from pretrain.data.stream import read_index
+from data_tools.sharding.files import read_index
 from pretrain.encoder.image_encoder import ImageEncoder
 from pretrain.evaluation.collapse import CollapsedError, CollapseWatch, alignment, collapse_figures, unhealthy
 from pretrain.evaluation.page_auc import Requests, encoder_page_auc, load_requests

@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from data_tools.common.files import whole_file
-from pretrain.data.stream import read_index
+from data_tools.sharding.files import read_index
 from pretrain.settings import Settings
 from pretrain.training.journal import console
 from pretrain.training.runs import checkpoints

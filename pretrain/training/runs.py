@@ -79,8 +79,9 @@ def open_run(settings: Settings, wait: Callable[[], None]) -> Path | None:
         raise UserError(f"{run} already contains a run; continue with --resume, or name another folder with --out")
     if made:
         before = read_settings(run)
-        if settings.batch.shard_streams:  # then batches do not depend on the number of workers
-            before = replace(before, batch=replace(before.batch, workers=settings.batch.workers))
+        # Batches depend neither on the number of loader processes nor on what they cache.
+        free = {name: getattr(settings.batch, name) for name in ("workers", "cache_mb")}
+        before = replace(before, batch=replace(before.batch, **free))
         for section in ("encoder", "objective", "batch", "seed"):
             then, now = getattr(before, section), getattr(settings, section)
             if then != now:

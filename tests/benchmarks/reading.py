@@ -32,7 +32,9 @@ from data_tools.common.cli import UserError, parse_settings, run_command
 from data_tools.simulation.make import make_world
 from data_tools.simulation.render import CATEGORIES, COLOURS, CUTS, PATTERNS, encode, render
 from data_tools.simulation.settings import World
-from pretrain.data.stream import items_of, loader, plain_transform, training_transform
+from pretrain.data.collate import items_of
+from pretrain.data.stream import loader
+from pretrain.data.transforms import plain_transform, training_transform
 from pretrain.settings import Batch
 
 TARGET = 0.9
