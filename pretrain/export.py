@@ -104,7 +104,7 @@ def export_shard(encoder: ImageEncoder, shard: Path, part: Path, settings: Setti
 
 
 def export_shards(
-    encoder: ImageEncoder, index: dict[str, Any], folder: Path, settings: Settings, progress: Progress
+    encoder: ImageEncoder, index: dict[str, Any], folder: Path, *, settings: Settings, progress: Progress
 ) -> int:
     """Embed this process's share of the catalogue shards into parts of the table; returns the size D."""
     state = PartialState()
@@ -137,7 +137,7 @@ def export(settings: Settings) -> dict[str, Any]:
         folder = str(stack.enter_context(whole_folder(settings.out))) if state.is_main_process else None
         folder = Path(broadcast_object_list([folder])[0])
         progress = stack.enter_context(progress_bar(state.is_main_process))
-        size = export_shards(encoder, index, folder, settings, progress)
+        size = export_shards(encoder, index, folder, settings=settings, progress=progress)
         state.wait_for_everyone()
         if state.is_main_process:
             info = {

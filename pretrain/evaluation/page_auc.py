@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from data_tools.measures.group_auc import group_auc
 from data_tools.measures.simscore import sim_scores
 from pretrain.data.stream import items_of, places, plain_transform, read_index, read_shard
+from pretrain.settings import Settings
 
 # Items of page views: what each slice holds.
 SLICES = {"warm": "in a training request", "cold": "in no training request"}
@@ -101,6 +102,19 @@ def load_requests(shards: str | Path, split: str, *, image_size: int, history: i
         warm=_padded([record["seen"] for record in records], 0, torch.bool),
         oracle=_padded([record["oracle"] for record in records], 0, torch.float) if with_oracle else None,
     )
+
+
+def requests_of(settings: Settings, split: str, **instead: Any) -> Requests:
+    """The requests of a split that a run is scored on; ``instead`` replaces parameters of :func:`load_requests`."""
+    evaluation = settings.evaluation
+    wanted = {
+        "shards": settings.data,
+        "image_size": settings.encoder.image_size,
+        "history": evaluation.history,
+        "limit": evaluation.requests,
+        "seed": settings.seed,
+    }
+    return load_requests(split=split, **wanted | instead)
 
 
 @torch.no_grad()

@@ -156,11 +156,11 @@ def test_small_crops_keep_their_pixels():
     assert batches.training_transform(Batch(crop_scale=1), 64).at_least == 128
 
 
-@pytest.mark.parametrize("lanes", [1, 3, 4])
-def test_batches_do_not_depend_on_the_number_of_workers(tiny_world, lanes):
+@pytest.mark.parametrize("streams", [1, 3, 4])
+def test_batches_do_not_depend_on_the_number_of_workers(tiny_world, streams):
     found = []
     for workers in (0, 2, 3):
-        settings = Batch(rows=16, history=5, slots=4, workers=workers, lanes=lanes)
+        settings = Batch(rows=16, history=5, slots=4, workers=workers, shard_streams=streams)
         found.append(take(loader(tiny_world / "shards", "requests", settings, 32, 7, start=2), 5))
     for other in found[1:]:
         assert all(same(first, second) for first, second in zip(found[0], other, strict=True))
