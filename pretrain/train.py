@@ -136,7 +136,7 @@ def loop(state: TrainingState, batches: DataLoader, journal: Journal) -> None:
     settings, accelerator, steps = state.settings, state.accelerator, state.settings.optim.steps
     main = accelerator.is_main_process
     if main:
-        print_start(settings, accelerator, state.encoder, state.precision, state.step)
+        print_start(settings, accelerator, state.encoder, precision=state.precision, step=state.step)
         console.print(f"{batches.num_workers} loader processes read and decode for each training process")
         if state.step == 0:
             journal.validate(0, state.encoder)

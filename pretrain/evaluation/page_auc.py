@@ -16,6 +16,7 @@ from data_tools.measures.simscore import sim_scores
 from data_tools.sharding.read import open_shards
 from pretrain.data.collate import places
 from pretrain.data.pictures import PictureSet
+from pretrain.settings import Settings
 
 # Items of page views: what each slice holds.
 SLICES = {"warm": "in a training request", "cold": "in no training request"}
@@ -98,6 +99,19 @@ def load_requests(shards: str | Path, split: str, *, image_size: int, history: i
         warm=_padded([record["seen"] for record in records], 0, torch.bool),
         oracle=_padded([record["oracle"] for record in records], 0, torch.float) if with_oracle else None,
     )
+
+
+def requests_of(settings: Settings, split: str, **instead: Any) -> Requests:
+    """The requests of a split that a run is scored on; ``instead`` replaces parameters of :func:`load_requests`."""
+    evaluation = settings.evaluation
+    wanted = {
+        "shards": settings.data,
+        "image_size": settings.encoder.image_size,
+        "history": evaluation.history,
+        "limit": evaluation.requests,
+        "seed": settings.seed,
+    }
+    return load_requests(split=split, **wanted | instead)
 
 
 @torch.no_grad()

@@ -240,7 +240,10 @@ class Courier(Contrastive):
             shown = Targets(page.flatten(), row, clicked.flatten(), rebuilt.flatten(0, 1), present.flatten())
             share = self.page_share if options.log_q else None
             rivals = Rivals(~shown.clicked, options.page_negative_weight)
-            found["pv_loss"] = (options.pv_weight, self._retrieve(unit, batch, shown, rivals, share, page_view=True))
+            found["pv_loss"] = (
+                options.pv_weight,
+                self._retrieve(unit, batch, shown, rivals, log_share=share, page_view=True),
+            )
             if options.queue:
                 self._remember(batch, shown)
         if options.ucs_weight:
@@ -249,7 +252,7 @@ class Courier(Contrastive):
             everything = torch.ones_like(target, dtype=torch.bool)
             chosen = Targets(target, row, everything, again, (earlier >= 0).any(1))
             share = self.click_share if options.log_q else None
-            ucs = self._retrieve(unit, batch, chosen, Rivals(everything, 0.0), share, page_view=False)
+            ucs = self._retrieve(unit, batch, chosen, Rivals(everything, 0.0), log_share=share, page_view=False)
             found["ucs_loss"] = (options.ucs_weight, ucs)
         if options.ctr_weight:
             logits = self.click(torch.cat([rebuilt, unit[page.clamp(min=0)]], dim=-1)).squeeze(-1)
@@ -277,8 +280,8 @@ class Courier(Contrastive):
         batch: dict[str, Tensor],
         targets: Targets,
         rivals: Rivals,
-        log_share: Tensor | None,
         *,
+        log_share: Tensor | None,
         page_view: bool,
     ) -> Term:
         """InfoNCE of the targets among those of the global batch, and for page views among those in memory."""

@@ -16,7 +16,7 @@ from data_tools.common.files import write_json
 from data_tools.sharding.files import read_index
 from pretrain.encoder.image_encoder import ImageEncoder
 from pretrain.evaluation.collapse import CollapsedError, CollapseWatch, alignment, collapse_figures, unhealthy
-from pretrain.evaluation.page_auc import Requests, encoder_page_auc, load_requests
+from pretrain.evaluation.page_auc import encoder_page_auc, requests_of
 from pretrain.objectives.parts.losses import Term
 from pretrain.runtime.distributed import total
 from pretrain.settings import Settings
@@ -24,19 +24,6 @@ from pretrain.training import runs
 from pretrain.training.best import Best
 
 console = Console(highlight=False, soft_wrap=True)
-
-
-def requests_of(settings: Settings, split: str) -> Requests:
-    """The requests of a split that are scored."""
-    evaluation = settings.evaluation
-    return load_requests(
-        settings.data,
-        split,
-        image_size=settings.encoder.image_size,
-        history=evaluation.history,
-        limit=evaluation.requests,
-        seed=settings.seed,
-    )
 
 
 class Journal:
@@ -132,7 +119,9 @@ class Journal:
         self.accelerator.log(figures, step=step)
 
 
-def print_start(settings: Settings, accelerator: Accelerator, encoder: ImageEncoder, precision: str, step: int) -> None:
+def print_start(
+    settings: Settings, accelerator: Accelerator, encoder: ImageEncoder, *, precision: str, step: int
+) -> None:
     """One line on what is trained and how, and notes on what may surprise."""
     parameters = sum(parameter.numel() for parameter in encoder.parameters())
     named = settings.encoder
