@@ -37,7 +37,7 @@ def file_of(part: int) -> str:
 
 
 def rows_in_part(count: int, part: int, parts: int) -> int:
-    """How many of the rows 0 to ``count`` - 1 lie in a part."""
+    """How many of the rows 0 to ``count`` - 1 are in a part."""
     return (count - part + parts - 1) // parts
 
 
@@ -174,7 +174,7 @@ class Partition:
         return sum(part.nbytes for part in self.maps.values())
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """Features (n, \\*shape) of the store's rows (n,), which must lie in these parts."""
+        """Features (n, \\*shape) of the store's rows (n,), which must be in these parts."""
         features = np.empty((len(rows), *self.store.shape), dtype=self.store.dtype)
         part, position = rows % self.store.parts, rows // self.store.parts
         for number, values in self.maps.items():
@@ -183,7 +183,7 @@ class Partition:
         return features
 
     def holds(self, rows: np.ndarray) -> np.ndarray:
-        """Which of the store's rows (n,) lie in these parts, bool (n,)."""
+        """Which of the store's rows (n,) are in these parts, bool (n,)."""
         return np.isin(rows % self.store.parts, list(self.maps))
 
 

@@ -82,7 +82,7 @@ class _ArrayFile:
 
 
 def _columns(dataset: Dataset, name: str) -> list[str]:
-    """The columns of a table, which has to hold those of the format."""
+    """The columns of a table, which must have those of the format."""
     path = dataset.folder / f"{name}.parquet"
     found = pq.read_schema(path).names
     if missing := [column for column in REQUIRED[name] if column not in found]:
@@ -198,7 +198,7 @@ def _write_impressions(
 
 
 def _write_clicks(dataset: Dataset, folder: Path) -> int:
-    """Write all clicks, a user's after the other's; returns the number of users."""
+    """Write all clicks, one user after the other; returns the number of users."""
     clicked, offsets = (
         _ArrayFile(folder / f"{name}.npy", kind) for name, kind in (("clicked", "i4"), ("offsets", "i8"))
     )
