@@ -69,6 +69,10 @@ class Parser(ArgumentParser):
         super().__init__(description=description, allow_abbrev=False, formatter_class=HelpFormatter)
         self.choices = dict(_choices(settings))
         self.add_argument("--config", action="config", metavar="FILE", help="YAML file of settings; flags override it.")
+        self.add_argument("--quiet", type=bool, default=False, help="Print nothing but errors.")
+        self.add_argument(
+            "--json_log", type=str | None, metavar="FILE", help="Add what happens to this file, a JSON object a line."
+        )
         self.add_class_arguments(settings)
         for group in self._action_groups:
             group._group_actions.sort(key=lambda action: not action.required)
