@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from data_tools.common.errors import UserError as UserError
 from data_tools.common.output import configure, log_event
-from data_tools.common.parser import Parser
+from data_tools.common.parser import settings_parser
 from data_tools.common.stopping import stoppable
 
 DISK_FULL, NO_SPACE = (errno.ENOSPC, errno.EDQUOT), "No space left on device"
@@ -55,7 +55,7 @@ def parse_settings(settings: type[Settings], description: str | None, argv: Sequ
         With status 2 after a message, for an unknown key (the nearest is named) or a value of the wrong type.
     """
     arguments = [_with_underscores(one) for one in (sys.argv[1:] if argv is None else argv)]
-    parser = Parser(settings, description)
+    parser = settings_parser(settings, description)
     for section in (one[2:-5] for one in arguments if one.startswith("--") and one.endswith(".help")):
         print(parser.section_help(section))
         raise SystemExit(0)

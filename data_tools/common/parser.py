@@ -55,29 +55,17 @@ def _metavar(hint: Any) -> str:
 
 
 class Parser(ArgumentParser):
-    """jsonargparse's parser for a settings dataclass.
+    """jsonargparse's parser, with compact help that lists plug-ins, and complaints in plain words.
 
-    Parameters
+    Attributes
     ----------
-    settings : type
-        A dataclass; its fields may be dataclasses (sections).
-    description : str or None
-        Shown on top of the help.
+    choices : dict of str to Choice
+        Dotted name of each setting that chooses plug-ins -> its choice.
     """
 
-    def __init__(self, settings: type, description: str | None) -> None:
-        super().__init__(description=description, allow_abbrev=False, formatter_class=HelpFormatter)
-        self.choices = dict(_choices(settings))
-        self.add_argument("--config", action="config", metavar="FILE", help="YAML file of settings; flags override it.")
-        self.add_argument("--quiet", type=bool, default=False, help="Print nothing but errors.")
-        self.add_argument(
-            "--json_log", type=str | None, metavar="FILE", help="Add what happens to this file, a JSON object a line."
-        )
-        self.add_class_arguments(settings)
-        for group in self._action_groups:
-            group._group_actions.sort(key=lambda action: not action.required)
-        printing = self._option_string_actions["--print_config"]
-        printing.help, printing.metavar = "Print the settings as YAML and exit.", ""
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)  # jsonargparse makes parsers of this class for parts of the settings, too
+        self.choices: dict[str, Choice] = {}
 
     @property
     def switches(self) -> set[str]:
@@ -153,6 +141,31 @@ class Parser(ArgumentParser):
                 own = f" (options: --{_section(where, name)}.help)" if hasattr(plugin, "Settings") else ""
                 lines.append(f"  {name:{width}}  {summary(plugin)}{own}")
         return "\n".join(lines) + "\n" if lines else ""
+
+
+def settings_parser(settings: type, description: str | None) -> Parser:
+    """A parser of a settings dataclass, whose fields may be dataclasses (sections).
+
+    Parameters
+    ----------
+    settings : type
+        The dataclass; its docstring documents the fields.
+    description : str or None
+        Shown on top of the help.
+    """
+    parser = Parser(description=description, allow_abbrev=False, formatter_class=HelpFormatter)
+    parser.choices = dict(_choices(settings))
+    parser.add_argument("--config", action="config", metavar="FILE", help="YAML file of settings; flags override it.")
+    parser.add_argument("--quiet", type=bool, default=False, help="Print nothing but errors.")
+    parser.add_argument(
+        "--json_log", type=str | None, metavar="FILE", help="Add what happens to this file, a JSON object a line."
+    )
+    parser.add_class_arguments(settings)
+    for group in parser._action_groups:
+        group._group_actions.sort(key=lambda action: not action.required)
+    printing = parser._option_string_actions["--print_config"]
+    printing.help, printing.metavar = "Print the settings as YAML and exit.", ""
+    return parser
 
 
 def _choices(settings: Any, prefix: str = "") -> Iterator[tuple[str, Choice]]:
