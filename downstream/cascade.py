@@ -1,268 +1,29 @@
-"""A cascade on logged requests: Qscore -> pre-ranker -> ranker, thousands -> hundreds -> few, IDs only against images.
+"""A cascade on logged requests: Qscore -> pre-ranker -> ranker, with IDs only and with images.
 
     python -m downstream.cascade --config configs/downstream/cascade.yaml --out results/ranking/cascade
 
-Candidates of a request are the items that exist at its time. The finally-best are those that the ranker would put first
-had it scored every candidate; each stage is judged by how many of them it lets through, by its GAUC on the logged
-impressions, by its time and by its multiply-adds. OUT gets report.html, report.md and figures.json. Models are trained
-where the cache folder lacks them, as runs of ``downstream.train``.
+Candidates of a request are the items that exist at its time. The best are those that the ranker would put first if it
+scored every candidate; each stage is measured by the share of them that it keeps, by its GAUC on the logged
+impressions, by its time and by its multiply-adds. OUT gets report.html, report.md and figures.json. Models that the
+cache folder lacks are trained, as runs of ``downstream.train``.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
 from rich.console import Console
-from rich.progress import Progress
 
-from data_tools.common.cli import UserError, parse_settings, progress_bar, run_command
-from data_tools.common.files import read_json, whole_file, write_json
-from data_tools.common.provenance import made_by, this_command
-from downstream.data.ctr_data import CTRData, load_ctr_data
-from downstream.models import MODELS
-from downstream.models.towers import Towers
-from downstream.report.page import render
-from downstream.report.plots import survival
-from downstream.statistics.metrics import gauc
-from downstream.studies.cascade import Cascade, best, qscore
-from downstream.train import Settings as Run
-from downstream.train import train
-from downstream.training.fit import TrainingSettings
-from downstream.training.saved_runs import load_run, run_settings
-
-
-@dataclass(frozen=True)
-class Settings:
-    """A cascade.
-
-    Attributes
-    ----------
-    out : folder of the report
-    dataset : dataset folder
-    tables : name -> embedding table, nothing for IDs only; the first is what the others are compared with
-    pre : model of two towers
-    ranker : model of the last stage
-    keep : items left by Qscore, by the pre-ranker and by the ranker
-    weight : impressions that Qscore's smoothing is worth
-    requests : logged requests of the test split, spread evenly over it
-    seeds : of the trainings; the requests pass through the models of each
-    training : settings of both models' trainings
-    cache : folder of the models
-    """
-
-    out: str = ""
-    dataset: str = ""
-    tables: dict[str, str | None] = field(default_factory=dict)
-    pre: str = "dqm"
-    ranker: str = "din"
-    keep: tuple[int, int, int] = (1000, 100, 10)
-    weight: float = 20.0
-    requests: int = 300
-    seeds: tuple[int, ...] = (0, 1, 2)
-    training: TrainingSettings = field(default_factory=TrainingSettings)
-    cache: str = "runs/cascade"
-
-    def __post_init__(self) -> None:
-        if not self.out or not self.dataset or not self.tables:
-            raise UserError("'dataset' and 'tables' in the configuration and --out are needed")
-        if self.pre not in MODELS or not issubclass(MODELS[self.pre], Towers):
-            towers = sorted(name for name, model in MODELS.items() if issubclass(model, Towers))
-            raise UserError(f"pre is {self.pre!r}; a model of two towers, one of {towers}, is expected")
-        if self.ranker not in MODELS:
-            raise UserError(f"ranker {self.ranker!r} is unknown; one of {sorted(MODELS)} is expected")
-        if not self.seeds:
-            raise UserError("seeds are empty; one or more are expected")
-        if not self.keep[0] >= self.keep[1] >= self.keep[2] >= 1 or self.requests < 1:
-            raise UserError(f"keep is {self.keep} and requests {self.requests}; falling numbers from 1 are expected")
-
-
-STAGES = ("Qscore", "pre-ranker", "ranker")
-
-
-def trained(settings: Settings, data: CTRData, name: str, model: str, seed: int, progress: Progress) -> Path:
-    """The run folder of a model, trained where it is missing.
-
-    Raises
-    ------
-    UserError
-        If the folder holds a run with other settings.
-    """
-    run = Path(settings.cache) / f"{name}-{model}-{seed}"
-    training = replace(settings.training, model=replace(settings.training.model, name=model))
-    shared = {one.name: getattr(training, one.name) for one in fields(training)}
-    table = settings.tables[name]
-    wanted = Run(**shared, dataset=settings.dataset, out=str(run), table=table, seed=seed)
-    if not run.exists():
-        train(wanted, progress, data)
-    elif run_settings(run) != wanted:
-        raise UserError(f"{run} was trained with other settings; remove it or name another cache")
-    return run
-
-
-def logged_requests(data: CTRData, count: int) -> np.ndarray:
-    """The first impression of ``count`` requests of the test split, spread evenly over it."""
-    rows = data.rows["test"]
-    request = data.dataset.impressions["request"].to_numpy()[rows]
-    first = rows[np.sort(np.unique(request, return_index=True)[1])]
-    return first[np.unique(np.linspace(0, len(first) - 1, count).astype(int))]
-
-
-def _interval(values: list[list[float]], level: float = 0.95, draws: int = 1000) -> dict[str, float] | None:
-    """Mean over seeds and requests (S, R) of those that count (not nan), with the interval of a bootstrap over both.
-
-    None where there are none.
-    """
-    shares = np.array(values)
-    if np.isnan(shares).all():
-        return None
-    rng, (seeds, requests) = np.random.default_rng(0), shares.shape
-    drawn = (shares[rng.integers(seeds, size=seeds)][:, rng.integers(requests, size=requests)] for _ in range(draws))
-    means = [np.nanmean(one) for one in drawn if not np.isnan(one).all()]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return {"mean": float(np.nanmean(shares)), "low": float(low), "high": float(high)}
-
-
-def measure(cascades: Sequence[Cascade], rows: np.ndarray, advance: Callable[[], None]) -> dict[str, Any]:
-    """What the stages let through and what they cost, over the requests of some impressions.
-
-    Parameters
-    ----------
-    cascades : one a seed
-
-    Returns
-    -------
-    dict with
-        candidates : mean number; whole_ms_p50 : of the ranker on all candidates
-        stages : name, kept, survival and survival_new (mean, low, high), ms_p50, ms_p99, operations
-    """
-    found = {stage: {"survival": [], "survival_new": [], "seconds": []} for stage in STAGES}
-    candidates, whole = [], []
-    for cascade in cascades:
-        for own in found.values():
-            for figures in own.values():
-                figures.append([])
-        cascade.run(int(rows[0]))  # the first call of a kernel is slower than all others
-        for row in rows.tolist():
-            items = cascade.candidates(row)
-            left, seconds = cascade.run(row)
-            begun = time.perf_counter()
-            everything = cascade.ranker_scores(row, items)
-            whole.append(time.perf_counter() - begun)
-            wanted = items[best(everything, cascade.keep[2])]
-            new = wanted[~cascade.data.seen[wanted]]
-            candidates.append(len(items))
-            for stage, kept, taken in zip(STAGES, left, seconds, strict=True):
-                found[stage]["survival"][-1].append(np.isin(wanted, kept).mean())
-                found[stage]["survival_new"][-1].append(np.isin(new, kept).mean() if len(new) else np.nan)
-                found[stage]["seconds"][-1].append(taken)
-            advance()
-    operations = cascades[0].operations(int(rows[len(rows) // 2]))
-    stages = []
-    for stage, keep, count in zip(STAGES, cascades[0].keep, operations, strict=True):
-        own = found[stage]
-        p50, p99 = 1000 * np.quantile(own["seconds"], [0.5, 0.99])
-        stages.append(
-            {
-                "name": stage,
-                "kept": keep,
-                "survival": _interval(own["survival"]),
-                "survival_new": _interval(own["survival_new"]),
-                "ms_p50": float(p50),
-                "ms_p99": float(p99),
-                "operations": count,
-            }
-        )
-    total = 1000 * np.sum([found[stage]["seconds"] for stage in STAGES], axis=0)
-    return {
-        "candidates": float(np.mean(candidates)),
-        "ms_p50": float(np.quantile(total, 0.5)),
-        "ms_p99": float(np.quantile(total, 0.99)),
-        "whole_ms_p50": float(1000 * np.quantile(whole, 0.5)),
-        "stages": stages,
-    }
-
-
-def _tested(runs: list[Path]) -> dict[str, float]:
-    """GAUC on the test split of the trainings of some seeds: mean, lowest and highest."""
-    values = [read_json(folder / "summary.json")["metrics"]["test"]["all"]["gauc"] for folder in runs]
-    return {"mean": float(np.mean(values)), "low": min(values), "high": max(values)}
-
-
-def run(settings: Settings, progress: Progress) -> tuple[dict[str, Any], CTRData]:
-    """The figures of every table: those of :func:`measure`, and the GAUC of each stage on the test split."""
-    data = load_ctr_data(settings.dataset, settings.training.data)
-    torch.set_num_threads(settings.training.optim.threads)
-    scores = qscore(data, settings.weight)
-    test = data.rows["test"]
-    of_qscore = gauc(data.click[test], scores[data.item[test]], data.user[test])
-    rows = logged_requests(data, settings.requests)
-    found = {}
-    for name in settings.tables:
-        pre, ranker = (
-            [trained(settings, data, name, model, seed, progress) for seed in settings.seeds]
-            for model in (settings.pre, settings.ranker)
-        )
-        cascades = [
-            Cascade(data, scores, *(load_run(folder, data)[0] for folder in own), settings.keep)
-            for own in zip(pre, ranker, strict=True)
-        ]
-        task = progress.add_task(f"requests, {name}", total=len(rows) * len(cascades))
-        figures = measure(cascades, rows, lambda task=task: progress.advance(task))
-        gaucs = [{"mean": of_qscore, "low": of_qscore, "high": of_qscore}, _tested(pre), _tested(ranker)]
-        for stage, value in zip(figures["stages"], gaucs, strict=True):
-            stage["gauc"] = value
-        found[name] = figures
-    return {"requests": len(rows), "tables": found}, data
-
-
-def verdict(figures: dict[str, Any], settings: Settings) -> list[str]:
-    """What each table's cascade keeps, how it ranks and what it takes."""
-    said = []
-    for name, own in figures["tables"].items():
-        last, ranked = own["stages"][1]["survival"], own["stages"][2]["gauc"]["mean"]
-        said.append(
-            f"{name}: {last['mean']:.0%} ({last['low']:.0%} to {last['high']:.0%}) of the finally-best "
-            f"{settings.keep[2]} of {own['candidates']:,.0f} ads pass both filters; pre-ranker GAUC "
-            f"{own['stages'][1]['gauc']['mean']:.4f}, ranker {ranked:.4f}; {own['ms_p50']:.1f} ms a request "
-            f"(p99 {own['ms_p99']:.1f}) instead of {own['whole_ms_p50']:.1f} for ranking every ad."
-        )
-    return said
+from data_tools.common.cli import parse_settings, progress_bar, run_command
+from data_tools.common.provenance import this_command
+from downstream.studies.cascade import CascadeSettings, run, write_report
 
 
 def main() -> None:
-    settings = parse_settings(Settings, __doc__)
+    settings = parse_settings(CascadeSettings, __doc__)
     with progress_bar() as progress:
         figures, data = run(settings, progress)
-    command = this_command(__spec__.name)
-    figures["settings"] = asdict(settings)
-    figures["made_by"] = made_by(command)
-    lines = {
-        name: [(own["candidates"], 1.0), *((stage["kept"], stage["survival"]["mean"]) for stage in own["stages"])]
-        for name, own in figures["tables"].items()
-    }
-    described = "; ".join(
-        f"{name}: " + ", ".join(f"{y:.0%} at {x:.0f}" for x, y in line) for name, line in lines.items()
-    )
-    context = {
-        "verdict": verdict(figures, settings),
-        "figures": figures,
-        "settings": settings,
-        "picture": survival(lines, "share of the best that is left", described),
-        "dataset": data.dataset.info,
-    }
-    out = Path(settings.out)
-    for name in ("report.html", "report.md"):
-        with whole_file(out / name) as scratch:
-            scratch.write_text(render(f"cascade.{name.split('.')[1]}.j2", context), encoding="utf-8")
-    write_json(out / "figures.json", figures)
-    Console().print("\n".join(context["verdict"]))
-    Console().print(f"{out}/report.html, report.md, figures.json")
+    verdict = write_report(figures, data, settings, this_command(__spec__.name))
+    Console().print("\n".join(verdict))
+    Console().print(f"{settings.out}/report.html, report.md, figures.json")
 
 
 if __name__ == "__main__":

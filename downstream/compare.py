@@ -9,44 +9,45 @@ in the cache folder, so that the same command goes on where it was stopped.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal
 
 from rich.console import Console
 
 from data_tools.common.cli import UserError, parse_settings, progress_bar, run_command
-from data_tools.common.files import whole_file, write_json
+from data_tools.common.files import whole_file
 from data_tools.common.provenance import made_by, this_command
-from downstream.comparison.analysis import Contestants, analyse
-from downstream.comparison.cells import NO_FORM, Cell, run_cells
-from downstream.comparison.segment_gains import gains_by_slice
+from downstream.comparison.analysis import analyse
+from downstream.comparison.cells import Cell, run_cells
+from downstream.comparison.segment_gains import gains_by_segment
 from downstream.comparison.sources import Source, make_tables
-from downstream.comparison.tables import look_at_tables
+from downstream.comparison.spec import NO_FORM, ComparisonSpec, Primary
+from downstream.comparison.tables import table_diagnostics
 from downstream.data.ctr_data import load_ctr_data
-from downstream.forms import FORMS, ImageSettings
-from downstream.models import MODELS, ModelSettings, takes_form
-from downstream.report.encoder_runs import pretraining
+from downstream.forms.registry import FORMS
+from downstream.models.registry import MODELS
+from downstream.report.encoder_runs import encoder_runs
 from downstream.report.page import render, report_context
 from downstream.statistics.intervals import BootstrapSettings
-from downstream.training.fit import TrainingSettings
+from downstream.training.settings import TrainingDefaults, TrainingSettings
 
-T = TypeVar("T", ImageSettings, ModelSettings)
+Changes = dict[str, Any]
 
 
-def _variants(what: str, given: list[str] | dict[str, dict], base: T, key: str, known: Collection[str]) -> dict[str, T]:
-    """Settings by name: ``base`` with changes, ``key`` being the name itself where that is one of ``known``."""
+def _variants(
+    what: str, given: list[str] | dict[str, Changes | None], key: str, known: Collection[str]
+) -> dict[str, Changes]:
+    """Changes of the settings by name, ``key`` being the name itself where that is one of ``known``."""
     found = {}
     for name, changes in ({name: {} for name in given} if isinstance(given, list) else given).items():
-        changes = changes or {}
-        if name not in known and key not in changes:
-            raise UserError(f"{what}: {name!r} is none of {sorted(known)}; give it '{key}', such as {{{key}: ...}}")
-        if unknown := changes.keys() - {one.name for one in fields(base)}:
-            expected = [one.name for one in fields(base)]
-            raise UserError(f"{what}: {name!r} has the unknown settings {sorted(unknown)}; {expected} are known")
-        changes = {name_: tuple(value) if isinstance(value, list) else value for name_, value in changes.items()}
-        found[name] = replace(base, **({key: name} if key not in changes else {}), **changes)
+        if name not in known and key not in (changes or {}):
+            raise UserError(
+                f"{what}: unknown name {name!r}; choose one of {', '.join(sorted(known))}, or give it '{key}', such as "
+                f"{{{key}: ...}}"
+            )
+        found[name] = {key: name, **(changes or {})}
     return found
 
 
@@ -68,12 +69,20 @@ class Settings:
     forms : how embeddings enter the models: names of forms, or name -> settings of ``training.image`` that it changes,
         such as {vector: {}, ad image alone: {form: vector, behaviour_images: false}}
     models : CTR models: names of models, or name -> settings of ``training.model`` that it changes
-    seeds : of the CTR trainings, the same for every source
-    training : settings of all CTR trainings, before what forms and models change
+    ctr_seeds : of the CTR trainings, the same for every source
+    encoder_seeds : which pre-training seeds to use: places, from 0, in each source's list of runs or tables; null for
+        all of them
+    design : "paired" runs one cell a CTR seed, the k-th with the k-th encoder, from the first again where a source has
+        fewer; "crossed" runs every encoder with every CTR seed
+    seeds : former name of ctr_seeds
+    primary : the one difference that the comparison is made for, declared before the run: the main source against
+        another (``against``) on all, warm or cold items (``slice``), by one of the models (``model``); null for none
+    training : what all CTR trainings share, before what forms and models change; each takes the options that it uses
     bootstrap : settings of the intervals
     cache : folder of the cells; by default runs/compare/<name of out>
     workers : processes that train CTR models side by side, each with training.optim.threads threads
     pictures : whether the report may show thumbnails of items
+    names : display names of sources, forms and models in the report, beside the built-in ones (IDs only, COURIER ...)
     """
 
     out: str = ""
@@ -86,12 +95,17 @@ class Settings:
     ceiling: str | None = None
     forms: list[str] | dict[str, dict[str, Any]] = field(default_factory=lambda: ["vector"])
     models: list[str] | dict[str, dict[str, Any]] = field(default_factory=lambda: ["dicm"])
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    training: TrainingSettings = field(default_factory=TrainingSettings)
+    ctr_seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    encoder_seeds: list[int] | None = None
+    design: Literal["paired", "crossed"] = "paired"
+    seeds: list[int] | None = None
+    primary: Primary | None = None
+    training: TrainingDefaults = field(default_factory=TrainingDefaults)
     bootstrap: BootstrapSettings = field(default_factory=BootstrapSettings)
     cache: str | None = None
     workers: int = 1
     pictures: bool = True
+    names: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.out or not self.dataset:
@@ -103,37 +117,83 @@ class Settings:
                 raise UserError(f"{role} is {source!r}, which is none of the sources {list(self.sources)}")
         if len(set(roles.values())) < len(roles):
             raise UserError(f"one source cannot have two roles, as here: {roles}")
-        for name in ("forms", "models", "seeds"):
+        if self.seeds is not None:
+            if self.ctr_seeds != [0, 1, 2]:
+                raise UserError("both seeds and ctr_seeds are given; seeds is the former name of ctr_seeds, remove it")
+            object.__setattr__(self, "ctr_seeds", self.seeds)
+            object.__setattr__(self, "seeds", None)
+        for name in ("forms", "models", "ctr_seeds"):
             if not getattr(self, name):
-                raise UserError(f"{name} are empty; one or more are expected")
+                raise UserError(f"{name} is empty; give at least one")
+        for name in ("ctr_seeds", "encoder_seeds"):
+            if len(set(getattr(self, name) or [])) < len(getattr(self, name) or []):
+                raise UserError(f"{name} names a seed twice: {getattr(self, name)}")
+        if self.primary and self.primary.against not in set(self.sources) - {self.main}:
+            raise UserError(
+                f"primary.against is {self.primary.against!r}; choose one of {sorted(set(self.sources) - {self.main})}"
+            )
+        if self.primary and self.primary.model not in (None, *self.models):
+            raise UserError(f"primary.model is {self.primary.model!r}; choose one of {list(self.models)}")
         if self.workers < 1:
-            raise UserError(f"workers is {self.workers}; 1 or more are expected")
-        for name, model in self.model_settings().items():
-            if not _forms(self, model):
-                raise UserError(f"model {name!r} takes none of the forms given; add one of {MODELS[model.name].forms}")
+            raise UserError(f"workers is {self.workers}; must be >= 1")
+        trainings = [one for model in self.trainings().values() for name, one in model.items() if name != NO_FORM]
+        self.training.refuse_unused(trainings, decided={"model.name": "'models'", "image.form": "'forms'"})
 
-    def form_settings(self) -> dict[str, ImageSettings]:
-        """Name of a form in this comparison -> its settings."""
-        return _variants("forms", self.forms, self.training.image, "form", FORMS)
+    def trainings(self) -> dict[str, dict[str, TrainingSettings]]:
+        """Name of a model -> name of each form that the model can be given, and "none" -> settings of the training.
 
-    def model_settings(self) -> dict[str, ModelSettings]:
-        """Name of a model in this comparison -> its settings."""
-        return _variants("models", self.models, self.training.model, "name", MODELS)
+        Raises
+        ------
+        UserError
+            If a form or model has an unknown name, or sets what has no effect on it.
+        """
+        forms, found = _variants("forms", self.forms, "form", FORMS), {}
+        for model, changes in _variants("models", self.models, "name", MODELS).items():
+            takes = MODELS[changes["name"]].forms
+            own = {name: form for name, form in forms.items() if takes is None or form["form"] in takes}
+            if not own:
+                raise UserError(f"model {model!r} takes none of the forms given; add one of {', '.join(takes)}")
+            found[model] = {NO_FORM: self._training(model, changes, NO_FORM, {})}
+            found[model] |= {name: self._training(model, changes, name, form) for name, form in own.items()}
+        return found
+
+    def _training(self, model: str, of_model: Changes, form: str, of_form: Changes) -> TrainingSettings:
+        try:
+            return self.training.chosen(of_model, of_form)
+        except UserError as error:
+            raise UserError(f"model {model!r} with form {form!r}: {error}") from None
 
 
-def _forms(settings: Settings, model: ModelSettings) -> dict[str, ImageSettings]:
-    """The forms of the comparison that the model can be given."""
-    return {name: form for name, form in settings.form_settings().items() if takes_form(model.name, form.form)}
+def _pairs(settings: Settings, source: str, encoders: list[int]) -> list[tuple[int, int]]:
+    """(CTR seed, encoder) of the cells of one source; encoder 0 of a source that has none."""
+    if settings.design == "crossed":
+        return list(product(settings.ctr_seeds, encoders or [0]))
+    if len(encoders) > len(settings.ctr_seeds):
+        raise UserError(
+            f"source {source!r} has {len(encoders)} encoders, but there are {len(settings.ctr_seeds)} ctr_seeds, one a "
+            "cell with design paired: add ctr_seeds, choose encoder_seeds, or set design crossed"
+        )
+    return [(seed, encoders[place % len(encoders)] if encoders else 0) for place, seed in enumerate(settings.ctr_seeds)]
 
 
-def plan(settings: Settings, tables: dict[str, list[Path]]) -> list[Cell]:
-    """Every cell of a comparison, one seed after the other; IDs only has no form."""
-    cells, models = [], settings.model_settings().items()
-    for (place, seed), (name, model), (source, own) in product(enumerate(settings.seeds), models, tables.items()):
-        table = own[place % len(own)] if own else None
-        forms = _forms(settings, model) if own else {NO_FORM: settings.training.image}
-        for form, image in forms.items():
-            cells.append(Cell(source, form, name, seed, table, replace(settings.training, model=model, image=image)))
+def plan(settings: Settings, tables: dict[str, dict[int, Path]]) -> list[Cell]:
+    """Every cell of a comparison, one CTR seed after the other; IDs only has no form.
+
+    Parameters
+    ----------
+    tables : dict
+        Source -> pre-training seed -> table.
+    """
+    cells, models = [], settings.trainings().items()
+    pairs = {source: _pairs(settings, source, list(own)) for source, own in tables.items()}
+    for seed, (name, trainings), (source, own) in product(settings.ctr_seeds, models, tables.items()):
+        forms = trainings.keys() - {NO_FORM} if own else {NO_FORM}
+        for encoder in (encoder for paired, encoder in pairs[source] if paired == seed):
+            cells += [
+                Cell(source, form, name, seed, own.get(encoder), training, encoder)
+                for form, training in trainings.items()
+                if form in forms
+            ]
     return cells
 
 
@@ -141,24 +201,40 @@ def compare(settings: Settings, command: str) -> str:
     """Run what is missing of a comparison and write its report; returns the verdict."""
     data = load_ctr_data(settings.dataset, settings.training.data)
     sources = {name: source or Source() for name, source in settings.sources.items()}
-    tables = {name: make_tables(source, settings.data) for name, source in sources.items()}
+    tables = {name: make_tables(source, settings.data, settings.encoder_seeds) for name, source in sources.items()}
     out = Path(settings.out)
     cache = Path(settings.cache or Path("runs") / "compare" / out.name)
-    who = Contestants(settings.baseline, settings.main, list(settings.form_settings()), settings.ceiling)
+    spec = ComparisonSpec(
+        settings.baseline, settings.main, list(settings.forms), settings.ceiling, settings.primary, settings.names
+    )
     with progress_bar() as progress:
         rows = run_cells(plan(settings, tables), cache, data, settings.workers, progress)
-        figures = analyse(rows, data, who, settings.bootstrap, progress)
-        figures["slices"] = gains_by_slice(rows, data, who, settings.bootstrap, progress)
-        figures |= look_at_tables(rows, data, who, progress)
-    figures["pretraining"] = pretraining(sources)
-    figures["bootstrap"] = asdict(settings.bootstrap)
-    figures["made_by"] = made_by(command)
-    pictured = tables if settings.pictures else {}
-    context = report_context(figures, rows, data, who, settings.title, asdict(settings.training), pictured)
+        figures = analyse(rows, data, spec, settings.bootstrap, progress)
+        segments = gains_by_segment(rows, data, spec, settings.bootstrap, progress)
+        looked_at, correlations = table_diagnostics(rows, data, spec, progress)
+    runs, curves = encoder_runs(sources)
+    figures = replace(
+        figures,
+        segments=segments,
+        tables=looked_at,
+        proxy_correlations=correlations,
+        encoder_runs=runs,
+        encoder_curves=curves,
+        made_by=made_by(command),
+    )
+    context = report_context(
+        figures,
+        rows,
+        data,
+        spec,
+        title=settings.title,
+        training=asdict(settings.training),
+        pictured={source: list(own.values()) for source, own in tables.items()} if settings.pictures else {},
+    )
     for name in ("report.html", "report.md"):
         with whole_file(out / name) as scratch:
             scratch.write_text(render(f"{name}.j2", context), encoding="utf-8")
-    write_json(out / "figures.json", figures)
+    figures.write(out / "figures.json")
     return " ".join(context["verdict"])
 
 

@@ -12,63 +12,72 @@ python -m pretrain.export_encoder --run runs/my-run --wise_ft validation --data 
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import timm
 import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from data_tools.common.checks import Checked
 from data_tools.common.cli import UserError, parse_settings, run_command
 from data_tools.common.files import whole_folder, write_json
-from pretrain import export
-from pretrain.encoder.image_encoder import OPEN_CLIP, ImageEncoder
+from pretrain.encoder.image_encoder import ImageEncoder
+from pretrain.evaluation.saved_encoder import check_wise_ft, load_run_encoder, preprocessing
 from pretrain.settings import Encoder
 from pretrain.training.runs import save_tensors
 
-# Largest difference from torch's embedding, relative to its largest entry (ours).
+# Largest difference from torch's embedding, relative to its largest entry (our choice).
 TOLERANCE = 1e-3
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
-@dataclass
-class Settings:
+@dataclass(frozen=True)
+class Settings(Checked):
     """Export a trained encoder for use elsewhere.
 
-    Attributes:
-        run: Pre-training run.
-        out: Folder to write.
-        weights: Of the run: trained (best on validation) or initial (before training).
-        wise_ft: Weights between the initial (0) and the trained (1) ones, or "validation"; see pretrain/export.py.
-        data: Shards that wise_ft "validation" is judged on.
-        onnx: Whether to write ONNX, too; it needs the extra "onnx".
+    Attributes
+    ----------
+    run : str
+        Pre-training run.
+    out : str
+        Folder to write.
+    weights : str
+        Of the run: trained (best on validation) or initial (before training).
+    wise_ft : float, str or None
+        Average of the initial (0) and the trained (1) weights, or "validation"; see pretrain/export.py.
+    data : str or None
+        Shards on whose validation split wise_ft "validation" chooses.
+    onnx : bool
+        Whether to write ONNX, too; it needs the extra "onnx".
     """
 
     run: str
     out: str
-    weights: str = "trained"
+    weights: Literal["trained", "initial"] = "trained"
     wise_ft: float | str | None = None
     data: str | None = None
     onnx: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        check_wise_ft(self.wise_ft, self.weights, self.run)
         if self.wise_ft == "validation" and not self.data:
-            raise UserError("--wise_ft validation needs --data, the shards whose validation split it is judged on")
-        if self.onnx and not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")):
+            raise UserError("--wise_ft validation needs --data, the shards on whose validation split it chooses")
+        if self.onnx and not all(importlib.util.find_spec(name) for name in ONNX_PACKAGES):
             raise UserError(
-                "ONNX needs onnx, onnxscript and onnxruntime: pip install 'visual-interest[onnx]', or --onnx false"
+                f"ONNX needs {', '.join(ONNX_PACKAGES)}: pip install 'visual-interest[onnx]', or --onnx false"
             )
 
 
-def timm_model(encoder: ImageEncoder, named: Encoder) -> nn.Module | None:
-    """The same network as timm's own model whose classifier is the linear layer; None where there is no such model."""
-    if named.name.startswith(OPEN_CLIP) or not named.dimensions:
-        return None
-    model = timm.create_model(named.name, num_classes=named.dimensions, **named.arguments)
-    classifier = model.get_classifier()
+def with_classifier(encoder: ImageEncoder, named: Encoder) -> nn.Module | None:
+    """The same network as the family's own model, whose classifier is the linear layer; None where it has none."""
+    model = encoder.family.with_classifier(named.name, named.dimensions) if named.dimensions else None
+    classifier = model.get_classifier() if model is not None else None
     if not isinstance(classifier, nn.Linear) or classifier.in_features != encoder.head.in_features:
         return None
     missing, unknown = model.load_state_dict(encoder.tower.state_dict(), strict=False)
@@ -85,8 +94,6 @@ def difference(found: Tensor, expected: Tensor) -> float:
 
 def write_onnx(encoder: ImageEncoder, images: Tensor, path: Path) -> float:
     """Write the encoder as ONNX and return how far its result is from torch's, for another number of pictures."""
-    import onnxruntime
-
     pictures = torch.export.Dim("pictures")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about versions of operators, nothing that a user could change
@@ -101,6 +108,7 @@ def write_onnx(encoder: ImageEncoder, images: Tensor, path: Path) -> float:
             external_data=False,
             verbose=False,
         )
+    onnxruntime = importlib.import_module("onnxruntime")  # an extra, which is not always installed
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     with torch.no_grad():
         return difference(torch.from_numpy(session.run(None, {"images": images.numpy()})[0]), encoder(images))
@@ -109,7 +117,7 @@ def write_onnx(encoder: ImageEncoder, images: Tensor, path: Path) -> float:
 @torch.no_grad()
 def _write_weights(encoder: ImageEncoder, named: Encoder, images: Tensor, path: Path) -> dict[str, Any]:
     """Write ``model.safetensors``; returns what ``encoder.json`` says of it."""
-    model = timm_model(encoder, named)
+    model = with_classifier(encoder, named)
     if model is None:
         save_tensors(path, encoder.state_dict())
         return {"loads_with": "pretrain.encoder.image_encoder.build_encoder(...).load_state_dict"}
@@ -126,19 +134,19 @@ def export_encoder(settings: Settings) -> dict[str, Any]:
     UserError
         If a file's result is further from torch's than the tolerance.
     """
-    table = export.Settings(
-        data=settings.data or "", out="", run=settings.run, weights=settings.weights, wise_ft=settings.wise_ft
+    encoder, named, record = load_run_encoder(
+        Path(settings.run), settings.weights, wise_ft=settings.wise_ft, data=settings.data
     )
-    encoder, says = export.load_encoder(table)
-    encoder, named = encoder.cpu().eval(), Encoder(**says.pop("encoder"))
+    encoder = encoder.cpu()
     images = torch.randint(0, 256, (3, 3, named.image_size, named.image_size), dtype=torch.uint8)
     with whole_folder(settings.out) as folder:
         info = {
             "name": named.name,
-            "arguments": {**named.arguments, "num_classes": named.dimensions},
+            "family": named.family,
+            "arguments": {**encoder.family.arguments, "num_classes": named.dimensions},
             "dimensions": encoder.dimensions,
-            "preprocessing": export.preprocessing(encoder, named.image_size),
-            **says,
+            "preprocessing": preprocessing(encoder, named.image_size),
+            **{key: value for key, value in record.items() if key != "encoder"},
             "model.safetensors": _write_weights(encoder, named, images, folder / "model.safetensors"),
         }
         if settings.onnx:

@@ -4,13 +4,14 @@ accelerate launch pretrain/train.py                                     # the si
 accelerate launch pretrain/train.py --data SHARDS --out runs/my-run     # your own shards
 accelerate launch pretrain/train.py --optim.steps 60 --resume           # any setting as --section.key value
 accelerate launch --multi_gpu --num_processes 2 pretrain/train.py ...   # several processes, on GPUs or on CPUs
+python -m pretrain.train --print_config                                 # all settings as YAML (configs/pretrain/)
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,93 +20,104 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from data_tools.common import provenance
 from data_tools.common.cli import UserError, parse_settings, progress_bar, run_command
-from data_tools.common.files import read_json, write_json
+from data_tools.sharding.files import read_index
 from data_tools.simulation.make import make_world
 from data_tools.simulation.settings import World
-from pretrain.data.stream import loader, mixed_seed, read_index
+from pretrain.data.stream import loader, mixed_seed
 from pretrain.encoder.image_encoder import build_encoder
 from pretrain.encoder.item_dropout import picture_seeds
 from pretrain.evaluation.collapse import CollapsedError
-from pretrain.objectives import OBJECTIVES
 from pretrain.objectives.parts.losses import Term
 from pretrain.runtime.distributed import in_processes, total
+from pretrain.runtime.precision import choose_precision, use_all_cores
 from pretrain.settings import Settings
 from pretrain.training import runs
-from pretrain.training.journal import Journal, console, say_start, say_summary, summarise, write_compare_config
-from pretrain.training.optim import build_optimizer, choose_precision, schedule, use_all_cores
+from pretrain.training.journal import Journal, console, print_start
+from pretrain.training.next_steps import print_next_steps, write_compare_config
+from pretrain.training.optim import build_optimizer, schedule
+from pretrain.training.state import TrainingState, build_objective
 from pretrain.training.step import EncoderPass, Step
+from pretrain.training.summary import print_summary, summarise
 
 WORLD = Path("runs/world")
 
 
-def open_run(settings: Settings, state: PartialState) -> Path | None:
-    """Make the run folder, or find the checkpoint to resume from.
-
-    Raises
-    ------
-    UserError
-        If the folder holds another run and ``resume`` is off, or was made with settings that cannot go on.
-    """
-    run = Path(settings.out)
-    made = (run / "run.json").exists()
-    found = runs.checkpoints(run)
-    state.wait_for_everyone()
-    if made and not settings.resume:
-        raise UserError(f"{run} holds a run already; go on with --resume, or name another folder with --out")
-    if made:
-        before = read_json(run / "run.json")["settings"]
-        for section in ("encoder", "objective", "batch", "seed"):
-            now, usual = asdict(settings)[section], asdict(Settings())[section]
-            if isinstance(usual, dict):  # a setting that is younger than the run had its default's effect
-                before[section] = usual | before[section]
-            if section == "batch" and now["lanes"]:
-                before[section]["workers"] = now["workers"]  # then batches do not depend on it
-            if before[section] != now:
-                raise UserError(f"{run} was trained with {section} {before[section]}, not {now}; resume with the same")
-    state.wait_for_everyone()
-    return found[-1] if found else None
-
-
 def train(settings: Settings) -> dict[str, Any]:
     """Train as the settings say and return what ``summary.json`` holds (on the first process; elsewhere nothing)."""
-    # Data, run folder, encoder
+    state = build(settings)
+    batches = training_batches(state)
+    journal = Journal(state.settings, state.accelerator, state.step)
+    loop(state, batches, journal)
+    return finish(state, journal, embedded=is_embedded_default(settings))
+
+
+def is_embedded_default(settings: Settings) -> bool:
+    """Whether the run is that of the simulated world as it comes, which has a comparison of its own."""
+    return settings.data is None and settings.out == Settings().out and settings.world == World()
+
+
+def build(settings: Settings) -> TrainingState:
+    """Data, run folder, encoder, objective and optimiser, new or from the newest checkpoint."""
     use_all_cores()
-    state = PartialState(cpu=not torch.cuda.is_available())
-    embedded = settings.data is None and settings.out == Settings().out and settings.world == World()
-    settings = replace(settings, data=settings.data or str(default_world(settings.world, state)))
-    if settings.objective.name not in OBJECTIVES:
-        raise UserError(f"--objective.name {settings.objective.name!r} is none of {', '.join(OBJECTIVES)}")
-    read_index(settings.data, digests=settings.verify and state.is_main_process)
-    run, optim = Path(settings.out), settings.optim
-    checkpoint = open_run(settings, state)
+    processes = PartialState(cpu=not torch.cuda.is_available())
+    settings = replace(settings, data=settings.data or str(default_world(settings.world, processes)))
+    read_index(settings.data, digests=settings.verify and processes.is_main_process)
+    checkpoint = runs.open_run(settings, processes.wait_for_everyone)
     torch.manual_seed(settings.seed)
     encoder = build_encoder(settings.encoder)
-    objective = OBJECTIVES[settings.objective.name](settings, encoder).train()
-    optimizer = build_optimizer(encoder, optim, objective)
-    resumed = {"step": 0, "seconds": 0.0}
+    objective = build_objective(settings, encoder)
+    optimizer = build_optimizer(encoder, settings.optim, objective)
+    resumed: dict[str, Any] = {"step": 0, "seconds": 0.0}
     if checkpoint:
         resumed = runs.load_checkpoint(checkpoint, encoder, optimizer, objective)
-    precision = resumed.get("precision") or choose_precision(encoder, optim.precision, settings.encoder.image_size)
+    wanted = settings.optim.precision
+    precision = resumed.get("precision") or choose_precision(encoder, wanted, settings.encoder.image_size)
     precision = broadcast_object_list([precision])[0]
     accelerator = Accelerator(
-        mixed_precision="no" if precision == "fp32" else precision, log_with="tensorboard", project_dir=run
+        mixed_precision="no" if precision == "fp32" else precision, log_with="tensorboard", project_dir=settings.out
     )
-    main, step = accelerator.is_main_process, resumed["step"]
-    if main:
-        (run / runs.STOPPED).unlink(missing_ok=True)
+    if accelerator.is_main_process:
+        (Path(settings.out) / runs.STOPPED).unlink(missing_ok=True)
         if not checkpoint:
-            start_run(settings, encoder)
+            runs.start_run(settings, encoder)
     accelerator.init_trackers("tensorboard")
     model, optimizer = accelerator.prepare(EncoderPass(encoder), optimizer)
     if "scaler" in resumed:
         accelerator.scaler.load_state_dict(resumed["scaler"])
-    passes = Step(model, in_processes(objective.to(accelerator.device)), optim.micro_batch, accelerator)
+    passes = Step(model, in_processes(objective.to(accelerator.device)), settings.optim.micro_batch, accelerator)
+    return TrainingState(
+        settings=settings,
+        accelerator=accelerator,
+        encoder=encoder,
+        objective=objective,
+        passes=passes,
+        optimizer=optimizer,
+        precision=precision,
+        step=resumed["step"],
+        seconds=resumed["seconds"],
+    )
 
-    # accelerate does not prepare the loader: each process reads shards of its own
-    batches = loader(
+
+def default_world(world: World, processes: PartialState) -> Path:
+    """Shards of the simulated world, made once by the first process and cached below ``runs/``."""
+    folder = WORLD
+    if world != World():
+        folder = Path(f"{WORLD}-{hashlib.blake2b(repr(world).encode(), digest_size=4).hexdigest()}")
+    with processes.main_process_first():
+        make_world(world, folder)
+    return folder / "shards"
+
+
+def training_batches(state: TrainingState) -> DataLoader:
+    """Endless batches of this process, from the next step on.
+
+    accelerate does not prepare the loader: each process reads shards of its own.
+    """
+    settings, accelerator, objective = state.settings, state.accelerator, state.objective
+    return loader(
         settings.data,
         objective.batches,
         settings.batch,
@@ -113,100 +125,101 @@ def train(settings: Settings) -> dict[str, Any]:
         settings.seed,
         accelerator.process_index,
         accelerator.num_processes,
-        start=step,
+        start=state.step,
         views=objective.views,
         annotate=objective.annotate,
     )
-    journal = Journal(settings, accelerator, step)
-    if main:
-        say_start(settings, accelerator, encoder, precision, step)
-        if step == 0:
-            journal.validate(0, encoder)
 
-    started = asked = time.time()
+
+def loop(state: TrainingState, batches: DataLoader, journal: Journal) -> None:
+    """Train to the last step, or until validation has not improved for long enough."""
+    settings, accelerator, steps = state.settings, state.accelerator, state.settings.optim.steps
+    main = accelerator.is_main_process
+    if main:
+        print_start(settings, accelerator, state.encoder, state.precision, state.step)
+        console.print(f"{batches.num_workers} loader processes read and decode for each training process")
+        if state.step == 0:
+            journal.validate(0, state.encoder)
+    state.started = asked = time.time()
     with progress_bar(main, console) as progress:
-        bar = progress.add_task("training", total=optim.steps, completed=step)
-        model.train()
-        for batch in islice(batches, 0 if journal.stale(step) else optim.steps - step):
+        bar = progress.add_task("training", total=steps, completed=state.step)
+        state.passes.model.train()
+        for batch in islice(batches, 0 if journal.out_of_patience(state.step) else steps - state.step):
             batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
             waited = time.time() - asked
-            torch.manual_seed(mixed_seed(settings.seed, 1 + accelerator.process_index, step))
-            lr = schedule(step, optim)
-            for group in optimizer.param_groups:
-                group["lr"] = lr * group["scale"]
-            views = 1 if "history" in batch else objective.views
-            terms, embeddings = passes.forward(batch, picture_seeds(batch["image_item"], views, settings.seed, step))
-            loss = sum(term.loss for term in terms.values())
-            if not torch.isfinite(total(loss)):
-                raise UserError(stop_at_nan(run, batch, terms, step))
-            passes.backward(loss)
-            if optim.clip:
-                accelerator.clip_grad_norm_([*model.parameters(), *objective.parameters()], optim.clip)
-            optimizer.step()
-            optimizer.zero_grad()
-            objective.after_step(encoder)
-
-            step += 1
-            last = step == optim.steps
+            lr = schedule(state.step, settings.optim)
+            terms, embeddings = optimise(state, batch, lr)
+            state.step += 1
             journal.add(terms, batch, waited)
-            if step % settings.log_every == 0 or last:
-                journal.line(step, lr, embeddings, batch, progress)
-            if step % settings.evaluation.every == 0 or last:
+            last = state.step == steps
+            if state.step % settings.log_every == 0 or last:
+                journal.log_step(state.step, lr, embeddings, batch)
+            if state.step % settings.evaluation.every == 0 or last:
                 if main:
-                    journal.validate(step, encoder)
-                last = last or journal.stale(step)
-            if main and (step % settings.checkpoint_every == 0 or last):
-                seconds = resumed["seconds"] + time.time() - started
-                state_of = {"seconds": seconds, "precision": precision}
-                if accelerator.scaler:  # of fp16: what the loss is multiplied by, and for how long it went well
-                    state_of["scaler"] = accelerator.scaler.state_dict()
-                runs.save_checkpoint(run, step, encoder, optimizer, state_of, objective)
-            progress.update(bar, completed=step)
+                    journal.validate(state.step, state.encoder)
+                last = last or journal.out_of_patience(state.step)
+            if main and (state.step % settings.checkpoint_every == 0 or last):
+                state.save_checkpoint()
+            progress.update(bar, completed=state.step)
             if last:
                 break
             asked = time.time()
     accelerator.wait_for_everyone()
 
-    # The test time range, once, with the weights chosen on validation
-    summary: dict[str, Any] = {}
-    if main:
-        seconds = resumed["seconds"] + time.time() - started
-        summary = summarise(settings, encoder, journal.best.found, step, seconds, precision)
-        config, name = write_compare_config(settings), run.name
+
+def optimise(state: TrainingState, batch: dict[str, Tensor], lr: float) -> tuple[dict[str, Term], Tensor]:
+    """One optimiser step on a batch; returns the terms by name, and the embeddings of its distinct pictures.
+
+    Raises
+    ------
+    UserError
+        If the loss is not finite; the batch's items are saved.
+    """
+    settings, accelerator, step = state.settings, state.accelerator, state.step
+    torch.manual_seed(mixed_seed(settings.seed, 1 + accelerator.process_index, step))
+    for group in state.optimizer.param_groups:
+        group["lr"] = lr * group["scale"]
+    views = 1 if "history" in batch else state.objective.views
+    seeds = picture_seeds(batch["image_item"], views, settings.seed, step)
+    terms, embeddings = state.passes.forward(batch, seeds)
+    loss = sum(term.loss for term in terms.values())
+    if not torch.isfinite(total(loss)):
+        losses = {name: float(term.loss.detach()) for name, term in terms.items()}
+        saved = runs.save_bad_batch(Path(settings.out), step, batch["image_item"], losses)
+        raise UserError(
+            f"the loss is not finite at step {step}: {losses}. Its batch's items are in {saved}. Lower "
+            "optim.lr, or use fp32"
+        )
+    state.passes.backward(loss)
+    if settings.optim.clip:
+        parameters = [*state.passes.model.parameters(), *state.objective.parameters()]
+        accelerator.clip_grad_norm_(parameters, settings.optim.clip)
+    state.optimizer.step()
+    state.optimizer.zero_grad()
+    state.objective.after_step(state.encoder)
+    return terms, embeddings
+
+
+def finish(state: TrainingState, journal: Journal, *, embedded: bool) -> dict[str, Any]:
+    """Score the test time range, once, with the weights chosen on validation, and print what comes next."""
+    settings, summary = state.settings, {}
+    if state.accelerator.is_main_process:
+        summary = summarise(
+            settings,
+            state.encoder,
+            steps=state.step,
+            best_step=journal.best.step,
+            stopped_early=state.step < settings.optim.steps,
+            seconds=state.seconds_so_far,
+            precision=state.precision,
+        )
+        config, name = write_compare_config(settings), Path(settings.out).name
         if embedded:
             config, name = Path("configs/compare/world.yaml"), "world"
-        say_summary(settings, summary, config, f"results/{name}")
-    accelerator.end_training()
+        print_summary(settings, summary)
+        print_next_steps(settings, config, f"results/{name}")
+    state.accelerator.end_training()
     return summary
-
-
-def start_run(settings: Settings, encoder: torch.nn.Module) -> None:
-    """Record what is about to be trained, and the encoder before training."""
-    run = Path(settings.out)
-    made_by = {"commit": provenance.commit(), "versions": provenance.versions(), "machine": provenance.machine()}
-    write_json(run / "run.json", {"settings": asdict(settings), **made_by})
-    runs.save_tensors(run / "initial.safetensors", encoder.state_dict())
-    (run / "best.json").unlink(missing_ok=True)
-
-
-def default_world(world: World, state: PartialState) -> Path:
-    """Shards of the simulated world, made once by the first process and cached below ``runs/``."""
-    folder = WORLD
-    if world != World():
-        folder = Path(f"{WORLD}-{hashlib.blake2b(repr(world).encode(), digest_size=4).hexdigest()}")
-    with state.main_process_first():
-        make_world(world, folder)
-    return folder / "shards"
-
-
-def stop_at_nan(run: Path, batch: dict[str, Tensor], terms: dict[str, Term], step: int) -> str:
-    """Save the batch's items and say what happened."""
-    path = run / f"not-finite-step-{step}.json"
-    values = {name: float(term.loss.detach()) for name, term in terms.items()}
-    write_json(path, {"step": step, "losses": values, "items": batch["image_item"].tolist()})
-    return (
-        f"the loss is not finite at step {step}: {values}. Its batch's items are in {path}. Lower optim.lr, or use fp32"
-    )
 
 
 def main() -> None:

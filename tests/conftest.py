@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from data_tools.sharding.write import Settings as Shards
+from data_tools.sharding.write import write_shards
 from data_tools.simulation.make import make_world
 from data_tools.simulation.settings import World
 
@@ -21,3 +23,18 @@ def one_thread():
 def tiny_world(tmp_path_factory):
     """Folder of a tiny simulated world: dataset, shards and planted."""
     return make_world(TINY, tmp_path_factory.mktemp("world"), requests_per_shard=64)
+
+
+@pytest.fixture(scope="session")
+def streaming_shards(tiny_world, tmp_path_factory):
+    """Folder of the tiny world's shards in the layout "streaming"."""
+    out = tmp_path_factory.mktemp("streaming") / "shards"
+    settings = {"dataset": str(tiny_world / "dataset"), "layout": "streaming", "requests_per_shard": 64}
+    write_shards(Shards(**settings, out=str(out)))
+    return out
+
+
+@pytest.fixture(params=["catalogue", "streaming"])
+def shards(request, tiny_world, streaming_shards):
+    """Folder of the tiny world's shards, in each layout."""
+    return tiny_world / "shards" if request.param == "catalogue" else streaming_shards

@@ -16,9 +16,33 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*/*.yaml"))
 
 
-def commands():
-    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    return [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+WRITTEN = sorted(path for path in ROOT.rglob("*.md") if not {"runs", ".venv", "venv"} & {*path.relative_to(ROOT).parts})
+OF_OTHERS = ("pip", "pytest", "accelerate config")
+
+
+def blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def commands(page=ROOT / "README.md"):
+    """The commands of a page, a line each, as they would be typed."""
+    lines = [line for block in blocks(page, "sh") for line in block.replace("\\\n", " ").splitlines()]
+    return [line.strip() for line in lines if line.strip()]
+
+
+def programs(page):
+    """Module and arguments of each command of this project."""
+    for line in commands(page):
+        for command in line.split(" && "):
+            if command.startswith(OF_OTHERS):
+                continue
+            words = shlex.split(command)
+            place = next(n for n, word in enumerate(words) if word == "-m" or word.endswith(".py"))
+            if words[place] == "-m":
+                yield words[place + 1], words[place + 2 :]
+            else:
+                yield words[place].removesuffix(".py").replace("/", "."), words[place + 1 :]
 
 
 def test_the_front_page_has_exactly_two_set_up_commands():
@@ -49,16 +73,41 @@ def test_the_default_configuration_is_the_default():
     assert written == dataclasses.asdict(Pretrain())
 
 
-def test_the_front_pages_training_flags_exist():
-    for command in commands():
-        if command.startswith("accelerate launch pretrain/train.py"):
-            parse_settings(Pretrain, "", shlex.split(command.removesuffix("..."))[3:])
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_every_command_of_a_page_is_understood(page, tmp_path):
+    written = next(block for block in blocks(ROOT / "docs" / "vectors-instead-of-pictures.md", "yaml"))
+    (tmp_path / "compare.yaml").write_text(written)
+    for module, arguments in programs(page):
+        for place, word in enumerate(arguments):
+            if word == "--config":
+                own = ROOT / arguments[place + 1]
+                arguments[place + 1] = str(own if own.exists() else tmp_path / "compare.yaml")
+        settings = importlib.import_module(module).Settings
+        assert isinstance(parse_settings(settings, "", arguments), settings)
 
 
-def test_pretrain_and_downstream_never_import_each_other():
-    for one, other in (("pretrain", "downstream"), ("downstream", "pretrain")):
-        for file in (ROOT / one).rglob("*.py"):
-            assert not re.search(rf"^\s*(from|import) {other}\b", file.read_text(encoding="utf-8"), re.MULTILINE), file
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        place, _, heading = target.partition("#")
+        if "://" in target:
+            continue
+        file = page.parent / place if place else page
+        assert file.exists(), f"{page.name} links to {target}"
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            assert heading in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles], target
+
+
+def test_the_site_lists_every_page():
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    listed = re.findall(r"^  - .*: (\S+\.md)$", text, re.MULTILINE)
+    assert sorted(listed) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize(("page", "most"), [("README.md", 120), ("results/README.md", 150)])
+def test_a_busy_readers_page_stays_short(page, most):
+    assert len((ROOT / page).read_text(encoding="utf-8").splitlines()) <= most
 
 
 def test_flags_win_over_the_configuration_wherever_they_stand(tmp_path):

@@ -11,16 +11,18 @@ import signal
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, get_type_hints
 
+from jsonargparse import ArgumentError, ArgumentParser
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from data_tools.common.errors import UserError as UserError
 from data_tools.common.output import configure, log_event
-from data_tools.common.parser import settings_parser
+from data_tools.common.parser import Parser, nearest
 from data_tools.common.stopping import stoppable
 
 DISK_FULL, NO_SPACE = (errno.ENOSPC, errno.EDQUOT), "No space left on device"
@@ -55,7 +57,7 @@ def parse_settings(settings: type[Settings], description: str | None, argv: Sequ
         With status 2 after a message, for an unknown key (the nearest is named) or a value of the wrong type.
     """
     arguments = [_with_underscores(one) for one in (sys.argv[1:] if argv is None else argv)]
-    parser = settings_parser(settings, description)
+    parser = Parser.of(settings, description)
     for section in (one[2:-5] for one in arguments if one.startswith("--") and one.endswith(".help")):
         print(parser.section_help(section))
         raise SystemExit(0)
@@ -65,6 +67,43 @@ def parse_settings(settings: type[Settings], description: str | None, argv: Sequ
     configure(parsed.pop("quiet"), parsed.pop("json_log"))
     log_event("start", command=shlex.join(sys.argv), process=os.getpid())
     return settings(**parsed)
+
+
+def settings_from(settings: type[Settings], values: Mapping[str, Any], where: str) -> Settings:
+    """Build a settings dataclass from nested values, such as those a run recorded; what is missing is at its default.
+
+    Parameters
+    ----------
+    settings : dataclass
+    values : mapping
+        Settings and sections by name.
+    where : str
+        Where the values are from, for messages.
+
+    Raises
+    ------
+    UserError
+        For an unknown key or a value of the wrong type.
+    """
+    _refuse_unknown(settings, values, where)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(settings)
+    try:
+        return settings(**parser.instantiate(parser.parse_object(dict(values))).as_dict())
+    except ArgumentError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _refuse_unknown(settings: type[Any], values: Mapping[str, Any], where: str, prefix: str = "") -> None:
+    """Raise a UserError that names the nearest key, if a key of nested values is not a field."""
+    hints = get_type_hints(settings)
+    known = {one.name: hints[one.name] for one in fields(settings)}
+    for name, value in values.items():
+        if name not in known:
+            near = nearest(name, list(known))
+            raise UserError(f"{where}: unknown setting {prefix}{name}; the nearest is {prefix}{near}")
+        if is_dataclass(known[name]) and isinstance(value, Mapping):
+            _refuse_unknown(known[name], value, where, f"{prefix}{name}.")
 
 
 def _spelt_out(arguments: Sequence[str], switches: set[str]) -> list[str]:

@@ -55,17 +55,34 @@ def _metavar(hint: Any) -> str:
 
 
 class Parser(ArgumentParser):
-    """jsonargparse's parser, with compact help that lists plug-ins, and complaints in plain words.
+    """jsonargparse's parser, made for a settings dataclass by :meth:`of`."""
 
-    Attributes
-    ----------
-    choices : dict of str to Choice
-        Dotted name of each setting that chooses plug-ins -> its choice.
-    """
+    choices: dict[str, Choice] = {}  # noqa: RUF012  jsonargparse makes parsers of this class for nested values, too
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)  # jsonargparse makes parsers of this class for parts of the settings, too
-        self.choices: dict[str, Choice] = {}
+    @classmethod
+    def of(cls, settings: type, description: str | None) -> Parser:
+        """A parser of what all commands take and the fields of a dataclass, which may be dataclasses (sections).
+
+        Parameters
+        ----------
+        settings : type
+            The dataclass.
+        description : str or None
+            Shown on top of the help.
+        """
+        parser = cls(description=description, allow_abbrev=False, formatter_class=HelpFormatter)
+        parser.choices = dict(_choices(settings))
+        parser.add_argument("--config", action="config", metavar="FILE", help="YAML file of settings; flags override.")
+        parser.add_argument("--quiet", type=bool, default=False, help="Print nothing but errors.")
+        parser.add_argument(
+            "--json_log", type=str | None, metavar="FILE", help="Add what happens to this file, a JSON object a line."
+        )
+        parser.add_class_arguments(settings)
+        for group in parser._action_groups:
+            group._group_actions.sort(key=lambda action: not action.required)
+        printing = parser._option_string_actions["--print_config"]
+        printing.help, printing.metavar = "Print the settings as YAML and exit.", ""
+        return parser
 
     @property
     def switches(self) -> set[str]:
@@ -94,7 +111,7 @@ class Parser(ArgumentParser):
         if message.startswith("Problems parsing config:"):
             return message.replace("Problems parsing config:", "the configuration file is not valid YAML:")
         known = [name for name in actions if not re.match(r"help$|print_|.*\.help$", name)]
-        unknown = [f"unknown setting {name}; the nearest is {_nearest(name, known)}" for name in _unknown_in(message)]
+        unknown = [f"unknown setting {name}; the nearest is {nearest(name, known)}" for name in _unknown_in(message)]
         if found := re.match(r"unrecognized arguments: ([^-].*)", message, re.I):
             return f"unexpected argument {found[1].split()[0]!r}; settings are given as --name VALUE"
         return "\n  ".join(unknown) or message
@@ -141,31 +158,6 @@ class Parser(ArgumentParser):
                 own = f" (options: --{_section(where, name)}.help)" if hasattr(plugin, "Settings") else ""
                 lines.append(f"  {name:{width}}  {summary(plugin)}{own}")
         return "\n".join(lines) + "\n" if lines else ""
-
-
-def settings_parser(settings: type, description: str | None) -> Parser:
-    """A parser of a settings dataclass, whose fields may be dataclasses (sections).
-
-    Parameters
-    ----------
-    settings : type
-        The dataclass; its docstring documents the fields.
-    description : str or None
-        Shown on top of the help.
-    """
-    parser = Parser(description=description, allow_abbrev=False, formatter_class=HelpFormatter)
-    parser.choices = dict(_choices(settings))
-    parser.add_argument("--config", action="config", metavar="FILE", help="YAML file of settings; flags override it.")
-    parser.add_argument("--quiet", type=bool, default=False, help="Print nothing but errors.")
-    parser.add_argument(
-        "--json_log", type=str | None, metavar="FILE", help="Add what happens to this file, a JSON object a line."
-    )
-    parser.add_class_arguments(settings)
-    for group in parser._action_groups:
-        group._group_actions.sort(key=lambda action: not action.required)
-    printing = parser._option_string_actions["--print_config"]
-    printing.help, printing.metavar = "Print the settings as YAML and exit.", ""
-    return parser
 
 
 def _choices(settings: Any, prefix: str = "") -> Iterator[tuple[str, Choice]]:
@@ -223,7 +215,7 @@ def _unknown_in(message: str) -> list[str]:
     return names + [".".join(two) for two in grouped]
 
 
-def _nearest(name: str, known: Sequence[str]) -> str:
+def nearest(name: str, known: Sequence[str]) -> str:
     """The known key most like ``name``; where its first part names no section, the section or key most like that."""
     first, sections = name.split(".")[0], {key.split(".")[0] for key in known}
     if first not in sections:

@@ -23,7 +23,7 @@ follow from the registry line. Another package adds plug-ins through entry point
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, make_dataclass
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass, make_dataclass
 from functools import cached_property
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar, get_type_hints
@@ -164,6 +164,12 @@ def plugin_settings(section: Any) -> dict[str, tuple[Choice, Any]]:
 def options_of(section: Any, name: str) -> Any:
     """The options of the plug-in ``name`` in a section made by :func:`with_plugins`; None for one without."""
     return getattr(section, name, None)
+
+
+def in_use(section: Any) -> dict[str, Any]:
+    """A section's settings as nested dicts, without the options of plug-ins that are not chosen."""
+    left_out = {name for name, (choice, _) in plugin_settings(section).items() if getattr(section, choice.key) != name}
+    return {name: value for name, value in asdict(section).items() if name not in left_out}
 
 
 def changed(settings: Any) -> dict[str, Any]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-from PIL import Image
 
-from data_tools.common.charts import TEMPLATES, over_time
+from data_tools.common.charts import over_time
+from data_tools.common.pages import jpeg_uri, render
 from data_tools.dataset.schema import Dataset
 from data_tools.inspection.advice import Seen, findings
 from data_tools.inspection.summary import headline, percent, picture_facts, plural, split_rows, tiles
@@ -25,10 +22,7 @@ def _thumbnail(dataset: Dataset, image: str) -> str | None:
         picture = read_image((dataset.folder / image).read_bytes(), at_least=THUMBNAIL)
     except (BadImage, OSError):
         return None
-    picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return jpeg_uri(picture, THUMBNAIL)
 
 
 def _strip(dataset: Dataset, items: list[int], captions: list[str]) -> list[dict[str, str]]:
@@ -120,39 +114,33 @@ def page(dataset: Dataset, seen: Seen) -> str:
         if fault:
             faults.setdefault(fault, []).append(item)
     found = findings(seen)
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=select_autoescape(["html.j2"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     days = seen.log["days"][0]["days"] if seen.log["days"] else 1
-    return environment.get_template("inspect.html.j2").render(
-        title=f"Dataset {dataset.folder.resolve().parent.name}/{dataset.folder.resolve().name}",
-        headline=headline(found),
-        tiles=tiles(seen),
-        findings=found,
-        splits=split_rows(seen),
-        scenes=[[row["scene"], f"{row['impressions']:,}", percent(row["click_rate"])] for row in seen.log["scenes"]],
-        charts=_charts(seen),
-        bucket="one day" if days == 1 else f"{days} days",
-        histories=_bars(seen.log["histories"]),
-        shown=_bars(seen.log["shown"]),
-        picture_facts=picture_facts(seen),
-        most=strip(ordered),
-        least=strip(rarest),
-        groups=[
+    context = {
+        "title": f"Dataset {dataset.folder.resolve().parent.name}/{dataset.folder.resolve().name}",
+        "headline": headline(found),
+        "tiles": tiles(seen),
+        "findings": found,
+        "splits": split_rows(seen),
+        "scenes": [[row["scene"], f"{row['impressions']:,}", percent(row["click_rate"])] for row in seen.log["scenes"]],
+        "charts": _charts(seen),
+        "bucket": "one day" if days == 1 else f"{days} days",
+        "histories": _bars(seen.log["histories"]),
+        "shown": _bars(seen.log["shown"]),
+        "picture_facts": picture_facts(seen),
+        "most": strip(ordered),
+        "least": strip(rarest),
+        "groups": [
             _strip(dataset, group[:IN_GROUP].tolist(), [ids[int(item)] for item in group[:IN_GROUP]])
             for group in groups[:GROUPS]
         ],
-        groups_note=f"The {min(GROUPS, len(groups))} largest of {plural(len(groups), 'group')}, at most {IN_GROUP} "
+        "groups_note": f"The {min(GROUPS, len(groups))} largest of {plural(len(groups), 'group')}, at most {IN_GROUP} "
         "pictures each. Same means byte-identical, or equal at thumbnail size (perceptual hash, then a small copy).",
-        all_groups=[", ".join(ids[int(item)] for item in group[:LISTED]) for group in groups[:LISTED]],
-        groups_left=max(0, len(groups) - LISTED),
-        faults=[
+        "all_groups": [", ".join(ids[int(item)] for item in group[:LISTED]) for group in groups[:LISTED]],
+        "groups_left": max(0, len(groups) - LISTED),
+        "faults": [
             (fault, ", ".join(items[:LISTED]) + (f" and {len(items) - LISTED:,} more" if len(items) > LISTED else ""))
             for fault, items in faults.items()
         ],
-        origin=_origin(seen),
-    )
+        "origin": _origin(seen),
+    }
+    return render("inspect.html.j2", context)

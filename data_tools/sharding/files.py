@@ -16,7 +16,8 @@ from typing import Any
 from data_tools.common.cli import UserError, progress_bar
 from data_tools.common.files import digest, read_json
 
-FORMAT_VERSION = 2  # 2: requests say how many clicks are fresh
+FORMAT_VERSION = 3  # 3: each picture once, and requests as tables that refer to them
+READABLE = (2, FORMAT_VERSION)  # folders of version 2 are of the layout "streaming"
 
 
 def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> dict[str, Any]:
@@ -46,30 +47,68 @@ def _blocks(members: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
         yield info.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % tarfile.BLOCKSIZE)
 
 
+def member_size(length: int) -> int:
+    """Bytes that a member of ``length`` bytes takes in a tar: its header, itself and its padding."""
+    return tarfile.BLOCKSIZE + length + -length % tarfile.BLOCKSIZE
+
+
 def encode_json(value: dict[str, Any]) -> bytes:
     """A record as it stands in a shard."""
     return json.dumps(value, ensure_ascii=False).encode()
 
 
-def read_shard(path: Path) -> tuple[dict[int, bytes], list[dict[str, Any]]]:
-    """Read one tar: picture bytes by item, and its JSON records (requests, or items of the catalogue)."""
-    import webdataset as wds  # here, since it loads torch, which processes that write have no need of
+def read_shard(path: Path, pictures: bool = True) -> tuple[dict[int, bytes], list[dict[str, Any]]]:
+    """Read one tar: picture bytes by item, and its JSON records (requests, or items of the catalogue).
 
+    Parameters
+    ----------
+    pictures : read the pictures' bytes; without, they are passed over
+
+    Raises
+    ------
+    UserError
+        If the tar ends in the middle of a member.
+    """
     images: dict[int, bytes] = {}
     records: list[dict[str, Any]] = []
-    with open(path, "rb") as stream:
-        for member in wds.tariterators.tar_file_iterator(stream):
-            key, extension = member["fname"].rsplit(".", 1)
+    with tarfile.open(path, "r:") as tar:
+        for member, key, extension in _members(tar, path):
             if extension == "json":
-                records.append(json.loads(member["data"]))
-            else:
-                images[int(key.lstrip("i"))] = member["data"]
+                records.append(json.loads(tar.extractfile(member).read()))
+            elif pictures:
+                images[item_of(key)] = tar.extractfile(member).read()
     return images, records
 
 
-def shards_of(index: dict[str, Any]) -> list[dict[str, Any]]:
+def picture_places(path: Path) -> Iterator[tuple[int, int, int]]:
+    """(item, offset, length) of each picture of a tar, from its headers alone."""
+    with tarfile.open(path, "r:") as tar:
+        for member, key, extension in _members(tar, path):
+            if extension != "json":
+                yield item_of(key), member.offset_data, member.size
+
+
+def _members(tar: tarfile.TarFile, path: Path) -> Iterator[tuple[tarfile.TarInfo, str, str]]:
+    try:
+        while member := tar.next():
+            tar.members = []  # or it would keep all of them
+            yield member, *member.name.rsplit(".", 1)
+    except tarfile.TarError as error:
+        raise UserError(f"{path} is damaged: {error}; {COPY_AGAIN}") from None
+
+
+COPY_AGAIN = "copy it again from where it was made, or write the shards again"
+
+
+def item_of(key: str) -> int:
+    """The item that a picture of this key is of."""
+    return int(key.lstrip("i"))
+
+
+def files_of(index: dict[str, Any]) -> list[dict[str, Any]]:
     """What an index says of every file, catalogue first."""
-    return [*index["items"], *(shard for split in index["requests"].values() for shard in split)]
+    table = [index["table"]] if "table" in index else []
+    return [*index["items"], *table, *(shard for split in index["requests"].values() for shard in split)]
 
 
 def read_index(shards: str | Path, digests: bool = False) -> dict[str, Any]:
@@ -85,29 +124,34 @@ def read_index(shards: str | Path, digests: bool = False) -> dict[str, Any]:
     if not (folder / "index.json").exists():
         raise UserError(f"{folder} holds no shards (no index.json); write them with: python -m data_tools.shards")
     index = read_json(folder / "index.json")
-    if index.get("format_version") != FORMAT_VERSION:
+    if index.get("format_version") not in READABLE:
         found = index.get("format_version")
         again = f"python -m data_tools.shards --dataset {index.get('dataset', 'DATASET')} --out {folder}"
         raise UserError(
-            f"{folder} has shard format {found}, {FORMAT_VERSION} is read; remove the folder and write the shards anew "
-            f"with: {again}"
+            f"{folder} has shard format {found}, {' and '.join(map(str, READABLE))} are read; remove the folder and "
+            f"write the shards anew with: {again}"
         )
-    for shard in shards_of(index):
+    for shard in files_of(index):
         file = folder / shard["file"]
         size = file.stat().st_size if file.exists() else 0
         if size != shard["bytes"]:
             raise UserError(f"{file} has {size} bytes, the index promises {shard['bytes']}; write the shards again")
     if digests:
-        _check_digests(folder, index)
+        with progress_bar() as progress:
+            for shard in progress.track(files_of(index), description="checking shards"):
+                check_digest(folder / shard["file"], shard["digest"])
     return index
 
 
-def _check_digests(folder: Path, index: dict[str, Any]) -> None:
-    with progress_bar() as progress:
-        for shard in progress.track(shards_of(index), description="checking shards"):
-            found = digest([folder / shard["file"]])
-            if found != shard["digest"]:
-                raise UserError(
-                    f"{folder / shard['file']} has digest {found}, the index promises {shard['digest']}: the file was "
-                    "damaged or changed; copy it again from where it was made, or write the shards again"
-                )
+def check_digest(file: Path, promised: str) -> None:
+    """Compare a file's digest with the one that the index promises.
+
+    Raises
+    ------
+    UserError
+        If it is another.
+    """
+    if (found := digest([file])) != promised:
+        raise UserError(
+            f"{file} has digest {found}, the index promises {promised}: the file was damaged or changed; {COPY_AGAIN}"
+        )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import tarfile
 import threading
+import zlib
 from collections.abc import Iterator
 from multiprocessing import parent_process
 from pathlib import Path
@@ -12,11 +14,16 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from data_tools.common.cli import UserError
 from data_tools.common.files import digest, read_json, write_json
-from data_tools.sharding.files import encode_json, write_tar
-from data_tools.sharding.plan import Plan
+from data_tools.sharding.files import encode_json, member_size, write_tar
+from data_tools.sharding.plan import Plan, ranges
+from data_tools.sharding.stored import Stored
+from data_tools.sharding.tables import PLACE, lists, write_groups
+
+GROUPS_A_FILE = 256  # of requests, in one table
 
 
 def stop_with_parent() -> None:
@@ -30,21 +37,50 @@ def stop_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+def planned_jobs(plan: Plan, layout: str, items_per_shard: int) -> list[dict[str, Any]]:
+    """Jobs of a layout: name, kind, and the range of the plan's page views or items; those of requests have a split."""
+    jobs: list[dict[str, Any]] = []
+    count: dict[str, int] = {}
+    for group in plan.info["groups"]:
+        split = group["split"]
+        last = jobs[-1] if jobs else {}
+        if layout == "catalogue" and last.get("split") == split and len(last["groups"]) < GROUPS_A_FILE:
+            last["groups"].append(group)
+            last["stop"] = group["stop"]
+            continue
+        count[split] = count.get(split, -1) + 1
+        job = {"kind": "requests", "name": f"requests-{split}-{count[split]:05d}", **group}
+        if layout == "catalogue":
+            job |= {"kind": "table", "groups": [group]}
+        jobs.append(job)
+    kind = "items" if layout == "streaming" else "pictures"
+    for number, start in enumerate(range(0, len(plan.written), items_per_shard)):
+        stop = min(start + items_per_shard, len(plan.written))
+        jobs.append({"kind": kind, "name": f"items-{number:05d}", "start": start, "stop": stop})
+    return jobs
+
+
 def finished(out: Path, job: dict[str, Any]) -> list[dict[str, Any]] | None:
     """What a finished job wrote, or None where it did not finish, or what it wrote did not reach the disk whole."""
     done = out / f"{job['name']}.done"
     files = read_json(done) if done.exists() else []
-    whole = all((out / file["file"]).exists() and digest([out / file["file"]]) == file["digest"] for file in files)
+    written = [*files, *(file["part"] for file in files if "part" in file)]
+    whole = all((out / file["file"]).exists() and digest([out / file["file"]]) == file["digest"] for file in written)
     return files if files and whole else None
 
 
-def run_job(job: dict[str, Any], plan: Plan, dataset: Path, out: Path, most: float) -> list[dict[str, Any]]:
+def run_job(
+    job: dict[str, Any], plan: Plan, dataset: Path, out: Path, most: float, stored: Stored
+) -> list[dict[str, Any]]:
     """Write a job's shard, or shards where one would hold more than ``most`` bytes of pictures; describe each."""
-    described = []
-    write = _write_requests if job["kind"] == "requests" else _write_items
-    for part, rows in enumerate(_parts(plan, job, most)):
-        path = out / (f"{job['name']}-{part:03d}.tar" if part else f"{job['name']}.tar")
-        described.append(write(plan, job, rows, dataset, path))
+    if job["kind"] == "table":
+        described = [_write_table(plan, job, out)]
+    else:
+        described = []
+        write = {"requests": _write_requests, "items": _write_items, "pictures": _write_pictures}[job["kind"]]
+        for part, rows in enumerate(_parts(plan, job, most)):
+            path = out / (f"{job['name']}-{part:03d}.tar" if part else f"{job['name']}.tar")
+            described.append(write(plan, job, rows, dataset, path, stored))
     write_json(out / f"{job['name']}.done", described, synced=False)
     return described
 
@@ -52,7 +88,7 @@ def run_job(job: dict[str, Any], plan: Plan, dataset: Path, out: Path, most: flo
 def _parts(plan: Plan, job: dict[str, Any], most: float) -> Iterator[list[int]]:
     """A job's page views (or items), cut before the distinct pictures of a part take more than ``most`` bytes."""
     requests = job["kind"] == "requests"
-    rows = plan.order[job["start"] : job["stop"]] if requests else _pictured(plan, job)
+    rows = (plan.order if requests else plan.written)[job["start"] : job["stop"]]
     part: list[int] = []
     held: set[int] = set()
     size = 0
@@ -69,46 +105,123 @@ def _parts(plan: Plan, job: dict[str, Any], most: float) -> Iterator[list[int]]:
     yield part
 
 
-def _pictured(plan: Plan, job: dict[str, Any]) -> np.ndarray:
-    return np.flatnonzero(plan.image_bytes[job["start"] : job["stop"]]) + job["start"]
-
-
-def _image_member(plan: Plan, dataset: Path, item: int, prefix: str = "") -> tuple[str, bytes]:
+def _picture(plan: Plan, dataset: Path, item: int, stored: Stored) -> tuple[bytes, str, bytes]:
+    """An item's picture as it is stored, its extension, and the bytes of its file."""
     path = f"{dataset}/{plan.image(item)}"
     with open(path, "rb", buffering=0) as file:
         data = file.read()
     if len(data) != plan.image_bytes[item]:
         raise UserError(f"{path} changed while its shards were written; write them again")
-    return f"{prefix}{item:09d}.{path.rpartition('.')[2]}", data
+    return *stored.picture(data, path), data
 
 
-def _write_requests(plan: Plan, job: dict[str, Any], rows: list[int], dataset: Path, path: Path) -> dict[str, Any]:
+def _write_requests(
+    plan: Plan, job: dict[str, Any], rows: list[int], dataset: Path, path: Path, stored: Stored
+) -> dict[str, Any]:
     images = np.unique(np.concatenate([plan.items_of(row) for row in rows])).tolist()
+    size = 0
 
     def members() -> Iterator[tuple[str, bytes]]:
+        nonlocal size
         for item in images:
-            yield _image_member(plan, dataset, item, "i")
+            data, extension, _ = _picture(plan, dataset, item, stored)
+            size += len(data)
+            yield f"i{item:09d}.{extension}", data
         for row in rows:
             yield f"r{plan.request[row]:012d}.json", encode_json(plan.record(row, job["split"]))
 
     file = write_tar(path, members())
-    stored = int(plan.image_bytes[images].sum())
     category = None if job["category"] is None else plan.info["categories"][job["category"]]
-    return {**file, "requests": len(rows), "images": len(images), "image_bytes": stored, "category": category}
+    return {**file, "requests": len(rows), "images": len(images), "image_bytes": size, "category": category}
 
 
-def _write_items(plan: Plan, job: dict[str, Any], rows: list[int], dataset: Path, path: Path) -> dict[str, Any]:
+def _items(dataset: Path, rows: list[int]) -> pl.DataFrame:
+    """What the catalogue says of some items, by their row."""
     items = pl.scan_parquet(dataset / "items.parquet")
     known = items.collect_schema().names()
     columns = [name for name in ("item", "item_id", "title", "category") if name in known]
-    part = items.slice(rows[0], rows[-1] + 1 - rows[0]).filter(pl.col("image").is_not_null()).select(columns)
+    part = items.slice(rows[0], rows[-1] + 1 - rows[0]).select(columns)
+    return part.filter(pl.col("item").is_in(rows)).collect()
+
+
+def _write_items(
+    plan: Plan, job: dict[str, Any], rows: list[int], dataset: Path, path: Path, stored: Stored
+) -> dict[str, Any]:
+    size = 0
 
     def members() -> Iterator[tuple[str, bytes]]:
-        for row in part.collect().iter_rows(named=True):
+        nonlocal size
+        for row in _items(dataset, rows).iter_rows(named=True):
+            data, extension, _ = _picture(plan, dataset, row["item"], stored)
+            size += len(data)
+            key = f"{row['item']:09d}"
             # Both names side by side in their order, as webdataset lays them.
-            yield from sorted(
-                [_image_member(plan, dataset, row["item"]), (f"{row['item']:09d}.json", encode_json(row))]
-            )
+            yield from sorted([(f"{key}.{extension}", data), (f"{key}.json", encode_json(row))])
 
     file = write_tar(path, members())
-    return {**file, "items": len(rows), "image_bytes": int(plan.image_bytes[rows].sum())}
+    return {**file, "items": len(rows), "image_bytes": size}
+
+
+def _write_pictures(
+    plan: Plan, job: dict[str, Any], rows: list[int], dataset: Path, path: Path, stored: Stored
+) -> dict[str, Any]:
+    """A tar of pictures alone, and beside it their rows of the table of items, but for the number of the tar."""
+    numbers = plan.numbered(np.array(rows, np.int32))
+    lengths, checksums, sources = [], [], []
+
+    def members() -> Iterator[tuple[str, bytes]]:
+        for item, number in zip(rows, numbers.tolist(), strict=True):
+            data, extension, source = _picture(plan, dataset, item, stored)
+            lengths.append(len(data))
+            checksums.append(zlib.crc32(data))
+            sources.append(zlib.crc32(source))
+            yield f"{number:09d}.{extension}", data
+
+    file = write_tar(path, members())
+    sizes = np.array([member_size(length) for length in lengths])
+    place = {"tar": np.zeros(len(rows), np.int32), "offset": np.cumsum(sizes) - sizes + tarfile.BLOCKSIZE}
+    place |= {"length": lengths, "crc32": checksums, "source_crc32": sources}
+    columns = {name: pa.array(place[name], kind) for name, kind in PLACE.items()}
+    table = _items(dataset, rows).with_columns(item=pl.Series(numbers, dtype=pl.Int32)).to_arrow()
+    table = pa.table({**{name: table[name] for name in table.column_names}, **columns})
+    part = write_groups(path.with_suffix(".part"), [table])
+    return {**file, "items": len(rows), "image_bytes": sum(lengths), "part": part}
+
+
+def _write_table(plan: Plan, job: dict[str, Any], out: Path) -> dict[str, Any]:
+    """A job's groups of requests as one table."""
+
+    def tables() -> Iterator[pa.Table]:
+        for group in job["groups"]:
+            yield _requests(plan, plan.order[group["start"] : group["stop"]], job["split"])
+
+    groups = [
+        {
+            "requests": group["stop"] - group["start"],
+            "category": None if group["category"] is None else plan.info["categories"][group["category"]],
+        }
+        for group in job["groups"]
+    ]
+    return {**write_groups(out / f"{job['name']}.parquet", tables()), "groups": groups}
+
+
+def _requests(plan: Plan, rows: np.ndarray, split: str) -> pa.Table:
+    """Page views as rows of a table; the columns are those of :meth:`Plan.record`."""
+    clicks = plan.history_stop[rows] - plan.history_start[rows]
+    slots = plan.slot_stop[rows] - plan.slot_start[rows]
+    shown = ranges(plan.slot_start[rows], plan.slot_stop[rows])
+    clicked = plan.clicked[ranges(plan.history_start[rows], plan.history_stop[rows])]
+    categories = pa.array(plan.info["categories"], pa.string()).take(pa.array(plan.category[rows]))
+    return pa.table(
+        {
+            "request": pa.array(plan.request[rows]),
+            "split": pa.array([split]).take(pa.array(np.zeros(len(rows), np.int32))),
+            "category": categories,
+            "history": lists(clicks, plan.numbered(clicked), pa.int32()),
+            "fresh": pa.array(plan.fresh[rows]),
+            "page": lists(slots, plan.numbered(plan.item[shown]), pa.int32()),
+            "click": lists(slots, plan.click[shown], pa.int8()),
+            **({"oracle": lists(slots, plan.oracle[shown], pa.float64())} if plan.has_oracle else {}),
+            "seen": lists(slots, plan.seen[plan.item[shown]].astype(np.int8), pa.int8()),
+        }
+    )

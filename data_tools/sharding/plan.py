@@ -1,11 +1,12 @@
 """What goes into which shard, as flat arrays on disk that many processes map into memory.
 
-The log is joined and sorted by DuckDB, which spills to disk; what stays in memory is some 60 bytes a page view and 12
-bytes a click. Nothing is held per impression or per picture.
+The log is joined and sorted by DuckDB, which spills to disk; what stays in memory is some 70 bytes a page view and 12
+bytes a click. Nothing is held per impression, and 17 bytes a picture.
 """
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -29,6 +30,8 @@ ARRAYS = {
     "path_start": np.int64,
     "image_bytes": np.int64,  # by item, 0 without a picture
     "seen": np.bool_,  # by item: stands in some training request
+    "number": np.int32,  # by item: its number in the shards, where that is another
+    "written": np.int32,  # the items whose pictures are to be written
     "clicked": np.int32,  # pictured items clicked, user after user, oldest first
     "request": np.int64,  # by page view, as the six that follow
     "category": np.int32,  # index into the plan's categories
@@ -40,7 +43,7 @@ ARRAYS = {
     "item": np.int32,  # by pictured slot, as the two that follow
     "click": np.int8,
     "oracle": np.float64,  # only where the dataset knows it
-    "order": np.int64,  # page views (rows of "request"), shard after shard
+    "order": np.int64,  # page views (rows of "request"), group after group
 }
 
 
@@ -69,6 +72,10 @@ class Plan:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open_plan, (self.folder,)
+
+    def numbered(self, items: np.ndarray) -> np.ndarray:
+        """The numbers of items in the shards."""
+        return self.number[items] if (self.folder / "number").exists() else items
 
     def image(self, item: int) -> str:
         """The path of an item's picture in the dataset folder."""
@@ -102,10 +109,29 @@ def open_plan(folder: Path) -> Plan:
     return Plan(folder)
 
 
-def make_plan(dataset: Dataset, settings: Any, folder: Path) -> Plan:
+@dataclass(frozen=True)
+class Held:
+    """What shards that a dataset is appended to hold of it.
+
+    Attributes
+    ----------
+    number : int32 array (items,), each item's number in the shards, old or new
+    written : int32 array, the items whose pictures the shards lack
+    since : time of the first training page view that they lack
+    """
+
+    number: np.ndarray
+    written: np.ndarray
+    since: int
+
+
+def make_plan(dataset: Dataset, settings: Any, folder: Path, held: Held | None = None) -> Plan:
     """Plan the shards of a dataset into ``folder`` (nothing is done if a finished plan stands there).
 
-    ``settings`` are those of :mod:`data_tools.shards`.
+    Parameters
+    ----------
+    settings : those of :mod:`data_tools.shards`
+    held : what need not be written again
 
     Raises
     ------
@@ -124,7 +150,7 @@ def make_plan(dataset: Dataset, settings: Any, folder: Path) -> Plan:
         stop = cumulated[1][cumulated[0][user] + pages.pop("clicks_before")]
         start = np.maximum(cumulated[1][first], stop - settings.history)
         slot_stop = np.cumsum(slots := pages.pop("slots"))
-        split = pages.pop("split")
+        split, time = pages.pop("split"), pages.pop("time")
         usable = (stop > start) & (slots > 0)
         if not (usable & (split == 0)).any():
             raise UserError(
@@ -138,16 +164,25 @@ def make_plan(dataset: Dataset, settings: Any, folder: Path) -> Plan:
         plan = Plan(scratch)
         _mentioned(plan, usable & (split == 0)).tofile(scratch / "seen")
         mentioned = _mentioned(plan, usable)
-        jobs, order = _assign(usable, split, pages["category"], settings)
+        lacking = usable & ((split != 0) | (time >= held.since)) if held else usable
+        groups, order = _assign(lacking, split, pages["category"], settings)
         order.tofile(scratch / "order")
+        written = np.flatnonzero(plan.image_bytes).astype(np.int32)
+        if held:
+            held.number.tofile(scratch / "number")
+            written = held.written
+        written.tofile(scratch / "written")
         info = {
             "categories": categories,
-            "jobs": jobs + _item_jobs(plan, settings.items_per_shard),
+            "groups": groups,
             "left_out_requests": int((~usable).sum()),
             "slots": int(slots[usable].max()),
             "distinct_images": int(mentioned.sum()),
             "distinct_image_bytes": int(plan.image_bytes[mentioned].sum()),
+            "trained": trained_digest(plan, usable & (split == 0)),
         }
+        if held:
+            info["held"] = trained_digest(plan, usable & (split == 0) & (time < held.since))
         write_json(scratch / "plan.json", info)
     return Plan(folder)
 
@@ -191,7 +226,7 @@ def _plan_pages(dataset: Dataset, settings: Any, folder: Path, work: Path) -> tu
         )
         known = [name for name in ("oracle",) if name in log.columns]
         log = log.select(
-            "request", "user", "item", "click", "clicks_before", "split", *known, row="file_row_number"
+            "request", "user", "item", "click", "clicks_before", "split", "timestamp", *known, row="file_row_number"
         ).inner_join(items, "item")
         votes = log.group_by("request", "category").agg(votes=log.count(), row=log.row.min())
         # The category of most of the slots; of several, the one that is shown first.
@@ -201,6 +236,7 @@ def _plan_pages(dataset: Dataset, settings: Any, folder: Path, work: Path) -> tu
             split=log.split.argmin(log.row),
             clicks_before=log.clicks_before.min(),
             slots=log.pictured.sum(),
+            time=log.timestamp.min(),
         )
         pages = pages.inner_join(votes, "request").order_by("request")
         split = ibis.cases(*[(pages.split == name, number) for number, name in enumerate(SPLITS)])
@@ -266,21 +302,46 @@ def _mentioned(plan: Plan, pages: np.ndarray) -> np.ndarray:
 
 
 def _assign(
-    usable: np.ndarray, split: np.ndarray, category: np.ndarray, settings: Any
+    chosen: np.ndarray, split: np.ndarray, category: np.ndarray, settings: Any
 ) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """Jobs, one a shard (or a few, where it grows too large), and the page views in the jobs' order."""
-    jobs, order, done = [], [], 0
+    """Groups of page views (split, category and range of the order), and the page views in the groups' order."""
+    groups, order, done = [], [np.empty(0, np.int64)], 0
     for number, name in enumerate(SPLITS):
-        rows = np.flatnonzero(usable & (split == number))
-        for shard, (code, part) in enumerate(_chunks(rows, category[rows], settings)):
-            job = {"kind": "requests", "name": f"requests-{name}-{shard:05d}", "split": name, "category": code}
-            jobs.append({**job, "start": done, "stop": (done := done + len(part))})
+        rows = np.flatnonzero(chosen & (split == number))
+        for code, part in _chunks(rows, category[rows], settings):
+            groups.append({"split": name, "category": code, "start": done, "stop": (done := done + len(part))})
             order.append(part)
-    return jobs, np.concatenate(order).astype(np.int64)
+    return groups, np.concatenate(order).astype(np.int64)
+
+
+def trained_digest(plan: Plan, pages: np.ndarray, block: int = 1 << 16) -> str:
+    """A digest of some page views, bool (page views,): their histories, fresh clicks, slots and clicks, in order."""
+    running, rows = hashlib.blake2b(digest_size=16), np.flatnonzero(pages)
+    for first in range(0, len(rows), block):
+        some = rows[first : first + block]
+        clicked = ranges(plan.history_start[some], plan.history_stop[some])
+        shown = ranges(plan.slot_start[some], plan.slot_stop[some])
+        for values in (
+            plan.history_stop[some] - plan.history_start[some],
+            plan.numbered(plan.clicked[clicked]),
+            plan.fresh[some],
+            plan.slot_stop[some] - plan.slot_start[some],
+            plan.numbered(plan.item[shown]),
+            plan.click[shown],
+        ):
+            running.update(np.ascontiguousarray(values).tobytes())
+    return running.hexdigest()
+
+
+def ranges(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
+    """The whole numbers of the ranges ``starts[k]:stops[k]``, range after range."""
+    lengths = stops - starts
+    firsts = np.cumsum(lengths) - lengths
+    return np.arange(lengths.sum()) + np.repeat(starts - firsts, lengths)
 
 
 def _chunks(rows: np.ndarray, category: np.ndarray, settings: Any) -> Iterator[tuple[int | None, np.ndarray]]:
-    """(category, its page views) a shard: those of one category shuffled and cut, what is too few for a shard mixed."""
+    """(category, its page views) a group: those of one category shuffled and cut, what is too few for one mixed."""
     rng = np.random.default_rng(settings.seed)
     size = settings.requests_per_shard
     smallest = min(settings.smallest_shard, size)
@@ -298,12 +359,3 @@ def _chunks(rows: np.ndarray, category: np.ndarray, settings: Any) -> Iterator[t
     shuffled = rest[rng.permutation(len(rest))]
     for start in range(0, len(shuffled), size):
         yield None, shuffled[start : start + size]
-
-
-def _item_jobs(plan: Plan, size: int) -> list[dict[str, Any]]:
-    pictured = np.flatnonzero(plan.image_bytes > 0)
-    bounds = [(int(part[0]), int(part[-1]) + 1) for part in np.split(pictured, range(size, len(pictured), size))]
-    return [
-        {"kind": "items", "name": f"items-{number:05d}", "start": start, "stop": stop}
-        for number, (start, stop) in enumerate(bounds)
-    ]

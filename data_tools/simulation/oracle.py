@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import polars as pl
+
+from data_tools.measures.group_auc import group_auc
 
 
 def within_page_auc(log: pl.DataFrame, score: str, label: str) -> float | None:
-    """Mean AUC within page views (column ``request``) with both labels; ties count half. None if there are none."""
-    ranked = log.select("request", label, rank=pl.col(score).rank("average").over("request"))
-    ones, n = pl.col(label).sum().cast(pl.Float64), pl.len().cast(pl.Float64)
-    above = (pl.col("rank") * pl.col(label)).sum() - ones * (ones + 1) / 2
-    pages = ranked.group_by("request").agg(auc=above / (ones * (n - ones)), both=(ones > 0) & (ones < n))
-    return pages.filter("both")["auc"].mean()
+    """Mean AUC within page views (column ``request``) that hold both labels; ties count half. None if there is none."""
+    pages = group_auc(log[label].to_numpy(), log[score].to_numpy(), log["request"].to_numpy())
+    return pages.mean("equal") if pages.defined.any() else None
 
 
 def auc(log: pl.DataFrame, score: str, label: str) -> float | None:
-    """AUC over all rows by the rank sum; ties count half. None where only one label occurs."""
-    ones, n = int(log[label].sum()), len(log)
-    if ones in (0, n):
-        return None
-    ranks = log.select((pl.col(score).rank("average") * pl.col(label)).sum()).item()
-    return (ranks - ones * (ones + 1) / 2) / (ones * (n - ones))
+    """AUC over all rows; ties count half. None where only one label is there."""
+    whole = group_auc(log[label].to_numpy(), log[score].to_numpy(), np.zeros(len(log), dtype=np.int8))
+    return float(whole.auc[0]) if whole.defined.any() else None
 
 
 def _figures(log: pl.DataFrame) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What DDP must leave alone: weights whose gradients the image server and the sharded tables settle themselves."""
+"""What DDP must not touch: weights whose gradients the image server and the sharded tables average themselves."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from downstream.ams.ids import ShardedEmbedding
 from downstream.ams.server import ImageServer
 
 
-def leave_to_the_server(module: nn.Module) -> None:
-    """Call it on what DDP will wrap, on its final device, in every process.
+def exclude_from_ddp(module: nn.Module) -> None:
+    """Exclude them from what DDP will average; to be called in every process, with the module on its final device.
 
     The replicas of the embedding model are made equal to the first process's here, as DDP would have done. Buffers that
-    are no part of a model's weights, such as a whole embedding table, are left alone too: they come from the same
+    do not belong to a model's weights, such as a whole embedding table, are excluded too: they come from the same
     files, and DDP would send them from the first process to all others in every step.
     """
     names = [f"{prefix}.{name}" for prefix, part in module.named_modules() for name in part._non_persistent_buffers_set]

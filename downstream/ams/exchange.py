@@ -1,7 +1,7 @@
 """Collectives with gradient: rows fetched from their owners, and replicas whose gradients are summed.
 
 All run over a process group of their own, so that their order cannot mix with that of other collectives. Every process
-has to call them in every step, with nothing to ask for too; each is an identity in a single process.
+has to call them in every step, even with nothing to ask for; each is an identity in a single process.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from downstream.ams.traffic import Traffic
 
+WIRES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
 
 @dataclass(frozen=True)
 class Route:
@@ -23,8 +25,10 @@ class Route:
 
     Attributes
     ----------
-    order : int64 (n,), sorts the asked rows by owner
-    send, receive : rows that this process asks of each process, and that each asks of it
+    order : Tensor
+        int64 (n,), sorts the asked rows by owner.
+    send, receive : list of int
+        Rows that this process asks of each process, and that each asks of it.
     """
 
     order: Tensor
@@ -37,8 +41,10 @@ class Exchange:
 
     Parameters
     ----------
-    wire : the widest floating-point type in which values travel; they are summed in float32 whatever it is
-    timeout : seconds after which a collective that some process has not joined fails
+    wire : torch.dtype
+        The widest floating-point type in which values travel; they are summed in float32 in any case.
+    timeout : float
+        Seconds after which a collective that some process has not joined fails.
     """
 
     def __init__(self, wire: torch.dtype = torch.float32, timeout: float = 60.0) -> None:
@@ -62,7 +68,15 @@ class Exchange:
         return moved.to(dtype)
 
     def ask(self, rows: Tensor, owner: Tensor) -> tuple[Tensor, Route]:
-        """Send each of rows (n,) to its owner (n,); what this process is asked for, int64 (m,), and the way back."""
+        """Send each of rows (n,) to its owner (n,).
+
+        Returns
+        -------
+        asked : Tensor
+            int64 (m,), rows that all processes ask this one for.
+        route : Route
+            For :meth:`answer`.
+        """
         send = torch.bincount(owner, minlength=self.processes)
         receive = send
         if self.processes > 1:
@@ -75,7 +89,13 @@ class Exchange:
         return asked, route
 
     def answer(self, values: Tensor, route: Route, kind: str) -> Tensor:
-        """Return values (m, ...), in the order asked, to who asked: (n, ...) in the rows' order, with gradient."""
+        """Send values (m, ...), in the order asked, back to the processes that asked.
+
+        Returns
+        -------
+        Tensor
+            (n, ...) in the order of this process's rows, with gradient.
+        """
         moved = _Answer.apply(values, self, route, kind) if self.processes > 1 else values
         return torch.empty_like(moved).index_copy(0, route.order, moved)
 

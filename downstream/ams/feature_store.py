@@ -1,9 +1,23 @@
-"""A feature store as it is read: what it holds, and which rows a process owns. ``store`` describes the folder."""
+"""The feature store: raw features (or images) of items on disk, in parts that processes own; it grows by appending.
+
+======================  ==============================================================================================
+``store.json``          count, shape and dtype of one feature, number of parts, and what each call of append added
+``ids-GGGG.parquet``    item ids that the append numbered G added, in the order of their rows
+``part-PPPPP.bin``      features of the rows r with r mod parts = P, ascending, back to back; memory-mapped
+======================  ==============================================================================================
+
+Rows are numbered from 0 in the order of appending and dealt to the parts in turn; process R of W owns the parts P with
+P mod W = R. So no item is stored twice, appending changes no byte that is there, and as many processes as there are
+parts can share a store. ``store.json`` is replaced last: an interrupted append leaves bytes that nothing refers to,
+which the next one overwrites.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,22 +25,40 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from data_tools.common.cli import UserError
-from data_tools.common.files import digest, read_json
-from downstream.ams.partition import Partition
+from data_tools.common.errors import UserError
+from data_tools.common.files import digest, read_json, whole_file, whole_folder, write_json
+
+BLOCK = 1 << 22  # bytes read at a time for a digest
+
+
+def file_of(part: int) -> str:
+    """Name of a part's file."""
+    return f"part-{part:05d}.bin"
+
+
+def rows_in_part(count: int, part: int, parts: int) -> int:
+    """How many of the rows 0 to ``count`` - 1 lie in a part."""
+    return (count - part + parts - 1) // parts
 
 
 @dataclass(frozen=True)
 class FeatureStore:
-    """A feature store on disk; :func:`open_store` reads it, and nothing of the features until a part is opened.
+    """A feature store on disk, read by :func:`open_store`; features are read once a part is opened.
 
     Attributes
     ----------
-    folder : where it lies
-    count : number of items
-    shape, dtype : of one feature
-    parts : number of parts
-    appended : of each appending: its ``count``, the digest of its ``ids``, and of its bytes in each part (``digests``)
+    folder : Path
+        Where it is.
+    count : int
+        Number of items.
+    shape : tuple of int
+        Of one feature.
+    dtype : numpy.dtype
+        Of one feature.
+    parts : int
+        Number of parts.
+    appended : list of dict
+        Of each append its ``count``, the digest of its ``ids``, and those of its bytes in each part (``digests``).
     """
 
     folder: Path
@@ -43,7 +75,7 @@ class FeatureStore:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What a summary says of it, as ``EmbeddingTable.info``."""
+        """Its entry in a run's summary, as ``EmbeddingTable.info`` is."""
         digests = [added["ids"] for added in self.appended]
         return {"count": self.count, "shape": list(self.shape), "dtype": self.dtype.name, "ids": digests}
 
@@ -53,14 +85,14 @@ class FeatureStore:
         Raises
         ------
         UserError
-            If a file of ids is missing or another than was written.
+            If a file of ids is missing or was changed.
         """
         files = [self.folder / f"ids-{number:04d}.parquet" for number in range(len(self.appended))]
         for file, added in zip(files, self.appended, strict=True):
             if not file.exists():
-                raise UserError(f"{file} is missing; it names {added['count']:,} items of the store")
+                raise UserError(f"{file} is missing: the ids of {added['count']:,} items; restore it")
             if digest([file]) != added["ids"]:
-                raise UserError(f"{file} is not the file that store.json tells of; bring back the one written with it")
+                raise UserError(f"{file} has another digest than store.json records; restore the file written with it")
         return pl.concat([pl.Series("item_id", [], dtype=pl.String), *(pl.read_parquet(f)["item_id"] for f in files)])
 
     def rows_of(self, item_ids: Sequence[Any]) -> np.ndarray:
@@ -71,13 +103,13 @@ class FeatureStore:
         return found["row"].cast(pl.Int64).fill_null(-1).to_numpy()
 
     def partition(self, rank: int = 0, processes: int = 1, verify: bool = True) -> Partition:
-        """The parts that a process owns, memory-mapped; one process owns all.
+        """The parts that a process owns, memory-mapped; a single process owns all.
 
         Raises
         ------
         UserError
-            If there are fewer parts than processes, or files of this process are missing, too short, or, where
-            ``verify``, of another digest; all of them are named.
+            If there are fewer parts than processes, or files of this process are missing, too short or, where
+            ``verify``, have another digest; the message names all of them.
         """
         if self.parts < processes:
             raise UserError(
@@ -96,8 +128,183 @@ def open_store(folder: str | Path) -> FeatureStore:
     """
     folder = Path(folder)
     if not (folder / "store.json").exists():
-        raise UserError(f"no feature store at {folder}: a folder with store.json is expected")
+        raise UserError(
+            f"{folder} is not a feature store: it has no store.json; make one with python -m downstream.store"
+        )
     info = read_json(folder / "store.json")
     return FeatureStore(
         folder, info["count"], tuple(info["shape"]), np.dtype(info["dtype"]), info["parts"], info["appended"]
     )
+
+
+class Partition:
+    """Some parts of a store, memory-mapped: reading a feature reads its pages, and nothing else is held.
+
+    Parameters
+    ----------
+    store : FeatureStore
+        Whose parts they are.
+    parts : sequence of int
+        Their numbers.
+    verify : bool
+        Whether all of their bytes are compared with the store's digests first.
+
+    Raises
+    ------
+    UserError
+        If files are missing, too short or, where ``verify``, have another digest; the message names all of them.
+    """
+
+    def __init__(self, store: FeatureStore, parts: Sequence[int], verify: bool = True) -> None:
+        self.store = store
+        faults = [fault for part in parts if (fault := _fault(store, part, verify))]
+        if faults:
+            raise UserError("; ".join([*faults, "restore the files, or make the store again"]))
+        self.maps = {part: self._map(part) for part in parts}
+
+    def _map(self, part: int) -> np.ndarray:
+        shape = (rows_in_part(self.store.count, part, self.store.parts), *self.store.shape)
+        if not shape[0]:  # nothing to map
+            return np.empty(shape, dtype=self.store.dtype)
+        return np.memmap(self.store.folder / file_of(part), dtype=self.store.dtype, mode="r", shape=shape)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of features in these parts."""
+        return sum(part.nbytes for part in self.maps.values())
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Features (n, \\*shape) of the store's rows (n,), which must lie in these parts."""
+        features = np.empty((len(rows), *self.store.shape), dtype=self.store.dtype)
+        part, position = rows % self.store.parts, rows // self.store.parts
+        for number, values in self.maps.items():
+            chosen = np.flatnonzero(part == number)
+            features[chosen] = values[position[chosen]]
+        return features
+
+    def holds(self, rows: np.ndarray) -> np.ndarray:
+        """Which of the store's rows (n,) lie in these parts, bool (n,)."""
+        return np.isin(rows % self.store.parts, list(self.maps))
+
+
+def _fault(store: FeatureStore, part: int, verify: bool) -> str | None:
+    """What is wrong with a part's file, or None."""
+    path = store.folder / file_of(part)
+    expected = rows_in_part(store.count, part, store.parts) * store.item_bytes
+    if not path.exists():
+        return f"{path} is missing"
+    if (size := path.stat().st_size) < expected:
+        return f"{path} has {size:,} bytes instead of {expected:,}"
+    return _other_digest(store, part) if verify else None
+
+
+def _other_digest(store: FeatureStore, part: int) -> str | None:
+    count = 0
+    with open(store.folder / file_of(part), "rb") as file:
+        for number, added in enumerate(store.appended):
+            before, count = rows_in_part(count, part, store.parts), count + added["count"]
+            left = (rows_in_part(count, part, store.parts) - before) * store.item_bytes
+            running = hashlib.blake2b(digest_size=16)
+            while left:
+                block = file.read(min(left, BLOCK))
+                running.update(block)
+                left -= len(block)
+            if running.hexdigest() != added["digests"][part]:
+                return f"{file.name}: digest {running.hexdigest()} of append {number}, not {added['digests'][part]}"
+    return None
+
+
+def create_store(folder: str | Path, shape: Sequence[int], dtype: Any, parts: int) -> FeatureStore:
+    """Make a store without items, of features of ``shape`` and ``dtype`` (a number type of numpy).
+
+    Raises
+    ------
+    UserError
+        If the folder exists, or ``parts`` is below 1.
+    """
+    if parts < 1:
+        raise UserError(
+            f"parts is {parts}; must be >= 1, and at least the number of processes that will train on the store"
+        )
+    store = FeatureStore(Path(folder), 0, tuple(shape), np.dtype(dtype), parts, [])
+    with whole_folder(folder) as scratch:
+        for part in range(parts):
+            (scratch / file_of(part)).touch()
+        _write_info(scratch, store)
+    return store
+
+
+def _write_info(folder: Path, store: FeatureStore) -> None:
+    info = {"format_version": 1, "count": store.count, "shape": store.shape, "dtype": store.dtype.name}
+    write_json(folder / "store.json", {**info, "parts": store.parts, "appended": store.appended})
+
+
+def append(store: FeatureStore, chunks: Iterable[tuple[Sequence[Any], np.ndarray]]) -> FeatureStore:
+    """Add new items; those that are there are neither read nor moved.
+
+    Parameters
+    ----------
+    store : FeatureStore
+        Stays valid for the items it had.
+    chunks : iterable of tuple
+        (item ids, features (n, \\*shape)) one after the other, each small enough for memory.
+
+    Returns
+    -------
+    FeatureStore
+        The store with the new items.
+
+    Raises
+    ------
+    UserError
+        If a feature has another shape or values that are not finite, or its item is there already.
+    """
+    known, added, row = set(store.ids()), [], store.count
+    digests = [hashlib.blake2b(digest_size=16) for _ in range(store.parts)]
+    files = []
+    try:
+        for part in range(store.parts):
+            files.append(open(store.folder / file_of(part), "r+b"))  # noqa: SIM115 - closed below
+            files[-1].truncate(rows_in_part(store.count, part, store.parts) * store.item_bytes)
+            files[-1].seek(0, os.SEEK_END)
+        for ids, features in chunks:
+            ids, features = [str(item) for item in ids], np.ascontiguousarray(features, dtype=store.dtype)
+            _check(store, ids, features, known)
+            known.update(ids)
+            added += ids
+            for part in range(store.parts):
+                block = np.ascontiguousarray(features[(part - row) % store.parts :: store.parts]).tobytes()
+                files[part].write(block)
+                digests[part].update(block)
+            row += len(ids)
+        for file in files:
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        for file in files:
+            file.close()
+    return _committed(store, row, added, digests)
+
+
+def _committed(store: FeatureStore, count: int, ids: list[str], digests: list) -> FeatureStore:
+    path = store.folder / f"ids-{len(store.appended):04d}.parquet"
+    with whole_file(path) as scratch:
+        pl.DataFrame({"item_id": ids}, schema={"item_id": pl.String}).write_parquet(scratch)
+    entry = {"count": count - store.count, "ids": digest([path]), "digests": [one.hexdigest() for one in digests]}
+    grown = FeatureStore(store.folder, count, store.shape, store.dtype, store.parts, [*store.appended, entry])
+    _write_info(store.folder, grown)
+    return grown
+
+
+def _check(store: FeatureStore, ids: list[str], features: np.ndarray, known: set[str]) -> None:
+    if features.shape != (len(ids), *store.shape):
+        raise UserError(
+            f"{store.folder}: {len(ids)} items with features of shape {features.shape}; each must be {store.shape}"
+        )
+    repeated = [item for item in ids if item in known] or ([] if len(set(ids)) == len(ids) else ids[:3])
+    if repeated:
+        raise UserError(
+            f"{store.folder}: {len(repeated)} items are there already or given twice, such as {repeated[0]!r}"
+        )
+    if np.issubdtype(store.dtype, np.floating) and not np.isfinite(features).all():
+        raise UserError(f"{store.folder}: features with NaN or infinite values among the items {ids[:3]} ...")

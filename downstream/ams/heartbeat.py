@@ -1,4 +1,7 @@
-"""Who is still there: each process beats in the store that brought them together, and a silent one is named."""
+"""Heartbeats of the processes of a training, so that an error names the one that was lost.
+
+They are written to the key-value store through which torch.distributed brought the processes together.
+"""
 
 from __future__ import annotations
 
@@ -12,35 +15,36 @@ from collections.abc import Iterator
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
 
-from data_tools.common.cli import UserError
+from data_tools.common.errors import UserError
 
 KEEPER = 0  # of the store, where no launcher keeps it
 _calls: dict[str, int] = {}
 
 
-def all_said(topic: str, word: str) -> list[str]:
-    """What every process has to say on a topic, by process; returns when all have spoken (no pickles travel)."""
+def all_gather_text(topic: str, text: str) -> list[str]:
+    """Gather one text from every process, by rank; a collective through the key-value store, without pickle."""
     if not dist.is_initialized():
-        return [word]
+        return [text]
     _calls[topic] = _calls.get(topic, 0) + 1
-    store, prefix = _get_default_store(), f"said/{topic}/{_calls[topic]}"
-    store.set(f"{prefix}/{dist.get_rank()}", f"-{word}")  # a store may wait for a value that is empty
+    store, prefix = _get_default_store(), f"text/{topic}/{_calls[topic]}"
+    store.set(f"{prefix}/{dist.get_rank()}", f"-{text}")  # get would wait for a value that is empty
     return [store.get(f"{prefix}/{rank}").decode()[1:] for rank in range(dist.get_world_size())]
 
 
 class Heartbeat:
-    """Beats until closed, and ends this process with a message if another one falls silent for ``limit`` seconds.
+    """Beats until closed, and ends this process with a message if another one is silent for ``limit`` seconds.
 
-    A process that stops orderly says so and is not missed.
+    A process that exits in order announces it, and is not reported.
 
     Parameters
     ----------
-    limit : seconds of silence after which a process counts as lost, whatever this one is waiting for
+    limit : float
+        Seconds of silence after which a process counts as lost, whatever this one is waiting for.
     """
 
     def __init__(self, limit: float) -> None:
         self.limit, self.interval = limit, min(limit / 5, 1.0)
-        all_said("heartbeat", "")
+        all_gather_text("heartbeat", "")
         self.key = f"beat/{_calls['heartbeat']}"
         self.rank, self.processes = dist.get_rank(), dist.get_world_size()
         self.store = _get_default_store().clone()
@@ -55,7 +59,7 @@ class Heartbeat:
         beat = 0
         while not self.closing.wait(self.interval if beat else 0):
             beat += 1
-            # Where the store's keeper is gone, nobody can be heard: that is noticed in ``silent``.
+            # Where the process that keeps the store is gone, no beat can be read: ``silent`` notices that.
             with contextlib.suppress(RuntimeError, ConnectionError):
                 self.store.set(f"{self.key}/{self.rank}", str(beat))
                 self._listen()
@@ -73,14 +77,14 @@ class Heartbeat:
             if lost := self.silent(self.limit):
                 # The main thread may be waiting inside a collective, where no exception reaches it.
                 print(f"error: {self.describe(lost)}", file=sys.stderr, flush=True)
-                self._bow_out()
+                self._announce_exit()
                 os._exit(1)
 
     def silent(self, seconds: float) -> list[int]:
-        """Processes that have not been heard for so long, and have not said that they would stop.
+        """Ranks without a beat for so long that have not announced their exit.
 
-        Only time in which this process could listen counts: where the store's keeper is gone, nobody is heard, and
-        only the keeper is to blame.
+        Only time in which this process could read the store counts: where the process that keeps it is gone, no beat
+        can be read, and only that process is reported.
         """
         listened = self.listened
         if time.monotonic() - listened > seconds:
@@ -95,39 +99,41 @@ class Heartbeat:
         """The message."""
         names = " and ".join(f"rank {rank}" for rank in lost)
         return (
-            f"rank {self.rank}: nothing has been heard of {names} of {self.processes}; it was killed, or its "
-            "machine or network is down. Stopped; start the same command again to go on from the last checkpoint"
+            f"rank {self.rank}: no heartbeat from {names} of {self.processes}; it was killed, or its machine or "
+            "network is down. Stopped; run the same command again to continue from the last checkpoint"
         )
 
-    def _bow_out(self) -> None:
-        if time.monotonic() - self.listened > 3 * self.interval:  # the store does not answer: this would wait for it
+    def _announce_exit(self) -> None:
+        if (
+            time.monotonic() - self.listened > 3 * self.interval
+        ):  # the store does not answer: setting a key would wait for it
             return
         with contextlib.suppress(RuntimeError, ConnectionError):
             self.store.set(f"{self.key}/{self.rank}", "done")
             if self.rank == KEEPER:
-                self._see_off()
+                self._wait_for_peers()
 
-    def _see_off(self) -> None:
-        """Wait for the others to leave or fall silent: the store may end with this process, and they still listen."""
+    def _wait_for_peers(self) -> None:
+        """Wait for the others to exit or fall silent: the store may end with this process, and they still read it."""
         deadline = time.monotonic() + 10 * self.interval
         while time.monotonic() < deadline:
             self._listen()
-            there = {rank for rank, (said, _) in self.heard.items() if rank != self.rank and said != b"done"}
-            if not there - set(self.silent(5 * self.interval)):
+            alive = {rank for rank, (said, _) in self.heard.items() if rank != self.rank and said != b"done"}
+            if not alive - set(self.silent(5 * self.interval)):
                 return
             time.sleep(self.interval / 4)
 
     def close(self) -> None:
-        """Stop beating, having said so."""
+        """Stop beating, and announce it."""
         self.closing.set()
         for thread in self.threads:
             thread.join(self.interval)
-        self._bow_out()
+        self._announce_exit()
 
 
 @contextlib.contextmanager
-def naming_the_lost(limit: float) -> Iterator[None]:
-    """Turn the error of a broken collective into a UserError that names the process which was lost.
+def report_lost_ranks(limit: float) -> Iterator[None]:
+    """Turn the error of a broken collective into a UserError that names the lost process.
 
     Does nothing in a single process.
     """

@@ -1,8 +1,8 @@
 """ID embeddings split over the processes by row.
 
-The table is a DTensor of torch.distributed, sharded by rows: torch deals out the rows, keeps the optimiser's state
-beside them and puts a whole table together again for a checkpoint. TorchRec would do so too, but its kernels are built
-for one version of torch each and there is none for every one that this project allows. The look-up is the
+The table is a DTensor of torch.distributed, sharded by rows: torch distributes the rows and
+the optimiser's state, and assembles a whole table for a checkpoint. TorchRec would do so too, but its kernels are built
+for one version of torch each, and some versions that this project allows have none. The look-up is the
 image server's exchange: only distinct codes travel, and only the rows asked for come back. DTensor's own row-wise
 look-up (``RowwiseParallel``) gathers all codes in all processes and moves a row of zeros for each that a process does
 not own, so its bytes grow with the number of processes (measured in ``tests/benchmarks/ams_ids.py``).
@@ -20,15 +20,18 @@ from downstream.layers.blocks import gather
 
 
 class ShardedEmbedding(nn.Module):
-    """An ``nn.Embedding`` whose rows are split over the processes; called alike, with the same result and gradient.
+    """An ``nn.Embedding`` whose rows are split over the processes, with the same calls, results and gradients.
 
-    Every process has to call it as often, with no codes too.
+    Every process has to call it equally often, even without codes.
 
     Parameters
     ----------
-    embedding : the whole table, the same in all processes, on the device of the mesh
-    mesh : all processes, in one dimension
-    exchange : how codes and rows travel
+    embedding : nn.Embedding
+        The whole table, the same in all processes, on the device of the mesh.
+    mesh : DeviceMesh
+        All processes, in one dimension.
+    exchange : Exchange
+        How codes and rows travel.
     """
 
     def __init__(self, embedding: nn.Embedding, mesh: DeviceMesh, exchange: Exchange) -> None:

@@ -1,27 +1,22 @@
-"""A feature store in the place of an embedding table: read, joined to a dataset's items, and trained over."""
+"""A feature store in the place of an embedding table: joined to a dataset's items, and trained over."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import nn
 
-from data_tools.common.cli import UserError
-from data_tools.tables.table import EmbeddingTable, read_table
-from downstream.ams.averaging import leave_to_the_server
-from downstream.ams.exchange import Exchange
-from downstream.ams.feature_store import FeatureStore, open_store
+from data_tools.common.errors import UserError
+from data_tools.tables.table import EmbeddingTable
+from downstream.ams.averaging import exclude_from_ddp
+from downstream.ams.exchange import WIRES, Exchange
+from downstream.ams.feature_store import FeatureStore
 from downstream.ams.ids import shard_tables
 from downstream.ams.server import ImageServer
-from downstream.ams.settings import WIRES, ServerSettings
 from downstream.data.ctr_data import CTRData
-from downstream.layers.blocks import prelu_mlp
-
-if TYPE_CHECKING:
-    from downstream.forms import ImageSettings
+from downstream.layers.blocks import embedding_model
+from downstream.settings import ImageSettings, ServerSettings
 
 
 @dataclass(frozen=True)
@@ -30,16 +25,21 @@ class ServedImages:
 
     Attributes
     ----------
-    store : the raw features
-    rows : int64 (items,), the store's row of each item, -1 where it lacks the item
-    seen : bool (items,), shown in training; centre and variance are of these
-    shown : int64 (items,), how often each item is shown or clicked in training
-    settings : of the server
+    store : FeatureStore
+        The raw features.
+    rows : numpy.ndarray
+        int64 (items,), the store's row of each item, -1 where it lacks the item.
+    warm : numpy.ndarray
+        bool (items,), shown in training; centre and variance are those of these items.
+    shown : numpy.ndarray
+        int64 (items,), how often each item is shown or clicked in training.
+    settings : ServerSettings
+        Of the server.
     """
 
     store: FeatureStore
     rows: np.ndarray
-    seen: np.ndarray
+    warm: np.ndarray
     shown: np.ndarray
     settings: ServerSettings
 
@@ -49,60 +49,42 @@ class ServedImages:
         return self.rows >= 0
 
     def embedder(self, image: ImageSettings) -> ImageServer:
-        """The trainable embedding model over the store, with the widths of ``downstream.images.joined.ImageEmbedder``.
-
-        Raises
-        ------
-        UserError
-            If the settings ask for what no server does: learned raw features.
-        """
-        if image.tune != "frozen":
-            raise UserError(f"image.tune is {image.tune!r}: only frozen features are served; use server.strategy local")
-        width = int(np.prod(self.store.shape))
-        layers = prelu_mlp([width, *(min(hidden, 4 * width) for hidden in image.hidden)], image.size)
+        """The trainable embedding model over the store; over a table it is ``downstream.images.embedder``'s."""
+        layers = embedding_model(int(np.prod(self.store.shape)), image.hidden, image.size)
         shown = np.zeros(self.store.count)
         shown[self.rows[self.found]] = self.shown[self.found]
-        fitted = self.rows[self.found & self.seen]
-        return ImageServer(self.store, self.rows, layers, image.size, self.settings, fitted, shown)
+        fitted = self.rows[self.found & self.warm]
+        return ImageServer(
+            self.store, self.rows, layers, size=image.size, settings=self.settings, fitted=fitted, shown=shown
+        )
 
 
-def read_features(path: str | Path) -> EmbeddingTable | FeatureStore:
-    """A feature store where there is one at ``path``, else an embedding table."""
-    return open_store(path) if (Path(path) / "store.json").exists() else read_table(path)
-
-
-def whole_table(store: FeatureStore) -> EmbeddingTable:
-    """All of a store in memory, for whatever knows no server."""
-    features = store.partition().read(np.arange(store.count)).astype(np.float32)
-    return EmbeddingTable(store.ids().to_list(), features.reshape(store.count, -1))
-
-
-def join_store(store: FeatureStore | EmbeddingTable, data: CTRData, form: str, server: ServerSettings) -> ServedImages:
+def join_store(store: FeatureStore | EmbeddingTable, data: CTRData, server: ServerSettings) -> ServedImages:
     """A store joined to a dataset's items.
 
     Raises
     ------
     UserError
-        If there is a table instead of a store, the form needs the raw features, or the store has none of the items
-        that training shows.
+        If there is a table instead of a store, or the store has no item that is shown in training.
     """
     if isinstance(store, EmbeddingTable):
         raise UserError(
             f"server.strategy {server.strategy!r} needs a feature store; make one with "
-            "python -m downstream.ams.store --table TABLE --out STORE, and give it as the table"
+            "python -m downstream.store --table TABLE --out STORE, and give it as the table"
         )
-    if form != "vector":
-        raise UserError(f"the form {form!r} needs the raw features; a server gives embeddings, for the form 'vector'")
     rows = store.rows_of(data.item_ids)
-    if not (data.seen & (rows >= 0)).any():
-        raise UserError(f"{store.folder} has none of the items shown in training (such as {data.item_ids[:3]})")
+    if not (data.warm & (rows >= 0)).any():
+        raise UserError(f"{store.folder} has no item that is shown in training (ids such as {data.item_ids[:3]})")
     train = data.rows["train"]
     shown = np.bincount(data.item[train], minlength=len(rows)) + np.bincount(data.clicked, minlength=len(rows))
-    return ServedImages(store, rows, data.seen, shown, server)
+    return ServedImages(store, rows, data.warm, shown, server)
 
 
-def distribute(model: nn.Module, objective: nn.Module, server: ServerSettings) -> None:
-    """Before DDP wraps ``objective``, which holds ``model``: split ID tables if asked to, settle who averages what."""
+def distribute(model: nn.Module, wrapped: nn.Module, server: ServerSettings) -> None:
+    """Split the ID tables if ``server`` says so, and settle who averages which gradients.
+
+    To be called before DDP wraps ``wrapped``, which holds ``model``.
+    """
     if server.shard_ids and hasattr(model, "ids"):  # a form's own stage has none
         shard_tables(model.ids, Exchange(WIRES[server.wire], server.timeout))
-    leave_to_the_server(objective)
+    exclude_from_ddp(wrapped)

@@ -7,13 +7,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from data_tools.common.cli import UserError
-from downstream.ams.exchange import Exchange
-from downstream.ams.feature_store import FeatureStore
-from downstream.ams.heartbeat import all_said
-from downstream.ams.settings import WIRES, ServerSettings
+from data_tools.common.errors import UserError
+from downstream.ams.exchange import WIRES, Exchange
+from downstream.ams.feature_store import FeatureStore, Partition
+from downstream.ams.heartbeat import all_gather_text
 from downstream.ams.strategies import STRATEGIES
 from downstream.layers.blocks import gather
+from downstream.settings import ServerSettings
 
 CHUNK = 1 << 24  # bytes of features read at a time where all are passed over
 
@@ -21,26 +21,33 @@ CHUNK = 1 << 24  # bytes of features read at a time where all are passed over
 class ImageServer(nn.Module):
     """Embeddings of items whose raw features lie in a store that the processes share (arXiv 1711.06505).
 
-    Every process constructs it and calls it in every step, with whatever items its part of the batch shows; the replica
-    of the embedding model, ``layers``, keeps the same weights everywhere, because its gradient is averaged here
-    (:func:`downstream.ams.averaging.leave_to_the_server` keeps DDP's hands off it). As in ``ImageEmbedder``, raw
+    Every process constructs it and calls it in every step, with the items that its part of the batch shows; the replica
+    of the embedding model, ``layers``, keeps the same weights everywhere, because its gradient is averaged here and
+    not by DDP (:func:`downstream.ams.averaging.exclude_from_ddp`). As in ``ImageEmbedder``, raw
     features are centred and brought to unit variance, and items that the store lacks get a learned vector.
 
     Parameters
     ----------
-    store : the raw features
-    row_of_item : int64 (items,), the store's row of each item, -1 where it lacks the item
-    layers : from raw features, float32 (n, \\*store.shape), to embeddings (n, size); its weights have to be the same in
-        all processes
-    size : of the embeddings
-    settings : strategy, wire, hot images, timeout, verification
-    fitted : rows of the store that centre and variance are taken from; by default all
-    shown : how often each row of the store is shown, (store.count,), which decides what is hot
+    store : FeatureStore
+        The raw features.
+    row_of_item : numpy.ndarray
+        int64 (items,), the store's row of each item, -1 where it lacks the item.
+    layers : nn.Module
+        From raw features, float32 (n, \\*store.shape), to embeddings (n, size); its weights have to be the same in all
+        processes.
+    size : int
+        Of the embeddings.
+    settings : ServerSettings
+        Strategy, wire, hot images, timeout, verification.
+    fitted : numpy.ndarray
+        Rows of the store that centre and variance are computed from; by default all.
+    shown : numpy.ndarray
+        (store.count,), how often each row of the store is shown, which decides what is hot; by default equally often.
 
     Raises
     ------
     UserError
-        In all processes, if any of them finds its feature files missing, short or changed.
+        In all processes, if feature files of any of them are missing, too short or changed.
     """
 
     def __init__(
@@ -48,6 +55,7 @@ class ImageServer(nn.Module):
         store: FeatureStore,
         row_of_item: np.ndarray,
         layers: nn.Module,
+        *,
         size: int,
         settings: ServerSettings,
         fitted: np.ndarray | None = None,
@@ -66,14 +74,14 @@ class ImageServer(nn.Module):
         self.register_buffer("scale", scale)
         self._keep_hot(np.zeros(store.count) if shown is None else shown, settings.hot)
 
-    def _open(self, settings: ServerSettings):
+    def _open(self, settings: ServerSettings) -> Partition:
         processes = 1 if settings.strategy == "worker" else self.exchange.processes
         fault = ""
         try:
             partition = self.store.partition(self.exchange.rank % processes, processes, settings.verify)
         except UserError as error:
             fault = str(error)
-        faults = [f"process {rank}: {said}" for rank, said in enumerate(all_said("store", fault)) if said]
+        faults = [f"process {rank}: {said}" for rank, said in enumerate(all_gather_text("store", fault)) if said]
         if faults:
             raise UserError("; ".join(faults))
         return partition
@@ -136,7 +144,7 @@ class ImageServer(nn.Module):
         return torch.func.functional_call(self.layers, dict(zip(names, shared, strict=True)), (standard,))
 
     def forward(self, item: Tensor) -> Tensor:
-        """Embeddings (M, size) of items (M,); every process has to call it as often, with no items too."""
+        """Embeddings (M, size) of items (M,); every process has to call it equally often, even without items."""
         rows, place = self.row_of_item[item].unique(return_inverse=True)
         known = rows >= 0
         served = self.strategy(self, rows[known])

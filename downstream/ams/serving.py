@@ -1,10 +1,4 @@
-"""Embeddings for serving: a table made ahead, and the same embedding model for an image that the table lacks.
-
-    python -m downstream.ams.serving --run RUN --store STORE --out TABLE
-
-RUN is a run of ``downstream.train`` with an image server; TABLE holds the embedding of every item of STORE, and what
-was appended since is added by making it anew or embedded when asked for (:class:`Serving`).
-"""
+"""Embeddings for serving: a table computed ahead, and the embedding model itself for items that the table lacks."""
 
 from __future__ import annotations
 
@@ -15,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from data_tools.common.cli import UserError, parse_settings, progress_bar, run_command
-from data_tools.common.files import digest, whole_folder, write_json
-from data_tools.tables.table import EmbeddingTable, describe, read_table, write_part
-from downstream.ams.feature_store import FeatureStore, open_store
+from data_tools.common.cli import progress_bar
+from data_tools.common.errors import UserError
+from data_tools.common.files import whole_folder, write_json
+from data_tools.tables.table import EmbeddingTable, describe, write_part
+from downstream.ams.feature_store import FeatureStore
 
 CHUNK = 1 << 24  # bytes of features embedded at a time
 
@@ -33,9 +27,12 @@ class EmbeddingModel:
 
     Attributes
     ----------
-    layers : from centred and scaled features to embeddings
-    centre, scale : of the features it was trained on
-    no_image : embedding of an item without an image, float32 (size,)
+    layers : nn.Module
+        From centred and scaled features to embeddings.
+    centre, scale : Tensor
+        Of the features it was trained on.
+    no_image : numpy.ndarray
+        float32 (size,), the embedding of an item without an image.
     """
 
     layers: nn.Module
@@ -59,7 +56,7 @@ def read_model(run: str | Path) -> EmbeddingModel:
     """
     path = Path(run) / "model.safetensors"
     if not path.exists():
-        raise UserError(f"no run at {run}: a folder of downstream.train with model.safetensors is expected")
+        raise UserError(f"{run} is not a run of downstream.train: it has no model.safetensors")
     state = load_file(path)
     prefix = next((name.removesuffix("centre") for name in state if name.endswith("embed.centre")), None)
     if prefix is None:
@@ -87,12 +84,14 @@ def precompute(model: EmbeddingModel, store: FeatureStore, out: str | Path, info
 
 
 class Serving:
-    """Embeddings of items by id: from the table, or through the model for images that it lacks.
+    """Embeddings of items by id: from the table, or through the model for items that it lacks.
 
     Parameters
     ----------
-    table : made by :func:`precompute`
-    model : the one that made it
+    table : EmbeddingTable
+        Made by :func:`precompute`.
+    model : EmbeddingModel
+        Made the table.
     """
 
     def __init__(self, table: EmbeddingTable, model: EmbeddingModel) -> None:
@@ -102,8 +101,8 @@ class Serving:
     def __call__(self, item_ids: Sequence[Any], store: FeatureStore | None = None) -> np.ndarray:
         """Embeddings float32 (n, size).
 
-        What the table lacks is embedded now, from ``store``, where its features may have been appended since; an item
-        without features gets the learned embedding of "no image".
+        Items that the table lacks are embedded now, from ``store``, where their features may have been appended since;
+        an item without features gets the learned embedding of "no image".
         """
         rows = np.array([self.row_of.get(str(item), -1) for item in item_ids], dtype=np.int64)
         found = np.where((rows >= 0)[:, None], self.vectors[rows], self.model.no_image).astype(np.float32)
@@ -113,37 +112,3 @@ class Serving:
             lacking, stored = lacking[stored >= 0], stored[stored >= 0]
             found[lacking] = self.model(store.partition(verify=False).read(stored))
         return found
-
-
-@dataclass(frozen=True)
-class Settings:
-    """A table made ahead.
-
-    Attributes
-    ----------
-    run : run of ``downstream.train`` with an image server
-    store : the feature store
-    out : table to make; must not exist
-    """
-
-    run: str = ""
-    store: str = ""
-    out: str = ""
-
-    def __post_init__(self) -> None:
-        if not (self.run and self.store and self.out):
-            raise UserError("--run RUN, --store STORE and --out TABLE are needed")
-
-
-def main() -> None:
-    settings = parse_settings(Settings, __doc__)
-    model, store = read_model(settings.run), open_store(settings.store)
-    info = {"encoder": "embedding model of an image server", "normalised": False, "store": store.info}
-    checkpoint = digest([Path(settings.run) / "model.safetensors"])
-    precompute(model, store, settings.out, {**info, "checkpoint": checkpoint})
-    table = read_table(settings.out)
-    Console().print(f"{settings.out}: {len(table.ids):,} items, {table.vectors.shape[1]} numbers each")
-
-
-if __name__ == "__main__":
-    run_command(main)

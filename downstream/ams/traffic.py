@@ -1,4 +1,4 @@
-"""What travels between the processes and what each of them works: counted where it happens."""
+"""Bytes that travel between the processes and the work of each, counted where it happens."""
 
 from __future__ import annotations
 

@@ -2,250 +2,258 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import product
 from typing import Any
 
 import numpy as np
+import polars as pl
 from rich.progress import Progress
 
-from downstream.comparison.cells import NO_FORM, Row
+from downstream.comparison.cells import Row
+from downstream.comparison.figures import Figures, frame, record
+from downstream.comparison.spec import BEST, NO_FORM, ComparisonSpec
 from downstream.data.ctr_data import SLICES, CTRData
 from downstream.statistics.intervals import (
     METRICS,
     BootstrapSettings,
+    Cells,
     bootstrap_metrics,
-    detectable,
+    difference_interval,
     holm,
-    paired_interval,
     share_interval,
 )
-from downstream.statistics.metrics import all_metrics
+from downstream.statistics.metrics import all_metrics, calibration, group_auc, ndcg
 
-# Each source in the form that was best for it on validation, where there are several forms.
-BEST = "best"
+NDCG_AT = 10
 Group = tuple[str, str, str]  # source, form, model
-Draws = dict[tuple[Group, str, str], tuple[np.ndarray, np.ndarray]]  # by slice and metric: (S,) and (S, resamples)
-
-
-@dataclass(frozen=True)
-class Contestants:
-    """Who is compared with whom.
-
-    Attributes
-    ----------
-    baseline, main : every source is compared with the baseline, the main source with every other
-    forms : of the embeddings, in the order of the comparison
-    ceiling : the source that knows what can be known, whose gain the others' are shares of; None for none
-    """
-
-    baseline: str
-    main: str
-    forms: list[str]
-    ceiling: str | None = None
-
-    def headline(self) -> str:
-        """The form in which the sources are judged."""
-        return BEST if len(self.forms) > 1 else self.forms[0]
+Measured = dict[tuple[Group, str, str], Cells]  # by slice and metric
 
 
 def grouped(rows: list[Row]) -> dict[Group, list[Row]]:
-    """The rows of each (source, form, model), one a seed."""
+    """The rows of each (source, form, model), one a pair of pre-training seed and CTR seed."""
     groups: dict[Group, list[Row]] = {}
     for row in rows:
-        groups.setdefault((row.cell.source, row.cell.form, row.cell.model), []).append(row)
+        groups.setdefault(row.cell.group, []).append(row)
     return groups
 
 
-def validation(rows: list[Row]) -> dict[str, dict[str, dict[str, float]]]:
-    """model -> source -> form -> mean GAUC (AUC where it is undefined) on validation, by which forms are chosen."""
-    worth: dict[str, dict[str, dict[str, float]]] = {}
+def validation(rows: list[Row]) -> pl.DataFrame:
+    """Mean GAUC (AUC where it is undefined) of each source, form and model on validation."""
+    found = []
     for (source, form, model), own in grouped(rows).items():
         valid = [row.record["metrics"]["valid"]["all"] for row in own]
         values = [metrics["auc"] if metrics["gauc"] is None else metrics["gauc"] for metrics in valid]
-        worth.setdefault(model, {}).setdefault(source, {})[form] = float(np.mean(values))
-    return worth
+        found.append({"source": source, "form": form, "model": model, "gauc": float(np.mean(values))})
+    return frame("validation", found)
 
 
 def choose_forms(rows: list[Row]) -> dict[str, dict[str, str]]:
-    """model -> source -> the form that is best on validation."""
-    worth = validation(rows)
-    return {model: {source: max(own, key=own.get) for source, own in best.items()} for model, best in worth.items()}
+    """model -> source -> the form that is best on validation; of equal ones the first."""
+    chosen: dict[str, dict[str, dict[str, Any]]] = {}
+    for one in validation(rows).iter_rows(named=True):
+        best = chosen.setdefault(one["model"], {})
+        if one["source"] not in best or one["gauc"] > best[one["source"]]["gauc"]:
+            best[one["source"]] = one
+    return {model: {source: one["form"] for source, one in best.items()} for model, best in chosen.items()}
 
 
-def _draws(groups: dict[Group, list[Row]], data: CTRData, settings: BootstrapSettings, progress: Progress) -> Draws:
-    """(group, slice, metric) -> its values (S,) and bootstrap draws (S, resamples); undefined ones are left out."""
+def cell_metrics(rows: list[Row], data: CTRData) -> pl.DataFrame:
+    """The metrics of every cell in every slice of the test split; undefined ones are null."""
+    found = [
+        {**row.cell.names(), "slice": part, **_metrics(row.test_scores, data, own)}
+        for row in rows
+        for part, own in data.slices("test").items()
+    ]
+    return frame("cells", found)
+
+
+def _metrics(scores: np.ndarray, data: CTRData, kept: np.ndarray) -> dict[str, float | None]:
+    """All metrics of the ``kept`` test impressions (a mask) by the scores of all of them; None where undefined."""
+    rows = data.rows["test"][kept]
+    click, request = data.click[rows], data.dataset.impressions["request"].to_numpy()[rows]
+    return {
+        **all_metrics(click, scores[kept], data.user[rows]),
+        "ndcg": ndcg(click, scores[kept], request, NDCG_AT) if click.any() else None,
+        "ece": calibration(click, scores[kept]).error if len(click) else None,
+    }
+
+
+def calibration_curves(rows: list[Row], data: CTRData, chosen: dict[str, dict[str, str]]) -> pl.DataFrame:
+    """Predicted and observed click rates of each source in its best form, the cells of all seeds pooled."""
+    click, groups, found = data.click[data.rows["test"]], grouped(rows), []
+    for model, forms in chosen.items():
+        for source, form in forms.items():
+            own = groups[source, form, model]
+            curve = calibration(np.tile(click, len(own)), np.concatenate([row.test_scores for row in own]))
+            names = {"source": source, "form": form, "model": model}
+            columns = zip(curve.predicted, curve.observed, curve.impressions, strict=True)
+            for number, (predicted, observed, impressions) in enumerate(columns):
+                values = {"predicted": float(predicted), "observed": float(observed), "impressions": int(impressions)}
+                found.append(names | {"bin": number} | values)
+    return frame("calibration", found)
+
+
+def measure(
+    own: list[Row], data: CTRData, kept: np.ndarray, settings: BootstrapSettings, metrics: Sequence[str] = METRICS
+) -> dict[str, Cells]:
+    """Metric -> the cells of one group on the ``kept`` test impressions (a mask); undefined metrics are left out."""
     rows = data.rows["test"]
-    click, parts = data.click[rows], data.slices("test")
     people, user = np.unique(data.user[rows], return_inverse=True)
+    click, user = data.click[rows][kept], user[kept]
+    both = group_auc(click, np.zeros(len(click)), user).defined
+    users = {"gauc": int(both.sum()), "auc": len(both), "log_loss": len(both)}
+    values = [all_metrics(click, row.test_scores[kept], user) for row in own]
+    draws = [bootstrap_metrics(click, row.test_scores[kept], user, len(people), settings) for row in own]
+    encoder, seed = (np.array([getattr(row.cell, name) for row in own]) for name in ("encoder", "seed"))
     found = {}
-    work = [(group, part) for group, part in product(groups, SLICES) if parts[part].any()]
-    for group, part in progress.track(work, description="intervals"):
-        own, kept = groups[group], parts[part]
-        draws = [
-            bootstrap_metrics(click[kept], row.test_scores[kept], user[kept], len(people), settings) for row in own
-        ]
-        for metric in METRICS:
-            values = [row.record["metrics"]["test"][part][metric] for row in own]
-            if None not in values:
-                found[group, part, metric] = np.array(values), np.stack([draw[metric] for draw in draws])
+    for metric in metrics:
+        drawn = np.stack([draw[metric] for draw in draws])
+        defined = np.isfinite(drawn).all(axis=0)  # by the users drawn alone, hence the same draws for every source
+        if defined.any() and all(value[metric] is not None for value in values):
+            point = np.array([value[metric] for value in values])
+            found[metric] = Cells(point, drawn[:, defined], encoder, seed, users[metric])
     return found
 
 
-def _pairs(who: Contestants, sources: list[str]) -> list[tuple[str, str]]:
-    against_baseline = [(source, who.baseline) for source in sources if source != who.baseline]
-    against_main = [(who.main, source) for source in sources if source not in (who.main, who.baseline)]
-    return against_baseline + against_main
-
-
-def _in_best_form(draws: Draws, chosen: dict[str, dict[str, str]]) -> Draws:
-    """The draws, and again with each source's best form under the name "best"; what has no form stands under both."""
-    best = {
-        ((source, BEST, model), part, metric): own
-        for ((source, form, model), part, metric), own in draws.items()
-        if chosen[model][source] == form
+def _measured(
+    groups: dict[Group, list[Row]], data: CTRData, settings: BootstrapSettings, progress: Progress
+) -> Measured:
+    parts = data.slices("test")
+    work = [(group, part) for group, part in product(groups, SLICES) if parts[part].any()]
+    return {
+        (group, part, metric): cells
+        for group, part in progress.track(work, description="intervals")
+        for metric, cells in measure(groups[group], data, parts[part], settings).items()
     }
-    return draws | best
 
 
-def _differences(
-    draws: Draws, chosen: dict[str, dict[str, str]], who: Contestants, settings: BootstrapSettings
-) -> list[dict[str, Any]]:
-    forms = [*who.forms, BEST] if len(who.forms) > 1 else who.forms
-    sources = list(dict.fromkeys(source for (source, _, _), _, _ in draws))
+def differences(
+    measured: Measured, chosen: dict[str, dict[str, str]], spec: ComparisonSpec, settings: BootstrapSettings
+) -> pl.DataFrame:
+    """Every difference of the comparison with its interval, tested as :class:`Figures` says.
 
-    def find(source: str, form: str, model: str, part: str, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
-        own = draws.get(((source, form, model), part, metric))
-        return draws.get(((source, NO_FORM, model), part, metric)) if own is None else own
-
-    differences = []
-    for model, form, (a, b), part, metric in product(chosen, forms, _pairs(who, sources), SLICES, METRICS):
-        ours, theirs = find(a, form, model, part, metric), find(b, form, model, part, metric)
-        if ours is None or theirs is None:
+    Parameters
+    ----------
+    measured : dict
+        (group, slice, metric) -> cells.
+    chosen : dict
+        Model -> source -> its best form; "best" takes each source in that.
+    """
+    forms = [*spec.forms, BEST] if len(spec.forms) > 1 else spec.forms
+    sources = list(dict.fromkeys(source for (source, _, _), _, _ in measured))
+    primary = spec.primary and (
+        spec.main,
+        spec.primary.against,
+        spec.primary.slice,
+        spec.primary.model or next(iter(chosen)),
+    )
+    tests, rows = [], []
+    for model, form, (a, b), part, metric in product(chosen, forms, spec.pairs(sources), SLICES, METRICS):
+        own = [(source, chosen[model][source] if form == BEST else form) for source in (a, b)]
+        own = [(source, NO_FORM) if chosen[model][source] == NO_FORM else (source, one) for source, one in own]
+        sides = [measured.get(((*one, model), part, metric)) for one in own]
+        if None in sides:
             continue
-        interval = paired_interval(ours[0], theirs[0], ours[1], theirs[1], settings)
-        names = {"a": a, "b": b, "form": form, "model": model, "slice": part, "metric": metric}
-        differences.append(names | asdict(interval) | {"p": interval.p})
-    _correct(differences, 1 - settings.level)
-    return differences
+        declared = form == spec.headline and metric == "gauc" and (a, b, part, model) == primary
+        names = {"a": a, "b": b, "form": form, "model": model, "slice": part, "metric": metric, "primary": declared}
+        tests.append((*own, model, part, metric))
+        rows.append(names | asdict(difference_interval(*sides, settings)))
+    _correct(rows, tests, 1 - settings.level)
+    return frame("differences", rows)
 
 
-def _shares_of_the_ceiling(
-    draws: Draws, chosen: dict[str, dict[str, str]], who: Contestants, settings: BootstrapSettings
-) -> list[dict[str, Any]]:
+def _correct(rows: list[dict[str, Any]], tests: list[tuple], error: float) -> None:
+    """Add Holm's p-values and ``direction`` over all differences of the tested metric; the same test counts once.
+
+    A declared difference has half of the error to itself (Holm's weighted procedure), so that the chance of any false
+    star in the report stays below ``error``, whatever was declared.
+    """
+    metric = "gauc" if any(row["metric"] == "gauc" for row in rows) else "auc"
+    family: dict[tuple, dict[str, Any]] = {}
+    for row, test in zip(rows, tests, strict=True):
+        row |= {"p_holm": None, "direction": 0}
+        if row["metric"] == metric and np.isfinite(row["p"]) and (test not in family or row["primary"]):
+            family[test] = row
+    others = max(sum(not row["primary"] for row in family.values()), 1)
+    weights = [1.0 if row["primary"] else 1 / others for row in family.values()]
+    adjusted = dict(zip(family, holm([row["p"] for row in family.values()], weights), strict=True))
+    for row, test in zip(rows, tests, strict=True):
+        if test in adjusted:
+            row["p_holm"] = adjusted[test]
+            row["direction"] = int(np.sign(row["mean"])) if adjusted[test] < error else 0
+
+
+def ceiling_shares(
+    measured: Measured, chosen: dict[str, dict[str, str]], spec: ComparisonSpec, settings: BootstrapSettings
+) -> pl.DataFrame:
     """How much of the ceiling's gain in GAUC each source has, in their best forms, where that gain is above zero."""
     shares = []
     for (model, best), part in product(chosen.items(), SLICES):
-        ground, top = (draws.get(((one, BEST, model), part, "gauc")) for one in (who.baseline, who.ceiling))
-        if ground is None or top is None:
+        own = {source: measured.get(((source, form, model), part, "gauc")) for source, form in best.items()}
+        ground, top = own.get(spec.baseline), own.get(spec.ceiling)
+        if ground is None or top is None or not difference_interval(top, ground, settings).low > 0:
             continue
-        if paired_interval(top[0], ground[0], top[1], ground[1], settings).low <= 0:
-            continue
-        for source in best:
-            own = draws.get(((source, BEST, model), part, "gauc"))
-            if source in (who.baseline, who.ceiling) or own is None:
-                continue
-            gains = [one[place] - ground[place] for place in (0, 1) for one in (own, top)]
-            found = share_interval(*gains, settings)
-            names = {"source": source, "model": model, "slice": part}
-            shares.append(names | {"share": found.mean, "low": found.low, "high": found.high})
-    return shares
+        for source, cells in own.items():
+            if source not in (spec.baseline, spec.ceiling) and cells is not None:
+                found = share_interval(cells, top, ground, settings)
+                names = {"source": source, "model": model, "slice": part}
+                shares.append(names | {"share": found.mean, "low": found.low, "high": found.high})
+    return frame("ceiling_shares", shares)
 
 
-def _correct(differences: list[dict[str, Any]], error: float) -> None:
-    """Add Holm's p-values, and ``direction``: 1 or -1 for a difference that is there after Holm, 0 for none found.
-
-    A family is what a reader takes in at one look: one metric on one slice, all forms or those of the headline.
-    """
-    families: dict[tuple[bool, str, str], list[dict[str, Any]]] = {}
-    for row in differences:
-        families.setdefault((row["form"] == BEST, row["metric"], row["slice"]), []).append(row)
-    for family in families.values():
-        for row, p in zip(family, holm([row["p"] for row in family]), strict=True):
-            row["p_holm"] = p
-            apart = p < error and not row["low"] <= 0 <= row["high"]
-            row["direction"] = int(np.sign(row["mean"])) if apart else 0
-
-
-def detectable_effects(
-    differences: list[dict[str, Any]], who: Contestants, settings: BootstrapSettings
-) -> dict[str, dict[str, dict[str, float]]]:
-    """model -> slice -> metric -> the smallest true difference from the baseline that the test split would show.
-
-    From the median spread of the differences, whatever they are themselves, at 80 % power and before Holm.
-    """
-    found: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for row in differences:
-        if row["b"] == who.baseline and row["form"] != BEST:
-            own = found.setdefault(row["model"], {}).setdefault(row["slice"], {})
-            own.setdefault(row["metric"], []).append(row["spread"])
-    return {
-        model: {
-            part: {metric: detectable(float(np.median(all_)), settings.level) for metric, all_ in own.items()}
-            for part, own in parts.items()
-        }
-        for model, parts in found.items()
-    }
-
-
-def oracle_metrics(data: CTRData) -> dict[str, dict[str, float | None]] | None:
-    """slice -> metric of the true click probabilities on the test split; None where the dataset does not know them."""
+def oracle_metrics(data: CTRData) -> pl.DataFrame:
+    """Metrics of the true click probabilities on the test split; empty where the dataset does not know them."""
     impressions = data.dataset.impressions
     if "oracle" not in impressions.columns:
-        return None
-    rows = data.rows["test"]
-    oracle, click, user = impressions["oracle"].to_numpy()[rows], data.click[rows], data.user[rows]
-    return {part: all_metrics(click[own], oracle[own], user[own]) for part, own in data.slices("test").items()}
+        return frame("oracle", [])
+    oracle = impressions["oracle"].to_numpy()[data.rows["test"]]
+    found = [{"slice": part, **_metrics(oracle, data, own)} for part, own in data.slices("test").items()]
+    return frame("oracle", found)
 
 
-def _attainable(cells: list[dict], oracle: dict, baseline: str) -> list[dict[str, Any]]:
+def attainable(cells: pl.DataFrame, oracle: pl.DataFrame, baseline: str) -> pl.DataFrame:
     """Share of the lift that the oracle leaves to be had, (AUC - AUC_baseline) / (AUC_oracle - AUC_baseline)."""
+    if oracle.is_empty():
+        return frame("attainable", [])
     shares = []
-    keys = list(dict.fromkeys((cell["source"], cell["form"], cell["model"], cell["slice"]) for cell in cells))
+    keys = ["source", "form", "model", "slice"]
     for metric in ("auc", "gauc"):
-        means = {}
-        for key in keys:
-            own = [c[metric] for c in cells if (c["source"], c["form"], c["model"], c["slice"]) == key]
-            means[key] = None if None in own else float(np.mean(own))
-        for source, form, model, part in keys:
-            value, top = means[source, form, model, part], oracle[part][metric]
-            ground = next(means[key] for key in keys if (key[0], *key[2:]) == (baseline, model, part))
-            if source != baseline and None not in (value, top, ground) and top > ground:
-                names = {"source": source, "form": form, "model": model, "slice": part, "metric": metric}
-                shares.append(names | {"share": (value - ground) / (top - ground)})
-    return shares
+        defined = pl.col(metric).is_not_null().all()
+        means = (
+            cells.group_by(keys, maintain_order=True)
+            .agg(value=pl.when(defined).then(pl.col(metric).mean()))
+            .drop_nulls()
+        )
+        for one in means.filter(pl.col("source") != baseline).to_dicts():
+            ground = record(means, source=baseline, model=one["model"], slice=one["slice"])
+            top = record(oracle, slice=one["slice"])[metric]
+            if ground and top is not None and top > ground["value"]:
+                share = (one["value"] - ground["value"]) / (top - ground["value"])
+                shares.append(one | {"metric": metric, "share": share})
+    return frame("attainable", shares)
 
 
 def analyse(
-    rows: list[Row], data: CTRData, who: Contestants, settings: BootstrapSettings, progress: Progress
-) -> dict[str, Any]:
-    """The figures of a comparison.
-
-    Returns
-    -------
-    dict with
-        cells : source, form, model, seed, slice, auc, gauc, log_loss (of the test split; None where undefined)
-        differences : a, b, form, model, slice, metric, mean, low, high, spread, p, p_holm, direction; the mean is a - b
-        detectable : model -> slice -> metric -> minimum detectable effect
-        validation : model -> source -> form -> mean GAUC on validation
-        chosen : model -> source -> its best form on validation
-        of_the_ceiling : source, model, slice, share, low, high: shares of the ceiling's gain in GAUC, best forms
-        oracle : slice -> metrics, or None
-        attainable : source, form, model, slice, metric, share; empty without an oracle
-    """
-    cells = [
-        {**row.cell.names(), "slice": part, **row.record["metrics"]["test"][part]} for row in rows for part in SLICES
+    rows: list[Row], data: CTRData, spec: ComparisonSpec, settings: BootstrapSettings, progress: Progress
+) -> Figures:
+    """The figures of a comparison that follow from its cells; see :class:`Figures`."""
+    cells, oracle, chosen = cell_metrics(rows, data), oracle_metrics(data), choose_forms(rows)
+    measured = _measured(grouped(rows), data, settings, progress)
+    forms = [
+        {"source": source, "form": form, "model": model}
+        for model, best in chosen.items()
+        for source, form in best.items()
     ]
-    oracle, chosen = oracle_metrics(data), choose_forms(rows)
-    draws = _in_best_form(_draws(grouped(rows), data, settings, progress), chosen)
-    differences = _differences(draws, chosen, who, settings)
-    return {
-        "cells": cells,
-        "differences": differences,
-        "detectable": detectable_effects(differences, who, settings),
-        "validation": validation(rows),
-        "chosen": chosen,
-        "of_the_ceiling": _shares_of_the_ceiling(draws, chosen, who, settings),
-        "oracle": oracle,
-        "attainable": _attainable(cells, oracle, who.baseline) if oracle else [],
-    }
+    return Figures(
+        cells=cells,
+        differences=differences(measured, chosen, spec, settings),
+        validation=validation(rows),
+        chosen=frame("chosen", forms),
+        ceiling_shares=ceiling_shares(measured, chosen, spec, settings),
+        oracle=oracle,
+        attainable=attainable(cells, oracle, spec.baseline),
+        calibration=calibration_curves(rows, data, chosen),
+        bootstrap=asdict(settings),
+    )

@@ -7,7 +7,7 @@ import json
 import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,16 @@ import numpy as np
 from rich.progress import Progress
 
 from data_tools.common.files import digest, read_json, whole_folder, write_json
+from data_tools.common.plugins import changed
 from data_tools.common.provenance import commit, peak_memory, versions
 from data_tools.tables.table import EmbeddingTable, read_table
 from downstream.data.ctr_data import CTRData, load_ctr_data
-from downstream.training.fit import TrainingSettings, fit
+from downstream.training.fit import fit
+from downstream.training.settings import TrainingSettings
 
 # Raise it when a change of the program, or of a default, changes what a cell's settings mean: kept cells are then made
 # again.
 CELL_VERSION = 2
-NO_FORM = "none"
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Cell:
     seed : of the CTR training
     table : embedding table, or None
     training : settings of the CTR training
+    encoder : pre-training seed of the table: its place among those of its source
     """
 
     source: str
@@ -45,10 +47,17 @@ class Cell:
     seed: int
     table: Path | None
     training: TrainingSettings
+    encoder: int = 0
+
+    @property
+    def group(self) -> tuple[str, str, str]:
+        """Source, form and model: the cells of one group differ in seeds alone."""
+        return self.source, self.form, self.model
 
     def names(self) -> dict[str, str | int]:
         """What tells this cell from the others of its comparison."""
-        return {"source": self.source, "form": self.form, "model": self.model, "seed": self.seed}
+        own = {"source": self.source, "form": self.form, "model": self.model}
+        return own | {"encoder": self.encoder, "seed": self.seed}
 
 
 @dataclass(frozen=True)
@@ -66,21 +75,10 @@ def _table(path: Path) -> tuple[EmbeddingTable, str]:
     return read_table(path), digest(sorted(path.glob("part-*.parquet")) if path.is_dir() else [path])
 
 
-def _changed(settings: Any) -> dict[str, Any]:
-    """What of a settings dataclass is not at its default: a setting added later leaves the digests as they were."""
-    found = {}
-    for one in fields(settings):
-        value = getattr(settings, one.name)
-        if is_dataclass(value):
-            found[one.name] = _changed(value)
-        elif value != (one.default_factory() if one.default is MISSING else one.default):
-            found[one.name] = value
-    return found
-
-
 def cell_digest(cell: Cell, data: CTRData) -> str:
     """What decides a cell's outcome, in 24 hexadecimal characters."""
-    settings = _changed(cell.training)
+    # What is at its default is left out: an option added later leaves the digests as they were.
+    settings = {one.name: changed(getattr(cell.training, one.name)) for one in fields(cell.training)}
     if cell.table is None:
         del settings["image"]
     decisive = {
@@ -97,7 +95,7 @@ def _run(cell: Cell, folder: Path, data: CTRData, progress: Progress | None = No
     if folder.exists():  # another comparison that shares the cache has made it meanwhile
         return
     table = _table(cell.table)[0] if cell.table else None
-    result = fit(data, table, cell.training, cell.seed, progress)
+    result = fit(data, table, cell.training, cell.seed, progress=progress)
     record = {
         "cell": cell.names(),
         "table": table.info if table else None,
@@ -154,7 +152,7 @@ def run_cells(cells: list[Cell], cache: Path, data: CTRData, workers: int, progr
     """
     folders = [cache / cell_digest(cell, data) for cell in cells]
     missing = {folder: cell for folder, cell in zip(folders, cells, strict=True) if not folder.exists()}
-    kept = f"cells ({len(cells) - len(missing)} kept from before)"
+    kept = f"cells ({len(cells) - len(missing)} cached)"
     task = progress.add_task(kept, total=len(missing))
     for cell in _run_missing(missing, data, workers, progress):
         done = f"{kept}, last {cell.source}, {cell.form}, {cell.model}, seed {cell.seed}"

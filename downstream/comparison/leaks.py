@@ -62,8 +62,8 @@ def _rates(data: CTRData, split: str, half: int | None = None) -> tuple[np.ndarr
     rows = data.rows[split]
     if half is not None:
         rows = rows[data.user[rows] % 2 == half]
-    shown = np.bincount(data.item[rows], minlength=len(data.seen))
-    clicks = np.bincount(data.item[rows], weights=data.click[rows], minlength=len(data.seen))
+    shown = np.bincount(data.item[rows], minlength=len(data.warm))
+    clicks = np.bincount(data.item[rows], weights=data.click[rows], minlength=len(data.warm))
     return np.divide(clicks, shown, out=np.full(len(shown), np.nan), where=shown > 0), shown
 
 

@@ -1,4 +1,4 @@
-"""Figures of an embedding table that cost no CTR training, and which of them foretell the gain in the CTR model."""
+"""Figures of an embedding table that cost no CTR training, and how they correlate with the gain in the CTR model."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import faiss
 import numpy as np
 from scipy.stats import spearmanr
 
+from data_tools.measures.effective_rank import effective_rank
+from data_tools.measures.group_auc import page_auc
+from data_tools.measures.simscore import mean_history, sim_scores
 from data_tools.tables.table import centred, unit_vectors
 from downstream.data.ctr_data import CTRData
-from downstream.statistics.metrics import within_page_auc
 
 RECALL_AT = 50
 PROXIES = (
@@ -19,24 +21,10 @@ PROXIES = (
 )
 
 
-def spectrum(vectors: np.ndarray) -> np.ndarray:
-    """Singular values of the unit vectors (N, D), falling, as shares of their sum."""
-    values = np.linalg.svd(unit_vectors(vectors), compute_uv=False)
-    return values / values.sum()
-
-
-def effective_rank(vectors: np.ndarray) -> float:
-    """exp of the entropy of the spectrum (Roy and Vetterli 2007): between 1 and min(N, D)."""
-    share = spectrum(vectors)
-    return float(np.exp(-(share * np.log(np.maximum(share, 1e-12))).sum()))
-
-
-def _mean_histories(unit: np.ndarray, data: CTRData, rows: np.ndarray) -> np.ndarray:
-    """Mean unit vector of the last H clicks before each impression: float32 (len(rows), D), zeros without clicks."""
+def _histories(data: CTRData, rows: np.ndarray) -> np.ndarray:
+    """Items of the last H clicks before each impression, int64 (len(rows), H), -1 for padding."""
     batch = data.batch(rows)
-    own = unit[batch["row"]]
-    total = np.einsum("bhd,bh->bd", own[batch["history"]], batch["mask"].astype(np.float32))
-    return total / np.maximum(batch["mask"].sum(axis=1, keepdims=True), 1)
+    return np.where(batch["mask"], batch["row"][batch["history"]], -1)
 
 
 def sim_score_page_auc(vectors: np.ndarray, data: CTRData, split: str, limit: int = 50_000) -> float:
@@ -49,11 +37,11 @@ def sim_score_page_auc(vectors: np.ndarray, data: CTRData, split: str, limit: in
     rows = data.rows[split]
     rows = rows[data.clicks_before[rows] > 0][:limit]
     scores = [
-        np.einsum("bd,bd->b", _mean_histories(unit, data, part), unit[data.item[part]])
+        sim_scores(unit, _histories(data, part), data.item[part, None])[:, 0]
         for part in np.array_split(rows, max(len(rows) // 2048, 1))
     ]
     request = data.dataset.impressions["request"].to_numpy()[rows]
-    return within_page_auc(data.click[rows], np.concatenate(scores), request)
+    return page_auc(data.click[rows], np.concatenate(scores), request)
 
 
 def next_click_recall(vectors: np.ndarray, data: CTRData, split: str, k: int = RECALL_AT, limit: int = 5_000) -> float:
@@ -70,13 +58,13 @@ def next_click_recall(vectors: np.ndarray, data: CTRData, split: str, k: int = R
     rows = np.sort(np.random.default_rng(0).permutation(rows)[:limit])
     index = faiss.IndexFlatIP(unit.shape[1])
     index.add(unit)
-    _, near = index.search(np.ascontiguousarray(_mean_histories(unit, data, rows)), min(k, len(unit)))
+    _, near = index.search(np.ascontiguousarray(mean_history(unit, _histories(data, rows))), min(k, len(unit)))
     return float((near == data.item[rows, None]).any(axis=1).mean())
 
 
 def proxies(vectors: np.ndarray, found: np.ndarray, data: CTRData) -> dict[str, float]:
     """``PROXIES`` of a table joined to the items, the first three on validation; a missing vector counts as zeros."""
-    fitted = found & data.seen
+    fitted = found & data.warm
     apart = np.where(found[:, None], centred(vectors, fitted), np.float32(0))
     return dict(
         zip(
@@ -92,7 +80,7 @@ def proxies(vectors: np.ndarray, found: np.ndarray, data: CTRData) -> dict[str, 
     )
 
 
-def foretold(measured: list[dict[str, float]], gains: list[float]) -> dict[str, float | None]:
+def proxy_correlations(measured: list[dict[str, float]], gains: list[float]) -> dict[str, float | None]:
     """Spearman's correlation of each proxy with the gains over all tables; None for fewer than four tables."""
     if len(gains) < 4:
         return dict.fromkeys(PROXIES)

@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import Any
 
-import numpy as np
+import polars as pl
 from rich.progress import Progress
 
-from downstream.comparison.analysis import Contestants, choose_forms, grouped
+from downstream.comparison.analysis import choose_forms, grouped, measure
 from downstream.comparison.cells import Row
+from downstream.comparison.figures import frame
+from downstream.comparison.spec import ComparisonSpec
 from downstream.data.ctr_data import CTRData
 from downstream.data.segments import slices
-from downstream.statistics.intervals import BootstrapSettings, bootstrap_metrics, paired_interval
-from downstream.statistics.metrics import gauc, group_auc
+from downstream.statistics.intervals import BootstrapSettings, difference_interval
 
 # The intervals of a part are read by eye, not tested: fewer draws do.
 MOST_RESAMPLES = 200
 
 
-def gains_by_slice(
-    rows: list[Row], data: CTRData, who: Contestants, settings: BootstrapSettings, progress: Progress
-) -> list[dict[str, Any]]:
+def gains_by_segment(
+    rows: list[Row], data: CTRData, spec: ComparisonSpec, settings: BootstrapSettings, progress: Progress
+) -> pl.DataFrame:
     """GAUC differences of the main source, in its best form, from the baseline in parts of the test split.
 
-    Returns
-    -------
-    list of dicts with model, dimension, part, impressions, mean, low, high, spread; parts without GAUC are left out
+    Parts without GAUC are left out.
     """
     settings = replace(settings, resamples=min(settings.resamples, MOST_RESAMPLES))
-    groups, chosen, test = grouped(rows), choose_forms(rows), data.rows["test"]
-    people, user = np.unique(data.user[test], return_inverse=True)
+    groups, chosen = grouped(rows), choose_forms(rows)
     work = [
         (model, of, part, mask)
         for model in chosen
@@ -38,19 +35,12 @@ def gains_by_slice(
         for part, mask in own.items()
     ]
     found = []
-    for model, dimension, part, mask in progress.track(work, description="slices"):
-        click, own_user = data.click[test][mask], user[mask]
-        sides = []
-        for source in (who.main, who.baseline):
-            scores = [row.test_scores[mask] for row in groups[source, chosen[model][source], model]]
-            if not group_auc(click, scores[0], own_user).defined.any():
-                break
-            values = np.array([gauc(click, score, own_user) for score in scores])
-            draws = [bootstrap_metrics(click, score, own_user, len(people), settings)["gauc"] for score in scores]
-            sides.append((values, np.stack(draws)))
-        if len(sides) == 2:
-            (ours, our_draws), (theirs, their_draws) = sides
-            interval = paired_interval(ours, theirs, our_draws, their_draws, settings)
+    for model, dimension, part, mask in progress.track(work, description="segments"):
+        sides = [
+            measure(groups[source, chosen[model][source], model], data, mask, settings, ("gauc",)).get("gauc")
+            for source in (spec.main, spec.baseline)
+        ]
+        if None not in sides:
             names = {"model": model, "dimension": dimension, "part": part, "impressions": int(mask.sum())}
-            found.append(names | asdict(interval))
-    return found
+            found.append(names | asdict(difference_interval(*sides, settings)))
+    return frame("segments", found)

@@ -10,8 +10,9 @@
                                                    pre-training configuration; exported to PATH
 =================================================  ===================================================================
 
-``run`` and ``table`` may be lists, one of each pre-training seed: CTR seed k uses entry k, from the front again where
-there are fewer. What trains and exports runs in processes of their own: only tables pass from there to here.
+``run`` and ``table`` may be lists, one entry a pre-training seed (0, 1, ...); ``encoder_seeds`` and ``design`` of the
+comparison say which of them are used with which CTR seed. What trains and exports runs in processes of their own: only
+tables pass from there to here.
 """
 
 from __future__ import annotations
@@ -140,8 +141,28 @@ def _exported(run: Path, source: Source, shards: str | None) -> Path:
     return table
 
 
-def make_tables(source: Source, shards: str | None) -> list[Path]:
-    """Paths of a source's tables, one of each pre-training seed, made where they are missing; none for IDs only.
+def _chosen(kind: str, paths: list[Path], encoders: list[int] | None) -> dict[int, Path]:
+    """Pre-training seed -> path of those wanted; of a single path, itself."""
+    if encoders is None or len(paths) == 1:
+        return dict(enumerate(paths))
+    if missing := [seed for seed in encoders if not 0 <= seed < len(paths)]:
+        raise UserError(
+            f"encoder_seeds names {missing}, but a source has {len(paths)} {kind}s ({paths[0]} ...): "
+            f"give seeds from 0 to {len(paths) - 1}, or add {kind}s"
+        )
+    return {seed: paths[seed] for seed in encoders}
+
+
+def make_tables(source: Source, shards: str | None, encoders: list[int] | None = None) -> dict[int, Path]:
+    """Pre-training seed -> table of a source, made where it is missing; none for IDs only.
+
+    Parameters
+    ----------
+    source : Source
+    shards : str or None
+        Shards to train on and to export from, where the source names none.
+    encoders : list of int or None
+        Places in the source's list of runs or tables to use; None for all.
 
     Raises
     ------
@@ -150,15 +171,16 @@ def make_tables(source: Source, shards: str | None) -> list[Path]:
     """
     shards = source.data or shards
     if source.ids_only:
-        return []
+        return {}
     if source.run:
-        for seed, run in enumerate(source.runs):
+        runs = _chosen("run", source.runs, encoders)
+        for seed, run in runs.items():
             _trained(run, seed, source, shards)
-        return [_exported(run, source, shards) for run in source.runs]
-    tables = [Path(table) for table in _listed(source.table)]
+        return {seed: _exported(run, source, shards) for seed, run in runs.items()}
+    tables = _chosen("table", [Path(table) for table in _listed(source.table)], encoders)
     if source.encoder and not tables[0].exists():
         _export(tables[0], *_flags("encoder", source.encoder), "--data", _shards(shards))
-    for table in tables:
+    for table in tables.values():
         if not table.exists():
             raise UserError(
                 f"the table {table} does not exist; a pre-training run's is made with:\n"

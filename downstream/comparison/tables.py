@@ -2,67 +2,70 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+import polars as pl
 from rich.progress import Progress
 
+from data_tools.measures.effective_rank import spectrum
 from data_tools.tables.table import read_table
-from downstream.comparison.analysis import Contestants, choose_forms, grouped
+from downstream.comparison.analysis import choose_forms, grouped
 from downstream.comparison.cells import Row
+from downstream.comparison.figures import frame
 from downstream.comparison.leaks import probe
-from downstream.comparison.proxies import foretold, proxies, spectrum
+from downstream.comparison.proxies import proxies, proxy_correlations
+from downstream.comparison.spec import ComparisonSpec
 from downstream.data.ctr_data import CTRData
 
 SPECTRUM = 64
 
 
-def look_at_tables(rows: list[Row], data: CTRData, who: Contestants, progress: Progress) -> dict[str, Any]:
+def table_diagnostics(
+    rows: list[Row], data: CTRData, spec: ComparisonSpec, progress: Progress
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The tables of a comparison, each with the gain that it brings the first model.
 
     Returns
     -------
-    dict with
-        tables : list of source, table (path), size, page AUC, recall, effective rank (see
-            ``downstream.comparison.proxies``), spectrum (falling shares of the singular values, at most 64), gain (mean
-            GAUC difference from the baseline with the same seeds, in the source's best form; None where GAUC is
-            undefined), test_correlation,
-            ceiling and flagged (see ``downstream.comparison.leaks``)
-        foretold : proxy -> Spearman's correlation with the gain over the tables, or None
-        flagged : source -> why
+    tables : polars.DataFrame
+        source, table (path), size, items without a vector, share of test impressions without one, proxies (see
+        ``downstream.comparison.proxies``), spectrum (falling shares of the singular values, at most 64), gain (mean
+        GAUC difference from the baseline with the same seeds, in the source's best form; null where GAUC is undefined),
+        test_correlation, ceiling and flagged (see ``downstream.comparison.leaks``).
+    proxy_correlations : polars.DataFrame
+        Spearman's correlation of each proxy with the gain over the tables that are not flagged.
     """
     groups, chosen = grouped(rows), choose_forms(rows)
     model = next(iter(chosen))
-    ground = {row.cell.seed: _test_gauc(row) for row in groups[who.baseline, chosen[model][who.baseline], model]}
+    ground = {row.cell.seed: _test_gauc(row) for row in groups[spec.baseline, chosen[model][spec.baseline], model]}
     tables: dict[tuple[str, str], list[Row]] = {}
     for source, form in chosen[model].items():
         for row in groups[source, form, model]:
             if row.cell.table:
                 tables.setdefault((source, str(row.cell.table)), []).append(row)
-    looked = []
+    shown, found = data.item[data.rows["test"]], []
     for (source, path), own in progress.track(tables.items(), description="tables"):
-        vectors, found = read_table(path).lookup(data.item_ids)
-        known = probe(vectors, found, data)
+        vectors, has_vector = read_table(path).lookup(data.item_ids)
+        known = probe(vectors, has_vector, data)
         gains = [(_test_gauc(row), ground[row.cell.seed]) for row in own]
-        looked.append(
+        found.append(
             {
                 "source": source,
                 "table": path,
                 "size": int(vectors.shape[1]),
-                **proxies(vectors, found, data),
-                "spectrum": spectrum(vectors[found])[:SPECTRUM].tolist(),
+                "items_without_vector": int((~has_vector).sum()),
+                "impressions_without_vector": float((~has_vector[shown]).mean()),
+                **proxies(vectors, has_vector, data),
+                "spectrum": spectrum(vectors[has_vector])[:SPECTRUM].tolist(),
                 "gain": None if None in sum(gains, ()) else float(np.mean([ours - base for ours, base in gains])),
                 "test_correlation": known.test,
                 "ceiling": known.ceiling,
                 "flagged": known.reason,
             }
         )
-    judged = [one for one in looked if one["gain"] is not None and not one["flagged"]]
-    return {
-        "tables": looked,
-        "foretold": foretold(judged, [one["gain"] for one in judged]),
-        "flagged": {one["source"]: one["flagged"] for one in looked if one["flagged"]},
-    }
+    judged = [one for one in found if one["gain"] is not None and not one["flagged"]]
+    correlations = proxy_correlations(judged, [one["gain"] for one in judged])
+    pairs = [{"proxy": name, "correlation": value} for name, value in correlations.items()]
+    return frame("tables", found), frame("proxy_correlations", pairs)
 
 
 def _test_gauc(row: Row) -> float | None:

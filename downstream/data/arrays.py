@@ -1,7 +1,7 @@
 """A dataset folder as flat arrays on disk, written once and memory-mapped from then on.
 
 The tables are read a piece at a time, so that neither writing nor loading needs memory in the number of impressions.
-What is known, and gets a code of its own, is decided on the training impressions in use alone.
+Which values are known, and get a code of their own, is decided on the training impressions in use alone.
 
 ``click``, ``conversion``
     float32, one an impression; ``conversion`` only where the dataset has it, nan where unknown
@@ -13,7 +13,7 @@ What is known, and gets a code of its own, is decided on the training impression
     int64, the impressions of a split in the order of the log
 ``clicked``, ``offsets``
     int32, the items of all clicks, one user after the other; int64 (users + 1), where each user's start
-``seen``
+``warm``
     bool, one an item: shown in a training impression
 ``user_code``, ``item_code``, ``category_code``, ``words``
     int64 codes, one a user or item; W an item for words
@@ -39,12 +39,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_tools.common.cli import UserError
+from data_tools.common.errors import UserError
 from data_tools.common.files import read_json, whole_folder, write_json
 from data_tools.dataset.schema import REQUIRED, SPLITS, Dataset
 
-# Raise it when the arrays or their codes change: kept ones are then written again.
-VERSION = 2
+# Raise it when the arrays or their codes change: cached ones are then written again.
+VERSION = 3
 PADDING, UNKNOWN, FIRST_KNOWN = 0, 1, 2
 PIECE = 1 << 17
 VOCABULARY = "vocabulary.parquet"
@@ -52,7 +52,7 @@ VOCABULARY = "vocabulary.parquet"
 
 @dataclass(frozen=True)
 class CodeSettings:
-    """What of the settings decides the arrays: see ``downstream.data.ctr_data.DataSettings``."""
+    """Those of :class:`downstream.settings.DataSettings` that decide the arrays."""
 
     words: int
     title_words: int
@@ -86,7 +86,7 @@ def _columns(dataset: Dataset, name: str) -> list[str]:
     path = dataset.folder / f"{name}.parquet"
     found = pq.read_schema(path).names
     if missing := [column for column in REQUIRED[name] if column not in found]:
-        raise UserError(f"{path} lacks the columns {missing}; write it again with prepare")
+        raise UserError(f"{path} has no columns {missing}; write the dataset again with python -m data_tools.prepare")
     return found
 
 
@@ -117,7 +117,7 @@ def _title_words(titles: pl.Series, trained: np.ndarray, settings: CodeSettings)
 
 
 class _Scenes:
-    """Codes of scenes met one piece after the other: first in the order of their coming, then as the others are."""
+    """Codes of scenes, read piece by piece: numbered as they appear, then renumbered in sorted order."""
 
     def __init__(self) -> None:
         self.met: dict[Any, int] = {}
@@ -136,7 +136,7 @@ class _Scenes:
         return sorted(self.trained)
 
     def final(self) -> np.ndarray:
-        """The code of the scene that came k-th."""
+        """The code of the scene that appeared k-th."""
         order = {value: FIRST_KNOWN + place for place, value in enumerate(self.known())}
         return np.array([order.get(value, UNKNOWN) for value in self.met], dtype=np.int32)
 
@@ -144,7 +144,7 @@ class _Scenes:
 def _write_impressions(
     dataset: Dataset, folder: Path, settings: CodeSettings, items: int, users: int
 ) -> dict[str, Any]:
-    """Write what there is one of an impression; returns the shown items and users and the known scenes."""
+    """Write the arrays of the impressions; returns the shown items and users and the known scenes."""
     path = dataset.folder / "impressions.parquet"
     found = _columns(dataset, "impressions")
     columns = ["user", "item", "click", "clicks_before", "split", *(c for c in ("scene", "conversion") if c in found)]
@@ -154,7 +154,7 @@ def _write_impressions(
     kinds |= {name: kind for name, kind in (("scene", np.int32), ("conversion", np.float32)) if name in found}
     kinds |= {f"rows_{split}": np.int64 for split in SPLITS}
     files = {name: _ArrayFile(folder / f"{name}.npy", kind) for name, kind in kinds.items()}
-    seen, met, scenes = np.zeros(items, dtype=bool), np.zeros(users, dtype=bool), _Scenes()
+    warm, met, scenes = np.zeros(items, dtype=bool), np.zeros(users, dtype=bool), _Scenes()
     clicks, shown, before = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0), 0
     for piece in _pieces(path, columns):
         values = {
@@ -171,7 +171,7 @@ def _write_impressions(
             files[f"rows_{split}"].append(start + own)
             shown[split] += len(own)
             clicks[split] += int(values["click"][own].sum())
-        seen[values["item"][trained]] = True
+        warm[values["item"][trained]] = True
         met[values["user"][trained]] = True
         if "scene" in kinds:
             values["scene"] = scenes.codes(piece["scene"], trained)
@@ -186,7 +186,7 @@ def _write_impressions(
         if clicks[split] in (0, shown[split]):
             raise UserError(
                 f"{dataset.folder}: {clicks[split]} clicks in {shown[split]} impressions of the split {split!r}; "
-                "both labels are needed, in each split"
+                "each split needs clicked and unclicked impressions"
             )
     if "scene" in kinds:
         codes = np.load(folder / "scene.npy", mmap_mode="r+")
@@ -194,7 +194,7 @@ def _write_impressions(
         for start in range(0, len(codes), PIECE):
             codes[start : start + PIECE] = final[codes[start : start + PIECE]]
         codes.flush()
-    return {"seen": seen, "met": met, "scenes": scenes.known() if "scene" in kinds else None}
+    return {"warm": warm, "met": met, "scenes": scenes.known() if "scene" in kinds else None}
 
 
 def _write_clicks(dataset: Dataset, folder: Path) -> int:
@@ -223,14 +223,14 @@ def _write(dataset: Dataset, folder: Path, settings: CodeSettings) -> None:
     _columns(dataset, "clicks")
     users = _write_clicks(dataset, folder)
     found = _write_impressions(dataset, folder, settings, len(items), users)
-    seen, known = found["seen"], {}
-    arrays = {"seen": seen}
+    warm, known = found["warm"], {}
+    arrays = {"warm": warm}
     arrays["user_code"], rows = _codes(pl.Series(np.arange(users)), found["met"])
     known["user"] = pl.read_parquet(dataset.folder / "clicks.parquet", columns=["user_id"])["user_id"][rows]
-    arrays["item_code"], rows = _codes(items["item"], seen)
+    arrays["item_code"], rows = _codes(items["item"], warm)
     known["item"] = items["item_id"][rows]
-    arrays["category_code"], known["category"] = _codes(column("category"), seen)
-    arrays["words"], known["words"] = _title_words(column("title"), seen, settings)
+    arrays["category_code"], known["category"] = _codes(column("category"), warm)
+    arrays["words"], known["words"] = _title_words(column("title"), warm, settings)
     if found["scenes"] is not None:
         known["scene"] = pl.Series(found["scenes"])
     for name, values in arrays.items():
@@ -274,7 +274,7 @@ def dataset_arrays(dataset: Dataset, settings: CodeSettings) -> tuple[Path, dict
     if not (home / key).exists() and not _writable(home):
         place = hashlib.blake2b(str(dataset.folder.resolve()).encode(), digest_size=8).hexdigest()
         home = Path(tempfile.gettempdir()) / "visual-interest-arrays" / place
-        print(f"{dataset.folder} is read-only: its arrays are kept in {home}", file=sys.stderr)
+        print(f"{dataset.folder} is read-only: its arrays are cached in {home}", file=sys.stderr)
     if not (home / key).exists():
         home.mkdir(parents=True, exist_ok=True)
         with (home / ".lock").open("w") as lock:

@@ -19,9 +19,9 @@ A batch is a dict of arrays (B rows, C distinct contexts, H history slots, M dis
 =============  ===========  =====================================================================================
 
 Every item of a batch is thus embedded once, however many histories mention it, and what depends on the context alone
-is computed once (:func:`downstream.layers.blocks.once`). Codes: 0 is padding, 1 is "unknown",
-known values start at 2. What is known is decided on training impressions alone, so items, users, categories and words
-that are new at test time are never given a code of their own.
+is computed once (:func:`downstream.layers.blocks.per_context`). Codes: 0 is padding, 1 is "unknown", known values start
+at 2. What is known is decided on training impressions alone, so items, users, categories and words that are new at test
+time never get a code of their own.
 """
 
 from __future__ import annotations
@@ -32,40 +32,12 @@ from pathlib import Path
 
 import numpy as np
 
-from data_tools.common.cli import UserError
 from data_tools.dataset.schema import SPLITS, Dataset, open_dataset
-from downstream.data.arrays import FIRST_KNOWN as FIRST_KNOWN
-from downstream.data.arrays import PADDING as PADDING
 from downstream.data.arrays import UNKNOWN, VOCABULARY, CodeSettings, dataset_arrays
+from downstream.settings import DataSettings
 
 SLICES = ("all", "warm", "cold")
 Batch = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class DataSettings:
-    """What of the dataset the models see.
-
-    Attributes
-    ----------
-    history : H, the number of most recent clicks of a user
-    words : number of title words in the vocabulary, the most frequent first; 0 leaves titles out
-    title_words : W, the number of words read of one title
-    train_from, train_until : the part of the training split to train on, in the order of the log: 0 and 0.5 are its
-        first half. What is known, and "warm", is decided on that part
-    """
-
-    history: int = 50
-    words: int = 5000
-    title_words: int = 16
-    train_from: float = 0.0
-    train_until: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.history < 1 or self.words < 0 or self.title_words < 1:
-            raise UserError(f"{self}: history and title_words from 1 and words from 0 are expected")
-        if not 0 <= self.train_from < self.train_until <= 1:
-            raise UserError(f"{self}: 0 <= train_from < train_until <= 1 is expected")
 
 
 @dataclass(frozen=True)
@@ -74,17 +46,28 @@ class CTRData:
 
     Attributes
     ----------
-    dataset : where it came from
-    settings : history length and vocabulary sizes
-    home : folder of the arrays, with the vocabulary
-    click, user, item, clicks_before : of each impression (N,)
-    scene : code of each impression's scene (N,), or None
-    conversion : of each impression (N,), nan where unknown, or None
-    clicked, offsets : the clicks of user u are ``clicked[offsets[u]:offsets[u + 1]]``, oldest first
-    rows : split -> impressions (int64), in the order of the log; of "train" the part in use
-    seen : bool (items,), the item is shown in a training impression
-    user_code, item_code, category_code, words : codes of users and items
-    sizes : name of a feature -> number of its codes
+    dataset : Dataset
+        Where it came from.
+    settings : DataSettings
+        History length, vocabulary sizes and the part of the training split in use.
+    home : Path
+        Folder of the arrays, with the vocabulary.
+    click, user, item, clicks_before : numpy.ndarray
+        Of each impression (N,).
+    scene : numpy.ndarray or None
+        Code of each impression's scene (N,).
+    conversion : numpy.ndarray or None
+        Of each impression (N,), nan where unknown.
+    clicked, offsets : numpy.ndarray
+        The clicks of user u are ``clicked[offsets[u]:offsets[u + 1]]``, oldest first.
+    rows : dict of str to numpy.ndarray
+        Split -> impressions (int64), in the order of the log; of "train" the part in use.
+    warm : numpy.ndarray
+        bool (items,), whether a training impression shows the item.
+    user_code, item_code, category_code, words : numpy.ndarray
+        Codes of users and items.
+    sizes : dict of str to int
+        Name of a feature -> number of its codes.
     """
 
     dataset: Dataset
@@ -99,7 +82,7 @@ class CTRData:
     clicked: np.ndarray
     offsets: np.ndarray
     rows: dict[str, np.ndarray]
-    seen: np.ndarray
+    warm: np.ndarray
     user_code: np.ndarray
     item_code: np.ndarray
     category_code: np.ndarray
@@ -117,8 +100,8 @@ class CTRData:
         return self.dataset.items["item_id"].to_list()
 
     def slices(self, split: str) -> dict[str, np.ndarray]:
-        """Masks over the split's rows: all of them, items shown in training ("warm"), items never shown ("cold")."""
-        warm = self.seen[self.item[self.rows[split]]]
+        """Masks over the split's rows: all of them, those of warm items, and those of cold ones."""
+        warm = self.warm[self.item[self.rows[split]]]
         return {"all": np.ones(len(warm), dtype=bool), "warm": warm, "cold": ~warm}
 
     def item_batch(self, items: np.ndarray) -> Batch:
@@ -131,8 +114,8 @@ class CTRData:
         }
 
     def contexts(self, rows: np.ndarray) -> np.ndarray:
-        """A number for each impression's user, history and scene, int64: equal where all three are."""
-        # A user with k clicks has k + 1 histories, from none on.
+        """A number for each impression, int64, that is equal where user, history and scene are."""
+        # A user with k clicks has k + 1 histories: of 0 to k clicks.
         histories = self.offsets[self.user[rows]] + self.user[rows] + self.clicks_before[rows]
         return histories if self.scene is None else histories * self.sizes["scene"] + self.scene[rows]
 
@@ -142,27 +125,24 @@ class CTRData:
         slots = self.settings.history
         lengths = np.minimum(count, slots)
         mask = np.arange(slots) < lengths[:, None]
-        # Of the k-th real slot of the batch: the clicks before the impression, less the steps it lies back.
+        # The k-th filled slot of the batch holds the click that lies so many steps before the impression.
         steps_back = np.arange(1, lengths.sum() + 1) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         past = self.clicked[np.repeat(self.offsets[user] + count, lengths) - steps_back]
 
-        mentioned = np.zeros(len(self.item_code), dtype=bool)
-        mentioned[shown] = mentioned[past] = True
-        distinct = np.flatnonzero(mentioned)
-        position = np.empty(len(mentioned), dtype=np.int64)
-        position[distinct] = np.arange(len(distinct))
+        # Sorting what the batch mentions costs the same however large the catalogue is.
+        distinct, position = np.unique(np.concatenate([shown, past]), return_inverse=True)
         history = np.zeros(mask.shape, dtype=np.int64)
-        history[mask] = position[past]
+        history[mask] = position[len(shown) :]
         _, first, context = np.unique(self.contexts(rows), return_index=True, return_inverse=True)
         batch = {
             "click": self.click[rows],
             "user": self.user_code[user],
-            "target": position[shown],
+            "target": position[: len(shown)],
             "history": history,
             "mask": mask,
             "context": context,
             "first": first,
-            **self.item_batch(distinct),
+            **self.item_batch(distinct.astype(np.int64)),
         }
         if self.scene is not None:
             batch["scene"] = self.scene[rows].astype(np.int64)
@@ -210,13 +190,13 @@ class CTRData:
         return counts
 
 
-def hide_ids(batch: Batch, rate: float, rng: np.random.Generator) -> Batch:
-    """Give a share ``rate`` of the users and distinct items of a training batch the code "unknown".
+def mask_ids(batch: Batch, rate: float, rng: np.random.Generator) -> Batch:
+    """Give a fraction ``rate`` of the users and distinct items of a training batch the code "unknown".
 
-    Without it the unknown code would never be trained, and every new item at test time would get random numbers (ours).
+    Otherwise the unknown code would never be trained, and new items at test time would get a random embedding (ours).
     """
-    hidden = {key: np.where(rng.random(len(batch[key])) < rate, UNKNOWN, batch[key]) for key in ("user", "item")}
-    return {**batch, **hidden}
+    masked = {key: np.where(rng.random(len(batch[key])) < rate, UNKNOWN, batch[key]) for key in ("user", "item")}
+    return {**batch, **masked}
 
 
 def load_ctr_data(folder: str | Path, settings: DataSettings) -> CTRData:
@@ -225,7 +205,7 @@ def load_ctr_data(folder: str | Path, settings: DataSettings) -> CTRData:
     Raises
     ------
     UserError
-        If the folder is no dataset, or a split is empty or has clicks only or none: no AUC could be computed there.
+        If the folder is not a dataset, or a split is empty or has clicks only or none: no AUC could be computed there.
     """
     dataset = open_dataset(folder)
     own = {field.name: getattr(settings, field.name) for field in fields(CodeSettings)}

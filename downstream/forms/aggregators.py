@@ -1,82 +1,121 @@
-"""Pooling of a user's behaviours into one vector (DICM, arXiv 1711.06505, section on behaviour images).
-
-Every aggregator is called as ``pool(behaviours, mask, ad, ad_ids)`` with
-
-- behaviours (B, H, d), mask (B, H) true where a slot holds a behaviour,
-- ad (B, d), the vector of the shown item in the same space, and ad_ids (B, q), its ID embeddings,
-
-and returns (B, ``width``). Padded slots never count; a row without behaviours gives zeros. Where ``of_history_alone``,
-the shown item does not matter, and rows of one user and history are pooled once.
-"""
+"""Pooling of a user's behaviours into one vector (DICM, arXiv 1711.06505, section on behaviour images)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from data_tools.common.plugins import Registry, options_of
 from downstream.layers.attention import ActivationUnit
+from downstream.settings import ImageSettings
 
 
-class Sum(nn.Module):
+class Aggregator(nn.Module):
+    """Pools behaviours, called as ``pool(behaviours, mask, ad, ad_ids)``.
+
+    An aggregator with options has a dataclass ``Settings``; they are set as ``image.NAME.OPTION``.
+
+    Parameters
+    ----------
+    size : int
+        d, of a behaviour's vector and of the shown item's.
+    options : Settings
+        The aggregator's own options; None for one without.
+    slots : int
+        H, the slots of a history.
+    query_size : int
+        q, of the shown item's ID embeddings.
+
+    Attributes
+    ----------
+    width : int
+        Of the result.
+    of_history_alone : bool
+        Whether the shown item does not matter, so that rows of one user and history are pooled once.
+    """
+
+    width: int
+    of_history_alone: ClassVar[bool] = False
+
+    def __init__(self, size: int, options: Any = None, *, slots: int, query_size: int) -> None:
+        super().__init__()
+        self.width = size
+
+    def forward(self, behaviours: Tensor, mask: Tensor, ad: Tensor, ad_ids: Tensor) -> Tensor:
+        """Pool the behaviours of each row.
+
+        Parameters
+        ----------
+        behaviours : Tensor
+            (B, H, d).
+        mask : Tensor
+            bool (B, H), true where a slot holds a behaviour; padded slots must not count.
+        ad : Tensor
+            (B, d), the vector of the shown item in the same space.
+        ad_ids : Tensor
+            (B, q), its ID embeddings.
+
+        Returns
+        -------
+        Tensor
+            (B, width), zeros for a row without behaviours.
+        """
+        raise NotImplementedError
+
+
+class Sum(Aggregator):
     """Sum over the behaviours."""
 
     of_history_alone = True
-
-    def __init__(self, size: int, slots: int, query_size: int) -> None:
-        super().__init__()
-        self.width = size
 
     def forward(self, behaviours: Tensor, mask: Tensor, ad: Tensor, ad_ids: Tensor) -> Tensor:
         return torch.einsum("bhd,bh->bd", behaviours, mask.to(behaviours.dtype))
 
 
-class Max(Sum):
+class Max(Aggregator):
     """Largest value of each dimension over the behaviours."""
+
+    of_history_alone = True
 
     def forward(self, behaviours: Tensor, mask: Tensor, ad: Tensor, ad_ids: Tensor) -> Tensor:
         largest = behaviours.masked_fill(~mask[..., None], -torch.inf).amax(dim=1)
         return torch.where(mask.any(dim=1, keepdim=True), largest, 0.0)
 
 
-class Concat(nn.Module):
+class Concat(Aggregator):
     """All behaviours side by side in their order, zeros in padded slots."""
 
     of_history_alone = True
 
-    def __init__(self, size: int, slots: int, query_size: int) -> None:
-        super().__init__()
+    def __init__(self, size: int, options: Any = None, *, slots: int, query_size: int) -> None:
+        super().__init__(size, slots=slots, query_size=query_size)
         self.width = size * slots
 
     def forward(self, behaviours: Tensor, mask: Tensor, ad: Tensor, ad_ids: Tensor) -> Tensor:
         return (behaviours * mask[..., None]).flatten(1)
 
 
-class Attentive(nn.Module):
+class Attentive(Aggregator):
     """Attentive pooling whose query is the shown item's image."""
 
-    of_history_alone = False
-
-    def __init__(self, size: int, slots: int, query_size: int) -> None:
-        super().__init__()
+    def __init__(self, size: int, options: Any = None, *, slots: int, query_size: int) -> None:
+        super().__init__(size, slots=slots, query_size=query_size)
         self.by_image = ActivationUnit(size)
-        self.width = size
 
     def forward(self, behaviours: Tensor, mask: Tensor, ad: Tensor, ad_ids: Tensor) -> Tensor:
         return self.by_image(behaviours, mask, ad)
 
 
-class MultiQueryAttentive(nn.Module):
-    """Two channels over the same behaviours, one queried by the ad image, one by the ad ids; the sums side by side.
+class MultiQueryAttentive(Aggregator):
+    """Attentive pooling once with the ad image as query and once with the ad IDs; the two sums side by side.
 
-    The ids have another size than the images; one linear layer takes them there (ours: the paper does not say how).
+    The IDs have another size than the images; one linear layer maps them (ours: the paper does not say how).
     """
 
-    of_history_alone = False
-
-    def __init__(self, size: int, slots: int, query_size: int) -> None:
-        super().__init__()
+    def __init__(self, size: int, options: Any = None, *, slots: int, query_size: int) -> None:
+        super().__init__(size, slots=slots, query_size=query_size)
         self.by_image = ActivationUnit(size)
         self.by_ids = ActivationUnit(size)
         self.ids_to_query = nn.Linear(query_size, size)
@@ -88,10 +127,20 @@ class MultiQueryAttentive(nn.Module):
         return torch.cat([by_image, by_ids], dim=-1)
 
 
-AGGREGATORS: dict[str, Callable[[int, int, int], nn.Module]] = {
-    "concat": Concat,
-    "max": Max,
-    "sum": Sum,
-    "attentive": Attentive,
-    "multi_query_attentive": MultiQueryAttentive,
-}
+AGGREGATORS: Registry[type[Aggregator]] = Registry(
+    "aggregator",
+    "visual_interest.aggregators",
+    {
+        "concat": Concat,
+        "max": Max,
+        "sum": Sum,
+        "attentive": Attentive,
+        "multi_query_attentive": MultiQueryAttentive,
+    },
+)
+
+
+def make_aggregator(size: int, settings: ImageSettings, *, slots: int, query_size: int) -> Aggregator:
+    """The aggregator that the settings name, with its options (see :class:`Aggregator`)."""
+    options = options_of(settings, settings.aggregator)
+    return AGGREGATORS[settings.aggregator](size, options, slots=slots, query_size=query_size)

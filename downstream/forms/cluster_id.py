@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import faiss
 import numpy as np
 import torch
+from jsonargparse.typing import PositiveInt
 from torch import Tensor, nn
 
+from data_tools.common.checks import Checked, FromTwo
+from data_tools.common.errors import UserError
 from data_tools.tables.table import unit_vectors
-from downstream.data.ctr_data import FIRST_KNOWN, UNKNOWN
-from downstream.forms.aggregators import AGGREGATORS
+from downstream.data.arrays import FIRST_KNOWN, UNKNOWN
+from downstream.forms.aggregators import make_aggregator
 from downstream.forms.base import Form
 from downstream.images.joined import ItemImages
 from downstream.layers.blocks import gather, id_embedding
-
-if TYPE_CHECKING:
-    from downstream.forms import ImageSettings
+from downstream.settings import ImageSettings
 
 
 def _nearest(fitted: np.ndarray, vectors: np.ndarray, clusters: int, spherical: bool, seed: int):
@@ -37,17 +38,24 @@ def _nearest(fitted: np.ndarray, vectors: np.ndarray, clusters: int, spherical: 
 
 
 def cluster_codes(images: ItemImages, sizes: Sequence[int], levels: int, seed: int) -> tuple[np.ndarray, list[int]]:
-    """Codes of all items, int64 (items, C), and the number of codes in each of the C columns.
+    """Codes of all items, one column for each level of each size.
 
-    A column for each level of each size. Centres are fitted to training-time items; all others are given the nearest
-    one. Code 1 is an item without a vector, clusters start at 2, as in ``downstream.data.ctr_data``.
+    Centres are fitted to warm items; all others get the nearest one. Code 1 is an item without a vector, clusters start
+    at 2, as in ``downstream.data.ctr_data``.
 
     Cluster-ID (COURIER, arXiv 2306.05001): k-means on vectors of length 1, here with centres of length 1 too, so that
     the nearest is the one with the highest cosine. With several levels, residual k-means codes (QARM, arXiv
-    2411.11739): plain k-means on the vectors of length 1, then on what is left of them without their centre, and so on.
+    2411.11739): plain k-means on the vectors of length 1, then on the residuals from their centres, and so on.
+
+    Returns
+    -------
+    codes : numpy.ndarray
+        int64 (items, C).
+    counts : list of int
+        Number of codes in each of the C columns.
     """
     unit = unit_vectors(images.vectors)
-    usable = images.found & images.seen
+    usable = images.found & images.warm
     columns, counts = [], []
     for place, size in enumerate(sizes):
         clusters = max(min(size, usable.sum() // 4), 1)
@@ -74,19 +82,41 @@ class ClusterID(Form):
     Where the aggregator attends by the ad image, the query is the shown item's embedded codes.
     """
 
-    tunable = False  # which centre is nearest has no gradient; the codes' embeddings are learned anyway
-    switches = True
+    # Which centre is nearest has no gradient; the codes' embeddings are learned.
+    uses = frozenset({"centre", "aggregator", "ad_image", "behaviour_images", "size"})
 
-    def __init__(self, images: ItemImages, settings: ImageSettings, slots: int, query_size: int) -> None:
+    @dataclass(frozen=True)
+    class Settings(Checked):
+        """Options of the clustering.
+
+        Attributes
+        ----------
+        clusters : tuple of int
+            Clusters of each clustering, each at most a quarter of the number of warm items.
+        levels : int
+            1 for the nearest centre, more for residual k-means.
+        """
+
+        clusters: tuple[FromTwo, ...] = (20, 100)
+        levels: PositiveInt = 1
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if not self.clusters:
+                raise UserError("clusters is empty; give one number or more, each >= 2")
+
+    def __init__(
+        self, images: ItemImages, settings: ImageSettings, options: Settings, *, slots: int, query_size: int
+    ) -> None:
         super().__init__()
         seed = int(torch.randint(2**30, ()))  # of the global generator, as all initial weights are
-        codes, counts = cluster_codes(images, settings.clusters, settings.levels, seed)
+        codes, counts = cluster_codes(images, options.clusters, options.levels, seed)
         self.register_buffer("codes", torch.from_numpy(codes), persistent=False)
         self.embeddings = nn.ModuleList(id_embedding(count, settings.size) for count in counts)
         size = settings.size * len(counts)
         self.pool = None
         if settings.behaviour_images:
-            self.pool = AGGREGATORS[settings.aggregator](size, slots, query_size)
+            self.pool = make_aggregator(size, settings, slots=slots, query_size=query_size)
         self.ad_image = settings.ad_image
         self.width = size * self.ad_image + (self.pool.width if self.pool else 0)
 

@@ -1,4 +1,4 @@
-"""The cosine of the shown item with each clicked one, which several forms are made of."""
+"""Cosines of the shown item with the clicked ones, from which several forms are made."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from downstream.images.joined import Features
+from downstream.images.features import Features
 from downstream.layers.blocks import gather
 
 PIECE = 1024
 
 
 def history_cosines(features: Features, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Cosines (B, H), 0 where there is none, and whether there is one (B, H).
+    """Cosines of the shown item with each clicked one.
 
-    There is one where the slot holds a click and both items have a vector.
+    Returns
+    -------
+    cosines : Tensor
+        (B, H), 0 where there is none.
+    known : Tensor
+        bool (B, H), whether there is one: the slot holds a click and both items have a vector.
     """
     unit, found = F.normalize(features(batch["row"]), dim=-1), features.found[batch["row"]]
     target, history = batch["target"], batch["history"]

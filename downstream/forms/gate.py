@@ -1,4 +1,4 @@
-"""A gate for each category on the features of any form, to see where embeddings help and where they do harm."""
+"""A gate for each category on the features of any form, to see where embeddings help and where they hurt."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
-from downstream.data.ctr_data import UNKNOWN, CTRData
+from downstream.data.arrays import UNKNOWN
+from downstream.data.ctr_data import CTRData
 from downstream.forms.base import Form, Train
 from downstream.layers.blocks import gather
 
@@ -22,8 +23,10 @@ class Gated(Form):
 
     Parameters
     ----------
-    form : whose features are gated
-    categories : number of category codes
+    form : Form
+        Whose features are gated.
+    categories : int
+        Number of category codes.
     """
 
     def __init__(self, form: Form, categories: int) -> None:
@@ -43,15 +46,19 @@ class Gated(Form):
         self.form.fit(train)
 
     def report(self, data: CTRData) -> dict:
-        """The form's own, and "gates": category, gate, items and impressions in training, the most closed first.
+        """The form's own report, and the gates.
 
-        Items without a category, and those whose category is new, share a gate; their category is null.
+        Returns
+        -------
+        dict
+            With "gates": category, gate, items and impressions in training, the lowest gate first. Items without a
+            category, and those whose category is new, share a gate; their category is null.
         """
         gates = self.gates().detach().flatten().cpu().numpy()
         items = pl.DataFrame({"code": data.category_code, "category": data.dataset.items["category"].cast(pl.String)})
         shown = items[data.item[data.rows["train"]]].group_by("code").agg(impressions=pl.len())
         table = (
-            items.filter(pl.Series(data.seen))
+            items.filter(pl.Series(data.warm))
             .with_columns(category=pl.when(pl.col("code") != UNKNOWN).then("category"))
             .group_by("code", "category")
             .agg(items=pl.len())

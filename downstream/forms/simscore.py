@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from downstream.forms.base import Form
+from downstream.forms.base import TUNING, Form
 from downstream.forms.cosines import history_cosines
 from downstream.images.joined import ItemImages
-from downstream.images.tuning import TUNES
-
-if TYPE_CHECKING:
-    from downstream.forms import ImageSettings
+from downstream.images.tuning import raw_features
+from downstream.settings import ImageSettings
 
 
 class SimScore(Form):
@@ -22,15 +20,16 @@ class SimScore(Form):
 
     Features: the cosine and whether there is one for each of the H slots; their mean, their largest, and whether
     there is any. Slots where either image is missing have no cosine. Ours: mean and largest, and that cosines are
-    standardised by the mean and spread of all pairs of training-time items, which encoders differ in a lot.
+    standardised by the mean and standard deviation over all pairs of warm items, in which encoders differ a lot.
     """
 
-    tunable = True
-    switches = False
+    uses = TUNING | {"centre"}
 
-    def __init__(self, images: ItemImages, settings: ImageSettings, slots: int, query_size: int) -> None:
+    def __init__(
+        self, images: ItemImages, settings: ImageSettings, options: Any, *, slots: int, query_size: int
+    ) -> None:
         super().__init__()
-        self.features = TUNES[settings.tune](images, settings)
+        self.features = raw_features(images, settings)
         fitted = images.fitted.astype(np.float64)
         fitted /= np.maximum(np.linalg.norm(fitted, axis=1, keepdims=True), 1e-12)
         # Over all pairs, E[cos] = |mean|^2 and E[cos^2] = |X'X / n|^2 (Frobenius): no pair has to be visited.

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from data_tools.common.checks import Checked, FromTwo
 from downstream.forms.base import Form
 from downstream.forms.cosines import history_cosines
 from downstream.images.features import FrozenTable
 from downstream.images.joined import ItemImages
-
-if TYPE_CHECKING:
-    from downstream.forms import ImageSettings
+from downstream.settings import ImageSettings
 
 
 class SimTier(Form):
@@ -25,13 +24,26 @@ class SimTier(Form):
     an empty histogram, which would say that its user clicked nothing.
     """
 
-    tunable = False  # counting has no gradient
-    switches = False
+    uses = frozenset({"centre"})  # counting has no gradient
 
-    def __init__(self, images: ItemImages, settings: ImageSettings, slots: int, query_size: int) -> None:
+    @dataclass(frozen=True)
+    class Settings(Checked):
+        """Options of the histogram.
+
+        Attributes
+        ----------
+        bins : int
+            Bins of equal width over [-1, 1].
+        """
+
+        bins: FromTwo = 20
+
+    def __init__(
+        self, images: ItemImages, settings: ImageSettings, options: Settings, *, slots: int, query_size: int
+    ) -> None:
         super().__init__()
         self.features = FrozenTable(images)
-        self.width = settings.bins
+        self.width = options.bins
         self.weight = nn.Parameter(torch.ones(self.width))
         self.no_image = nn.Parameter(torch.zeros(self.width))
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from downstream.forms.aggregators import AGGREGATORS
-from downstream.forms.base import Form
-from downstream.images.joined import ItemImages, make_embedder
-from downstream.layers.blocks import gather, once
-
-if TYPE_CHECKING:
-    from downstream.forms import ImageSettings
+from downstream.ams.joining import ServedImages
+from downstream.forms.aggregators import make_aggregator
+from downstream.forms.base import TUNING, Form
+from downstream.images.embedder import make_embedder
+from downstream.images.joined import ItemImages
+from downstream.layers.blocks import gather, per_context
+from downstream.settings import ImageSettings
 
 
 class Vector(Form):
@@ -22,17 +22,24 @@ class Vector(Form):
     Features: the shown item's embedding, and the clicked items' pooled by an aggregator; each can be switched off.
     """
 
-    tunable = True
-    switches = True
-    centres = True  # the embedding model does
+    # The embedding model centres the vectors.
+    uses = TUNING | {"aggregator", "ad_image", "behaviour_images", "hidden", "size"}
 
-    def __init__(self, images: ItemImages, settings: ImageSettings, slots: int, query_size: int) -> None:
+    def __init__(
+        self,
+        images: ItemImages | ServedImages,
+        settings: ImageSettings,
+        options: Any = None,
+        *,
+        slots: int,
+        query_size: int,
+    ) -> None:
         super().__init__()
         size = settings.size
         self.embed = make_embedder(images, settings)
         self.pool = None
         if settings.behaviour_images:
-            self.pool = AGGREGATORS[settings.aggregator](size, slots, query_size)
+            self.pool = make_aggregator(size, settings, slots=slots, query_size=query_size)
         self.ad_image = settings.ad_image
         self.width = size * self.ad_image + (self.pool.width if self.pool else 0)
 
@@ -45,5 +52,5 @@ class Vector(Form):
             def pooled(rows: dict[str, Tensor]) -> Tensor:
                 return self.pool(gather(distinct, rows["history"]), rows["mask"], ad, ad_ids)
 
-            features.append(once(batch, pooled) if self.pool.of_history_alone else pooled(batch))
+            features.append(per_context(batch, pooled) if self.pool.of_history_alone else pooled(batch))
         return torch.cat(features, dim=-1)

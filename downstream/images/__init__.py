@@ -1,1 +1,1 @@
-"""Item images in a CTR model: the joined table, frozen or tuned features, the trainable embedding model."""
+"""Images of items: raw features from a table, a feature store or an encoder, and the embedding model over them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -16,12 +16,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from torchvision.transforms import v2
 
-from data_tools.common.cli import UserError
+from data_tools.common.errors import UserError
 from data_tools.reading.images import BadImage, read_image
 from downstream.images.features import Features
-
-if TYPE_CHECKING:
-    from downstream.images.joined import ItemImages
+from downstream.images.joined import ItemImages
 
 # Pictures encoded at a time: more of a batch than this are encoded again in the backward pass, to bound the memory.
 CHUNK = 256
@@ -109,10 +107,13 @@ def recipe(info: dict[str, Any], weights: str | None) -> Recipe:
     if not {"encoder", "preprocessing", "layer", "normalised"} <= info.keys():
         raise UserError("tune 'encoder' needs a table made by pretrain/export.py: its table.json says how to make it")
     encoder = info["encoder"]
-    if encoder["name"].startswith("open_clip:"):
-        raise UserError(f"tune 'encoder' takes timm models; the table is of {encoder['name']}")
+    if (family := encoder.get("family", "timm")) != "timm":
+        raise UserError(f"tune 'encoder' takes timm models; the table is of {encoder['name']}, of {family}")
     if not timm.is_model(encoder["name"]):
-        raise UserError(f"timm has no model {encoder['name']!r}, which the table is of; install the timm that made it")
+        raise UserError(
+            f"timm has no model {encoder['name']!r}, which the table is of; tune 'encoder' takes timm models: install "
+            "the timm that made it"
+        )
     if not weights and info.get("run"):
         weights = str(Path(info["run"]) / WEIGHTS_FILE[info["weights"]])
     weights = weights or encoder.get("weights")
@@ -120,7 +121,7 @@ def recipe(info: dict[str, Any], weights: str | None) -> Recipe:
         raise UserError(f"no encoder weights at {weights}; name the .safetensors file in image.weights")
     return Recipe(
         encoder["name"],
-        encoder["arguments"],
+        encoder.get("timm", encoder)["arguments"],  # which stood beside the name in former tables
         encoder["dimensions"] or None if info["layer"] == "embedding" else None,
         info["preprocessing"]["image_size"],
         info["preprocessing"]["mean"],
@@ -211,7 +212,7 @@ class EncodedPictures(Features):
 
     @torch.no_grad()
     def _check(self, images: ItemImages, count: int = 16) -> None:
-        rows = np.flatnonzero(images.found & images.seen)[:count]
+        rows = np.flatnonzero(images.found & images.warm)[:count]
         made = self.encoder(self.pictures(rows.tolist())).numpy()
         wanted, centre = images.vectors[rows], images.fitted.mean(axis=0)
         if made.shape != wanted.shape:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from downstream.images.joined import ItemImages
 from downstream.layers.blocks import gather
-
-if TYPE_CHECKING:
-    from downstream.images.joined import ItemImages
 
 
 class Features(nn.Module):
@@ -19,8 +15,10 @@ class Features(nn.Module):
 
     Attributes
     ----------
-    size : D
-    found : buffer, bool (items,); vectors of other items mean nothing
+    size : int
+        D.
+    found : Tensor
+        bool (items,), a buffer: whether an item has a vector. Vectors of other items mean nothing.
     """
 
     def __init__(self, images: ItemImages) -> None:
@@ -34,7 +32,7 @@ class FrozenTable(Features):
 
     def __init__(self, images: ItemImages) -> None:
         super().__init__(images)
-        # The table stays on disk: its vectors are no part of the model's own weights.
+        # The table stays on disk: its vectors do not belong to the model's weights.
         self.register_buffer("vectors", torch.from_numpy(images.vectors), persistent=False)
 
     def forward(self, row: Tensor) -> Tensor:
@@ -44,8 +42,8 @@ class FrozenTable(Features):
 class TunedTable(Features):
     """A table that starts as the one given and is learned with the click.
 
-    Items that training never mentions keep their vectors, bit by bit in the scaled form kept here: they get no
-    gradient. Kept in units of the table's root mean square, so that one learning rate suits tables of any scale.
+    Vectors are kept in units of the table's root mean square, so that one learning rate suits tables of any scale.
+    Those of items that no training impression mentions get no gradient and keep every bit.
     """
 
     def __init__(self, images: ItemImages) -> None:

@@ -1,1 +1,1 @@
-"""Small pieces that models and forms share."""
+"""Layers that models and forms share."""

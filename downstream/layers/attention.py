@@ -20,10 +20,14 @@ class ActivationUnit(nn.Module):
 
     Parameters
     ----------
-    size : of e and v
-    hidden : widths of the MLP
-    softmax : whether a row's weights are made to sum to 1
-    activation : "prelu" or "dice"
+    size : int
+        Of e and v.
+    hidden : sequence of int
+        Widths of the MLP.
+    softmax : bool
+        Whether a row's weights are made to sum to 1.
+    activation : str
+        "prelu" or "dice".
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Small pieces that models and forms share."""
+"""Layers that models and forms share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from downstream.data.ctr_data import PADDING
+from downstream.data.arrays import PADDING
 
 
 class Dice(nn.Module):
@@ -26,7 +26,7 @@ class Dice(nn.Module):
         self.register_buffer("variance", torch.ones(width))
 
     def forward(self, s: Tensor) -> Tensor:
-        # One row has no spread, none has no mean: such a batch is judged by the averages.
+        # One row has no variance and no row no mean: such a batch is normalised by the averages.
         of_batch = self.training and len(s) > 1
         standard = nn.functional.batch_norm(s, self.mean, self.variance, training=of_batch, momentum=0.1, eps=1e-8)
         p = torch.sigmoid(standard)
@@ -56,6 +56,21 @@ def prelu_mlp(widths: Sequence[int], out: int) -> nn.Sequential:
     return mlp(widths, out)
 
 
+def embedding_model(raw_size: int, hidden: Sequence[int], size: int) -> nn.Sequential:
+    """DICM's embedding model (arXiv 1711.06505): D-256-64-12 with PReLU there.
+
+    Parameters
+    ----------
+    raw_size : int
+        D, the size of a raw feature.
+    hidden : sequence of int
+        Widths between, each cut to 4 D (ours, for small D).
+    size : int
+        Of an embedding.
+    """
+    return prelu_mlp([raw_size, *(min(width, 4 * raw_size) for width in hidden)], size)
+
+
 def gather(vectors: Tensor, position: Tensor) -> Tensor:
     """Rows of ``vectors`` (M, ...) at ``position`` (any shape): (\\*shape, ...).
 
@@ -64,21 +79,24 @@ def gather(vectors: Tensor, position: Tensor) -> Tensor:
     return vectors.index_select(0, position.flatten()).unflatten(0, position.shape)
 
 
-def once(batch: dict[str, Tensor], of_contexts: Callable[[dict[str, Tensor]], Tensor]) -> Tensor:
-    """What depends on user, history and scene alone, computed once for the rows of a batch that share them.
+def per_context(batch: dict[str, Tensor], function: Callable[[dict[str, Tensor]], Tensor]) -> Tensor:
+    """Compute what depends on user, history and scene alone once for the rows of a batch that share them.
 
     Parameters
     ----------
-    batch : see ``downstream.data.ctr_data``
-    of_contexts : from a batch of user, scene, history and mask, with a row a context, to (C, ...)
+    batch : dict of str to Tensor
+        See ``downstream.data.ctr_data``.
+    function : callable
+        Takes a batch of user, scene, history and mask with one row a context, and returns (C, ...).
 
     Returns
     -------
-    (B, ...)
+    Tensor
+        (B, ...), what ``function`` gives for the context of each row.
     """
     first = batch["first"]
     contexts = {name: batch[name][first] for name in ("user", "scene", "history", "mask") if name in batch}
-    return gather(of_contexts(contexts), batch["context"])
+    return gather(function(contexts), batch["context"])
 
 
 def clicked_mean(vectors: Tensor, batch: dict[str, Tensor]) -> Tensor:
@@ -89,7 +107,7 @@ def clicked_mean(vectors: Tensor, batch: dict[str, Tensor]) -> Tensor:
 
 
 def id_embedding(codes: int, size: int) -> nn.Embedding:
-    """An embedding of integer codes, small at the start, so that codes seen once or never say little."""
+    """An embedding of integer codes. It starts small, so that codes shown once or never contribute little."""
     embedding = nn.Embedding(codes, size, padding_idx=PADDING)
     with torch.no_grad():
         embedding.weight.mul_(0.01)

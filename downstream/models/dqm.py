@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from downstream.layers.blocks import clicked_mean, gather, once, prelu_mlp
-from downstream.models.base import MakeImages, ModelSettings
+from downstream.layers.blocks import clicked_mean, gather, per_context, prelu_mlp
+from downstream.models.base import MakeImages
 from downstream.models.towers import Towers
+from downstream.settings import ModelSettings
 
 SIZE = 32
 
@@ -21,8 +24,10 @@ class DQM(Towers):
     u.a + s.a = (u + s).a, serving is one product with ad vectors computed before.
     """
 
-    def __init__(self, sizes: dict[str, int], settings: ModelSettings, images: MakeImages | None, slots: int) -> None:
-        super().__init__(sizes, settings, None, slots)
+    uses = frozenset({"embedding", "hidden", "l2"})
+
+    def __init__(self, sizes: dict[str, int], settings: ModelSettings, options: Any, images: MakeImages | None) -> None:
+        super().__init__(sizes, settings, options, None)
         self.embed = images.embedder() if images else None
         size = self.embed.no_image.numel() if self.embed else 0
         user_width = settings.embedding + self.item_width + size
@@ -50,7 +55,7 @@ class DQM(Towers):
 
     def user_vectors(self, batch: dict[str, Tensor]) -> Tensor:
         items = self._items(batch)
-        return once(batch, lambda contexts: self._of_contexts(contexts, *items).sum(dim=1))
+        return per_context(batch, lambda contexts: self._of_contexts(contexts, *items).sum(dim=1))
 
     def item_vectors(self, batch: dict[str, Tensor]) -> Tensor:
         return self._ads(*self._items(batch))
@@ -58,6 +63,6 @@ class DQM(Towers):
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Logits of the clicks (B,)."""
         items = self._items(batch)
-        user, scene = once(batch, lambda contexts: self._of_contexts(contexts, *items)).unbind(dim=1)
+        user, scene = per_context(batch, lambda contexts: self._of_contexts(contexts, *items)).unbind(dim=1)
         ad = gather(self._ads(*items), batch["target"])
         return ((user + scene) * ad).sum(dim=-1) + (user * scene).sum(dim=-1) + self.bias

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from downstream.data.ctr_data import PADDING, CTRData
-from downstream.layers.blocks import clicked_mean, gather, once
-from downstream.models.base import CTRModel, MakeImages, ModelSettings
+from downstream.data.arrays import PADDING
+from downstream.data.ctr_data import CTRData
+from downstream.layers.blocks import clicked_mean, gather, per_context
+from downstream.models.base import CTRModel, MakeImages
 from downstream.models.towers import Towers
+from downstream.settings import ModelSettings
 
 TRIGRAMS = 30_000  # the paper's 500,000 words have 30,621
 WIDTHS = (300, 300, 128)
@@ -34,7 +37,7 @@ def trigram_codes(data: CTRData) -> tuple[np.ndarray, int]:
     items = data.dataset.items
     columns = [items[name].cast(str).fill_null("").to_list() for name in ("title", "category") if name in items.columns]
     spelt = [letter_trigrams(" ".join(parts)) for parts in zip(*columns, strict=True)] or [[]] * len(items)
-    counts = Counter(trigram for row in np.flatnonzero(data.seen) for trigram in spelt[row])
+    counts = Counter(trigram for row in np.flatnonzero(data.warm) for trigram in spelt[row])
     code = {trigram: place + 1 for place, (trigram, _) in enumerate(counts.most_common(TRIGRAMS))}
     known = [[code[trigram] for trigram in own if trigram in code] for own in spelt]
     codes = np.full((len(items), max([1, *map(len, known)])), PADDING, dtype=np.int64)
@@ -74,15 +77,17 @@ class DSSM(Towers):
     reach the towers. DSSM has no IDs: "IDs only" are the texts.
     """
 
+    uses = frozenset()
+
     @classmethod
-    def make(cls, data: CTRData, settings: ModelSettings, images: MakeImages | None) -> CTRModel:
+    def make(cls, data: CTRData, settings: ModelSettings, options: Any, images: MakeImages | None) -> CTRModel:
         codes, count = trigram_codes(data)
-        model = cls({"trigrams": count}, settings, images, data.settings.history)
+        model = cls({"trigrams": count}, settings, options, images)
         model.register_buffer("codes", torch.from_numpy(codes), persistent=False)
         return model
 
-    def __init__(self, sizes: dict[str, int], settings: ModelSettings, images: MakeImages | None, slots: int) -> None:
-        super().__init__({}, settings, None, slots)
+    def __init__(self, sizes: dict[str, int], settings: ModelSettings, options: Any, images: MakeImages | None) -> None:
+        super().__init__({}, settings, options, None)
         self.embed = images.embedder() if images else None
         size = self.embed.no_image.numel() if self.embed else 0
         self.query, self.item = Tower(sizes["trigrams"], size), Tower(sizes["trigrams"], size)
@@ -93,7 +98,7 @@ class DSSM(Towers):
 
     def user_vectors(self, batch: dict[str, Tensor]) -> Tensor:
         first = self._first(self.query, batch)
-        return once(batch, lambda contexts: self.query(clicked_mean(first, contexts)))
+        return per_context(batch, lambda contexts: self.query(clicked_mean(first, contexts)))
 
     def item_vectors(self, batch: dict[str, Tensor]) -> Tensor:
         return self.item(self._first(self.item, batch))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from downstream.layers.blocks import clicked_mean, gather, mlp, once
-from downstream.models.base import CTRModel, MakeImages, ModelSettings
+from downstream.layers.blocks import clicked_mean, gather, mlp, per_context
+from downstream.models.base import CTRModel, MakeImages
+from downstream.settings import ModelSettings
 
 
 class EmbeddingMLP(CTRModel):
@@ -17,8 +20,8 @@ class EmbeddingMLP(CTRModel):
     features through one MLP, learned together.
     """
 
-    def __init__(self, sizes: dict[str, int], settings: ModelSettings, images: MakeImages | None, slots: int) -> None:
-        super().__init__(sizes, settings, images, slots)
+    def __init__(self, sizes: dict[str, int], settings: ModelSettings, options: Any, images: MakeImages | None) -> None:
+        super().__init__(sizes, settings, options, images)
         self.width = self.context_width + 2 * self.item_width + (self.images.width if self.images else 0)
         self.mlp = mlp([self.width, *settings.hidden], 1, settings.activation)
 
@@ -26,7 +29,7 @@ class EmbeddingMLP(CTRModel):
         """What the MLP is shown of each row (B, width)."""
         items = self.embed_items(batch)
         ad_ids = gather(items, batch["target"])
-        clicked = once(batch, lambda contexts: clicked_mean(items, contexts))
+        clicked = per_context(batch, lambda contexts: clicked_mean(items, contexts))
         features = [*self.embed_context(batch), ad_ids, clicked]
         if self.images:
             features.append(self.images(batch, ad_ids))

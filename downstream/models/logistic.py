@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from downstream.data.ctr_data import UNKNOWN
-from downstream.layers.blocks import clicked_mean, gather, once
-from downstream.models.base import CTRModel, MakeImages, ModelSettings
+from downstream.data.arrays import UNKNOWN
+from downstream.layers.blocks import clicked_mean, gather, per_context
+from downstream.models.base import CTRModel, MakeImages
+from downstream.settings import ModelSettings
 
 
 class Logistic(CTRModel):
     """One weight a code, and a sum: user, scene and item; the clicked items; and how they agree with the shown item.
 
     Each history item has a weight as a clicked one too (their mean over the history counts). A linear model cannot
-    compare, so that log(1 + clicks on the shown item) and log(1 + clicks in its category) are inputs (ours). Image
+    compare, so log(1 + clicks on the shown item) and log(1 + clicks in its category) are inputs (ours). Image
     features enter through one linear layer.
     """
 
-    def __init__(self, sizes: dict[str, int], settings: ModelSettings, images: MakeImages | None, slots: int) -> None:
-        super().__init__(sizes, replace(settings, embedding=2), images, slots)
+    uses = frozenset({"l2"})
+
+    def __init__(self, sizes: dict[str, int], settings: ModelSettings, options: Any, images: MakeImages | None) -> None:
+        super().__init__(sizes, replace(settings, embedding=2), options, images)
         self.agreement = nn.Linear(2, 1)
         self.of_images = nn.Linear(self.images.width, 1) if self.images else None
 
@@ -30,7 +34,7 @@ class Logistic(CTRModel):
         features = self.embed_items(batch)
         # The first of an item's two weights a feature is for the shown item, the second for a clicked one.
         shown, clicked = features.unflatten(1, (-1, 2)).sum(dim=1).unbind(dim=1)
-        logits = shown[batch["target"]] + once(batch, lambda contexts: self._common(clicked, contexts))
+        logits = shown[batch["target"]] + per_context(batch, lambda contexts: self._common(clicked, contexts))
         logits = logits + self.agreement(self._agreement(batch)).squeeze(-1)
         if self.images:
             logits = logits + self.of_images(self.images(batch, gather(features, batch["target"]))).squeeze(-1)

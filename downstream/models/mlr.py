@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
+from jsonargparse.typing import NonNegativeFloat
 from torch import Tensor, nn
 
-from downstream.layers.blocks import clicked_mean, gather, once
-from downstream.models.base import CTRModel, MakeImages, ModelSettings
+from data_tools.common.checks import Checked
+from downstream.layers.blocks import clicked_mean, gather, per_context
+from downstream.models.base import CTRModel, MakeImages
+from downstream.settings import ModelSettings
 
 REGIONS = 12
 WEIGHTS = 2 * REGIONS
@@ -20,14 +23,33 @@ class MLR(CTRModel):
     x holds user, scene and item, and the mean of the clicked items, whose codes have weights of their own. Image
     features enter through one linear layer, whose weights are not penalised. Trained in batches by the common loop,
     with the proximal step of both penalties after each step of the optimizer (ours: the paper's own method takes all
-    impressions at once, see ``tests.benchmarks.lsplm_solver``); the penalties are of the mean loss, not of the sum.
+    impressions at once); the penalties are relative to the mean loss, not to the sum.
     """
 
-    def __init__(self, sizes: dict[str, int], settings: ModelSettings, images: MakeImages | None, slots: int) -> None:
-        super().__init__(sizes, replace(settings, embedding=2 * WEIGHTS), images, slots)
+    uses = frozenset({"l2"})
+
+    @dataclass(frozen=True)
+    class Settings(Checked):
+        """Options of the penalties.
+
+        Attributes
+        ----------
+        l1 : float
+            beta, of the absolute values of the IDs' weights.
+        l21 : float
+            lambda, of the norm of each code's weights.
+        """
+
+        l1: NonNegativeFloat = 0.01
+        l21: NonNegativeFloat = 0.01
+
+    def __init__(
+        self, sizes: dict[str, int], settings: ModelSettings, options: Settings, images: MakeImages | None
+    ) -> None:
+        super().__init__(sizes, replace(settings, embedding=2 * WEIGHTS), options, images)
         self.of_images = nn.Linear(self.images.width, WEIGHTS) if self.images else None
         self.bias = nn.Parameter(torch.zeros(WEIGHTS))
-        self.l1, self.l21 = settings.l1, settings.l21
+        self.l1, self.l21 = options.l1, options.l21
 
     def product(self, batch: dict[str, Tensor]) -> Tensor:
         """x Theta (B, 2 m)."""
@@ -35,7 +57,7 @@ class MLR(CTRModel):
         # Of a code's two halves the first is for the shown item, the second for a clicked one.
         shown, clicked = features.unflatten(1, (-1, 2, WEIGHTS)).sum(dim=1).unbind(dim=1)
         summed = gather(shown, batch["target"]) + self.bias
-        summed = summed + once(batch, lambda contexts: self._common(clicked, contexts))
+        summed = summed + per_context(batch, lambda contexts: self._common(clicked, contexts))
         if self.of_images:
             summed = summed + self.of_images(self.images(batch, gather(features, batch["target"])))
         return summed

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from data_tools.common.cli import UserError
-from downstream.data.ctr_data import UNKNOWN, CTRData
+from data_tools.common.errors import UserError
+from downstream.data.arrays import UNKNOWN
+from downstream.data.ctr_data import CTRData
 from downstream.layers.blocks import mlp
-from downstream.models.base import CTRModel, MakeImages, ModelSettings
+from downstream.models.base import CTRModel, MakeImages
 from downstream.models.embedding_mlp import EmbeddingMLP
+from downstream.settings import ModelSettings
 
 AUXILIARY = 32
 
@@ -82,16 +85,17 @@ class PartitionedNorm(nn.Module):
 class SceneNetworks(EmbeddingMLP):
     """The IDs (and the embedding model of images) shared, an MLP a scene."""
 
+    uses = frozenset({"embedding", "hidden", "l2"})
     star = False
 
     @classmethod
-    def make(cls, data: CTRData, settings: ModelSettings, images: MakeImages | None) -> CTRModel:
+    def make(cls, data: CTRData, settings: ModelSettings, options: Any, images: MakeImages | None) -> CTRModel:
         if data.scene is None:
-            raise UserError(f"model {settings.name!r} is of several scenes, which {data.dataset.folder} does not have")
-        return super().make(data, settings, images)
+            raise UserError(f"model {settings.name!r} needs scenes, and {data.dataset.folder} has no column 'scene'")
+        return super().make(data, settings, options, images)
 
-    def __init__(self, sizes: dict[str, int], settings: ModelSettings, images: MakeImages | None, slots: int) -> None:
-        super().__init__(sizes, settings, images, slots)
+    def __init__(self, sizes: dict[str, int], settings: ModelSettings, options: Any, images: MakeImages | None) -> None:
+        super().__init__(sizes, settings, options, images)
         del self.mlp
         widths = [self.width, *settings.hidden, 1]
         self.layers = nn.ModuleList(SceneLinear(sizes["scene"], *pair, self.star) for pair in pairwise(widths))
@@ -123,8 +127,8 @@ class STAR(SceneNetworks):
 
     star = True
 
-    def __init__(self, sizes: dict[str, int], settings: ModelSettings, images: MakeImages | None, slots: int) -> None:
-        super().__init__(sizes, settings, images, slots)
+    def __init__(self, sizes: dict[str, int], settings: ModelSettings, options: Any, images: MakeImages | None) -> None:
+        super().__init__(sizes, settings, options, images)
         self.norm = PartitionedNorm(sizes["scene"], self.width)
         self.auxiliary = mlp([settings.embedding + self.width, AUXILIARY], 1)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from data_tools.common.cli import UserError
+from data_tools.common.errors import UserError
 from downstream.data.ctr_data import CTRData
 from downstream.layers.blocks import mlp
-from downstream.models.base import CTRModel, MakeImages, ModelSettings
+from downstream.models.base import CTRModel, MakeImages
 from downstream.models.embedding_mlp import EmbeddingMLP
+from downstream.settings import ModelSettings
 
 
 def joint_loss(click: Tensor, purchase: Tensor, conversion: Tensor) -> Tensor:
@@ -32,13 +35,15 @@ class ESMM(EmbeddingMLP):
     """
 
     @classmethod
-    def make(cls, data: CTRData, settings: ModelSettings, images: MakeImages | None) -> CTRModel:
+    def make(cls, data: CTRData, settings: ModelSettings, options: Any, images: MakeImages | None) -> CTRModel:
         if data.conversion is None:
-            raise UserError(f"model {settings.name!r} learns conversions, which {data.dataset.folder} does not have")
-        return super().make(data, settings, images)
+            raise UserError(
+                f"model {settings.name!r} needs conversions, and {data.dataset.folder} has no column 'conversion'"
+            )
+        return super().make(data, settings, options, images)
 
-    def __init__(self, sizes: dict[str, int], settings: ModelSettings, images: MakeImages | None, slots: int) -> None:
-        super().__init__(sizes, settings, images, slots)
+    def __init__(self, sizes: dict[str, int], settings: ModelSettings, options: Any, images: MakeImages | None) -> None:
+        super().__init__(sizes, settings, options, images)
         self.purchase = mlp([self.width + self._passed(settings), *settings.hidden], 1, settings.activation)
 
     def _passed(self, settings: ModelSettings) -> int:

@@ -1,70 +1,73 @@
-"""How the encoders of a comparison were pre-trained, read from their run folders: curves by step, and what it cost."""
+"""How the encoders of a comparison were pre-trained, read from their run folders."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from data_tools.common.files import read_json, read_json_lines
-from downstream.comparison.sources import Source
-from downstream.report.plots import curves
+import polars as pl
 
+from data_tools.common.files import read_json, read_json_lines
+from data_tools.common.pages import MISSING
+from downstream.comparison.figures import frame
+from downstream.comparison.sources import Source
+from downstream.report.words import Names
+
+# Key of a log line: page AUC on items not in training; runs of earlier versions call it unseen.
+COLD, FORMER_COLD = "valid_page_auc_cold", "valid_page_auc_unseen"
 # What a log line holds of each curve, by the curve's name.
 CURVES = {
-    "Validation: page AUC of SimScore, items never shown": lambda line: line.get("valid_page_auc_unseen"),
-    "Loss, less that of knowing nothing": lambda line: line["loss"] - line["chance"] if "loss" in line else None,
+    "Validation: page AUC of SimScore, items never shown in training": lambda line: line.get(
+        COLD, line.get(FORMER_COLD)
+    ),
+    "Loss minus chance": lambda line: line["loss"] - line["chance"] if "loss" in line else None,
     "Effective rank of the embeddings in a batch": lambda line: line.get("effective_rank"),
 }
 RECORD = ("summary.json", "run.json", "log.jsonl")
 
 
-def pretraining(sources: dict[str, Source]) -> list[dict[str, Any]]:
+def encoder_runs(sources: dict[str, Source]) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Every run that trained an encoder of the comparison, in the order of the sources; runs without a record are not.
 
     Returns
     -------
-    list of dict with
-        source, run, seed, commit : name, folder, and what made it
-        objective, image_size, rows, steps, best_step : what was trained, and the step whose weights are exported
-        seconds, images_per_second : of training
-        peak_memory_mib : of the training process ("process") and on a GPU ("gpu"); None of runs that did not record it
-        curves : name of a curve -> [[step, value], ...]
+    runs : polars.DataFrame
+        source, run, seed, commit (name, folder, and what made it), objective, image_size, rows, steps, best_step (what
+        was trained, and the step whose weights are exported), seconds and images_per_second of training,
+        process_memory_mib and gpu_memory_mib (peaks; null of runs that did not record them).
+    curves : polars.DataFrame
+        source, run, curve (a name of ``CURVES``), step, value.
     """
     trained = {name: source.runs for name, source in sources.items() if source.weights == "trained"}
     recorded = [(name, run) for name, runs in trained.items() for run in runs if _recorded(run)]
-    return [{"source": name, "run": str(run), **_record(run)} for name, run in recorded]
+    runs, curves = [], []
+    for name, run in recorded:
+        own = {"source": name, "run": str(run)}
+        lines = read_json_lines(run / "log.jsonl")
+        runs.append(own | _record(run, lines))
+        for curve, value in CURVES.items():
+            points = [(line["step"], value(line)) for line in lines]
+            curves += [own | {"curve": curve, "step": step, "value": y} for step, y in points if y is not None]
+    return frame("encoder_runs", runs), frame("encoder_curves", curves)
 
 
 def _recorded(run: Path) -> bool:
     return all((run / name).exists() for name in RECORD)
 
 
-def _record(run: Path) -> dict[str, Any]:
+def _record(run: Path, lines: list[dict[str, Any]]) -> dict[str, Any]:
     summary, made = read_json(run / "summary.json"), read_json(run / "run.json")
-    lines = read_json_lines(run / "log.jsonl")
     speeds = [line["images_per_second"] for line in lines if "images_per_second" in line]
-    points = {name: [(line["step"], told(line)) for line in lines] for name, told in CURVES.items()}
+    memory = summary.get("peak_memory_mib") or {}
     return {
         "commit": made["commit"],
         "image_size": made["settings"]["encoder"]["image_size"],
         "rows": made["settings"]["batch"]["rows"],
-        **{key: summary.get(key) for key in ("objective", "seed", "steps", "best_step", "seconds", "peak_memory_mib")},
+        **{key: summary.get(key) for key in ("objective", "seed", "steps", "best_step", "seconds")},
+        "process_memory_mib": memory.get("process"),
+        "gpu_memory_mib": memory.get("gpu"),
         "images_per_second": speeds[-1] if speeds else None,
-        "curves": {name: [point for point in own if point[1] is not None] for name, own in points.items()},
     }
-
-
-def training_curves(runs: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """(what, SVG) of the encoders' trainings by step, of each source's first run; nothing of runs that drew none."""
-    panels = []
-    for what in CURVES:
-        lines: dict[str, Any] = {}
-        for one in runs:
-            if points := one["curves"][what]:
-                lines.setdefault(one["source"], tuple(zip(*points, strict=True)))
-        if lines:
-            panels.append((what, curves(lines, "step", "", f"{what} by step: {', '.join(lines)}")))
-    return panels
 
 
 COLUMNS = (
@@ -73,21 +76,13 @@ COLUMNS = (
 )
 
 
-def training_rows(runs: list[dict[str, Any]]) -> list[list[str]]:
+def training_rows(runs: pl.DataFrame, names: Names) -> list[list[str]]:
     """One line a run that trained an encoder: what was trained, where, by which commit, and what it cost."""
-
-    def told(value: float | None) -> str:
-        return "–" if value is None else f"{value:,.0f}"
-
+    cost = ("seconds", "images_per_second", "process_memory_mib", "gpu_memory_mib")
     lines = []
-    for one in runs:
-        memory = one["peak_memory_mib"] or {}
-        what = [one["source"], one["run"], one["objective"], one["seed"], one["commit"]]
+    for one in runs.iter_rows(named=True):
+        what = [names(one["source"]), one["run"], names(one["objective"]), one["seed"], one["commit"]]
         size = [f"{one['image_size']} px", f"{one['rows']:,}", f"{one['best_step']} of {one['steps']}"]
-        cost = [
-            told(one["seconds"]),
-            told(one["images_per_second"]),
-            *(told(memory.get(k)) for k in ("process", "gpu")),
-        ]
-        lines.append([str(value) for value in (*what, *size, *cost)])
+        spent = [MISSING if one[key] is None else f"{one[key]:,.0f}" for key in cost]
+        lines.append([str(value) for value in (*what, *size, *spent)])
     return lines

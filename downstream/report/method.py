@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from data_tools.dataset.schema import SPLITS
-from downstream.comparison.analysis import BEST
 from downstream.comparison.cells import Row
+from downstream.comparison.figures import Figures
+from downstream.comparison.spec import BEST
 from downstream.data.ctr_data import CTRData
+from downstream.report.words import METRIC_NAMES, Names
 
 
 def splits(data: CTRData) -> list[list[str]]:
@@ -26,17 +29,39 @@ def splits(data: CTRData) -> list[list[str]]:
 
 def _settings(training: dict[str, Any]) -> str:
     """The settings of the CTR trainings in one line, but for those that each cell sets itself."""
-    of_the_cell = {("model", "name"), ("image", "form")}
-    pairs = [(section, key, value) for section, own in training.items() for key, value in own.items()]
-    return ", ".join(f"{section}.{key} {value}" for section, key, value in pairs if (section, key) not in of_the_cell)
+    return ", ".join(
+        f"{name} {value}" for name, value in _flat(training).items() if name not in ("model.name", "image.form")
+    )
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by dotted name."""
+    found = {}
+    for name, value in settings.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found
+
+
+def _cells(rows: list[Row], names: Names) -> str:
+    """Which cells were run: the CTR seeds of each encoder of each source, alike sources together."""
+    designs: dict[str, list[str]] = {}
+    for source in dict.fromkeys(row.cell.source for row in rows):
+        own = [row.cell for row in rows if row.cell.source == source]
+        pairs = sorted({(cell.encoder, cell.seed) for cell in own})
+        encoders = {encoder: ", ".join(str(seed) for e, seed in pairs if e == encoder) for encoder, _ in pairs}
+        if own[0].table is None:
+            told = f"CTR seeds {encoders[pairs[0][0]]}"
+        else:
+            told = "; ".join(f"encoder {encoder} with CTR seeds {seeds}" for encoder, seeds in encoders.items())
+        designs.setdefault(told, []).append(names(source))
+    return ". ".join(f"{', '.join(sources)}: {told}" for told, sources in designs.items())
 
 
 def measured(
-    figures: dict[str, Any], rows: list[Row], data: CTRData, training: dict[str, Any]
+    figures: Figures, rows: list[Row], data: CTRData, training: dict[str, Any], names: Names
 ) -> list[tuple[str, str]]:
     """(what, how) lines: data, settings, seeds, intervals, command, commit, versions, machine."""
-    made, info, bootstrap = figures["made_by"], data.dataset.info, figures["bootstrap"]
-    seeds = dict.fromkeys(str(row.cell.seed) for row in rows)
+    made, info, bootstrap = figures.made_by, data.dataset.info, figures.bootstrap
     lacking = {row.cell.source: row.record["items_without_image"] for row in rows if row.cell.table}
     machine = {**made["machine"], "cores": f"{made['machine']['cores']} cores"}
     seconds = sum(row.record["seconds"] for row in rows)
@@ -44,15 +69,17 @@ def measured(
         ("Dataset", f"{info.get('source', 'unnamed')}; fingerprint {info['fingerprint']}"),
         ("Splits", "by time; epoch and form are chosen on valid, all figures are of test"),
         ("Settings", _settings(training)),
-        ("Seeds", f"{', '.join(seeds)}; ± is the sample standard deviation over them"),
+        ("Cells", f"{_cells(rows, names)}; ± is the sample standard deviation over them"),
         (
             "Intervals",
-            f"paired bootstrap over users and seeds, {bootstrap['resamples']} draws, {bootstrap['level']:.0%} "
-            f"percentiles, seed {bootstrap['seed']}; GAUC is weighted by impressions",
+            f"{bootstrap['level']:.0%}, for new users, new CTR trainings and, where a source has several encoders, new "
+            f"pre-training seeds: bootstrap over users ({bootstrap['resamples']} draws, seed {bootstrap['seed']}) and "
+            "analysis of variance between encoders and between trainings, each counted once; GAUC is weighted by "
+            "impressions",
         ),
         (
             "Items without a vector",
-            ", ".join(f"{source} {count:,}" for source, count in lacking.items()) or "no tables",
+            ", ".join(f"{names(source)} {count:,}" for source, count in lacking.items()) or "no tables",
         ),
         ("Time", f"{len(rows)} cells, {seconds:.0f} s of CTR training and scoring"),
         ("Command", made["command"]),
@@ -82,22 +109,28 @@ def drawn_labels(info: dict[str, Any]) -> list[str]:
     ]
 
 
-def limitations(figures: dict[str, Any], rows: list[Row], data: CTRData) -> list[str]:
+def limitations(figures: Figures, rows: list[Row], data: CTRData) -> list[str]:
     """What the figures cannot say."""
-    seeds = len({row.cell.seed for row in rows})
-    level, count = figures["bootstrap"]["level"], sum(row["form"] != BEST for row in figures["differences"])
+    tested = figures.differences.filter(pl.col("p_holm").is_not_null())
+    distinct = figures.differences.filter(pl.col("form") != BEST)
     cold = data.slices("test")["cold"]
     items = len(np.unique(data.item[data.rows["test"]][cold]))
     said = drawn_labels(data.dataset.info)
     said += [
         "Offline, on one log that was shaped by whatever ranked it then; a live test may say otherwise.",
-        "Intervals cover users and seeds of this test period, not other periods, other items or other settings.",
-        f"{count} intervals stand here, each with {level:.0%} coverage of its own. Stars and verdict follow Holm's "
-        "correction over all differences of one metric on one slice.",
+        "Intervals cover users and seeds in this test period, not other periods, other items or other settings.",
+        f"The report has {len(distinct)} intervals, each with {figures.bootstrap['level']:.0%} coverage of its own. "
+        f"Stars and verdict follow Holm's correction over all {METRIC_NAMES[figures.tested]} differences of the "
+        "report, so that the chance of any false star is at most "
+        f"{1 - figures.bootstrap['level']:.0%}; differences in other metrics are not tested.",
         f"The items never shown in training are {items:,}, with {cold.sum():,} test impressions.",
         "All models start from nothing on this log; on a long one the IDs know more and embeddings add less "
         "(a caution of COURIER's authors).",
     ]
-    if seeds < 5:
-        said.append(f"The spread over {seeds} seed{'s' * (seeds > 1)} is itself poorly known.")
+    fewest = tested.select(pl.col("encoders").filter(pl.col("encoders") > 1).min()).item()
+    if fewest and fewest < 4:
+        said.append(
+            f"Differences with {fewest} encoders know the spread between pre-training seeds from {fewest - 1} degree"
+            f"{'s' * (fewest > 2)} of freedom: their intervals are wide, and more encoders narrow them most."
+        )
     return said

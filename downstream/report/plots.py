@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.text import Annotation
-from matplotlib.ticker import MaxNLocator
-from sklearn.isotonic import isotonic_regression
 
-from data_tools.common.charts import BETTER, INK, MUTED, STYLE, WORSE, inline_svg
+from data_tools.common.charts import BETTER, DASHES, INK, LETTER, MUTED, STYLE, WORSE, inline_svg, name_ends
 from downstream.statistics.intervals import Interval
-
-LETTER = 0.075  # inches, about, of a name on a chart
 
 
 def limits(intervals: list[Interval]) -> tuple[float, float]:
@@ -53,52 +45,6 @@ def forest(labelled: list[tuple[str, Interval]], metric: str, span: tuple[float,
         return inline_svg(figure, described)
 
 
-def spread_out(heights: list[float], gap: float, low: float, high: float) -> np.ndarray:
-    """Heights, moved as little as can be (in squares) until they are ``gap`` apart; within [low, high] if they fit."""
-    order = np.argsort(heights, kind="stable")
-    steps = gap * np.arange(len(heights))
-    top = max(high - gap * (len(heights) - 1), low)
-    placed = np.empty(len(heights))
-    placed[order] = isotonic_regression(np.asarray(heights)[order] - steps, y_min=low, y_max=top) + steps
-    return placed
-
-
-def _name_ends(axes: Axes, ends: list[tuple[float, float, str]]) -> None:
-    """Write each line's name at its end (x, y, name), above or below it where names of lines that end there overlap."""
-    furthest = max(x for x, _, _ in ends)
-    names: dict[float, list[Annotation]] = {}
-    for x, y, name in ends:
-        said = axes.annotate(name, (x, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
-        names.setdefault(x, []).append(said)
-    axes.figure.tight_layout(pad=0.3)  # makes room for the names, and settles where a height is on the page
-    points = 72 / axes.figure.dpi
-    low, high = axes.get_window_extent().intervaly * points
-    for end, together in names.items():
-        clear = 0 if end == furthest else 7  # of the lines that go on
-        heights = [axes.transData.transform(name.xy)[1] * points for name in together]
-        for name, height, placed in zip(together, heights, spread_out(heights, 10.0, low, high), strict=True):
-            name.xyann = (5, placed - height + clear)
-
-
-# Lines are told apart by dashes and a name at their end, not by colour.
-DASHES = [(0, ()), (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1.5)), (0, (8, 3))]
-
-
-def curves(lines: dict[str, tuple[Sequence[float], Sequence[float]]], along: str, axis: str, described: str) -> str:
-    """A figure over epochs or steps, whole numbers: name -> where, values."""
-    width = 3.4 + LETTER * max(len(name) for name in lines)
-    with matplotlib.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(width, max(2.4, 0.9 + 0.15 * len(lines))))
-        for place, (where, values) in enumerate(lines.values()):
-            style = DASHES[place % len(DASHES)]
-            axes.plot(where, values, color=INK, linewidth=1.4, marker=".", linestyle=style)
-        axes.set(xlabel=along, ylabel=axis)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-        axes.spines[["top", "right"]].set_visible(False)
-        _name_ends(axes, [(where[-1], values[-1], name) for name, (where, values) in lines.items()])
-        return inline_svg(figure, described)
-
-
 def spectra(lines: dict[str, np.ndarray], described: str) -> str:
     """Falling shares of singular values, one line a table."""
     width = max(5.4, 4.0 + LETTER * max(len(name) for name in lines))
@@ -113,7 +59,7 @@ def spectra(lines: dict[str, np.ndarray], described: str) -> str:
         axes.set(yscale="log", xlabel="dimension, the strongest first", ylabel="share of the spectrum")
         axes.set_xlim(1, max(end for end, _, _ in ends))
         axes.spines[["top", "right"]].set_visible(False)
-        _name_ends(axes, ends)
+        name_ends(axes, ends)
         return inline_svg(figure, described)
 
 
@@ -132,6 +78,26 @@ def survival(lines: dict[str, list[tuple[float, float]]], axis: str, described: 
         axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         axes.minorticks_off()
         axes.invert_xaxis()
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.tight_layout(pad=0.3)
+        return inline_svg(figure, described)
+
+
+def reliability(lines: dict[str, tuple[list[float], list[float]]], described: str) -> str:
+    """Observed against predicted click rates around the diagonal: name -> predicted, observed."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(4.2, 3.4))
+        top = 1.05 * max(max(values) for line in lines.values() for values in line)
+        axes.plot([0, top], [0, top], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        for place, (name, (predicted, observed)) in enumerate(lines.items()):
+            colour, marker = (INK, BETTER)[place % 2], "so"[place % 2]
+            axes.plot(
+                predicted, observed, color=colour, linewidth=1.4, marker=marker, markersize=4,
+                linestyle=DASHES[place % len(DASHES)], label=name,
+            )  # fmt: skip
+        axes.set(xlim=(0, top), ylim=(0, top), xlabel="predicted click rate", ylabel="observed click rate")
+        axes.legend(frameon=False, loc="upper left")
+        axes.locator_params(nbins=5)
         axes.spines[["top", "right"]].set_visible(False)
         figure.tight_layout(pad=0.3)
         return inline_svg(figure, described)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data_tools.common.pages import jpeg_uri
 from data_tools.tables.table import read_table, unit_vectors
 from downstream.data.ctr_data import CTRData
 
@@ -46,12 +45,8 @@ def nearest(unit: np.ndarray, usable: np.ndarray, queries: np.ndarray, count: in
 
 
 def _thumbnail(path: Path, text: str, side: int = 72) -> Picture:
-    buffer = io.BytesIO()
     with Image.open(path) as image:
-        small = image.convert("RGB")
-        small.thumbnail((side, side))
-        small.save(buffer, "JPEG", quality=80)
-    return Picture("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode(), text)
+        return Picture(jpeg_uri(image, side, quality=80), text)
 
 
 class Pictured:
@@ -74,7 +69,7 @@ class Pictured:
 def strips(picture: Pictured, queries: int = 5, count: int = 5) -> list[Strip]:
     """Strips of a few items, drawn by a fixed seed from those never shown in training where there are such."""
     data, usable = picture.data, picture.usable
-    fresh = usable & ~data.seen
+    fresh = usable & ~data.warm
     pool = np.flatnonzero(fresh if fresh.sum() >= queries else usable)
     if not picture.vectors or usable.sum() <= count or len(pool) < queries:
         return []
@@ -99,7 +94,7 @@ def attended(picture: Pictured, queries: int = 5, count: int = 6) -> list[Strip]
     rows = rows[(data.click[rows] == 1) & picture.usable[data.item[rows]]]
     if not picture.vectors or not len(rows):
         return []
-    fresh = ~data.seen[data.item[rows]]
+    fresh = ~data.warm[data.item[rows]]
     order = np.random.default_rng(0).permutation(len(rows))
     order = order[np.argsort(~fresh[order], kind="stable")]  # those never shown in training first
     found: dict[int, Strip] = {}

@@ -1,74 +1,122 @@
-"""What a comparison says, in at most three sentences; that no difference was found is one of the things it may say."""
+"""What a comparison says, in a few sentences; "no significant difference" is one of the things it may say."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from downstream.comparison.analysis import Contestants
+import polars as pl
 
-PLACES = {"all": "on all test impressions", "cold": "on items never shown in training"}
+from downstream.comparison.figures import Figures, record, records
+from downstream.comparison.spec import ComparisonSpec
+from downstream.report.words import METRIC_NAMES, PLACES, Names, share, signed
 
-
-def signed(value: float) -> str:
-    """A difference with its sign and four decimals."""
-    return f"{value:+.4f}".replace("-", "\u2212")
-
-
-def _find(rows: list[dict[str, Any]], **wanted: str) -> dict[str, Any] | None:
-    return next((row for row in rows if all(row[key] == value for key, value in wanted.items())), None)
+NOTABLE = 0.005  # share of test impressions without a vector that the verdict mentions
 
 
-def _against_baseline(figures: dict[str, Any], who: Contestants, model: str) -> str | None:
-    verbs = {
-        1: f"raises the GAUC of {model} over {who.baseline} by",
-        -1: f"changes the GAUC of {model} against {who.baseline} for the worse by",
-        0: f"shows no difference from {who.baseline} in the GAUC of {model}:",
-    }
+def _change(row: dict[str, Any], level: str) -> str:
+    amount = f"{abs(row['mean']):.4f}" if row["direction"] else signed(row["mean"])
+    if row["low"] is None:
+        return f"{amount} (no interval: fewer than two test users)"
+    return f"{amount} ({level} interval {signed(row['low'])} to {signed(row['high'])})"
+
+
+def _against(figures: Figures, spec: ComparisonSpec, names: Names, rows: list[dict[str, Any]], other: str) -> str:
+    """The main source against another, slice by slice."""
+    level, what = (
+        f"{figures.bootstrap['level']:.0%}",
+        f"the {METRIC_NAMES[figures.tested]} of {names(rows[0]['model'])}",
+    )
     clauses, last = [], None
-    for part, place in PLACES.items():
-        wanted = {"a": who.main, "b": who.baseline, "form": who.headline(), "model": model, "metric": "gauc"}
-        if found := _find(figures["differences"], **wanted, slice=part):
-            level = f"{figures['bootstrap']['level']:.0%} interval {signed(found['low'])} to {signed(found['high'])}"
-            verb = "" if found["direction"] == last else verbs[found["direction"]] + " "
-            clauses.append(f"{verb}{signed(found['mean'])} ({level}) {place}")
-            last = found["direction"]
-    if not clauses:
+    for row in rows:
+        verb = {
+            1: f"raises {what} over {names(other)} by ",
+            -1: f"lowers {what} below {names(other)} by ",
+            0: f"shows no significant difference from {names(other)} in {what}: ",
+        }[row["direction"]]
+        clauses.append(f"{'' if row['direction'] == last else verb}{_change(row, level)} {PLACES[row['slice']]}")
+        last = row["direction"]
+    form = names(figures.chosen_form(rows[0]["model"], spec.main))
+    how = f"{form}, the form chosen on validation" if len(spec.forms) > 1 else names(spec.forms[0])
+    return f"{names(spec.main)} ({how}) {' and '.join(clauses)}."
+
+
+def _primary(figures: Figures, spec: ComparisonSpec, names: Names) -> str | None:
+    """The difference that was declared before the run."""
+    if not (row := record(figures.differences, primary=True)):
         return None
-    how = f"{figures['chosen'][model][who.main]}, the form chosen on validation" if len(who.forms) > 1 else who.forms[0]
-    return f"{who.main} ({how}) {' and '.join(clauses)}."
+    told = _against(figures, spec, names, [row], row["b"])
+    return f"Declared before the run: {told[:-1]}, p = {row['p_holm']:.2g}." if row["p_holm"] is not None else told
 
 
-def _against_others(figures: dict[str, Any], who: Contestants, model: str) -> str | None:
+def _against_baseline(figures: Figures, spec: ComparisonSpec, model: str, names: Names) -> str | None:
+    wanted = {"a": spec.main, "b": spec.baseline, "form": spec.headline, "model": model, "metric": figures.tested}
+    found = [record(figures.differences, **wanted, slice=part) for part in ("all", "cold")]
+    rows = [row for row in found if row and not row["primary"]]
+    return _against(figures, spec, names, rows, spec.baseline) if rows else None
+
+
+def _against_others(figures: Figures, spec: ComparisonSpec, model: str, names: Names) -> str | None:
     groups: dict[int, list[str]] = {1: [], -1: [], 0: []}
-    for row in figures["differences"]:
-        key = (row["a"], row["form"], row["model"], row["slice"], row["metric"])
-        if key == (who.main, who.headline(), model, "all", "gauc") and row["b"] != who.baseline:
-            groups[row["direction"]].append(f"{row['b']} ({signed(row['mean'])})")
-    words = {1: "better than", -1: "worse than", 0: "no difference found from"}
+    wanted = {"form": spec.headline, "model": model, "slice": "all", "metric": figures.tested}
+    for row in records(figures.differences, a=spec.main, **wanted):
+        if row["b"] != spec.baseline and not row["primary"]:
+            groups[row["direction"]].append(f"{names(row['b'])} ({signed(row['mean'])})")
+    words = {1: "better than", -1: "worse than", 0: "no significant difference from"}
     said = [f"{words[key]} {', '.join(others)}" for key, others in groups.items() if others]
     return f"Against the other embeddings, {PLACES['all']}: {'; '.join(said)}." if said else None
 
 
-def _of_the_attainable(figures: dict[str, Any], who: Contestants, model: str) -> str | None:
-    form = figures["chosen"][model][who.main]
-    said = []
-    if found := _find(figures["of_the_ceiling"], source=who.main, model=model, slice="all"):
-        level = f"{figures['bootstrap']['level']:.0%} interval {found['low']:.0%} to {found['high']:.0%}"
-        said.append(f"{found['share']:.0%} ({level}) of the GAUC gain that {who.ceiling} brings")
-    if found := _find(figures["attainable"], source=who.main, form=form, model=model, slice="all", metric="gauc"):
+def _of_the_attainable(figures: Figures, spec: ComparisonSpec, model: str, names: Names) -> str | None:
+    form, said = figures.chosen_form(model, spec.main), []
+    if found := record(figures.ceiling_shares, source=spec.main, model=model, slice="all"):
+        level = f"{figures.bootstrap['level']:.0%} interval"
+        said.append(f"{share(found).replace('(', f'({level} ')} of the GAUC gain of {names(spec.ceiling)}")
+    if found := record(figures.attainable, source=spec.main, form=form, model=model, slice="all", metric="gauc"):
         said.append(f"{found['share']:.0%} of the GAUC gain that knowing the true click probabilities would bring")
-    return f"It brings {', and '.join(said)}." if said else None
+    return f"It reaches {', and '.join(said)}." if said else None
 
 
-def verdict(figures: dict[str, Any], who: Contestants) -> list[str]:
-    """At most three sentences on the main source in its form chosen on validation, for the first model compared.
+def _undefined(figures: Figures) -> str | None:
+    """Why there is no GAUC."""
+    if figures.tested == "gauc" or figures.differences.is_empty():
+        return None
+    return "GAUC is undefined: no test user has both a click and an impression without one; AUC is compared instead."
+
+
+def _without_vectors(figures: Figures, names: Names) -> str | None:
+    """Which sources lack vectors for a notable share of the test impressions."""
+    worst: dict[str, float] = {}
+    for one in figures.tables.iter_rows(named=True):
+        worst[one["source"]] = max(worst.get(one["source"], 0.0), one["impressions_without_vector"] or 0.0)
+    said = [f"{own:.0%} ({names(source)})" for source, own in worst.items() if own >= NOTABLE]
+    return f"Share of test impressions whose item has no vector: {', '.join(said)}." if said else None
+
+
+def _conditional(figures: Figures, spec: ComparisonSpec, names: Names) -> str | None:
+    """What the intervals do not cover, where there is one encoder or one training."""
+    own = figures.cells.filter(pl.col("source") == spec.main)
+    if figures.cells["seed"].n_unique() == 1:
+        return "Intervals cover users only: there is one CTR training each."
+    if own["encoder"].n_unique() == 1 and not figures.differences.is_empty():
+        return (
+            f"Intervals are conditional on the one encoder of {names(spec.main)}: another pre-training seed may give "
+            "more or less."
+        )
+    return None
+
+
+def verdict(figures: Figures, spec: ComparisonSpec) -> list[str]:
+    """A few sentences on the main source in its form chosen on validation, for the first model compared.
 
     Flagged tables come before them, and of a flagged main source nothing else is said.
     """
-    model = next(iter(figures["chosen"]))
-    warnings = [f"Do not believe {source}: {reason}." for source, reason in figures["flagged"].items()]
-    if who.main in figures["flagged"]:
+    model, names = figures.models[0], Names(spec.names)
+    warnings = [f"{names(source)} appears to know test labels: {reason}." for source, reason in figures.flagged.items()]
+    if spec.main in figures.flagged:
         return warnings
-    said = [write(figures, who, model) for write in (_against_baseline, _against_others, _of_the_attainable)]
-    found = [sentence for sentence in said if sentence] or ["The test split is too small for any comparison."]
-    return warnings + found
+    parts = (_against_baseline, _against_others, _of_the_attainable)
+    said = [_primary(figures, spec, names), *(part(figures, spec, model, names) for part in parts)]
+    if not any(said):
+        said = ["The test split is too small for any comparison."]
+    last = _undefined(figures), _conditional(figures, spec, names), _without_vectors(figures, names)
+    return warnings + [sentence for sentence in (*said, *last) if sentence]

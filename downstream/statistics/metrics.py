@@ -9,88 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-WEIGHTS = ("impressions", "clicks", "equal")
-
-
-@dataclass(frozen=True)
-class GroupAUC:
-    """AUC of each group (user or page view), in the order of the sorted group ids.
-
-    Attributes
-    ----------
-    group : the distinct ids (G,)
-    auc : float64 (G,), nan where a group lacks clicks or lacks non-clicks
-    impressions, clicks : int64 (G,)
-    """
-
-    group: np.ndarray
-    auc: np.ndarray
-    impressions: np.ndarray
-    clicks: np.ndarray
-
-    @property
-    def defined(self) -> np.ndarray:
-        """bool (G,): the groups that have both labels."""
-        return (self.clicks > 0) & (self.clicks < self.impressions)
-
-    def mean(self, weight: str = "impressions") -> float:
-        """Weighted mean of the AUC over the groups with both labels."""
-        if weight not in WEIGHTS:
-            raise ValueError(f"weight {weight!r} is unknown; one of {WEIGHTS} is expected")
-        weights = {"impressions": self.impressions, "clicks": self.clicks, "equal": np.ones(len(self.group))}[weight]
-        defined = self.defined
-        if not defined.any():
-            raise ValueError("GAUC is undefined: no group has both a click and an impression without one")
-        return float(np.average(self.auc[defined], weights=weights[defined]))
-
-
-def _checked(click: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
-    arrays = (np.asarray(click), *(np.asarray(other) for other in others))
-    shapes = [array.shape for array in arrays]
-    if arrays[0].ndim != 1 or len(set(shapes)) != 1:
-        raise ValueError(f"arrays of shapes {shapes}; one dimension and one length are expected")
-    if not np.isin(arrays[0], (0, 1)).all():
-        raise ValueError("click holds values other than 0 and 1")
-    if np.issubdtype(arrays[1].dtype, np.floating) and np.isnan(arrays[1]).any():
-        raise ValueError("scores hold NaN")
-    return (arrays[0].astype(bool), *arrays[1:])
-
-
-def group_auc(click: np.ndarray, score: np.ndarray, group: np.ndarray) -> GroupAUC:
-    """AUC of every group from one sort by (group, score); ties count one half (mid-ranks).
-
-    Parameters
-    ----------
-    click : 0 or 1 (N,)
-    score : any real dtype (N,)
-    group : ids of any sortable dtype (N,)
-
-    Raises
-    ------
-    ValueError
-        For unequal lengths, labels other than 0 and 1, or NaN scores.
-    """
-    click, score, group = _checked(click, score, group)
-    order = np.lexsort((score, group))
-    click, score, group = click[order], score[order], group[order]
-    new_group = np.ones(len(group), dtype=bool)
-    new_group[1:] = group[1:] != group[:-1]
-    new_value = new_group.copy()
-    new_value[1:] |= score[1:] != score[:-1]
-
-    starts = np.flatnonzero(new_group)
-    impressions = np.diff(np.append(starts, len(group)))
-    tie_starts = np.flatnonzero(new_value)
-    tie_sizes = np.diff(np.append(tie_starts, len(group)))
-    # 0-based mid-rank within the group: half-integers below 2^52, so the sums below are exact.
-    rank = np.repeat(tie_starts + (tie_sizes - 1) / 2, tie_sizes) - np.repeat(starts, impressions)
-
-    clicks = np.add.reduceat(click, starts, dtype=np.int64) if len(starts) else np.zeros(0, dtype=np.int64)
-    rank_sum = np.add.reduceat(np.where(click, rank, 0.0), starts) if len(starts) else np.zeros(0)
-    pairs = (clicks * (impressions - clicks)).astype(np.float64)
-    wins = rank_sum - clicks * (clicks - 1) / 2
-    value = np.divide(wins, pairs, out=np.full(len(starts), np.nan), where=pairs > 0)
-    return GroupAUC(group[starts], value, impressions, clicks)
+from data_tools.measures.group_auc import checked_labels, group_auc
 
 
 def auc(click: np.ndarray, score: np.ndarray) -> float:
@@ -122,11 +41,6 @@ def gauc(click: np.ndarray, score: np.ndarray, user: np.ndarray, weight: str = "
     return group_auc(click, score, user).mean(weight)
 
 
-def within_page_auc(click: np.ndarray, score: np.ndarray, request: np.ndarray) -> float:
-    """AUC within each page view, averaged with equal weight over the page views with both labels (ours)."""
-    return gauc(click, score, request, weight="equal")
-
-
 def ndcg(click: np.ndarray, score: np.ndarray, request: np.ndarray, k: int = 10) -> float:
     """NDCG@k of the page views (Järvelin and Kekäläinen 2002), averaged over those with a click.
 
@@ -138,7 +52,7 @@ def ndcg(click: np.ndarray, score: np.ndarray, request: np.ndarray, k: int = 10)
     ValueError
         If no page view has a click, or k is below 1.
     """
-    click, score, request = _checked(click, score, request)
+    click, score, request = checked_labels(click, score, request)
     if k < 1:
         raise ValueError(f"k is {k}; 1 or more is expected")
     order = np.lexsort((-score, request))
@@ -190,7 +104,7 @@ def calibration(click: np.ndarray, probability: np.ndarray, bins: int = 20) -> C
     ValueError
         If there are no impressions.
     """
-    click, probability = _checked(click, probability)
+    click, probability = checked_labels(click, probability)
     if not len(click):
         raise ValueError("calibration is undefined without impressions")
     order = np.argsort(probability, kind="stable")
@@ -202,7 +116,7 @@ def calibration(click: np.ndarray, probability: np.ndarray, bins: int = 20) -> C
 
 def click_loss(click: np.ndarray, probability: np.ndarray) -> np.ndarray:
     """Negative log-likelihood of each impression, float64 (N,); probabilities are kept off 0 and 1 by 1e-7."""
-    click, probability = _checked(click, probability)
+    click, probability = checked_labels(click, probability)
     probability = np.clip(probability.astype(np.float64), 1e-7, 1 - 1e-7)
     return -np.where(click, np.log(probability), np.log1p(-probability))
 

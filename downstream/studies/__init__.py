@@ -1,1 +1,1 @@
-"""Studies beside the comparison: the cascade, and sharing between tasks and scenes."""
+"""Studies beside the comparison: the cascade, sharing between tasks and scenes, and retrieval."""

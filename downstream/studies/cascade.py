@@ -1,115 +1,281 @@
-"""The stages of a cascade, each timed on its own: Qscore, a pre-ranker of two towers, a ranker of pairs."""
+"""A cascade measured on logged requests: Qscore, a pre-ranker and a ranker, with IDs only and with images."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from jsonargparse.typing import NonNegativeFloat, PositiveInt
+from rich.progress import Progress
 
-from downstream.data.ctr_data import CTRData
-from downstream.models import CTRModel
-from downstream.models.towers import Towers, catalogue_vectors
-
-
-def qscore(data: CTRData, weight: float) -> np.ndarray:
-    """The smoothed click rate of each item in the training split, float64 (items,).
-
-    (clicks + weight * rate) / (impressions + weight) with the rate over all items: an item never shown has that rate
-    (PAPERS.md section 4 names one static click rate an ad; the smoothing is ours).
-    """
-    rows = data.rows["train"]
-    items, count = data.item[rows], len(data.item_code)
-    clicks, shown = np.bincount(items, data.click[rows], count), np.bincount(items, minlength=count)
-    return (clicks + weight * data.click[rows].mean()) / (shown + weight)
-
-
-def best(scores: np.ndarray, keep: int) -> np.ndarray:
-    """Places of the ``keep`` highest scores, the highest first; of equal ones those that come first."""
-    if keep < len(scores):
-        edge = np.partition(scores, len(scores) - keep)[len(scores) - keep]
-        above, equal = np.flatnonzero(scores > edge), np.flatnonzero(scores == edge)
-        places = np.sort(np.concatenate([above, equal[: keep - len(above)]]))
-    else:
-        places = np.arange(len(scores))
-    return places[np.argsort(-scores[places], kind="stable")]
+from data_tools.common.checks import Checked
+from data_tools.common.errors import UserError
+from data_tools.common.files import read_json, whole_file, write_json
+from data_tools.common.provenance import made_by
+from downstream.data.ctr_data import CTRData, load_ctr_data
+from downstream.models.registry import MODELS
+from downstream.models.towers import Towers
+from downstream.report.page import render
+from downstream.report.plots import survival
+from downstream.statistics.metrics import gauc
+from downstream.studies.stages import Cascade, best, qscore
+from downstream.training.run import RunSettings, train
+from downstream.training.saved_runs import load_run, run_settings
+from downstream.training.settings import TrainingDefaults, TrainingSettings
 
 
-def _tensors(batch: dict[str, np.ndarray]) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(values) for name, values in batch.items()}
-
-
-@dataclass
-class Cascade:
-    """Two trained models behind Qscore; ``keep`` how many items each of the three stages leaves.
+@dataclass(frozen=True)
+class CascadeSettings(Checked):
+    """A cascade.
 
     Attributes
     ----------
-    data : the dataset
-    scores : Qscore of each item
-    pre, ranker : trained on that data
-    vectors : of each item, by ``pre``, computed before any request
+    out : str
+        Folder of the report.
+    dataset : str
+        Dataset folder.
+    tables : dict
+        Name -> embedding table, null for IDs only; the others are compared with the first.
+    pre : str
+        Pre-ranker, a model of two towers.
+    ranker : str
+        Model of the last stage.
+    keep : tuple of int
+        Items that Qscore, the pre-ranker and the ranker keep.
+    weight : float
+        Impressions that Qscore's smoothing counts for.
+    requests : int
+        Logged requests of the test split, spread evenly over it.
+    seeds : tuple of int
+        Of the trainings; the requests pass through the models of each.
+    training : TrainingDefaults
+        Of both models' trainings; each takes the options that it uses.
+    cache : str
+        Folder of the models.
     """
 
-    data: CTRData
-    scores: np.ndarray
-    pre: Towers
-    ranker: CTRModel
-    keep: tuple[int, int, int]
+    out: str = ""
+    dataset: str = ""
+    tables: dict[str, str | None] = field(default_factory=dict)
+    pre: str = "dqm"
+    ranker: str = "din"
+    keep: tuple[int, int, int] = (1000, 100, 10)
+    weight: NonNegativeFloat = 20.0
+    requests: PositiveInt = 300
+    seeds: tuple[int, ...] = (0, 1, 2)
+    training: TrainingDefaults = field(default_factory=TrainingDefaults)
+    cache: str = "runs/cascade"
 
     def __post_init__(self) -> None:
-        self.pre.eval()
-        self.ranker.eval()
-        first_seen = self.data.dataset.items["first_seen"]
-        self.first_seen = first_seen.fill_null(np.iinfo(np.int64).max).to_numpy()  # unknown: never shown
-        self.timestamp = self.data.dataset.impressions["timestamp"].to_numpy()
-        self.vectors = catalogue_vectors(self.pre, self.data, np.arange(len(self.data.item_code)))
+        super().__post_init__()
+        if not self.out or not self.dataset or not self.tables:
+            raise UserError("'dataset' and 'tables' in the configuration and --out are needed")
+        if not issubclass(MODELS[self.pre], Towers):
+            towers = sorted(name for name, model in MODELS.items() if issubclass(model, Towers))
+            raise UserError(f"pre is {self.pre!r}, not a model of two towers; choose one of {', '.join(towers)}")
+        if not self.seeds:
+            raise UserError("seeds is empty; give one or more")
+        if not self.keep[0] >= self.keep[1] >= self.keep[2] >= 1:
+            raise UserError(f"keep is {self.keep}; each number must be >= 1 and at most the one before")
+        trainings = [self.training_of(model) for model in (self.pre, self.ranker)]
+        self.training.refuse_unused(trainings, decided={"model.name": "'pre' or 'ranker'"})
 
-    def candidates(self, row: int) -> np.ndarray:
-        """Items that exist at the time of an impression, by ``first_seen``."""
-        return np.flatnonzero(self.first_seen <= self.timestamp[row])
+    def training_of(self, model: str) -> TrainingSettings:
+        """Settings of the training of one of the two models."""
+        return self.training.chosen(model={"name": model})
 
-    @torch.inference_mode()
-    def pre_scores(self, row: int, items: np.ndarray) -> np.ndarray:
-        """u . a of the user and scene of an impression with each item, float32 (n,)."""
-        user = self.pre.user_vectors(_tensors(self.data.batch(np.array([row])))).numpy()[0]
-        return self.vectors[items] @ user
 
-    @torch.inference_mode()
-    def ranker_scores(self, row: int, items: np.ndarray, chunk: int = 512) -> np.ndarray:
-        """Logits of the ranker for the user, history and scene of an impression with each item, float32 (n,)."""
-        shown = self.data.with_impressions(np.full(len(items), row), items)
-        places = np.arange(len(items))
-        parts = np.split(places, range(chunk, len(items), chunk))
-        return torch.cat([self.ranker(_tensors(shown.batch(part))) for part in parts]).numpy()
+STAGES = ("Qscore", "pre-ranker", "ranker")
 
-    def run(self, row: int) -> tuple[list[np.ndarray], list[float]]:
-        """The items left by each stage, the best first, and the seconds each took."""
-        stages = (self.scores.__getitem__, partial(self.pre_scores, row), partial(self.ranker_scores, row))
-        left, seconds, items = [], [], self.candidates(row)
-        for score, keep in zip(stages, self.keep, strict=True):
+
+def trained(settings: CascadeSettings, data: CTRData, progress: Progress, *, name: str, model: str, seed: int) -> Path:
+    """The run folder of a model with the table ``name``, trained where it is missing.
+
+    Raises
+    ------
+    UserError
+        If the folder is a run with other settings.
+    """
+    run = Path(settings.cache) / f"{name}-{model}-{seed}"
+    training = settings.training_of(model)
+    shared = {one.name: getattr(training, one.name) for one in fields(training)}
+    table = settings.tables[name]
+    wanted = RunSettings(**shared, dataset=settings.dataset, out=str(run), table=table, seed=seed)
+    if not run.exists():
+        train(wanted, progress, data)
+    elif run_settings(run) != wanted:
+        raise UserError(f"{run} was trained with other settings; remove it or name another cache")
+    return run
+
+
+def logged_requests(data: CTRData, count: int) -> np.ndarray:
+    """The first impression of ``count`` requests of the test split, spread evenly over it."""
+    rows = data.rows["test"]
+    request = data.dataset.impressions["request"].to_numpy()[rows]
+    first = rows[np.sort(np.unique(request, return_index=True)[1])]
+    return first[np.unique(np.linspace(0, len(first) - 1, count).astype(int))]
+
+
+def _interval(values: list[list[float]], level: float = 0.95, draws: int = 1000) -> dict[str, float] | None:
+    """Mean over seeds and requests (S, R) of those that count (not nan), with the interval of a bootstrap over both.
+
+    None where there are none.
+    """
+    shares = np.array(values)
+    if np.isnan(shares).all():
+        return None
+    rng, (seeds, requests) = np.random.default_rng(0), shares.shape
+    drawn = (shares[rng.integers(seeds, size=seeds)][:, rng.integers(requests, size=requests)] for _ in range(draws))
+    means = [np.nanmean(one) for one in drawn if not np.isnan(one).all()]
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return {"mean": float(np.nanmean(shares)), "low": float(low), "high": float(high)}
+
+
+def measure(cascades: Sequence[Cascade], rows: np.ndarray, advance: Callable[[], None]) -> dict[str, Any]:
+    """What the stages let through and what they cost, over the requests of some impressions.
+
+    Parameters
+    ----------
+    cascades : one a seed
+
+    Returns
+    -------
+    dict with
+        candidates : mean number; whole_ms_p50 : of the ranker on all candidates
+        stages : name, kept, survival and survival_new (mean, low, high), ms_p50, ms_p99, operations
+    """
+    found = {stage: {"survival": [], "survival_new": [], "seconds": []} for stage in STAGES}
+    candidates, whole = [], []
+    for cascade in cascades:
+        for own in found.values():
+            for figures in own.values():
+                figures.append([])
+        cascade.run(int(rows[0]))  # the first call of a kernel is slower than all others
+        for row in rows.tolist():
+            items = cascade.candidates(row)
+            kept_by_stage, seconds = cascade.run(row)
             begun = time.perf_counter()
-            items = items[best(score(items), keep)]
-            seconds.append(time.perf_counter() - begun)
-            left.append(items)
-        return left, seconds
+            everything = cascade.ranker_scores(row, items)
+            whole.append(time.perf_counter() - begun)
+            wanted = items[best(everything, cascade.keep[2])]
+            new = wanted[~cascade.data.warm[wanted]]
+            candidates.append(len(items))
+            for stage, kept, taken in zip(STAGES, kept_by_stage, seconds, strict=True):
+                found[stage]["survival"][-1].append(np.isin(wanted, kept).mean())
+                found[stage]["survival_new"][-1].append(np.isin(new, kept).mean() if len(new) else np.nan)
+                found[stage]["seconds"][-1].append(taken)
+            advance()
+    operations = cascades[0].operations(int(rows[len(rows) // 2]))
+    stages = []
+    for stage, keep, count in zip(STAGES, cascades[0].keep, operations, strict=True):
+        own = found[stage]
+        p50, p99 = 1000 * np.quantile(own["seconds"], [0.5, 0.99])
+        stages.append(
+            {
+                "name": stage,
+                "kept": keep,
+                "survival": _interval(own["survival"]),
+                "survival_new": _interval(own["survival_new"]),
+                "ms_p50": float(p50),
+                "ms_p99": float(p99),
+                "operations": count,
+            }
+        )
+    total = 1000 * np.sum([found[stage]["seconds"] for stage in STAGES], axis=0)
+    return {
+        "candidates": float(np.mean(candidates)),
+        "ms_p50": float(np.quantile(total, 0.5)),
+        "ms_p99": float(np.quantile(total, 0.99)),
+        "whole_ms_p50": float(1000 * np.quantile(whole, 0.5)),
+        "stages": stages,
+    }
 
-    def operations(self, row: int) -> list[int]:
-        """Multiply-adds of each stage for one request, as torch counts them in matrix products; 0 of Qscore.
 
-        The products of precomputed vectors are counted as items x size; look-ups and sums are not counted.
-        """
-        left, _ = self.run(row)
+def _tested(runs: list[Path]) -> dict[str, float]:
+    """GAUC on the test split of the trainings of some seeds: mean, lowest and highest."""
+    values = [read_json(folder / "summary.json")["metrics"]["test"]["all"]["gauc"] for folder in runs]
+    return {"mean": float(np.mean(values)), "low": min(values), "high": max(values)}
 
-        def counted(call) -> int:
-            with FlopCounterMode(display=False) as counter:
-                call()
-            return counter.get_total_flops() // 2
 
-        kept = left[0]
-        pre = counted(lambda: self.pre_scores(row, kept)) + len(kept) * self.vectors.shape[1]
-        return [0, pre, counted(lambda: self.ranker_scores(row, left[1]))]
+def run(settings: CascadeSettings, progress: Progress) -> tuple[dict[str, Any], CTRData]:
+    """The figures of every table: those of :func:`measure`, and the GAUC of each stage on the test split."""
+    data = load_ctr_data(settings.dataset, settings.training.data)
+    torch.set_num_threads(settings.training.optim.threads)
+    scores = qscore(data, settings.weight)
+    test = data.rows["test"]
+    of_qscore = gauc(data.click[test], scores[data.item[test]], data.user[test])
+    rows = logged_requests(data, settings.requests)
+    found = {}
+    for name in settings.tables:
+        pre, ranker = (
+            [trained(settings, data, progress, name=name, model=model, seed=seed) for seed in settings.seeds]
+            for model in (settings.pre, settings.ranker)
+        )
+        cascades = [
+            Cascade(data, scores, *(load_run(folder, data)[0] for folder in own), settings.keep)
+            for own in zip(pre, ranker, strict=True)
+        ]
+        task = progress.add_task(f"requests, {name}", total=len(rows) * len(cascades))
+        figures = measure(cascades, rows, lambda task=task: progress.advance(task))
+        gaucs = [{"mean": of_qscore, "low": of_qscore, "high": of_qscore}, _tested(pre), _tested(ranker)]
+        for stage, value in zip(figures["stages"], gaucs, strict=True):
+            stage["gauc"] = value
+        found[name] = figures
+    return {"requests": len(rows), "tables": found}, data
+
+
+def _verdict(figures: dict[str, Any], settings: CascadeSettings) -> list[str]:
+    """What each table's cascade keeps, how it ranks and what it takes."""
+    lines = []
+    for name, own in figures["tables"].items():
+        last, ranked = own["stages"][1]["survival"], own["stages"][2]["gauc"]["mean"]
+        lines.append(
+            f"{name}: {last['mean']:.0%} ({last['low']:.0%} to {last['high']:.0%}) of the best "
+            f"{settings.keep[2]} of {own['candidates']:,.0f} ads pass both filters; pre-ranker GAUC "
+            f"{own['stages'][1]['gauc']['mean']:.4f}, ranker {ranked:.4f}; {own['ms_p50']:.1f} ms a request "
+            f"(p99 {own['ms_p99']:.1f}) instead of {own['whole_ms_p50']:.1f} for ranking every ad."
+        )
+    return lines
+
+
+def write_report(figures: dict[str, Any], data: CTRData, settings: CascadeSettings, command: str) -> list[str]:
+    """Write report.html, report.md and figures.json; returns the verdict of each table.
+
+    Parameters
+    ----------
+    figures : dict
+        Of :func:`run`.
+    data : CTRData
+        The dataset.
+    settings : CascadeSettings
+        Of the cascade.
+    command : str
+        What made the figures.
+    """
+    figures["settings"] = asdict(settings)
+    figures["made_by"] = made_by(command)
+    lines = {
+        name: [(own["candidates"], 1.0), *((stage["kept"], stage["survival"]["mean"]) for stage in own["stages"])]
+        for name, own in figures["tables"].items()
+    }
+    described = "; ".join(
+        f"{name}: " + ", ".join(f"{y:.0%} at {x:.0f}" for x, y in line) for name, line in lines.items()
+    )
+    context = {
+        "verdict": _verdict(figures, settings),
+        "figures": figures,
+        "settings": settings,
+        "picture": survival(lines, "share of the best that is kept", described),
+        "dataset": data.dataset.info,
+    }
+    out = Path(settings.out)
+    for name in ("report.html", "report.md"):
+        with whole_file(out / name) as scratch:
+            scratch.write_text(render(f"cascade.{name.split('.')[1]}.j2", context), encoding="utf-8")
+    write_json(out / "figures.json", figures)
+    return context["verdict"]

@@ -1,4 +1,4 @@
-"""Checkpoints of a CTR training: a safetensors file, replaced as a whole, from which it goes on with the same bits."""
+"""Checkpoints of a CTR training: a safetensors file, replaced as a whole, from which it continues bit for bit."""
 
 from __future__ import annotations
 
@@ -20,22 +20,30 @@ from downstream.ams.ids import is_sharded, whole
 
 
 @dataclass
-class Standing:
-    """Where a training stands, beside the weights.
+class TrainingState:
+    """The state of a training, beside the weights.
 
     Attributes
     ----------
-    step : steps done in the epoch under way
-    losses : of these steps, in this process
-    hiding : state of the generator that hides IDs in this process; None at the start of an epoch
-    epochs : what the finished epochs were worth
-    best_epoch, valid : the best of them and its metrics on validation; -1 and nothing before there is one
-    best : its weights
+    step : int
+        Steps done in the current epoch.
+    losses : list of Tensor
+        Of these steps, in this process.
+    id_masking : dict or None
+        State of the generator that masks IDs in this process; None at the start of an epoch.
+    epochs : list of dict
+        Figures of the finished epochs.
+    best_epoch : int
+        The best of them, -1 before there is one.
+    valid : dict
+        Its metrics on validation.
+    best : dict of str to Tensor
+        Its weights.
     """
 
     step: int = 0
     losses: list[Tensor] = field(default_factory=list)
-    hiding: dict[str, Any] | None = None
+    id_masking: dict[str, Any] | None = None
     epochs: list[dict] = field(default_factory=list)
     best_epoch: int = -1
     valid: dict[str, dict[str, float | None]] = field(default_factory=dict)
@@ -44,12 +52,16 @@ class Standing:
 
 @dataclass
 class Checkpoints:
-    """Where the trainings of one ``fit`` are kept: ``folder/training-0.safetensors`` and so on, one each.
+    """Where the trainings of one ``fit`` are saved: ``folder/training-0.safetensors`` and so on, one each.
 
     Attributes
     ----------
-    folder : made by whoever calls; all processes see it
-    every : steps between two checkpoints; the end of an epoch is one too
+    folder : Path
+        Exists, and all processes see it.
+    every : int
+        Steps between two checkpoints; there is one after each epoch too.
+    trainings : int
+        Trainings so far.
     """
 
     folder: Path
@@ -57,7 +69,7 @@ class Checkpoints:
     trainings: int = 0
 
     def next(self) -> Path:
-        """The file of the next training; they come in the same order each time."""
+        """The file of the next training; a command that is run again makes its trainings in the same order."""
         self.trainings += 1
         return self.folder / f"training-{self.trainings - 1}.safetensors"
 
@@ -66,37 +78,37 @@ def _prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f"{prefix}/{name}": tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
 
 
-def _dealt_out(tensor: Tensor, like: Tensor) -> Tensor:
+def _distributed(tensor: Tensor, like: Tensor) -> Tensor:
     """The whole tensor, split over the processes where ``like`` is."""
     return distribute_tensor(tensor, like.device_mesh, like.placements) if is_sharded(like) else tensor
 
 
 def save_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, standing: Standing, accelerator: Accelerator
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState, accelerator: Accelerator
 ) -> None:
-    """Write a checkpoint; all processes call this and the first one writes."""
+    """Write a checkpoint; every process calls this, and the first one writes."""
     own = {
-        "hiding": standing.hiding,
-        "losses": torch.stack(standing.losses).double().tolist() if standing.losses else [],
+        "id_masking": state.id_masking,
+        "losses": torch.stack(state.losses).double().tolist() if state.losses else [],
         "torch": torch.get_rng_state().tolist(),
     }
     processes = gather_object([own])
     moments = {
         f"{place}/{key}": value for place, own in optimizer.state_dict()["state"].items() for key, value in own.items()
     }
-    parts = {"model": model.state_dict(), "best": standing.best, "optimizer": moments}
+    parts = {"model": model.state_dict(), "best": state.best, "optimizer": moments}
     tensors = {name: tensor for kind, own in parts.items() for name, tensor in _prefixed(kind, whole(own)).items()}
     if not accelerator.is_main_process:
         return
-    plain = {name: getattr(standing, name) for name in ("step", "epochs", "best_epoch", "valid")}
+    plain = {name: getattr(state, name) for name in ("step", "epochs", "best_epoch", "valid")}
     with whole_file(path) as scratch:
-        save_file(tensors, scratch, metadata={"standing": json.dumps({**plain, "processes": processes})})
+        save_file(tensors, scratch, metadata={"state": json.dumps({**plain, "processes": processes})})
 
 
 def load_checkpoint(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator
-) -> Standing:
-    """Give model, optimizer and torch's generator back what they held; where the training stood."""
+) -> TrainingState:
+    """Load the states of model, optimizer and torch's generator; returns that of the training."""
     tensors: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
     # Several processes without a GPU are on "cpu:0", which safetensors does not know.
     device = "cpu" if accelerator.device.type == "cpu" else str(accelerator.device)
@@ -104,19 +116,19 @@ def load_checkpoint(
         for name in file.keys():  # noqa: SIM118 (no dict)
             kind, rest = name.split("/", 1)
             tensors[kind][rest] = file.get_tensor(name)
-        plain = json.loads(file.metadata()["standing"])
+        plain = json.loads(file.metadata()["state"])
     like = model.state_dict()
     for kind in ("model", "best"):
-        tensors[kind] = {name: _dealt_out(tensor, like[name]) for name, tensor in tensors[kind].items()}
+        tensors[kind] = {name: _distributed(tensor, like[name]) for name, tensor in tensors[kind].items()}
     model.load_state_dict(tensors["model"])
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors["optimizer"].items():
         place, key = name.split("/")
         own = weights[int(place)]
-        moments.setdefault(int(place), {})[key] = _dealt_out(tensor, own) if tensor.shape == own.shape else tensor
+        moments.setdefault(int(place), {})[key] = _distributed(tensor, own) if tensor.shape == own.shape else tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
     own = plain.pop("processes")[accelerator.process_index]
     torch.set_rng_state(torch.tensor(own["torch"], dtype=torch.uint8))
     losses = list(torch.tensor(own["losses"], dtype=torch.float32, device=accelerator.device))
-    return Standing(losses=losses, hiding=own["hiding"], best=tensors["best"], **plain)
+    return TrainingState(losses=losses, id_masking=own["id_masking"], best=tensors["best"], **plain)

@@ -7,9 +7,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,21 +16,21 @@ from accelerate import Accelerator
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from data_tools.common.cli import UserError
+from data_tools.common.errors import UserError
 from downstream.ams.ids import is_sharded
 from downstream.ams.joining import distribute
-from downstream.data.ctr_data import Batch, CTRData, hide_ids
+from downstream.data.ctr_data import Batch, CTRData, mask_ids
+from downstream.data.tensors import tensors
 from downstream.images.features import Features
-from downstream.models import CTRModel
-from downstream.training.checkpoints import Checkpoints, Standing, load_checkpoint, save_checkpoint
-from downstream.training.scoring import score, split_metrics, tensors
-
-if TYPE_CHECKING:
-    from downstream.training.fit import OptimSettings, TrainingSettings
+from downstream.layers.click_model import ClickModel
+from downstream.settings import OptimSettings
+from downstream.training.checkpoints import Checkpoints, TrainingState, load_checkpoint, save_checkpoint
+from downstream.training.scoring import score, split_metrics
+from downstream.training.settings import TrainingSettings
 
 
 def _own_batches(rows: np.ndarray, batch_size: int, accelerator: Accelerator) -> Iterator[np.ndarray]:
-    """This process's share of each batch; a rest too small for all processes is left out."""
+    """This process's share of each batch; a last batch too small for all processes is left out."""
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
         if len(batch) >= accelerator.num_processes:
@@ -39,7 +38,7 @@ def _own_batches(rows: np.ndarray, batch_size: int, accelerator: Accelerator) ->
 
 
 def _order(data: CTRData, by_context: bool, rng: np.random.Generator) -> np.ndarray:
-    """The training impressions in random order, those of one context side by side where they are to be."""
+    """The training impressions in random order, where ``by_context`` with those of one context side by side."""
     rows = data.rows["train"]
     if not by_context:
         return rng.permutation(rows)
@@ -50,9 +49,10 @@ def _order(data: CTRData, by_context: bool, rng: np.random.Generator) -> np.ndar
 def _training_batches(
     data: CTRData, settings: OptimSettings, seed: tuple[int, int], skip: int, accelerator: Accelerator
 ) -> Iterator[Batch]:
-    """This process's batches of one epoch but the first: every process draws one order and takes its part of a batch.
+    """This process's batches of one epoch without the first ``skip``.
 
-    A thread makes the next batch while the model is at work on this one.
+    Every process draws the same order and takes its part of each batch. A thread makes the next batch while the model
+    works on this one.
     """
     order = _order(data, settings.by_context, np.random.default_rng(seed))[skip * settings.batch_size :]
     with ThreadPoolExecutor(1) as maker:
@@ -65,22 +65,21 @@ def _training_batches(
             yield ahead.popleft().result()
 
 
-class Objective(nn.Module):
-    """A model's loss, with the L2 of its IDs, as a forward pass: where several processes average gradients."""
+class PenalisedLoss(nn.Module):
+    """A model's penalised loss as a forward pass, which is what DDP wraps."""
 
-    def __init__(self, model: CTRModel) -> None:
+    def __init__(self, model: ClickModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        loss = self.model.loss(batch)
-        return loss + self.model.l2 * self.model.embedding_l2(batch) if self.model.l2 else loss
+        return self.model.penalised_loss(batch)
 
 
-def _parameters(model: CTRModel, settings: TrainingSettings) -> list[dict]:
-    """The optimiser's groups: raw features that are learned have a learning rate of their own where one is set.
+def _parameters(model: ClickModel, settings: TrainingSettings) -> list[dict]:
+    """The optimiser's groups: tuned raw features have a learning rate of their own where one is set.
 
-    Sharded tables have a group too: Adam steps through a group in one go, which takes tensors of one kind.
+    Sharded tables have a group too: fused Adam updates a group at once, which needs tensors of one kind.
     """
     tuned = {weight for part in model.modules() if isinstance(part, Features) for weight in part.parameters()}
     rest = [weight for weight in model.parameters() if weight not in tuned]
@@ -95,117 +94,152 @@ def _parameters(model: CTRModel, settings: TrainingSettings) -> list[dict]:
 
 @dataclass
 class _Training:
-    """A training under way: what it works on, where it stands and how often that is kept."""
+    """A training in progress."""
 
-    model: CTRModel
-    objective: nn.Module
+    model: ClickModel
+    loss: nn.Module
     optimizer: torch.optim.Optimizer
     data: CTRData
     settings: OptimSettings
     seed: int
     accelerator: Accelerator
-    kept: Path | None
+    checkpoint: Path | None
     every: int
 
     def __post_init__(self) -> None:
-        self.at = Standing()
+        self.state = TrainingState()
         self.steps = math.ceil(len(self.data.rows["train"]) / self.settings.batch_size)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
-        if self.kept and self.kept.exists():
-            self.at = load_checkpoint(self.kept, self.model, self.optimizer, self.accelerator)
+        if self.checkpoint and self.checkpoint.exists():
+            self.state = load_checkpoint(self.checkpoint, self.model, self.optimizer, self.accelerator)
 
     @property
     def done(self) -> int:
         """Steps since the start."""
-        return len(self.at.epochs) * self.steps + self.at.step
+        return len(self.state.epochs) * self.steps + self.state.step
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done, or too many in a row were no better than one before."""
-        epochs, patience = len(self.at.epochs), self.settings.patience
-        return epochs == self.settings.epochs or bool(patience and epochs - 1 - self.at.best_epoch >= patience)
+        """Whether all epochs are done, or ``patience`` epochs in a row brought no better AUC."""
+        epochs, patience = len(self.state.epochs), self.settings.patience
+        return epochs == self.settings.epochs or bool(patience and epochs - 1 - self.state.best_epoch >= patience)
 
-    def keep(self) -> None:
-        """Write a checkpoint, where they are kept."""
-        if self.kept:
-            save_checkpoint(self.kept, self.model, self.optimizer, self.at, self.accelerator)
+    def save(self) -> None:
+        """Write a checkpoint, where the training has one."""
+        if self.checkpoint:
+            save_checkpoint(self.checkpoint, self.model, self.optimizer, self.state, self.accelerator)
 
     def epoch(self, advance: Callable[[], None]) -> None:
         """The rest of one pass over the training split, and its validation."""
-        at, settings, device = self.at, self.settings, self.accelerator.device
-        begun, skipped, seed = time.monotonic(), at.step, (self.seed, len(at.epochs))
-        hiding = np.random.default_rng([*seed, self.accelerator.process_index])
-        if at.hiding:
-            hiding.bit_generator.state = at.hiding
-        self.objective.train()
-        for batch in _training_batches(self.data, settings, seed, at.step, self.accelerator):
-            self._step(tensors(hide_ids(batch, settings.unknown_rate, hiding), device))
+        state, settings, device = self.state, self.settings, self.accelerator.device
+        begun, skipped, seed = time.monotonic(), state.step, (self.seed, len(state.epochs))
+        id_masking = np.random.default_rng([*seed, self.accelerator.process_index])
+        if state.id_masking:
+            id_masking.bit_generator.state = state.id_masking
+        self.loss.train()
+        for batch in _training_batches(self.data, settings, seed, state.step, self.accelerator):
+            self._step(tensors(mask_ids(batch, settings.unknown_rate, id_masking), device))
             advance()
-            if at.step % self.every == 0:
-                at.hiding = hiding.bit_generator.state
-                self.keep()
+            if state.step % self.every == 0:
+                state.id_masking = id_masking.bit_generator.state
+                self.save()
         loss, took = self._mean_loss(), time.monotonic() - begun
         scores = score(self.model, self.data, self.data.rows["valid"], 4 * settings.batch_size, self.accelerator)
         metrics = split_metrics(self.data, "valid", scores)
         speed = (self.steps - skipped) * settings.batch_size / took
         seconds = time.monotonic() - begun
         figures = {"loss": loss, "seconds": seconds, "samples_per_second": speed, "valid": metrics["all"]}
-        if at.best_epoch < 0 or metrics["all"]["auc"] > at.valid["all"]["auc"]:
-            at.best_epoch, at.valid = len(at.epochs), metrics
-            at.best = {name: value.clone() for name, value in self.model.state_dict().items()}
-        at.epochs.append(figures)
-        at.step, at.losses, at.hiding = 0, [], None
-        self.keep()
+        if state.best_epoch < 0 or metrics["all"]["auc"] > state.valid["all"]["auc"]:
+            state.best_epoch, state.valid = len(state.epochs), metrics
+            state.best = {name: value.clone() for name, value in self.model.state_dict().items()}
+        state.epochs.append(figures)
+        state.step, state.losses, state.id_masking = 0, [], None
+        self.save()
 
     def _step(self, batch: dict[str, Tensor]) -> None:
         decay = self.settings.lr_decay ** (self.done // self.settings.lr_decay_steps)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * decay
-        loss = self.objective(batch)
+        loss = self.loss(batch)
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
         self.optimizer.step()
         self.model.after_step(self.optimizer.param_groups[0]["lr"])
-        self.at.losses.append(loss.detach())
-        self.at.step += 1
-        if self.at.step % 100 == 0:
+        self.state.losses.append(loss.detach())
+        self.state.step += 1
+        if self.state.step % 100 == 0:
             self._mean_loss()
 
     def _mean_loss(self) -> float:
-        """Of this process's steps in the epoch so far.
+        """Mean loss of this process's steps in the epoch so far.
 
         Raises
         ------
         UserError
             If it is not finite.
         """
-        mean = torch.stack(self.at.losses).mean().item()
+        mean = torch.stack(self.state.losses).mean().item()
         if not math.isfinite(mean):
-            epoch = len(self.at.epochs)
-            raise UserError(f"the loss became {mean} by step {self.at.step} of epoch {epoch}; lower optim.lr")
+            epoch = len(self.state.epochs)
+            raise UserError(f"the loss became {mean} by step {self.state.step} of epoch {epoch}; lower optim.lr")
         return mean
 
 
-def train_epochs(
-    model: nn.Module,
-    data: CTRData,
-    settings: TrainingSettings,
-    seed: int,
-    accelerator: Accelerator,
-    progress: Progress,
-    checkpoints: Checkpoints | None,
-    name: str = "training",
-) -> Standing:
-    """Train a model on the training split and leave it at the epoch with the highest AUC on validation."""
-    model.to(accelerator.device)
-    objective = Objective(model)
-    distribute(model, objective, settings.server)
-    objective, optimizer = accelerator.prepare(objective, torch.optim.Adam(_parameters(model, settings)))
-    kept, every = (checkpoints.next(), checkpoints.every) if checkpoints else (None, 1)
-    training = _Training(model, objective, optimizer, data, settings.optim, seed, accelerator, kept, every)
-    task = progress.add_task(name, total=settings.optim.epochs * training.steps, completed=training.done)
-    while not training.finished:
-        training.epoch(lambda: progress.advance(task))
-    model.load_state_dict(training.at.best)
-    progress.remove_task(task)
-    return training.at
+@dataclass(frozen=True)
+class Loop:
+    """The training loop, for a CTR model and for what its form trains before it.
+
+    Attributes
+    ----------
+    data : CTRData
+        The dataset.
+    settings : TrainingSettings
+        Of the CTR training.
+    seed : int
+        Of the order of the impressions and the masked IDs.
+    accelerator : Accelerator
+        Device and processes.
+    progress : Progress
+        Where the steps are shown.
+    checkpoints : Checkpoints or None
+        Where the trainings are saved.
+    """
+
+    data: CTRData
+    settings: TrainingSettings
+    seed: int
+    accelerator: Accelerator
+    progress: Progress
+    checkpoints: Checkpoints | None
+
+    def train(self, model: ClickModel, optim: OptimSettings | None = None, name: str = "training") -> TrainingState:
+        """Train a model on the training split and leave it at the epoch with the highest AUC on validation.
+
+        Parameters
+        ----------
+        model : ClickModel
+            With its random weights.
+        optim : OptimSettings
+            By default those of the CTR training.
+        name : str
+            Shown beside the steps.
+        """
+        optim = optim or self.settings.optim
+        model.to(self.accelerator.device)
+        loss = PenalisedLoss(model)
+        distribute(model, loss, self.settings.server)
+        adam = torch.optim.Adam(_parameters(model, self.settings))
+        loss, adam = self.accelerator.prepare(loss, adam)
+        path, every = (self.checkpoints.next(), self.checkpoints.every) if self.checkpoints else (None, 1)
+        training = _Training(model, loss, adam, self.data, optim, self.seed, self.accelerator, path, every)
+        task = self.progress.add_task(name, total=optim.epochs * training.steps, completed=training.done)
+        while not training.finished:
+            training.epoch(lambda: self.progress.advance(task))
+        model.load_state_dict(training.state.best)
+        self.progress.remove_task(task)
+        return training.state
+
+    def train_form(self, model: ClickModel, epochs: int) -> list[dict]:
+        """Train what a form needs before the CTR model (see :data:`downstream.forms.base.Train`)."""
+        optim = replace(self.settings.optim, epochs=epochs, patience=1)
+        return self.train(model, optim, f"training {self.settings.image.form}").epochs

@@ -7,22 +7,17 @@ import math
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
-from downstream.data.ctr_data import Batch, CTRData
-from downstream.models import CTRModel
+from downstream.data.ctr_data import CTRData
+from downstream.data.tensors import tensors
+from downstream.layers.click_model import ClickModel
 from downstream.statistics.metrics import all_metrics
 
 
-def tensors(batch: Batch, device: torch.device) -> dict[str, Tensor]:
-    """A batch on a device."""
-    return {name: torch.from_numpy(values).to(device) for name, values in batch.items()}
-
-
 def score(
-    model: CTRModel, data: CTRData, rows: np.ndarray, batch_size: int, accelerator: Accelerator
+    model: ClickModel, data: CTRData, rows: np.ndarray, batch_size: int, accelerator: Accelerator
 ) -> dict[str, np.ndarray]:
-    """task -> probabilities of some impressions, float32 (len(rows)), computed by all processes together."""
+    """Task -> probabilities of some impressions, float32 (len(rows)), computed by all processes together."""
     count = accelerator.num_processes
     padded = np.resize(rows, math.ceil(len(rows) / count) * count)
     own = padded[accelerator.process_index :: count]

@@ -10,33 +10,34 @@ import polars as pl
 import torch
 from safetensors.torch import load_file
 
-from data_tools.common.cli import UserError
+from data_tools.common.errors import UserError
 from data_tools.common.files import read_json
 from downstream.data.arrays import UNKNOWN, VOCABULARY
 from downstream.data.ctr_data import CTRData
 from downstream.images.features import Features
-from downstream.models import CTRModel
-
-PARTS = ("none", "partial", "full")
+from downstream.models.base import CTRModel
 
 
 def keep_vocabulary(data: CTRData, folder: Path) -> None:
-    """Put the codes' ids beside the weights, without which a later run could not tell whose embedding is whose."""
+    """Copy the ids of the codes beside the weights: a later run needs them to find the embedding of an ID."""
     shutil.copyfile(data.vocabulary, folder / VOCABULARY)
 
 
 @dataclass(frozen=True)
 class WarmUp:
-    """Gives a new model an earlier run's weights, called as ``warm_up(model)``.
+    """Loads an earlier run's weights into a new model, called as ``warm_up(model)``.
 
-    "partial" is all but the ID embeddings, which overfit where they are taken over; "full" is these too. An ID keeps
-    its embedding though its code may be another now; what the earlier run did not know starts anew.
+    "partial" is all but the ID embeddings, which overfit where they are reused; "full" is these too. An ID keeps its
+    embedding though its code may have changed; embeddings of IDs that the earlier run did not know start anew.
 
     Attributes
     ----------
-    run : folder of a run of ``downstream.train``
-    part : "none", "partial" or "full"
-    data : what the new model is trained on
+    run : Path
+        Folder of a run of ``downstream.train``.
+    part : str
+        "partial" or "full".
+    data : CTRData
+        What the new model is trained on.
     """
 
     run: Path
@@ -49,20 +50,18 @@ class WarmUp:
         Raises
         ------
         UserError
-            If the run is missing, or its model is another.
+            If the run is missing, or its model differs.
         """
-        if self.part == "none":
-            return
         if not (self.run / "model.safetensors").exists() or not (self.run / VOCABULARY).exists():
-            raise UserError(f"{self.run} lacks model.safetensors or {VOCABULARY}; name a run of downstream.train")
+            raise UserError(f"{self.run} has no model.safetensors or no {VOCABULARY}; name a run of downstream.train")
         earlier, own = load_file(self.run / "model.safetensors"), model.state_dict()
         ids = {f"ids.{name}.weight": name for name in model.ids}
         earlier = {name: weight for name, weight in earlier.items() if not name.startswith("ids.") or name in ids}
         if wrong := sorted(name for name in earlier.keys() ^ own.keys() if name not in ids):
-            raise UserError(f"{self.run} holds another model than this: one of them lacks {wrong[:4]}")
+            raise UserError(f"{self.run} has a different model: one of the two lacks {wrong[:4]}")
         shapes = {name: (tuple(earlier[name].shape), tuple(own[name].shape)) for name in own if name not in ids}
         if unlike := {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}:
-            raise UserError(f"{self.run} holds a model of other sizes than this: {dict(list(unlike.items())[:4])}")
+            raise UserError(f"{self.run} has a model of other sizes (there, here): {dict(list(unlike.items())[:4])}")
         self._check_rows(model)
         with torch.no_grad():
             for name, weight in own.items():
@@ -73,7 +72,7 @@ class WarmUp:
                     weight[after] = earlier[name][before].to(weight)
 
     def _codes(self, feature: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """The codes, then and now, of all that both runs know; and "unknown", which both have."""
+        """The codes, then and now, of the IDs that both runs know, and of "unknown", which both have."""
         then, now = (
             pl.read_parquet(path).filter(pl.col("feature") == feature)
             for path in (self.run / VOCABULARY, self.data.vocabulary)
@@ -84,10 +83,10 @@ class WarmUp:
         return tuple(torch.cat([unknown, codes]) for codes in pairs)
 
     def _check_rows(self, model: CTRModel) -> None:
-        """A learned table has a row an item of its dataset, which mean others in another dataset."""
+        """A tuned table has one row for each item of its dataset; in another dataset the rows are other items."""
         tuned = any(True for part in model.modules() if isinstance(part, Features) for _ in part.parameters())
         made_of = read_json(self.run / "summary.json")["dataset_fingerprint"]
         if tuned and made_of != self.data.dataset.info["fingerprint"]:
             raise UserError(
-                f"{self.run} has a table that was learned on another dataset, {made_of}; warm up none of it"
+                f"{self.run} has a table tuned on another dataset, {made_of}, with other items; remove --warm_up"
             )

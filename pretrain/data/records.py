@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,18 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_tools.sharding.files import read_index
-from pretrain.settings import Batch
+from data_tools.sharding.read import all_records, open_shards
 
 
 def records(shards: str | Path, kind: str) -> Iterator[dict[str, Any]]:
     """JSON records of the catalogue ("items") or of the training requests ("requests"); pictures are skipped over."""
-    index = read_index(shards)
-    for shard in index["items"] if kind == "items" else index["requests"]["train"]:
-        with tarfile.open(Path(shards) / shard["file"], "r:") as tar:
-            for member in tar:
-                if member.name.endswith(".json"):
-                    yield json.loads(tar.extractfile(member).read())
+    yield from all_records(open_shards(shards), "items" if kind == "items" else "train")
 
 
 def categories(shards: str | Path) -> list[str]:
@@ -31,10 +23,10 @@ def categories(shards: str | Path) -> list[str]:
     return sorted({record["category"] for record in records(shards, "items") if record.get("category") is not None})
 
 
-def log_shares(shards: str | Path, batch: Batch) -> tuple[Tensor, Tensor]:
+def log_shares(shards: str | Path, history: int, slots: int) -> tuple[Tensor, Tensor]:
     """ln of each item's share of all page-view slots, and of all fresh clicks, of the training requests.
 
-    Slots and clicks are those that batches hold.
+    Slots and clicks are those that batches of ``history`` clicks and ``slots`` slots hold.
 
     Returns
     -------
@@ -43,10 +35,10 @@ def log_shares(shards: str | Path, batch: Batch) -> tuple[Tensor, Tensor]:
     page: Counter[int] = Counter()
     click: Counter[int] = Counter()
     for record in records(shards, "requests"):
-        page.update(record["page"][: batch.slots])
-        history = record["history"][-batch.history :]
-        click.update(dict.fromkeys(history, 0))  # items that are in batches, if as no target
-        click.update(history[max(0, len(history) - record["fresh"]) :])
+        page.update(record["page"][:slots])
+        clicked = record["history"][-history:]
+        click.update(dict.fromkeys(clicked, 0))  # items that are in batches, though not as targets
+        click.update(clicked[max(0, len(clicked) - record["fresh"]) :])
     counts = torch.ones(2, 1 + max(max(page), max(click)), dtype=torch.float64)
     for row, found in zip(counts, (page, click), strict=True):
         row[list(found)] = torch.tensor(list(found.values()), dtype=row.dtype).clamp(min=1)

@@ -33,9 +33,16 @@ def layer_groups(tower: nn.Module, stages: bool) -> dict[str, int]:
     return {name: found.get(name, last if name.startswith("head.") else 0) for name in names}
 
 
-def freeze(tower: nn.Module, stages: int) -> list[nn.Module]:
-    """Freeze the parameters of the first ``stages`` groups; return the batch norms among them, to be kept still."""
-    groups = layer_groups(tower, stages=True)
+def freeze(tower: nn.Module, groups: dict[str, int], stages: int) -> list[nn.Module]:
+    """Freeze the parameters of the first ``stages`` groups; return the batch norms among them, whose statistics freeze.
+
+    Parameters
+    ----------
+    tower : nn.Module
+    groups : dict of str to int
+        Group of each parameter by name.
+    stages : int
+    """
     for name, parameter in tower.named_parameters():
         parameter.requires_grad_(groups[name] >= stages)
     norms = [module for module in tower.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]

@@ -1,4 +1,4 @@
-"""Collapse watch: are the embeddings still telling pictures apart?"""
+"""Collapse watch: do the embeddings still tell pictures apart?"""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from data_tools.common.plugins import options_of
+from data_tools.measures.effective_rank import effective_rank
+from pretrain.objectives import OBJECTIVES
+from pretrain.objectives.parts.guards import Guards
 from pretrain.settings import Settings
 
 # Healthy range of each figure, and whether leaving it for long stops the run (the ranges are ours). Vectors whose mean
@@ -25,24 +29,7 @@ DEAD = 0.1
 
 
 class CollapsedError(Exception):
-    """The embeddings have become all alike."""
-
-
-def effective_rank(embeddings: Tensor) -> float:
-    """exp of the entropy of the normalised singular values of the unit embeddings (Roy & Vetterli 2007).
-
-    Parameters
-    ----------
-    embeddings : float tensor (N, D)
-
-    Returns
-    -------
-    float
-        Between 1 (all vectors on one line) and min(N, D).
-    """
-    values = torch.linalg.svdvals(F.normalize(embeddings.float(), dim=-1))
-    share = values / values.sum()
-    return float(torch.exp(-(share * share.clamp(min=1e-12).log()).sum()))
+    """The embeddings have become alike."""
 
 
 def collapse_figures(embeddings: Tensor) -> dict[str, float]:
@@ -85,7 +72,7 @@ def alignment(embeddings: Tensor, history: Tensor) -> float:
 
 
 def unhealthy(figures: dict[str, float]) -> dict[str, str]:
-    """The figures that are beyond their healthy range, each with what would be healthy."""
+    """The figures outside their healthy range, each with what would be healthy."""
     found = {}
     for name, (low, high, _) in HEALTHY.items():
         if name in figures and not math.isnan(figures[name]) and not low <= figures[name] <= high:
@@ -95,38 +82,32 @@ def unhealthy(figures: dict[str, float]) -> dict[str, str]:
 
 
 def likely_causes(settings: Settings) -> list[str]:
-    """What in the settings is known to let embeddings collapse, the surest first."""
-    objective, causes = settings.objective, []
-    if objective.name == "courier" and not objective.contrast:
-        causes.append(
-            "objective.contrast is false: without negatives the reconstruction is best when all embeddings are equal "
-            "(set it to true)"
-        )
-    if objective.name == "simsiam":
-        causes.append("simsiam has no negatives: only its predictor and the held-back gradient keep it from collapse")
+    """What in the settings is known to let embeddings collapse, the likeliest first."""
+    objective = settings.objective
+    causes = OBJECTIVES[objective.name].collapse_causes(options_of(objective, objective.name))
     if settings.batch.rows < 16 and not causes:
         causes.append(f"few negatives: batch.rows is {settings.batch.rows}")
     causes.append(f"too high a learning rate: optim.lr is {settings.optim.lr:g}")
     causes.append("pictures that are all alike")
-    if not any(vars(objective.guards).values()):
+    if objective.guards == Guards():
         causes.append("no guard is on (objective.guards.variance, covariance, koleo)")
     return causes
 
 
 class CollapseWatch:
-    """Raises :class:`CollapsedError` once a figure that stops has been beyond its range ``patience`` times in a row."""
+    """Raises :class:`CollapsedError` once a figure that stops was outside its range ``patience`` times in a row."""
 
     def __init__(self, settings: Settings, patience: int = 5) -> None:
         self.settings, self.patience = settings, patience
         self.strikes = 0
 
-    def look(self, figures: dict[str, float]) -> None:
-        """Judge the figures of one log line."""
+    def check(self, figures: dict[str, float]) -> None:
+        """Judge the figures of one log line; raises once they have been unhealthy for too long."""
         found = unhealthy(figures)
         self.strikes = self.strikes + 1 if any(HEALTHY[name][2] for name in found) else 0
         if self.strikes >= self.patience:
-            said = ", ".join(f"{name.replace('_', ' ')} {words}" for name, words in found.items())
+            listed = ", ".join(f"{name.replace('_', ' ')} {words}" for name, words in found.items())
             raise CollapsedError(
-                f"the embeddings have collapsed, {self.strikes} log lines in a row; beyond their healthy range: "
-                f"{said}. Likely causes, the surest first: {'; '.join(likely_causes(self.settings))}"
+                f"the embeddings have collapsed, {self.strikes} log lines in a row; outside their healthy range: "
+                f"{listed}. Likely causes, the likeliest first: {'; '.join(likely_causes(self.settings))}"
             )

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pretrain.data.stream import items_of, places, plain_transform, read_index, read_shard
+from data_tools.measures.group_auc import group_auc
+from data_tools.measures.simscore import sim_scores
+from data_tools.sharding.read import open_shards
+from pretrain.data.collate import places
+from pretrain.data.pictures import PictureSet
+
+# Items of page views: what each slice holds.
+SLICES = {"warm": "in a training request", "cold": "in no training request"}
 
 
 @dataclass
@@ -20,19 +27,24 @@ class Requests:
 
     Attributes
     ----------
-    images : uint8 tensor (N, 3, S, S), every distinct picture once
-    history : long tensor (R, H), indices into images, -1 for padding
+    images : PictureSet or uint8 tensor (N, 3, S, S)
+        Every distinct picture once, decoded when they are encoded.
+    history : long tensor (R, H)
+        Indices into images, -1 for padding.
     page : long tensor (R, P)
+        The same.
     click : bool tensor (R, P)
-    seen : bool tensor (R, P), true where the item stands in some training request
-    oracle : float tensor (R, P) of true click probabilities, or None
+    warm : bool tensor (R, P)
+        Whether the item is in some training request.
+    oracle : float tensor (R, P) or None
+        True click probabilities, where they are known.
     """
 
-    images: Tensor
+    images: PictureSet | Tensor
     history: Tensor
     page: Tensor
     click: Tensor
-    seen: Tensor
+    warm: Tensor
     oracle: Tensor | None
 
 
@@ -43,45 +55,53 @@ def _padded(rows: list[list[Any]], fill: float, dtype: torch.dtype) -> Tensor:
     return out
 
 
-def load_requests(shards: str | Path, split: str, image_size: int, history: int, limit: int, seed: int) -> Requests:
-    """Read a split's requests (at most ``limit``, a random sample) and the pictures they mention, decoded once each.
+def load_requests(shards: str | Path, split: str, *, image_size: int, history: int, limit: int, seed: int) -> Requests:
+    """Read a split's requests; the pictures they mention are decoded when they are encoded, once each.
 
-    Memory is that of the sample and of one shard, however many requests there are.
+    Memory is that of the sample's requests, however many there are, and however many pictures they mention.
+
+    Parameters
+    ----------
+    shards : path
+        Shard folder.
+    split : str
+        "train", "valid" or "test".
+    image_size : int
+        Side of the square pictures in pixels.
+    history : int
+        Most recent clicks of a request.
+    limit, seed : int
+        At most so many requests are read: a random sample, by the seed.
     """
-    listed = read_index(shards)["requests"][split]
-    kept = np.ones(sum(shard["requests"] for shard in listed), dtype=bool)
+    opened = open_shards(shards)
+    listed = opened.listed(split)
+    kept = np.ones(sum(group["requests"] for group in listed), dtype=bool)
     if len(kept) > limit:
         kept[np.random.default_rng(seed).permutation(len(kept))[limit:]] = False
-    data: dict[int, bytes] = {}
     records: list[dict[str, Any]] = []
     first = 0
-    for shard in listed:
-        images, requests = read_shard(Path(shards) / shard["file"])
-        chosen = [record for record, wanted in zip(requests, kept[first:], strict=False) if wanted]
-        first += len(requests)
-        for record in chosen:
-            record["history"] = record["history"][-history:]
-            data |= {item: images[item] for item in items_of(record)}
-        records += chosen
+    for group, promised in enumerate(listed):
+        wanted = kept[first : first + promised["requests"]]
+        first += len(wanted)
+        if wanted.any():
+            records += [record for record, one in zip(opened.records(split, group), wanted, strict=True) if one]
     records.sort(key=lambda record: record["request"])
     index: dict[int, int] = {}
-    clicked = [places(record["history"], index) for record in records]
+    clicked = [places(record["history"][-history:], index) for record in records]
     shown = [places(record["page"], index) for record in records]
-    transform = plain_transform(image_size)
-    no_images = torch.empty(0, 3, image_size, image_size, dtype=torch.uint8)
     with_oracle = bool(records) and all("oracle" in record for record in records)
     return Requests(
-        images=torch.stack([transform(transform.decode(data[item])) for item in index]) if index else no_images,
+        images=PictureSet(opened.pictures(split), list(index), image_size),
         history=_padded(clicked, -1, torch.long),
         page=_padded(shown, -1, torch.long),
         click=_padded([record["click"] for record in records], 0, torch.bool),
-        seen=_padded([record["seen"] for record in records], 0, torch.bool),
+        warm=_padded([record["seen"] for record in records], 0, torch.bool),
         oracle=_padded([record["oracle"] for record in records], 0, torch.float) if with_oracle else None,
     )
 
 
 @torch.no_grad()
-def embed(encoder: torch.nn.Module, images: Tensor, batch: int = 256) -> Tensor:
+def embed(encoder: torch.nn.Module, images: PictureSet | Tensor, batch: int = 256) -> Tensor:
     """Embeddings, unit float32 (N, D), of pictures, uint8 (N, 3, S, S), in evaluation mode."""
     if not len(images):
         return torch.empty(0, 1)
@@ -90,28 +110,9 @@ def embed(encoder: torch.nn.Module, images: Tensor, batch: int = 256) -> Tensor:
     encoder.eval()
     parts = [F.normalize(encoder(part.to(device)).float(), dim=-1).cpu() for part in images.split(batch)]
     encoder.train(training)
-    return torch.cat(parts)
-
-
-def sim_scores(unit: Tensor, history: Tensor, page: Tensor) -> Tensor:
-    """SimScore of a page view's slots: the mean cosine of the target and the history's items.
-
-    COURIER (arXiv 2306.05001) hands the single cosines to a CTR model; their mean, as one score, is ours.
-
-    Parameters
-    ----------
-    unit : float tensor (N, D), unit vectors
-    history : long tensor (R, H), -1 for padding
-    page : long tensor (R, P), -1 for padding
-
-    Returns
-    -------
-    float tensor (R, P)
-    """
-    present = (history >= 0).float()
-    clicked = unit[history.clamp(min=0)] * present[..., None]
-    taste = clicked.sum(1) / present.sum(1, keepdim=True).clamp(min=1)
-    return torch.einsum("rpd,rd->rp", unit[page.clamp(min=0)], taste)
+    unit = torch.cat(parts)
+    unit[sorted(getattr(images, "broken", ()))] = 0
+    return unit
 
 
 def page_auc(score: Tensor, click: Tensor, kept: Tensor) -> dict[str, float]:
@@ -125,25 +126,33 @@ def page_auc(score: Tensor, click: Tensor, kept: Tensor) -> dict[str, float]:
     Returns
     -------
     dict
-        ``auc`` (NaN without such a page view), ``standard_error`` of the mean, and ``pages`` that have both labels.
+        ``auc`` (NaN without such a page view, or where a score is NaN), ``standard_error`` of the mean, and ``pages``
+        that have both labels.
     """
-    pair = (click & kept)[:, :, None] & (~click & kept)[:, None, :]
-    difference = score[:, :, None] - score[:, None, :]
-    wins = ((difference > 0).double() + 0.5 * (difference == 0).double()) * pair
-    pairs = pair.sum((1, 2))
-    auc = (wins.sum((1, 2)) / pairs)[pairs > 0]
+    row = torch.arange(len(score))[:, None].expand_as(score)
+    missing = score.isnan()
+    found = group_auc(*(each[kept].numpy() for each in (click, score.masked_fill(missing, 0), row)))
+    auc = torch.from_numpy(found.auc[found.defined])
+    if bool((missing & kept).any()):
+        auc = torch.full_like(auc, float("nan"))
     error = float(auc.std() / len(auc) ** 0.5) if len(auc) > 1 else float("nan")
     return {"auc": float(auc.mean()), "standard_error": error, "pages": len(auc)}
 
 
 def slices(requests: Requests) -> dict[str, Tensor]:
-    """The slots of each slice, bool (R, P): items seen in training, and items never seen there."""
+    """The slots of each slice, bool (R, P): see ``SLICES``."""
     present = requests.page >= 0
-    return {"seen": present & requests.seen, "unseen": present & ~requests.seen}
+    if broken := getattr(requests.images, "broken", None):  # pictures that could not be decoded have no vector
+        present &= ~torch.isin(requests.page, torch.tensor(sorted(broken)))
+    return {"warm": present & requests.warm, "cold": present & ~requests.warm}
 
 
 def encoder_page_auc(encoder: torch.nn.Module, requests: Requests) -> dict[str, dict[str, float]]:
-    """``page_auc`` of an encoder's SimScore, by slice."""
+    """``page_auc`` of an encoder's SimScore, by slice.
+
+    A picture that cannot be decoded has no vector: as a slot it is left out, and in a history it adds nothing, which
+    changes no order within the page view.
+    """
     score = sim_scores(embed(encoder, requests.images), requests.history, requests.page)
     return {name: page_auc(score, requests.click, kept) for name, kept in slices(requests).items()}
 
@@ -155,10 +164,10 @@ def oracle_page_auc(requests: Requests) -> dict[str, dict[str, float]] | None:
     return {name: page_auc(requests.oracle, requests.click, kept) for name, kept in slices(requests).items()}
 
 
-def judged(figures: dict[str, dict[str, float]], choose_on: str, otherwise: float) -> float:
+def chosen_auc(figures: dict[str, dict[str, float]], choose_on: str, otherwise: float) -> float:
     """The AUC weights are chosen by: of the slice ``choose_on``, or of the other where it has no page views.
 
     Without any page view to judge by: ``otherwise``.
     """
-    known = {name: slot["auc"] for name, slot in figures.items() if slot["pages"]}
+    known = {name: part["auc"] for name, part in figures.items() if part["pages"]}
     return known.get(choose_on, max(known.values(), default=otherwise))

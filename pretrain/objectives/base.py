@@ -1,73 +1,118 @@
-"""What objectives share: a learnable temperature, guards against collapse, and what they may ask of a batch."""
+"""What objectives share: their place in the trainer, a temperature, and guards against collapse."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jsonargparse.typing import PositiveFloat
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from pretrain.encoder.image_encoder import ImageEncoder
-from pretrain.objectives.parts.guards import covariance, first_copies, koleo, variance
+from data_tools.common.checks import Checked
+from pretrain.objectives.parts.guards import Guards, guard_losses
 from pretrain.objectives.parts.losses import Term
-from pretrain.runtime.distributed import gather
-from pretrain.settings import Settings
 
 LEAST_TEMPERATURE = 0.01  # CLIP's largest logit scale, 100
+
+
+@dataclass(frozen=True)
+class Context:
+    """What an objective may use of a run besides its own options.
+
+    Attributes
+    ----------
+    encoder : nn.Module
+        Pictures, uint8 (N, 3, S, S), to embeddings (N, D), with its initial weights; ``encoder.dimensions`` is D.
+    data : str or None
+        Folder of shards.
+    history, slots : int
+        Clicks and page-view slots of a request in a batch.
+    guards : Guards
+        Terms against collapse.
+    """
+
+    encoder: nn.Module
+    data: str | None = None
+    history: int = 30
+    slots: int = 10
+    guards: Guards = field(default_factory=Guards)
 
 
 class Objective(nn.Module):
     """Base of all objectives: embeddings (N, D) of a batch's distinct pictures -> named terms.
 
+    An objective with options names them in a dataclass ``Settings``.
+
     Attributes
     ----------
-    batches : "requests", or "items" for catalogue pictures (see ``pretrain.data.stream``)
-    views : how often a batch of catalogue pictures holds each, augmented anew
-    annotate : what a batch of catalogue pictures says besides: records (n) -> dict of tensors (n, ...); or None
+    batches : str
+        "requests", or "items" for catalogue pictures (see ``pretrain.data.stream``).
+    views : int
+        How often a batch of catalogue pictures holds each, augmented anew.
+    annotate : callable or None
+        What a batch of catalogue pictures holds besides: records (n) -> dict of tensors (n, ...).
     """
 
     batches = "requests"
     views = 2
     annotate: Callable[[list[dict[str, Any]]], dict[str, Tensor]] | None = None
 
-    def __init__(self, settings: Settings, encoder: ImageEncoder) -> None:
+    def __init__(self, options: Any, context: Context) -> None:
         super().__init__()
-        self.settings = settings.objective
-        if self.settings.learn_temperature:
-            self.log_temperature = nn.Parameter(torch.tensor(math.log(self.settings.temperature)))
-
-    @property
-    def temperature(self) -> float | Tensor:
-        """tau of the contrastive softmax."""
-        if self.settings.learn_temperature:
-            return self.log_temperature.exp().clamp(min=LEAST_TEMPERATURE)
-        return self.settings.temperature
+        self.options, self.guards = options, context.guards
 
     def terms(self, embeddings: Tensor, batch: dict[str, Tensor]) -> dict[str, Term]:
         """The objective's own terms."""
         raise NotImplementedError
 
-    def after_step(self, encoder: ImageEncoder) -> None:
-        """What there is to do once the encoder's weights have moved."""
+    def after_step(self, encoder: nn.Module) -> None:
+        """What remains to be done once the encoder's weights have been updated."""
 
     def forward(self, embeddings: Tensor, batch: dict[str, Tensor]) -> dict[str, Term]:
-        """The objective's own terms and the guards."""
-        return self.terms(embeddings, batch) | self._guards(embeddings, batch)
+        """The objective's own terms and those of the guards."""
+        return self.terms(embeddings, batch) | guard_losses(self.guards, embeddings, batch)
 
-    def _guards(self, embeddings: Tensor, batch: dict[str, Tensor]) -> dict[str, Term]:
-        """Guards on page-view items, or on catalogue pictures. They know no clicks: their chance is their loss."""
-        weights = self.settings.guards
-        guards = {"koleo": koleo, "variance": variance, "covariance": covariance}
-        wanted = {name: guard for name, guard in guards.items() if getattr(weights, name)}
-        if not wanted:
-            return {}
-        everything = torch.arange(len(embeddings), device=embeddings.device)
-        slots = batch["page"].reshape(-1) if "page" in batch else everything
-        unit = F.normalize(embeddings.float(), dim=-1)[slots.clamp(min=0)]
-        item, kept = gather(batch["image_item"][slots.clamp(min=0)]), gather(slots >= 0)
-        distinct = gather(unit)[first_copies(item, kept)]
-        losses = {f"{name}_loss": getattr(weights, name) * guard(distinct) for name, guard in wanted.items()}
-        return {name: Term(loss, loss.detach()) for name, loss in losses.items()}
+    @classmethod
+    def collapse_causes(cls, options: Any) -> list[str]:
+        """What in the objective, or in its options, is known to let embeddings collapse."""
+        return []
+
+    @classmethod
+    def attention_temperature(cls, options: Any) -> float | None:
+        """Temperature of projection-free attention over the history, for the run's page; None without attention."""
+        return None
+
+
+@dataclass(frozen=True)
+class Temperature(Checked):
+    """Options of contrastive objectives.
+
+    Attributes
+    ----------
+    temperature : float
+        Of the contrastive softmax.
+    learn_temperature : bool
+        Learn the temperature, from the given value on; it never falls below 0.01.
+    """
+
+    temperature: PositiveFloat = 0.05
+    learn_temperature: bool = False
+
+
+class Contrastive(Objective):
+    """Base of objectives with a contrastive softmax."""
+
+    def __init__(self, options: Temperature, context: Context) -> None:
+        super().__init__(options, context)
+        if options.learn_temperature:
+            self.log_temperature = nn.Parameter(torch.tensor(math.log(options.temperature)))
+
+    @property
+    def temperature(self) -> float | Tensor:
+        """tau of the contrastive softmax."""
+        if self.options.learn_temperature:
+            return self.log_temperature.exp().clamp(min=LEAST_TEMPERATURE)
+        return self.options.temperature

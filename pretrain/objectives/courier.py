@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import torch
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data_tools.common.cli import UserError
 from pretrain.data.records import log_shares
-from pretrain.encoder.image_encoder import ImageEncoder
-from pretrain.objectives.base import Objective
+from pretrain.objectives.base import Context, Contrastive, Temperature
 from pretrain.objectives.parts.losses import Term, click_cross_entropy, info_nce, negative_cosine, within_page
 from pretrain.objectives.parts.momentum import MomentumQueue
 from pretrain.objectives.parts.reconstruction import MultiHead, history_mean, reconstruct
 from pretrain.runtime.distributed import gather, largest, rank
-from pretrain.settings import Settings
 
 
 class Targets(NamedTuple):
@@ -37,6 +37,20 @@ class Targets(NamedTuple):
     clicked: Tensor
     rebuilt: Tensor
     known: Tensor
+
+
+class Rivals(NamedTuple):
+    """Targets that count otherwise in the softmax of another target of their own request.
+
+    Attributes
+    ----------
+    among : bool tensor (n,)
+    weight : float
+        How often they count; 0 leaves them out.
+    """
+
+    among: Tensor
+    weight: float
 
 
 def click_targets(history: Tensor, fresh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -64,51 +78,137 @@ def click_targets(history: Tensor, fresh: Tensor) -> tuple[Tensor, Tensor, Tenso
     return F.pad(row, (0, padding)), target, F.pad(earlier, (0, 0, 0, padding), value=-1)
 
 
-class Courier(Objective):
-    """L_pv and L_ucs, and where wanted L_ctr, a ranking within the page view, and the paper's ablations.
+class Courier(Contrastive):
+    """A page view's clicks found from their reconstruction by the user's history (COURIER, arXiv 2306.05001).
 
     ``pv_loss``: each clicked page-view item is found, among all page-view items of the global batch, from its
     reconstruction by the user's history. ``ucs_loss``: the same for each fresh click (see :func:`click_targets`), from
-    the clicks before it, among the fresh clicks of the global batch but the others of its own request: the user chose
-    those, too, and the earlier ones make up its reconstruction (leaving them out is ours). ``ctr_loss``: click or not,
-    from a small MLP on [r_j, p_j] (the paper's released code; its width D is ours). ``page_loss``: clicked slots above
-    the page view's others by cos(p_j, r_j) (ours).
+    the clicks before it, among the fresh clicks of the global batch except the others of its own request: the user
+    chose those, too, and the earlier ones make up its reconstruction (leaving them out is our choice). ``ctr_loss``:
+    click or not, from a small MLP on [r_j, p_j] (the paper's released code; its width D is our choice). ``page_loss``:
+    clicked slots above the page view's others by cos(p_j, r_j) (ours).
     """
 
-    def __init__(self, settings: Settings, encoder: ImageEncoder) -> None:
-        super().__init__(settings, encoder)
-        wanted, size = self.settings, encoder.dimensions
-        self.sizes = [*wanted.matryoshka, size]
-        if not any((wanted.pv_weight, wanted.ucs_weight, wanted.ctr_weight, wanted.page_weight)):
-            raise UserError("--objective.pv_weight, ucs_weight, ctr_weight and page_weight are all 0: nothing to learn")
-        learned = wanted.reconstruction == "multihead" or wanted.projection or wanted.ctr_weight
-        if wanted.matryoshka and (learned or not all(0 < small < size for small in wanted.matryoshka)):
-            raise UserError(
-                f"--objective.matryoshka {wanted.matryoshka} must hold sizes below the embedding's, {size}, and goes "
-                "with neither a multihead reconstruction nor a projection nor ctr_weight, which know one size only"
-            )
-        if wanted.reconstruction == "multihead":
-            if size % wanted.heads:
-                raise UserError(f"--objective.heads {wanted.heads} does not divide the embedding's size, {size}")
-            self.attention = MultiHead(size, wanted.heads)
-        if wanted.projection:
-            self.projection = nn.Sequential(
-                nn.Linear(size, wanted.projection), nn.ReLU(), nn.Linear(wanted.projection, size)
-            )
-        if wanted.ctr_weight:
-            self.click = nn.Sequential(nn.Linear(2 * size, size), nn.ReLU(), nn.Linear(size, 1))
-        if wanted.queue:
-            if wanted.matryoshka or wanted.projection or not (wanted.pv_weight and wanted.contrast):
+    @dataclass(frozen=True)
+    class Settings(Temperature):
+        """Options of courier.
+
+        Attributes
+        ----------
+        attention_temperature : float
+            Of the softmax over the history in the reconstruction. Low values let a target pick its own look-alike from
+            the history: the loss falls without any taste being learned.
+        pv_weight : float
+            Weight of the page-view loss.
+        ucs_weight : float
+            Weight of the user-click-sequence loss.
+        ctr_weight : float
+            Weight of the click prediction from target and reconstruction.
+        page_weight : float
+            Weight of ranking, within a page view, clicked slots above the others by cos(p, r).
+        reconstruction : str
+            "attention" (projection-free), "multihead" (learned projections) or "mean" (of the history, whatever the
+            target).
+        heads : int
+            Of the multihead reconstruction.
+        contrast : bool
+            False only pulls targets and reconstructions together, as an ablation: this collapses.
+        unclicked_negatives : bool
+            Whether page-view items that were not clicked are negatives.
+        page_negative_weight : float
+            Weight, in the softmax, of the unclicked items of the target's own page view.
+        page_positives : bool
+            Whether the page view's other clicks are further positives of a clicked slot, not negatives.
+        queue : int
+            Page-view items remembered from earlier steps as further negatives of the page-view loss; 0 keeps none.
+        momentum : float
+            Share of itself that the slow encoder, which makes the remembered keys, keeps at each step.
+        log_q : float
+            Strength of the correction for popular items being in more batches: 0 none, 1 full.
+        projection : int
+            Hidden width of a projection head that losses see and the table does not; 0 has none.
+        matryoshka : list of int
+            Further sizes, each below the embedding's: the first so many dimensions are trained to serve alone.
+        """
+
+        attention_temperature: PositiveFloat = 1.0
+        pv_weight: NonNegativeFloat = 1.0
+        ucs_weight: NonNegativeFloat = 1.0
+        ctr_weight: NonNegativeFloat = 0.0
+        page_weight: NonNegativeFloat = 0.0
+        reconstruction: Literal["attention", "multihead", "mean"] = "attention"
+        heads: PositiveInt = 4
+        contrast: bool = True
+        unclicked_negatives: bool = True
+        page_negative_weight: NonNegativeFloat = 1.0
+        page_positives: bool = False
+        queue: NonNegativeInt = 0
+        momentum: ClosedUnitInterval = 0.99
+        log_q: NonNegativeFloat = 0.0
+        projection: NonNegativeInt = 0
+        matryoshka: list[PositiveInt] = field(default_factory=list)
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if not any((self.pv_weight, self.ucs_weight, self.ctr_weight, self.page_weight)):
                 raise UserError(
-                    "--objective.queue goes with neither matryoshka nor projection, since its keys are whole "
-                    "embeddings, and needs a pv_weight and contrast, whose negatives they are"
+                    "--objective.courier.pv_weight, ucs_weight, ctr_weight and page_weight are all 0: nothing to learn"
                 )
-            self.memory = MomentumQueue(encoder, wanted.queue, wanted.momentum)
-        if wanted.log_q:
-            for name, share in zip(
-                ("page_share", "click_share"), log_shares(settings.data, settings.batch), strict=True
-            ):
+            if self.learn_temperature and not self.contrast:
+                raise UserError(
+                    "--objective.courier.learn_temperature needs --objective.courier.contrast: without it no "
+                    "temperature is used"
+                )
+            if self.matryoshka and (self.reconstruction == "multihead" or self.projection or self.ctr_weight):
+                raise UserError(
+                    "--objective.courier.matryoshka cannot be combined with a multihead reconstruction, a projection "
+                    "or a ctr_weight: their layers have one size only"
+                )
+            if self.queue and (self.matryoshka or self.projection or not (self.pv_weight and self.contrast)):
+                raise UserError(
+                    "--objective.courier.queue cannot be combined with matryoshka or projection, since its keys are "
+                    "whole embeddings, and needs a pv_weight and contrast, whose negatives they are"
+                )
+
+    def __init__(self, options: Settings, context: Context) -> None:
+        super().__init__(options, context)
+        encoder, size = context.encoder, context.encoder.dimensions
+        self.sizes = [*options.matryoshka, size]
+        if any(small >= size for small in options.matryoshka):
+            raise UserError(
+                f"--objective.courier.matryoshka {options.matryoshka} must hold sizes below the embedding's, {size}"
+            )
+        if options.reconstruction == "multihead":
+            if size % options.heads:
+                raise UserError(
+                    f"--objective.courier.heads {options.heads} does not divide the embedding's size, {size}"
+                )
+            self.attention = MultiHead(size, options.heads)
+        if options.projection:
+            self.projection = nn.Sequential(
+                nn.Linear(size, options.projection), nn.ReLU(), nn.Linear(options.projection, size)
+            )
+        if options.ctr_weight:
+            self.click = nn.Sequential(nn.Linear(2 * size, size), nn.ReLU(), nn.Linear(size, 1))
+        if options.queue:
+            self.memory = MomentumQueue(encoder, options.queue, options.momentum)
+        if options.log_q:
+            shares = log_shares(context.data, context.history, context.slots)
+            for name, share in zip(("page_share", "click_share"), shares, strict=True):
                 self.register_buffer(name, share, persistent=False)
+
+    @classmethod
+    def collapse_causes(cls, options: Settings) -> list[str]:
+        if options.contrast:
+            return []
+        return [
+            "objective.courier.contrast is false: without negatives the reconstruction is best when all embeddings are "
+            "equal (set it to true)"
+        ]
+
+    @classmethod
+    def attention_temperature(cls, options: Settings) -> float | None:
+        return options.attention_temperature if options.reconstruction == "attention" else None
 
     def terms(self, embeddings: Tensor, batch: dict[str, Tensor]) -> dict[str, Term]:
         """See the class.
@@ -118,9 +218,9 @@ class Courier(Objective):
         embeddings : float tensor (N, D), of the batch's distinct pictures
         batch : with history (B, H), fresh (B,), page (B, P), click (B, P) and image_item (N,)
         """
-        if self.settings.projection:
+        if self.options.projection:
             embeddings = self.projection(embeddings)
-        clicks = click_targets(batch["history"], batch["fresh"]) if self.settings.ucs_weight else None
+        clicks = click_targets(batch["history"], batch["fresh"]) if self.options.ucs_weight else None
         by_size = [self._terms(F.normalize(embeddings[:, :size].float(), dim=-1), batch, clicks) for size in self.sizes]
         return {
             name: Term(*(sum(parts) / len(parts) for parts in zip(*(terms[name] for terms in by_size), strict=True)))
@@ -130,82 +230,71 @@ class Courier(Objective):
     def _terms(
         self, unit: Tensor, batch: dict[str, Tensor], clicks: tuple[Tensor, Tensor, Tensor] | None
     ) -> dict[str, Term]:
-        wanted = self.settings
+        options = self.options
         history, page, clicked = batch["history"], batch["page"], batch["click"] > 0
         rebuilt = self._reconstruct(unit, page, history)
         present = (page >= 0) & (history >= 0).any(1, keepdim=True)
         found: dict[str, tuple[float, Term]] = {}
-        if wanted.pv_weight:
+        if options.pv_weight:
             row = torch.arange(len(page), device=page.device).repeat_interleave(page.shape[1])
             shown = Targets(page.flatten(), row, clicked.flatten(), rebuilt.flatten(0, 1), present.flatten())
-            share = self.page_share if wanted.log_q else None
-            pv = self._retrieve(unit, batch, shown, ~shown.clicked, wanted.page_negative_weight, share, True)
-            found["pv_loss"] = (wanted.pv_weight, pv)
-            if wanted.queue:
+            share = self.page_share if options.log_q else None
+            rivals = Rivals(~shown.clicked, options.page_negative_weight)
+            found["pv_loss"] = (options.pv_weight, self._retrieve(unit, batch, shown, rivals, share, page_view=True))
+            if options.queue:
                 self._remember(batch, shown)
-        if wanted.ucs_weight:
+        if options.ucs_weight:
             row, target, earlier = clicks
             again = self._reconstruct(unit, target[:, None], earlier).squeeze(1)
             everything = torch.ones_like(target, dtype=torch.bool)
             chosen = Targets(target, row, everything, again, (earlier >= 0).any(1))
-            share = self.click_share if wanted.log_q else None
-            found["ucs_loss"] = (wanted.ucs_weight, self._retrieve(unit, batch, chosen, everything, 0.0, share, False))
-        if wanted.ctr_weight:
+            share = self.click_share if options.log_q else None
+            ucs = self._retrieve(unit, batch, chosen, Rivals(everything, 0.0), share, page_view=False)
+            found["ucs_loss"] = (options.ucs_weight, ucs)
+        if options.ctr_weight:
             logits = self.click(torch.cat([rebuilt, unit[page.clamp(min=0)]], dim=-1)).squeeze(-1)
-            found["ctr_loss"] = (wanted.ctr_weight, click_cross_entropy(logits, batch["click"], present))
-        if wanted.page_weight:
+            found["ctr_loss"] = (options.ctr_weight, click_cross_entropy(logits, batch["click"], present))
+        if options.page_weight:
             score = F.cosine_similarity(unit[page.clamp(min=0)], rebuilt, dim=-1)
             copy = ((page[:, :, None] == page[:, None, :]) & clicked[:, None, :]).any(2)
             ranked = within_page(score, clicked & present, present & ~copy, self.temperature)
-            found["page_loss"] = (wanted.page_weight, ranked)
+            found["page_loss"] = (options.page_weight, ranked)
         return {name: Term(weight * term.loss, weight * term.chance) for name, (weight, term) in found.items()}
 
     def _reconstruct(self, unit: Tensor, target: Tensor, history: Tensor) -> Tensor:
         """Targets (B, T) from history (B, H), both indices into ``unit`` with -1 for padding: (B, T, D)."""
         present = history >= 0
         targets, clicks = unit[target.clamp(min=0)], unit[history.clamp(min=0)]
-        if self.settings.reconstruction == "multihead":
+        if self.options.reconstruction == "multihead":
             return self.attention(targets, clicks, present)
-        if self.settings.reconstruction == "mean":
+        if self.options.reconstruction == "mean":
             return history_mean(clicks, present, target.shape[1])
-        return reconstruct(targets, clicks, present, self.settings.attention_temperature)[0]
+        return reconstruct(targets, clicks, present, self.options.attention_temperature)[0]
 
     def _retrieve(
         self,
         unit: Tensor,
         batch: dict[str, Tensor],
         targets: Targets,
-        rival: Tensor,
-        weight: float,
+        rivals: Rivals,
         log_share: Tensor | None,
+        *,
         page_view: bool,
     ) -> Term:
-        """InfoNCE of the targets among those of the global batch, and for page views among those in memory.
-
-        ``rival`` (bool, n) marks those that count ``weight`` times in the softmax of another target of their request.
-        """
+        """InfoNCE of the targets among those of the global batch, and for page views among those in memory."""
         clicked = targets.clicked & (targets.index >= 0)
         kept = clicked & targets.known
         own = unit[targets.index.clamp(min=0)]
-        if not self.settings.contrast:
+        if not self.options.contrast:
             return negative_cosine(own, targets.rebuilt, kept)
         item = batch["image_item"][targets.index.clamp(min=0)]
         candidate, candidate_item = gather(own), gather(item)
-        candidate_kept = gather(targets.index >= 0 if self.settings.unclicked_negatives else clicked)
+        candidate_kept = gather(targets.index >= 0 if self.options.unclicked_negatives else clicked)
         positive = torch.arange(len(item), device=item.device) + rank() * len(item)
-        several = page_view and self.settings.page_positives
-        bias = further = None
-        if several or weight != 1:
-            row = gather(targets.row + rank() * len(batch["history"]))
-            together = row[positive][:, None] == row[None, :]
-        if several:
-            further = together & gather(clicked)[None, :]
-        if weight != 1:
-            rivals = (together & gather(rival)[None, :]).scatter(1, positive[:, None], False)
-            bias = torch.zeros(rivals.shape, device=rivals.device)
-            bias = bias.masked_fill(rivals, math.log(weight) if weight else float("-inf"))
-        if page_view and self.settings.queue:
-            length = self.settings.queue
+        several = page_view and self.options.page_positives
+        bias, further = self._same_request(batch, targets, rivals, positive, several=several)
+        if page_view and self.options.queue:
+            length = self.options.queue
             candidate = torch.cat([candidate, self.memory.key])
             candidate_item = torch.cat([candidate_item, self.memory.item])
             candidate_kept = torch.cat([candidate_kept, self.memory.item >= 0])
@@ -213,7 +302,7 @@ class Courier(Objective):
         # The correction takes ln q off every logit, the positive's too, with q an item's share of the candidates
         # (sampling-bias-corrected softmax, Yi et al., RecSys 2019).
         if log_share is not None:
-            popular = -self.settings.log_q * log_share[candidate_item][None, :]
+            popular = -self.options.log_q * log_share[candidate_item][None, :]
             bias = popular if bias is None else bias + popular
         return info_nce(
             query=targets.rebuilt,
@@ -228,13 +317,34 @@ class Courier(Objective):
             further=further,
         )
 
+    @staticmethod
+    def _same_request(
+        batch: dict[str, Tensor], targets: Targets, rivals: Rivals, positive: Tensor, *, several: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """``bias`` and ``further`` of :func:`info_nce`: how a request's other targets count, and which are positives.
+
+        None where all count alike, and unless the clicks of a page view are ``several`` positives.
+        """
+        if not several and rivals.weight == 1:
+            return None, None
+        row = gather(targets.row + rank() * len(batch["history"]))
+        together = row[positive][:, None] == row[None, :]
+        bias = further = None
+        if several:
+            further = together & gather(targets.clicked & (targets.index >= 0))[None, :]
+        if rivals.weight != 1:
+            others = (together & gather(rivals.among)[None, :]).scatter(1, positive[:, None], False)
+            bias = torch.zeros(others.shape, device=others.device)
+            bias = bias.masked_fill(others, math.log(rivals.weight) if rivals.weight else float("-inf"))
+        return bias, further
+
     def _remember(self, batch: dict[str, Tensor], shown: Targets) -> None:
         """Put the page views' pictures, as the slow encoder sees them, into the queue."""
-        wanted = (shown.index >= 0) & (shown.clicked | self.settings.unclicked_negatives)
+        wanted = (shown.index >= 0) & (shown.clicked | self.options.unclicked_negatives)
         key = gather(self.memory.encode(batch["images"], shown.index.clamp(min=0), wanted))
         item, wanted = gather(batch["image_item"][shown.index.clamp(min=0)]), gather(wanted)
         self.memory.remember(key[wanted], item[wanted])
 
-    def after_step(self, encoder: ImageEncoder) -> None:
-        if self.settings.queue:
+    def after_step(self, encoder: nn.Module) -> None:
+        if self.options.queue:
             self.memory.follow(encoder)

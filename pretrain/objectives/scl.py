@@ -8,28 +8,52 @@ view; and the triplet's negative is an item of the same page view that was not c
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
-from torch import Tensor
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pretrain.encoder.image_encoder import ImageEncoder
-from pretrain.objectives.base import Objective
+from pretrain.objectives.base import Context, Contrastive, Temperature
 from pretrain.objectives.parts.losses import Term, info_nce, triplet
 from pretrain.objectives.parts.momentum import MomentumQueue
 from pretrain.runtime.distributed import gather, rank
-from pretrain.settings import Settings
 
 
-class Scl(Objective):
-    """InfoNCE of a click's embedding and the slow encoder's embedding (key) of the next click, and the triplet.
+class Scl(Contrastive):
+    """Pairs of consecutive clicks with a momentum queue, and a triplet (after SCL, arXiv 2407.19467).
+
+    InfoNCE of a click's embedding and the slow encoder's embedding (key) of the next click, and the triplet.
 
     Keys of the batch's other pairs, and those remembered from earlier steps, are the negatives, but for copies of the
     two items of the pair. Keys are those of :class:`pretrain.objectives.parts.momentum.MomentumQueue`.
     """
 
-    def __init__(self, settings: Settings, encoder: ImageEncoder) -> None:
-        super().__init__(settings, encoder)
-        self.memory = MomentumQueue(encoder, self.settings.scl.queue, self.settings.scl.momentum)
+    @dataclass(frozen=True)
+    class Settings(Temperature):
+        """Options of scl.
+
+        Attributes
+        ----------
+        queue : int
+            Keys remembered from earlier steps as further negatives; 0 keeps none.
+        momentum : float
+            Share of itself that the slow encoder, which makes the keys, keeps at each step.
+        triplet_weight : float
+            Weight of the triplet with a slot of the same page view that was not clicked.
+        margin : float
+            By how much a clicked slot must be nearer (in cosine) than one that was not.
+        """
+
+        queue: NonNegativeInt = 4096
+        momentum: ClosedUnitInterval = 0.99
+        triplet_weight: NonNegativeFloat = 1.0
+        margin: float = 0.1
+
+    def __init__(self, options: Settings, context: Context) -> None:
+        super().__init__(options, context)
+        self.memory = MomentumQueue(context.encoder, options.queue, options.momentum)
 
     def terms(self, embeddings: Tensor, batch: dict[str, Tensor]) -> dict[str, Term]:
         """``scl_loss`` and ``triplet_loss``.
@@ -45,12 +69,13 @@ class Scl(Objective):
         pair = clicked & (before >= 0)
         anchor = unit[before.clamp(min=0)]
         terms = {"scl_loss": self._pairs(anchor.expand(-1, page.shape[1], -1), batch, pair)}
-        weight = self.settings.scl.triplet_weight
+        weight = self.options.triplet_weight
         if weight:
             copies = ((page[:, :, None] == page[:, None, :]) & clicked[:, None, :]).any(2)
             kept = pair[:, :, None] & ((page >= 0) & ~copies)[:, None, :]
             shown = unit[page.clamp(min=0)]
-            found = triplet(anchor[:, :, None], shown[:, :, None], shown[:, None], kept, self.settings.scl.margin)
+            margin = self.options.margin
+            found = triplet(anchor[:, :, None], shown[:, :, None], shown[:, None], kept=kept, margin=margin)
             terms["triplet_loss"] = Term(weight * found.loss, weight * found.chance)
         return terms
 
@@ -82,5 +107,5 @@ class Scl(Objective):
         self.memory.remember(candidate[: len(fresh)][fresh], candidate_item[: len(fresh)][fresh])
         return term
 
-    def after_step(self, encoder: ImageEncoder) -> None:
+    def after_step(self, encoder: nn.Module) -> None:
         self.memory.follow(encoder)

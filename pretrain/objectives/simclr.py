@@ -5,18 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pretrain.objectives.base import Objective
+from pretrain.objectives.base import Contrastive, Temperature
 from pretrain.objectives.parts.losses import Term, info_nce
 from pretrain.runtime.distributed import gather, rank
 
 
-class SimClr(Objective):
-    """NT-Xent over the global batch (SimCLR, arXiv 2002.05709, equation 1).
+class SimClr(Contrastive):
+    """Two views of a catalogue picture find each other (SimCLR, arXiv 2002.05709).
+
+    NT-Xent over the global batch (equation 1 of the paper).
 
     A view's softmax leaves out the view itself: it is the same item as the positive, hence no negative.
     """
 
     batches = "items"
+    Settings = Temperature
 
     def terms(self, embeddings: Tensor, batch: dict[str, Tensor]) -> dict[str, Term]:
         """``simclr_loss``.

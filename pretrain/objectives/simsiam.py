@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+from jsonargparse.typing import PositiveInt
 from torch import Tensor, nn
 
-from pretrain.encoder.image_encoder import ImageEncoder
-from pretrain.objectives.base import Objective
+from data_tools.common.checks import Checked
+from pretrain.objectives.base import Context, Objective
 from pretrain.objectives.parts.losses import Term, negative_cosine
 from pretrain.runtime.distributed import gather
-from pretrain.settings import Settings
 
 
 class GlobalBatchNorm(nn.Module):
@@ -39,7 +40,9 @@ def _mlp(sizes: list[int], last_norm: bool) -> nn.Sequential:
 
 
 class SimSiam(Objective):
-    """L = D(p_1, z_2) / 2 + D(p_2, z_1) / 2 with D the negative cosine and z without gradient (arXiv 2011.10566).
+    """One view of a catalogue picture predicts the other, without negatives (SimSiam, arXiv 2011.10566).
+
+    L = D(p_1, z_2) / 2 + D(p_2, z_1) / 2 with D the negative cosine and z without gradient (equation 2 of the paper).
 
     The projector (three layers) and the predictor (two, with a bottleneck) stand behind the embedding, as in the paper,
     and are thrown away with the run.
@@ -47,11 +50,30 @@ class SimSiam(Objective):
 
     batches = "items"
 
-    def __init__(self, settings: Settings, encoder: ImageEncoder) -> None:
-        super().__init__(settings, encoder)
-        width, bottleneck = self.settings.simsiam.width, self.settings.simsiam.bottleneck
-        self.projector = _mlp([encoder.dimensions, width, width, width], last_norm=True)
+    @dataclass(frozen=True)
+    class Settings(Checked):
+        """Options of simsiam: the networks after the embedding.
+
+        Attributes
+        ----------
+        width : int
+            Of the three-layer projector.
+        bottleneck : int
+            Of the two-layer predictor.
+        """
+
+        width: PositiveInt = 256
+        bottleneck: PositiveInt = 64
+
+    def __init__(self, options: Settings, context: Context) -> None:
+        super().__init__(options, context)
+        width, bottleneck = options.width, options.bottleneck
+        self.projector = _mlp([context.encoder.dimensions, width, width, width], last_norm=True)
         self.predictor = _mlp([width, bottleneck, width], last_norm=False)
+
+    @classmethod
+    def collapse_causes(cls, options: Settings) -> list[str]:
+        return ["simsiam has no negatives: only its predictor and the stopped gradient keep it from collapse"]
 
     def terms(self, embeddings: Tensor, batch: dict[str, Tensor]) -> dict[str, Term]:
         """``simsiam_loss``.

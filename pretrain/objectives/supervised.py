@@ -9,10 +9,8 @@ from torch import Tensor, nn
 
 from data_tools.common.cli import UserError
 from pretrain.data.records import categories
-from pretrain.encoder.image_encoder import ImageEncoder
-from pretrain.objectives.base import Objective
+from pretrain.objectives.base import Context, Objective
 from pretrain.objectives.parts.losses import Term, classification
-from pretrain.settings import Settings
 
 
 class Labels:
@@ -26,21 +24,24 @@ class Labels:
 
 
 class Supervised(Objective):
-    """Cross entropy of a linear classifier on the embedding; pictures without a category do not count."""
+    """The catalogue's category from the picture: cross entropy of a linear classifier on the embedding.
+
+    Pictures without a category do not count.
+    """
 
     batches = "items"
     views = 1
 
-    def __init__(self, settings: Settings, encoder: ImageEncoder) -> None:
-        super().__init__(settings, encoder)
-        names = categories(settings.data)
+    def __init__(self, options: None, context: Context) -> None:
+        super().__init__(options, context)
+        names = categories(context.data)
         if len(names) < 2:
             raise UserError(
-                f"{settings.data} has {len(names)} categories; --objective.name supervised needs at least two (column "
+                f"{context.data} has {len(names)} categories; --objective.name supervised needs at least two (column "
                 "category of items.parquet)"
             )
         self.annotate = Labels(names)
-        self.classifier = nn.Linear(encoder.dimensions, len(names))
+        self.classifier = nn.Linear(context.encoder.dimensions, len(names))
 
     def terms(self, embeddings: Tensor, batch: dict[str, Tensor]) -> dict[str, Term]:
         """``supervised_loss``.

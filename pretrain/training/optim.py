@@ -1,15 +1,12 @@
-"""Optimiser, learning-rate schedule, precision and threads."""
+"""Optimiser and learning-rate schedule."""
 
 from __future__ import annotations
 
 import math
-import os
-import time
 
 import torch
 from torch import nn
 
-from pretrain.encoder.depth import layer_groups
 from pretrain.encoder.image_encoder import ImageEncoder
 from pretrain.settings import Optim
 
@@ -48,33 +45,6 @@ def layer_scales(encoder: ImageEncoder, decay: float) -> dict[str, float]:
     """Factor of the learning rate of each parameter of the tower, by its name in the encoder; nothing for decay 1."""
     if decay == 1:
         return {}
-    groups = layer_groups(encoder.tower, stages=False)
+    groups = encoder.layer_groups(stages=False)
     last = max(groups.values())
     return {f"tower.{name}": decay ** (last - group) for name, group in groups.items()}
-
-
-def use_all_cores() -> None:
-    """On a CPU, share the cores among the machine's processes: accelerate's launcher leaves one thread to each."""
-    if not torch.cuda.is_available() and hasattr(os, "sched_getaffinity"):
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))
-
-
-def choose_precision(encoder: ImageEncoder, wanted: str, image_size: int) -> str:
-    """fp32, bf16 or fp16; "auto" on a CPU times steps of the bare encoder in fp32 and in bf16."""
-    if wanted == "auto" and torch.cuda.is_available():
-        wanted = "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    if wanted == "auto":
-        images = torch.zeros(64, 3, image_size, image_size, dtype=torch.uint8)
-        seconds = {"fp32": math.inf, "bf16": math.inf}
-        before = {name: value.clone() for name, value in encoder.state_dict().items()}
-        for precision in ("fp32", "bf16") * 3:
-            started = time.perf_counter()
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-                loss = encoder(images).float().square().mean()
-            loss.backward()
-            seconds[precision] = min(seconds[precision], time.perf_counter() - started)
-        encoder.zero_grad()
-        encoder.load_state_dict(before)  # the trial has moved batch norm's statistics
-        wanted = min(seconds, key=seconds.get)
-    return wanted

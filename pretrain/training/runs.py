@@ -8,12 +8,16 @@
 ``log.jsonl``                 one line a log line; ``tensorboard/`` the same as events
 ``stopped.json``              where the collapse watch stopped the run, and its reason
 ``summary.json``              written at the end, with ``compare.yaml``, the configuration of the run's comparison
+
+Runs of former versions can be read, resumed and exported (see ``pretrain.training.former``).
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +25,78 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from data_tools.common.files import read_json, whole_file, whole_folder, write_json
+from data_tools.common import provenance
+from data_tools.common.cli import settings_from
+from data_tools.common.errors import UserError
+from data_tools.common.files import finite, read_json, read_json_lines, whole_file, whole_folder, write_json
+from pretrain.settings import Settings
+from pretrain.training.former import upgrade_log_line, upgrade_settings, upgrade_summary
 
 STOPPED = "stopped.json"
+
+
+def read_settings(run: Path) -> Settings:
+    """The settings a run was made with, of whatever version; those younger than the run are at their defaults.
+
+    Raises
+    ------
+    UserError
+        If there is no run, or its settings are not understood.
+    """
+    made = read_json(run / "run.json")["settings"]
+    return settings_from(Settings, upgrade_settings(made), f"{run / 'run.json'} has settings that cannot be read")
+
+
+def read_summary(run: Path) -> dict[str, Any]:
+    """What a finished run says of itself; see ``pretrain.training.summary``."""
+    return upgrade_summary(read_json(run / "summary.json"))
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """Log lines of a run, oldest first."""
+    return [upgrade_log_line(line) for line in read_json_lines(run / "log.jsonl")]
+
+
+def open_run(settings: Settings, wait: Callable[[], None]) -> Path | None:
+    """The checkpoint to resume from; None for a run that starts anew.
+
+    Parameters
+    ----------
+    settings : Settings
+    wait : callable
+        Returns once all processes have called it.
+
+    Raises
+    ------
+    UserError
+        If the folder already contains a run and ``resume`` is off, or the run was made with other settings.
+    """
+    run = Path(settings.out)
+    made = (run / "run.json").exists()
+    found = checkpoints(run)
+    wait()
+    if made and not settings.resume:
+        raise UserError(f"{run} already contains a run; continue with --resume, or name another folder with --out")
+    if made:
+        before = read_settings(run)
+        # Batches depend neither on the number of loader processes nor on what they cache.
+        free = {name: getattr(settings.batch, name) for name in ("workers", "cache_mb")}
+        before = replace(before, batch=replace(before.batch, **free))
+        for section in ("encoder", "objective", "batch", "seed"):
+            then, now = getattr(before, section), getattr(settings, section)
+            if then != now:
+                raise UserError(f"{run} was trained with {section} {then}, not {now}; resume with the same settings")
+    wait()
+    return found[-1] if found else None
+
+
+def start_run(settings: Settings, encoder: torch.nn.Module) -> None:
+    """Record what is about to be trained, and the encoder before training."""
+    run = Path(settings.out)
+    made_by = {"commit": provenance.commit(), "versions": provenance.versions(), "machine": provenance.machine()}
+    write_json(run / "run.json", {"settings": asdict(settings), **made_by})
+    save_tensors(run / "initial.safetensors", encoder.state_dict())
+    (run / "best.json").unlink(missing_ok=True)
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -35,12 +108,16 @@ def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 def save_checkpoint(
     run: Path,
     step: int,
+    *,
     encoder: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    state: dict[str, Any],
     objective: torch.nn.Module,
+    state: dict[str, Any],
 ) -> None:
-    """Write ``checkpoints/step-<step>`` whole, then remove all but the newest two."""
+    """Write ``checkpoints/step-<step>`` whole, then remove all but the newest two.
+
+    ``state`` is what JSON can hold of the run's state: it is given back by :func:`load_checkpoint`.
+    """
     folder = run / "checkpoints" / f"step-{step:06d}"
     slots = optimizer.state_dict()["state"]
     flat = {f"{index}.{name}": value for index, slot in slots.items() for name, value in slot.items()}
@@ -77,11 +154,11 @@ def load_checkpoint(
 def append_log(run: Path, line: dict[str, Any]) -> None:
     """Add one line to ``log.jsonl``."""
     with open(run / "log.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(json.dumps(finite(line), allow_nan=False) + "\n")
 
 
 def trim_log(run: Path, step: int) -> None:
-    """Drop log lines after ``step``: a resumed run writes them again. A half-written last line goes too."""
+    """Drop log lines after ``step``: a resumed run writes them again. A half-written last line is dropped, too."""
     path = run / "log.jsonl"
     if not path.exists():
         return
@@ -94,3 +171,10 @@ def trim_log(run: Path, step: int) -> None:
             continue
     with whole_file(path) as scratch:
         scratch.write_text("".join(kept), encoding="utf-8")
+
+
+def save_bad_batch(run: Path, step: int, items: Tensor, losses: dict[str, float]) -> Path:
+    """Save the items of a batch whose loss is not finite, and its terms; returns the file."""
+    path = run / f"not-finite-step-{step}.json"
+    write_json(path, {"step": step, "losses": losses, "items": items.tolist()})
+    return path

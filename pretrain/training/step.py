@@ -3,7 +3,7 @@
 Gradient caching (GradCache, arXiv 2101.06983): the pictures are embedded in micro-batches without a graph, the loss and
 its gradient by the embeddings are computed on all of them, and each micro-batch is embedded again, with the same random
 numbers, to carry its part of that gradient back. Memory is that of one micro-batch, and negatives are those of the
-whole batch of all processes. Batch norm takes its statistics from a micro-batch: with frozen norms, or layer norm, the
+whole batch of all processes. Batch norm takes its statistics from a micro-batch; with frozen norms, or layer norm, the
 result is that of the whole batch at once.
 """
 
@@ -26,8 +26,8 @@ def objective_terms(objective: nn.Module, embeddings: Tensor, batch: dict[str, T
 
 
 @contextmanager
-def still_norms(model: nn.Module) -> Iterator[None]:
-    """Batch norms normalise as in training, but keep their running statistics as they are."""
+def frozen_batchnorm_statistics(model: nn.Module) -> Iterator[None]:
+    """Batch norms normalise as in training, while their running statistics stay as they are."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     for norm in norms:
         norm.track_running_stats = False
@@ -105,7 +105,7 @@ class Step:
     def _embed_without_graph(self, images: Tensor, seeds: Tensor | None) -> Tensor:
         bare = getattr(self.model, "module", self.model)
         parts = []
-        with torch.no_grad(), still_norms(bare):
+        with torch.no_grad(), frozen_batchnorm_statistics(bare):
             for start in range(0, len(images), self.micro_batch):
                 some = slice(start, start + self.micro_batch)
                 chosen = None if seeds is None else seeds[some]

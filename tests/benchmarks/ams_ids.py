@@ -20,6 +20,7 @@ import ams_network
 import numpy as np
 import torch
 import torch.distributed as dist
+from report import Ratio, finish
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -30,7 +31,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from data_tools.common.cli import UserError, parse_settings, run_command
 from data_tools.common.files import write_json
-from data_tools.common.provenance import made_by
 from downstream.ams.exchange import Exchange
 from downstream.ams.ids import shard_tables
 from downstream.ams.paper.measure import WARM_UP
@@ -108,19 +108,26 @@ def worker(rank: int, processes: int, folder: Path, steps: int) -> None:
 
 def main() -> None:
     settings = parse_settings(Settings, __doc__)
-    console, found = Console(), []
-    printed = Table("processes", "look-up", "s", "sent a step (MB)", "over ours")
+    console, found, ratios = Console(), [], []
+    printed = Table(
+        "processes",
+        "look-up",
+        "s",
+        "sent a step (MB)",
+    )
     with tempfile.TemporaryDirectory() as folder:
         for processes in settings.processes:
             group = ams_network.group(processes, settings.rate, Path(folder), [__file__], str(settings.steps))
             for name, one in group.items():
-                seconds, times = float(np.median(one["seconds"])), one["sent"] / group["exchange"]["sent"]
+                seconds = float(np.median(one["seconds"]))
                 found.append({"processes": processes, "look-up": name, "median": seconds, **one})
-                printed.add_row(str(processes), name, f"{seconds:.4f}", f"{one['sent'] / 1e6:.2f}", f"{times:.2f}")
+                printed.add_row(str(processes), name, f"{seconds:.4f}", f"{one['sent'] / 1e6:.2f}")
+                if name != "exchange":
+                    what = f"bytes sent a step, {processes} processes"
+                    ratios.append(Ratio(what, group["exchange"]["sent"], one["sent"], name))
     console.print(printed)
-    if settings.out:
-        sizes = {"codes": WORK.codes, "vocabulary": WORK.vocabulary, "size": WORK.size, "rate": settings.rate}
-        write_json(settings.out, {**sizes, "found": found, "made_by": made_by()})
+    sizes = {"codes": WORK.codes, "vocabulary": WORK.vocabulary, "size": WORK.size}
+    finish(settings, {**sizes, "found": found}, ratios)
 
 
 if __name__ == "__main__":

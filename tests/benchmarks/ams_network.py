@@ -23,16 +23,16 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from report import Ratio, finish
 from rich.console import Console
 from rich.table import Table
 
 from data_tools.common.cli import UserError, parse_settings, run_command
 from data_tools.common.files import write_json
-from data_tools.common.provenance import made_by
 from downstream.ams.feature_store import open_store
 from downstream.ams.paper.measure import measure
 from downstream.ams.paper.workload import Workload
-from downstream.ams.settings import ServerSettings
+from downstream.settings import ServerSettings
 
 CASES = {
     "AMS": ServerSettings("ams", shard_ids=True, verify=False),
@@ -147,8 +147,8 @@ def group(processes: int, rate: str, folder: Path, program: list[str], job: str)
 def main() -> None:
     settings = parse_settings(Settings, __doc__)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the namespaces are removed then too
-    console, found = Console(width=120), []
-    printed = Table("processes", "rate", "case", "fastest step (s)", "over AMS", "sent a step (MB)", "counted (MB)")
+    console, found, ratios = Console(width=120), [], []
+    printed = Table("processes", "rate", "case", "fastest step (s)", "sent a step (MB)", "counted (MB)")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         settings.work.make_store(folder / "store")
@@ -159,12 +159,13 @@ def main() -> None:
                 for name, one in cases.items():
                     counted = sum(one["images"]["bytes"].values()) + sum(one["ids"]["bytes"].values())
                     found.append({"processes": processes, "rate": rate, "case": name, "fastest": fastest[name], **one})
-                    cells = (f"{fastest[name]:.3f}", f"{fastest[name] / fastest['AMS']:.2f}")
                     megabytes = (f"{one['metered'] / 1e6:.2f}", f"{counted / 1e6:.2f}")
-                    printed.add_row(str(processes), rate, name, *cells, *megabytes)
-                if settings.out:
-                    write_json(settings.out, {"work": asdict(settings.work), "found": found, "made_by": made_by()})
+                    printed.add_row(str(processes), rate, name, f"{fastest[name]:.3f}", *megabytes)
+                    if not name.startswith("AMS"):
+                        what = f"seconds a step, {processes} processes, {rate}"
+                        ratios.append(Ratio(what, fastest["AMS"], fastest[name], name))
     console.print(printed)
+    finish(settings, {"found": found}, ratios)
 
 
 if __name__ == "__main__":

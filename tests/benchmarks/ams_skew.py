@@ -10,19 +10,18 @@ talk over the loopback device.
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from report import Ratio, finish
 from rich.console import Console
 from rich.table import Table
 
 from data_tools.common.cli import parse_settings, run_command
-from data_tools.common.files import write_json
-from data_tools.common.provenance import made_by
 from downstream.ams.paper.measure import measure_together
 from downstream.ams.paper.workload import Workload
-from downstream.ams.settings import ServerSettings
+from downstream.settings import ServerSettings
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,8 @@ def main() -> None:
             ):
                 images, seconds = one["images"], float(np.median(one["seconds"]))
                 moved = sum(images["bytes"][kind] for kind in ("ids", "embeddings", "gradients")) / 1e6
-                found.append({"placed": place, "hot": hot, "megabytes": moved, "median": seconds, **one})
+                case = {"processes": processes, "placed": place, "hot": hot}
+                found.append({**case, "megabytes": moved, "median": seconds, **one})
                 work_done = [
                     text
                     for name in ("embedded", "asked")
@@ -74,8 +74,16 @@ def main() -> None:
                 ]
                 printed.add_row(str(processes), place, str(hot), *work_done, f"{moved:.3f}", f"{seconds:.3f}")
     console.print(printed)
-    if settings.out:
-        write_json(settings.out, {"work": asdict(work), "found": found, "made_by": made_by()})
+    balance = {
+        (f"{one['processes']} processes, {one['hot']} copied", one["placed"]): one["images"]["balance"]["embedded"]
+        for one in found
+    }
+    ratios = [
+        Ratio(f"busiest over mean, {case}", value, balance[case, "together"], "popular images together")
+        for (case, placed), value in balance.items()
+        if placed == "in turn"
+    ]
+    finish(settings, {"found": found}, ratios)
 
 
 if __name__ == "__main__":

@@ -10,23 +10,22 @@ test AUC of training in that order and in random order.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from accelerate import Accelerator
+from report import Ratio, finish
 from rich.console import Console
 
 from data_tools.common.cli import parse_settings, run_command
-from data_tools.common.files import write_json
-from data_tools.common.provenance import made_by
 from data_tools.tables.table import EmbeddingTable, read_table
-from downstream.data.ctr_data import Batch, CTRData, DataSettings, load_ctr_data
-from downstream.forms import ImageSettings
+from downstream.data.ctr_data import Batch, CTRData, load_ctr_data
 from downstream.images.joined import join_table
-from downstream.models import ModelSettings, build_model
-from downstream.training.fit import OptimSettings, TrainingSettings, fit
+from downstream.models.build import build_model
+from downstream.settings import DataSettings, OptimSettings
+from downstream.training.fit import fit
 from downstream.training.scoring import score
+from downstream.training.settings import ImageSettings, TrainingDefaults
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,9 @@ class Settings:
     out: str | None = None
 
 
+ALONE = "a context an impression"
+
+
 class Alone(CTRData):
     """The same data in the same order with a context for each impression."""
 
@@ -64,7 +66,8 @@ class Alone(CTRData):
 def measured(data: CTRData, settings: Settings, model: str, table: EmbeddingTable | None, seed: int) -> dict:
     """Impressions a second of training and of scoring, shared and alone, and the AUC of both orders."""
     optim = OptimSettings(batch_size=settings.batch_size, by_context=True)
-    training = TrainingSettings(data.settings, ModelSettings(model), ImageSettings(aggregator="sum"), optim)
+    shared = TrainingDefaults(data.settings, image=ImageSettings(aggregator="sum"), optim=optim)
+    training = shared.chosen({"name": model})
     random = fit(data, table, replace(training, optim=replace(optim, by_context=False)), seed)
     found = {"auc, random order": random.metrics["test"]["all"]["auc"]}
     alone = Alone(**{field.name: getattr(data, field.name) for field in fields(data)})
@@ -84,21 +87,21 @@ def measured(data: CTRData, settings: Settings, model: str, table: EmbeddingTabl
 def main() -> None:
     settings, console = parse_settings(Settings, __doc__), Console()
     data = load_ctr_data(settings.dataset, DataSettings(history=settings.history))
-    table, figures = read_table(settings.table), {}
+    table, figures, ratios = read_table(settings.table), {}, []
     for name in (*settings.models, "dicm, sum of images"):
         pictured = table if name.startswith("dicm") else None
         model = name.split(",")[0]
         runs = [measured(data, settings, model, pictured, seed) for seed in range(settings.seeds)]
         median = {figure: float(np.median([run[figure] for run in runs])) for figure in runs[0]}
-        ratio = {what: median[f"{what}, shared"] / median[f"{what}, alone"] for what in ("training", "scoring")}
-        figures[name] = {"ratio": ratio, "median": median, "runs": runs}
-        console.print(f"{name}: {ratio['training']:.2f} times in training, {ratio['scoring']:.2f} in scoring; {median}")
+        figures[name] = {"median": median, "runs": runs}
+        ratios += [
+            Ratio(f"impressions a second, {what} {name}", median[f"{what}, shared"], median[f"{what}, alone"], ALONE)
+            for what in ("training", "scoring")
+        ]
     rows = data.rows["train"]
     sharing = len(rows) / len(np.unique(data.contexts(rows)))
     console.print(f"{sharing:.2f} impressions a context")
-    if settings.out:
-        record = {"models": figures, "impressions_a_context": sharing, "settings": asdict(settings)}
-        write_json(Path(settings.out), {**record, **made_by()})
+    finish(settings, {"models": figures, "impressions_a_context": sharing}, ratios)
 
 
 if __name__ == "__main__":

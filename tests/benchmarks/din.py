@@ -15,18 +15,20 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from click_log import write_click_log
+from report import Ratio, finish
 from rich.console import Console
 
 from data_tools.common.cli import UserError, parse_settings, run_command
-from data_tools.common.files import write_json
-from data_tools.common.provenance import made_by
-from downstream.data.ctr_data import CTRData, DataSettings, load_ctr_data
+from downstream.data.ctr_data import CTRData, load_ctr_data
+from downstream.settings import DataSettings
 from downstream.statistics.metrics import auc, gauc
+
+TARGET = 3.0
 
 PEER = """
 import json, sys, time
@@ -75,9 +77,12 @@ if __name__ == "__main__":
 OURS = """
 import json, sys
 import numpy as np
-from downstream.data.ctr_data import DataSettings, load_ctr_data
-from downstream.training.fit import OptimSettings, TrainingSettings, fit
-from downstream.models import ModelSettings
+from downstream.settings import DataSettings
+from downstream.data.ctr_data import load_ctr_data
+from downstream.settings import OptimSettings
+from downstream.training.settings import TrainingSettings
+from downstream.training.fit import fit
+from downstream.training.settings import ModelSettings
 if __name__ == "__main__":
     told = json.loads(sys.argv[1])
     data = load_ctr_data(told["dataset"], DataSettings(history=50))
@@ -190,12 +195,14 @@ def main() -> None:
         }
         for name, own in runs.items()
     }
-    ratio = medians["ours"]["samples_per_second"] / medians["FuxiCTR"]["samples_per_second"]
-    console.print(medians, f"{ratio:.2f} times FuxiCTR's samples a second")
-    if settings.out:
-        sizes = {**asdict(settings), "padding": padding, "history": 50, "embedding": 12}
-        figures = {"ratio": ratio, "median": medians, "runs": runs, "settings": sizes}
-        write_json(Path(settings.out), {**figures, **made_by()})
+    side = f"FuxiCTR {runs['FuxiCTR'][0]['version']}"
+    wanted = {"samples_per_second": TARGET, "auc": None, "gauc": None}
+    ratios = [
+        Ratio(name.replace("_", " "), medians["ours"][name], medians["FuxiCTR"][name], side, least)
+        for name, least in wanted.items()
+    ]
+    sizes = {"padding": padding, "history": 50, "embedding": 12}
+    finish(settings, {"median": medians, "runs": runs, **sizes}, ratios)
 
 
 if __name__ == "__main__":

@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from rich.console import Console
+from report import Ratio, finish
 
 from data_tools.common.cli import parse_settings, run_command
-from data_tools.common.files import write_json
-from data_tools.common.provenance import made_by
-from downstream.forms import ImageSettings
-from downstream.images.joined import ItemImages, make_embedder
-from downstream.models.base import ModelSettings
+from downstream.images.embedder import make_embedder
+from downstream.images.joined import ItemImages
 from downstream.models.din import DIN
 from downstream.models.dqm import DQM
+from downstream.training.settings import ImageSettings, ModelSettings
 
 LIMIT_MS = 5.0
 
@@ -98,8 +96,8 @@ def main() -> None:
     sizes = {"user": 2000, "item": settings.ads + 2, "category": 22, "words": 5000, "scene": 5}
     every = np.ones(settings.ads, dtype=bool)
     images = ItemImages(rng.normal(size=(settings.ads, settings.image)).astype(np.float32), every, every)
-    dqm = DQM(sizes, ModelSettings("dqm"), Embedder(images), settings.history).eval()
-    din = DIN(sizes, ModelSettings("din"), None, settings.history).eval()
+    dqm = DQM(sizes, ModelSettings("dqm"), None, Embedder(images)).eval()
+    din = DIN(sizes, ModelSettings("din"), DIN.Settings(), None).eval()
     everything = np.arange(settings.ads)
     user, whole = batch_of(settings, everything[:1]), batch_of(settings, everything)
     parts = [batch_of(settings, part) for part in np.array_split(everything, max(1, settings.ads // 500))]
@@ -114,13 +112,10 @@ def main() -> None:
         expected = dqm(whole).numpy()
         scores = vectors @ dqm.user_vectors(user)[0].numpy()
         np.testing.assert_allclose(scores - scores.mean(), expected - expected.mean(), atol=1e-3)
-    ours = found["DQM, ad vectors precomputed"]["p50_ms"]
-    console = Console()
-    for name, one in found.items():
-        console.print(f"{name}: {one['p50_ms']:.2f} ms (p99 {one['p99_ms']:.2f}), {one['p50_ms'] / ours:,.1f} x")
-    console.print(f"limit {LIMIT_MS} ms for {settings.ads:,} ads: {'held' if ours <= LIMIT_MS else 'MISSED'}")
-    if settings.out:
-        write_json(settings.out, {"settings": asdict(settings), "limit_ms": LIMIT_MS, "times": found, **made_by()})
+    ours, *others = ((name, one["p50_ms"]) for name, one in found.items())
+    what = f"ms for {settings.ads:,} ads, {ours[0]}"
+    limit = Ratio(what, ours[1], LIMIT_MS, "the limit", wanted=1, at_most=True)
+    finish(settings, {"times": found}, [limit, *(Ratio(what, ours[1], taken, name) for name, taken in others)])
 
 
 if __name__ == "__main__":

@@ -1,21 +1,22 @@
 """DuckDB and Spark on one log: whether the tables are the same, row for row, and what each takes.
 
-python tests/benchmarks/engines.py --log impressions.parquet --items items.csv --out results/benchmarks/engines.json
+    python tests/benchmarks/engines.py --log impressions.parquet --items items.csv --out results/benchmarks/engines.json
 
 The pictures are left out: they have nothing to do with the engine.
 """
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
+from report import Ratio, finish
+from rich.console import Console
 
-from data_tools.common.files import write_json
-from data_tools.common.provenance import made_by
+from data_tools.common.cli import parse_settings, run_command
 from data_tools.dataset.rules import Rules
 from data_tools.dataset.schema import open_dataset
 from data_tools.dataset.write import write_dataset
@@ -24,12 +25,27 @@ from data_tools.reading.item_list import read_items
 TABLES = ("items", "impressions", "clicks")
 
 
+@dataclass(frozen=True)
+class Settings:
+    """The benchmark.
+
+    Attributes
+    ----------
+    log : str
+        Log of impressions.
+    items : str
+        List of items.
+    out : str, optional
+        File for the figures.
+    """
+
+    log: str
+    items: str
+    out: str | None = None
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--log", required=True)
-    parser.add_argument("--items", required=True)
-    parser.add_argument("--out", type=Path)
-    settings = parser.parse_args()
+    settings = parse_settings(Settings, __doc__)
     with tempfile.TemporaryDirectory() as folder:
         work, seconds, datasets = Path(folder), {}, {}
         (work / "list").mkdir()
@@ -48,11 +64,9 @@ def main() -> None:
             "equal": equal | {"set_aside": aside[0].equals(aside[1])},
             "seconds": seconds,
         }
-    print(record)
-    if settings.out:
-        settings.out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(settings.out, record | made_by())
+    Console().print(record)
+    finish(settings, record, [Ratio("seconds", seconds["duckdb"], seconds["spark"], "Spark")])
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

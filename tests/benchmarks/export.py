@@ -11,22 +11,21 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from rich.console import Console
+from report import Ratio, finish
 
-from data_tools.common.cli import UserError, parse_settings, run_command
-from data_tools.common.files import write_json
-from data_tools.common.provenance import made_by
+from data_tools.common.cli import parse_settings, run_command
 from data_tools.simulation.make import make_world
 from data_tools.simulation.settings import World
 from pretrain.encoder.image_encoder import build_encoder
 from pretrain.export import Settings as Export
 from pretrain.export import export
+from pretrain.runtime.precision import use_all_cores
 from pretrain.settings import Encoder
-from pretrain.training.optim import use_all_cores
 
 TARGET = 0.95
 
@@ -63,14 +62,14 @@ def bare(settings: Settings, encoder: Encoder) -> float:
     return settings.items // settings.batch * settings.batch / (time.perf_counter() - started)
 
 
-def measure(settings: Settings, name: str, size: int, shards: Path, out: Path) -> dict[str, float]:
+def measure(settings: Settings, name: str, size: int, shards: Path, out: Path) -> dict[str, Any]:
     encoder = Encoder(name=name, image_size=size)
     before = bare(settings, encoder)
     info = export(Export(data=str(shards), out=str(out), batch=settings.batch, encoder=encoder))
     after = bare(settings, encoder)
     ours, alone = info["count"] / info["seconds"], (before + after) / 2
-    rates = {"export_images_per_second": ours, "forward_images_per_second": alone, "before_and_after": [before, after]}
-    return {"image_size": size, **rates, "ratio": ours / alone}
+    rates = {"export_images_per_second": ours, "forward_images_per_second": alone}
+    return {"image_size": size, "rates": rates, "forward_before_and_after": [before, after]}
 
 
 def main() -> None:
@@ -81,17 +80,11 @@ def main() -> None:
         shards = make_world(world, Path(folder) / "world") / "shards"
         sizes = settings.encoders.items()
         found = {name: measure(settings, name, size, shards, Path(folder) / name) for name, size in sizes}
-    say = Console(highlight=False, soft_wrap=True).print
-    for name, figures in found.items():
-        say(
-            f"{name} at {figures['image_size']} px: {figures['export_images_per_second']:,.1f} images/s, forward "
-            f"{figures['forward_images_per_second']:,.1f}, ratio {figures['ratio']:.3f} (wanted: {TARGET})"
-        )
-    if settings.out:
-        made = {"settings": asdict(settings), "figures": found}
-        write_json(Path(settings.out), {**made, "threads": torch.get_num_threads(), **made_by()})
-    if max(figures["ratio"] for figures in found.values()) < TARGET:
-        raise UserError("the target was missed with every encoder")
+    ratios = [
+        Ratio(f"images a second, {name} at {one['image_size']} px", *one["rates"].values(), "forward pass", TARGET)
+        for name, one in found.items()
+    ]
+    finish(settings, {"figures": found}, ratios, needed=any)
 
 
 if __name__ == "__main__":

@@ -9,22 +9,20 @@ others on the machine disturb little); the median counts.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
 import torch
-from rich.console import Console
+from report import Ratio, finish
 
 from data_tools.common.cli import parse_settings, run_command
-from data_tools.common.files import write_json
-from data_tools.common.provenance import made_by
-from downstream.forms import FORMS, ImageSettings
+from downstream.forms.registry import FORMS
 from downstream.images.joined import ItemImages
-from downstream.models import FormMaker
-from downstream.models.base import ModelSettings
+from downstream.models.build import FormMaker
 from downstream.models.embedding_mlp import EmbeddingMLP
-from downstream.training.epochs import Objective
+from downstream.training.epochs import PenalisedLoss
+from downstream.training.settings import ImageSettings, ModelSettings
 
 
 @dataclass(frozen=True)
@@ -64,6 +62,8 @@ def make_batch(settings: Settings, rng: np.random.Generator) -> dict[str, torch.
         "history": np.where(mask, position[drawn[:, 1:]], 0),
         "mask": mask,
         "row": row,
+        "context": np.arange(settings.impressions),
+        "first": np.arange(settings.impressions),
         "item": row + 2,
         "category": 2 + row % 50,
         "words": rng.integers(2, SIZES["words"], size=(len(row), 16)),
@@ -74,8 +74,8 @@ def make_batch(settings: Settings, rng: np.random.Generator) -> dict[str, torch.
 def milliseconds(settings: Settings, images: ItemImages, image: ImageSettings | None) -> float:
     """Median time of a step."""
     make = FormMaker(images, image, settings.history, SIZES["category"]) if image else None
-    model = EmbeddingMLP(SIZES, ModelSettings(), make, settings.history)
-    objective, optimizer = Objective(model), torch.optim.Adam(model.parameters())
+    model = EmbeddingMLP(SIZES, ModelSettings(), None, make)
+    objective, optimizer = PenalisedLoss(model), torch.optim.Adam(model.parameters())
     rng = np.random.default_rng(0)
     times = []
     for batch in [make_batch(settings, rng) for _ in range(settings.steps + 3)]:
@@ -95,13 +95,12 @@ def main() -> None:
     known = np.ones(settings.items, dtype=bool)
     images = ItemImages(vectors, known, known)
     cases = {"IDs alone": None, **{name: ImageSettings(form=name) for name in FORMS}}
-    tuned = {f"{name}, table learned": ImageSettings(form=name, tune="table") for name in FORMS if FORMS[name].tunable}
+    tunable = [name for name, form in FORMS.items() if "tune" in form.uses]
+    tuned = {f"{name}, table learned": ImageSettings(form=name, tune="table") for name in tunable}
     found = {name: milliseconds(settings, images, image) for name, image in {**cases, **tuned}.items()}
-    for name, value in found.items():
-        Console().print(f"{name}: {value:.1f} ms a step, {1000 * settings.impressions / value:,.0f} impressions/s")
-    if settings.out:
-        figures = {"settings": asdict(settings), "cpu_milliseconds_a_step": found}
-        write_json(settings.out, {**figures, **made_by()})
+    alone = found["IDs alone"]
+    ratios = [Ratio(f"ms a step, {name}", value, alone, "IDs alone") for name, value in found.items()]
+    finish(settings, {"cpu_milliseconds_a_step": found}, ratios[1:])
 
 
 if __name__ == "__main__":

@@ -16,12 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
+from report import Ratio, finish
 from sklearn.metrics import roc_auc_score
 
 from data_tools.common.cli import UserError, parse_settings, run_command
-from data_tools.common.files import write_json
-from data_tools.common.provenance import made_by
 from downstream.statistics.metrics import gauc
 
 PEER = """
@@ -104,16 +102,12 @@ def main() -> None:
     if settings.peer_python:
         theirs, took, version = peer(settings.peer_python, *columns)
         found[f"FuxiCTR {version}"] = {"value": theirs, "seconds": took}
-    console = Console()
-    for name, one in found.items():
-        one["ratio"] = one["seconds"] / seconds
+    for one in found.values():
         one["difference"] = abs(one["value"] - value)
-        console.print(f"{name}: {one['value']:.12f} in {one['seconds']:.3f} s, {one['ratio']:.0f} times ours")
     if max(one["difference"] for one in found.values()) > 1e-9:
         raise UserError("the values differ by more than 1e-9")
-    if settings.out:
-        sizes = {"impressions": settings.impressions, "users": settings.users}
-        write_json(Path(settings.out), {**sizes, "found": found, **made_by()})
+    (_, ours), *others = ((name, settings.impressions / one["seconds"]) for name, one in found.items())
+    finish(settings, {"found": found}, [Ratio("impressions a second", ours, rate, name) for name, rate in others])
 
 
 if __name__ == "__main__":

@@ -18,16 +18,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from rich.console import Console
+from report import Ratio, finish
 
 from data_tools.common.cli import parse_settings, run_command
-from data_tools.common.files import write_json
-from data_tools.common.provenance import made_by
 from pretrain.encoder.image_encoder import build_encoder
-from pretrain.objectives import OBJECTIVES
 from pretrain.settings import Encoder, Objective
 from pretrain.settings import Settings as Pretrain
+from pretrain.training.state import build_objective
 from pretrain.training.step import Step
+
+MOST_TIME, MOST_MEMORY = 1.35, 0.25
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def measure(settings: Settings) -> dict[str, float]:
     count = 8 * settings.batch
     encoder = build_encoder(Encoder(name=settings.name, image_size=settings.image_size, freeze_norm=True)).to(device)
     made = Pretrain(objective=Objective(name="simclr"))
-    step = Step(encoder.train(), OBJECTIVES["simclr"](made, encoder), settings.micro_batch)
+    step = Step(encoder.train(), build_objective(made, encoder), settings.micro_batch)
     images = torch.randint(0, 256, (count, 3, settings.image_size, settings.image_size), dtype=torch.uint8)
     batch = {"images": images.to(device), "image_item": torch.arange(count // 2, device=device).repeat(2)}
     for parameter in encoder.parameters():
@@ -99,24 +99,12 @@ def main() -> None:
         print(json.dumps(measure(settings)))
         return
     whole, cached = in_own_process(settings, 0), in_own_process(settings, settings.batch)
-    figures = {
-        "whole": whole,
-        "cached": cached,
-        "time_ratio": cached["seconds_an_image"] / whole["seconds_an_image"],
-        "memory_ratio": cached["bytes"] / whole["bytes"],
-    }
-    Console().print(
-        f"{8 * settings.batch} pictures, {settings.batch} at a time: "
-        f"{figures['time_ratio']:.2f} times the time an image (at most 1.35 is wanted), "
-        f"{figures['memory_ratio']:.3f} of the memory (at most 0.25), "
-        f"losses {cached['loss']:.6f} and {whole['loss']:.6f}",
-        highlight=False,
-    )
-    if settings.out:
-        write_json(
-            settings.out,
-            {"settings": asdict(settings), "figures": figures, "threads": torch.get_num_threads(), **made_by()},
-        )
+    side = f"{8 * settings.batch} pictures at once"
+    ratios = [
+        Ratio(f"{what}, {settings.batch} at a time", cached[name], whole[name], side, most, at_most=True)
+        for what, name, most in (("seconds an image", "seconds_an_image", MOST_TIME), ("bytes", "bytes", MOST_MEMORY))
+    ]
+    finish(settings, {"figures": {"whole": whole, "cached": cached}}, ratios)
 
 
 if __name__ == "__main__":

@@ -17,18 +17,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from click_log import write_click_log
+from report import Ratio, finish
 from rich.console import Console
 
 from data_tools.common.cli import UserError, parse_settings, run_command
-from data_tools.common.files import write_json
-from data_tools.common.provenance import made_by
 
 RUN = """
 import json, re, sys, threading, time
 from pathlib import Path
-from downstream.data.ctr_data import DataSettings, load_ctr_data
-from downstream.training.fit import OptimSettings, TrainingSettings, fit
-from downstream.models import ModelSettings
+from downstream.settings import DataSettings
+from downstream.data.ctr_data import load_ctr_data
+from downstream.settings import OptimSettings
+from downstream.training.settings import TrainingSettings
+from downstream.training.fit import fit
+from downstream.training.settings import ModelSettings
 
 def mebibytes(key):
     return int(re.search(rf"{key}:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
@@ -56,6 +58,8 @@ if __name__ == "__main__":
     found["MiB of its own"], found["MiB resident"] = peak[0], mebibytes("VmHWM")
     print(json.dumps(found))
 """
+
+COMPARED = ("seconds", "training and scoring", "samples a second", "MiB of its own")
 
 
 @dataclass(frozen=True)
@@ -102,11 +106,8 @@ def main() -> None:
         told = ", ".join(f"{name} {value:,.2f}" for name, value in found[impressions].items())
         console.print(f"{impressions:,} impressions: {told}")
     small, large = found.values()
-    ratio = {name: large[name] / small[name] for name in small}
-    console.print(f"{settings.factor} times the impressions: " + ", ".join(f"{k} {v:.2f}x" for k, v in ratio.items()))
-    if settings.out:
-        figures = {"settings": asdict(settings), "found": found, "ratio": ratio}
-        write_json(Path(settings.out), {**figures, **made_by()})
+    side = f"1/{settings.factor} of the impressions"
+    finish(settings, {"found": found}, [Ratio(name, large[name], small[name], side) for name in COMPARED])
 
 
 if __name__ == "__main__":

@@ -11,19 +11,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
+from lsplm_solver import Design, log_probabilities, loss_and_gradient, minimise, sparsity
+from report import Ratio, finish
 from rich.console import Console
 from rich.progress import track
 from scipy.sparse import csr_matrix, hstack
 
 from data_tools.common.cli import parse_settings, run_command
-from data_tools.common.files import write_json
-from data_tools.common.provenance import made_by
-from downstream.data.ctr_data import CTRData, DataSettings, load_ctr_data
+from downstream.data.ctr_data import CTRData, load_ctr_data
+from downstream.settings import DataSettings
 from downstream.statistics.metrics import auc, gauc
-from tests.benchmarks.lsplm_solver import Design, log_probabilities, loss_and_gradient, minimise, sparsity
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,6 @@ def main() -> None:
     start = 0.1 * np.random.default_rng(0).normal(size=(trained.features, 2 * settings.regions))
     console = Console()
     shared, plain = timed(start, trained, click), timed(start, written_out(trained), click)
-    for name, taken in shared.items():
-        console.print(f"{name}: {taken:.3f} s with the trick, {plain[name]:.3f} s without, {plain[name] / taken:.2f} x")
     lines = []
     for value in track(settings.penalties, "penalties"):
         theta, objective = minimise(start, trained, click, value, value, settings.steps)
@@ -111,9 +109,9 @@ def main() -> None:
             {"penalty": value, "objective": objective[-1], "steps": len(objective) - 1, **sparsity(theta), **found}
         )
         console.print(lines[-1])
-    if settings.out:
-        figures = {"settings": asdict(settings), "seconds_shared": shared, "seconds_plain": plain, "penalties": lines}
-        write_json(settings.out, {**figures, **made_by()})
+    side = "the features written out for each impression"
+    ratios = [Ratio(f"{name} a second", 1 / taken, 1 / plain[name], side) for name, taken in shared.items()]
+    finish(settings, {"seconds_shared": shared, "seconds_plain": plain, "penalties": lines}, ratios)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How fast prepare is and what it takes, against the same tables written by hand in polars.
 
-python tests/benchmarks/prepare.py --work /tmp/prepare --out results/benchmarks/prepare.json
+    python tests/benchmarks/prepare.py --work /tmp/prepare --out results/benchmarks/prepare.json
 
 Makes logs of 2 and of 20 million impressions in Parquet (integer ids, times in seconds, 1 in 1,000 rows broken), then
 runs prepare and the polars program on each, every run in a process of its own whose peak memory is measured with that
@@ -10,13 +10,13 @@ three tables of both sides are compared cell by cell. Nothing is enforced.
 
 from __future__ import annotations
 
-import argparse
 import json
 import resource
 import shutil
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +24,37 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_tools.common.cli import parse_settings, run_command
+
 ITEMS = 100_000
 GAP, SLOTS, VALID, TEST = 1800, 10, 0.8, 0.9
 CHUNK = 1_000_000
+BY_HAND = f"polars {pl.__version__} by hand"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The benchmark.
+
+    Attributes
+    ----------
+    work : str
+        Folder for logs and datasets (about 6 GB).
+    sizes : list of int
+        Rows of each log, the fewest first.
+    memory : str
+        What DuckDB takes before it spills.
+    side : {"ours", "hand"}, optional
+        Set by the program for its own processes.
+    out : str, optional
+        File for the figures.
+    """
+
+    work: str
+    sizes: list[int] = field(default_factory=lambda: [2_000_000, 20_000_000])
+    memory: str = "2.5GB"
+    side: str | None = None
+    out: str | None = None
 
 
 def make_log(path: Path, rows: int) -> None:
@@ -113,7 +141,8 @@ def by_hand(work: Path, rows: int) -> None:
 def measured(side: str, work: Path, rows: int, memory: str) -> dict[str, float]:
     """Seconds, of the clock and of the processor, and peak memory (GiB) of one side in a process of its own."""
     shutil.rmtree(work / f"{side}-{rows}", ignore_errors=True)
-    command = [sys.executable, __file__, "--work", str(work), "--side", side, "--rows", str(rows), "--memory", memory]
+    flags = {"work": work, "side": side, "sizes": [rows], "memory": memory}
+    command = [sys.executable, __file__, *(part for name, value in flags.items() for part in (f"--{name}", str(value)))]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -146,38 +175,30 @@ def same_tables(work: Path, rows: int) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder for logs and datasets (about 6 GB)")
-    parser.add_argument("--out", type=Path, help="where the figures go, as JSON")
-    parser.add_argument("--sizes", default="2000000,20000000")
-    parser.add_argument("--memory", default="2.5GB", help="what DuckDB takes before it spills")
-    parser.add_argument("--side", choices=["ours", "hand"], help=argparse.SUPPRESS)
-    parser.add_argument("--rows", type=int, help=argparse.SUPPRESS)
-    settings = parser.parse_args()
+    settings = parse_settings(Settings, __doc__)
+    work = Path(settings.work)
     if settings.side:
-        run_side(settings.side, settings.work, settings.rows, settings.memory)
+        run_side(settings.side, work, settings.sizes[0], settings.memory)
         return
-    settings.work.mkdir(parents=True, exist_ok=True)
-    sizes, figures = [int(size) for size in settings.sizes.split(",")], {}
-    for rows in sizes:
-        if not (log := settings.work / f"log-{rows}.parquet").exists():
+    figures = {}
+    work.mkdir(parents=True, exist_ok=True)
+    for rows in settings.sizes:
+        if not (log := work / f"log-{rows}.parquet").exists():
             make_log(log, rows)
-        sides = {side: measured(side, settings.work, rows, settings.memory) for side in ("hand", "ours")}
-        equal = same_tables(settings.work, rows)
-        speed, thrift = (round(sides["hand"][kind] / sides["ours"][kind], 2) for kind in ("seconds", "cpu_seconds"))
-        figures[str(rows)] = sides | {"speed_against_polars": speed, "by_cpu_seconds": thrift, "equal": equal}
-        print(f"{rows:,} rows: {figures[str(rows)]}", flush=True)
-    small, large = figures[str(sizes[0])], figures[str(sizes[-1])]
-    growth = large["ours"]["seconds"] / small["ours"]["seconds"] / (sizes[-1] / sizes[0])
-    print(f"time per row, {sizes[-1]:,} against {sizes[0]:,}: {growth:.2f}")
-    if settings.out:
-        from data_tools.common.files import write_json
-        from data_tools.common.provenance import made_by
+        sides = {side: measured(side, work, rows, settings.memory) for side in ("hand", "ours")}
+        figures[rows] = sides | {"equal": same_tables(work, rows)}
+    from report import Ratio, finish  # here, since it loads torch: a process's peak begins with that of its parent
 
-        settings.out.parent.mkdir(parents=True, exist_ok=True)
-        record = {"figures": figures, "time_per_row_growth": round(growth, 2), "memory_setting": settings.memory}
-        write_json(settings.out, record | made_by())
+    ratios = [
+        Ratio(f"{unit.replace('_', ' ')}, {rows:,} rows", ours, sides["hand"][unit], BY_HAND)
+        for rows, sides in figures.items()
+        for unit, ours in sides["ours"].items()
+    ]
+    each = [figures[rows]["ours"]["seconds"] / rows * 1e6 for rows in settings.sizes]
+    if len(each) > 1:
+        ratios.append(Ratio("seconds a million rows, the most rows", each[-1], each[0], "the fewest rows"))
+    finish(settings, {"figures": figures}, ratios)
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

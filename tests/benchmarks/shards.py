@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 import webdataset as wds
+from report import Ratio, finish
 from rich.console import Console
 
 from data_tools.common.cli import UserError, parse_settings, run_command
 from data_tools.common.files import write_json
-from data_tools.common.provenance import made_by
 from data_tools.dataset.schema import SCHEMA_VERSION, open_dataset
 from data_tools.sharding.files import encode_json, read_shard, shards_of
 from data_tools.sharding.write import Settings as Shards
@@ -178,7 +178,6 @@ def measure(settings: Settings, scratch: Path) -> dict[str, Any]:
     images = sum(shard.get("images", shard.get("items")) for shard in shards_of(index))
     megabytes = sum(shard["bytes"] for shard in shards_of(index)) / 1e6
     seconds = {name: np.min(times, axis=0) for name, times in sides.items()}
-    wall, processor = seconds["webdataset"] / seconds["ours"]
     memory = {"idle": peak_memory("--help")}
     memory |= {f"{n}x": writing_memory(path, scratch / "m") for n, path in ((1, small), (settings.times, large))}
     return {
@@ -187,11 +186,9 @@ def measure(settings: Settings, scratch: Path) -> dict[str, Any]:
         "storage_overhead": index["storage"]["overhead"],
         "seconds": {name: [float(one[0]) for one in times] for name, times in sides.items()},
         "images_per_second": {name: float(images / value[0]) for name, value in seconds.items()},
-        "ours_over_webdataset": float(wall),
-        "ours_over_webdataset_in_processor_seconds": float(processor),
+        "images_per_processor_second": {name: float(images / value[1]) for name, value in seconds.items()},
         "items": [settings.items, settings.times * settings.items],
         "peak_megabytes": memory,
-        "growth_of_memory": memory[f"{settings.times}x"] / memory["1x"],
     }
 
 
@@ -202,16 +199,15 @@ def main() -> None:
     say = Console(highlight=False, soft_wrap=True).print
     for name, rate in found["images_per_second"].items():
         say(f"{name}: {rate:,.0f} images/s, {rate / found['images'] * found['megabytes']:,.0f} MB/s")
-    say(f"ours over webdataset's writer alone: {found['ours_over_webdataset']:.2f} (wanted: {TARGET_SPEED} at least)")
-    say(f"the same in processor seconds: {found['ours_over_webdataset_in_processor_seconds']:.2f}")
-    for name, megabytes in found["peak_megabytes"].items():
-        say(f"peak memory, {name}: {megabytes:,.0f} MB")
-    growth = found["growth_of_memory"]
-    say(f"growth with {settings.times} times the items: {growth:.3f} (wanted: {TARGET_GROWTH} at most)")
-    if settings.out:
-        write_json(Path(settings.out), {**found, **made_by()})
-    if found["ours_over_webdataset"] < TARGET_SPEED or found["growth_of_memory"] > TARGET_GROWTH:
-        raise UserError("a target was missed")
+    side, rates, memory = f"webdataset {wds.__version__}", found["images_per_second"], found["peak_megabytes"]
+    by_processor = found["images_per_processor_second"]
+    grown, small = memory[f"{settings.times}x"], memory["1x"]
+    ratios = [
+        Ratio("images a second", rates["ours"], rates["webdataset"], side, TARGET_SPEED),
+        Ratio("images a processor second", by_processor["ours"], by_processor["webdataset"], side),
+        Ratio("MB at the peak", grown, small, f"1/{settings.times} of the items", TARGET_GROWTH, at_most=True),
+    ]
+    finish(settings, found, ratios)
 
 
 if __name__ == "__main__":

@@ -11,27 +11,26 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from rich.console import Console
+from report import Ratio, finish
 from torch import Tensor
 
 from data_tools.common.cli import UserError, parse_settings, run_command
-from data_tools.common.files import write_json
-from data_tools.common.provenance import made_by
 from data_tools.simulation.make import make_world
 from data_tools.simulation.settings import World
 from pretrain.data.stream import loader
 from pretrain.encoder.image_encoder import build_encoder
-from pretrain.objectives import OBJECTIVES
+from pretrain.runtime.precision import use_all_cores
 from pretrain.settings import Batch, Encoder
 from pretrain.settings import Settings as Pretrain
-from pretrain.training.optim import use_all_cores
+from pretrain.training.state import build_objective
 from pretrain.training.step import Step
 
 TARGET = 0.9
+SIDE = "slots over distinct images"
 
 
 @dataclass
@@ -66,7 +65,7 @@ def every_slot(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 def measure(settings: Settings, name: str, size: int, shards: Path) -> dict[str, float]:
     batches = iter(loader(shards, "requests", Batch(rows=settings.rows, workers=0), size, 0))
     encoder = build_encoder(Encoder(name=name, image_size=size, freeze_norm=True)).train()
-    step = Step(encoder, OBJECTIVES["courier"](Pretrain(), encoder))
+    step = Step(encoder, build_objective(Pretrain(), encoder))
     seconds, pictures, apart = {"distinct": 0.0, "slots": 0.0}, {"distinct": 0, "slots": 0}, 0.0
     for number in range(1 + settings.steps):  # the first is not counted
         batch, losses = next(batches), []
@@ -85,7 +84,7 @@ def measure(settings: Settings, name: str, size: int, shards: Path) -> dict[str,
     fewer, faster = pictures["slots"] / pictures["distinct"], seconds["slots"] / seconds["distinct"]
     means = {f"{side}_a_step": count / settings.steps for side, count in pictures.items()}
     times = {f"{side}_seconds_a_step": total / settings.steps for side, total in seconds.items()}
-    ratios = {"slots_over_distinct": fewer, "speed_up": faster, "ratio": faster / fewer}
+    ratios = {"slots_over_distinct": fewer, "speed_up": faster}
     return {"image_size": size, **means, **times, **ratios, "largest_difference_of_losses": apart}
 
 
@@ -95,18 +94,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         shards = make_world(World(items=600, users=100, requests=3000), folder) / "shards"
         found = {name: measure(settings, name, size, shards) for name, size in settings.encoders.items()}
-    say = Console(highlight=False, soft_wrap=True).print
-    for name, figures in found.items():
-        say(
-            f"{name} at {figures['image_size']} px, {figures['slots_a_step']:.0f} slots and "
-            f"{figures['distinct_a_step']:.0f} distinct images a step: {figures['speed_up']:.2f} times faster, "
-            f"{figures['ratio']:.3f} of {figures['slots_over_distinct']:.2f} (wanted: {TARGET})"
-        )
-    if settings.out:
-        made = {"settings": asdict(settings), "figures": found}
-        write_json(Path(settings.out), {**made, "threads": torch.get_num_threads(), **made_by()})
-    if min(figures["ratio"] for figures in found.values()) < TARGET:
-        raise UserError("the target was missed")
+    ratios = [
+        Ratio(f"speed-up, {name} at {one['image_size']} px", one["speed_up"], one["slots_over_distinct"], SIDE, TARGET)
+        for name, one in found.items()
+    ]
+    finish(settings, {"figures": found}, ratios)
 
 
 if __name__ == "__main__":

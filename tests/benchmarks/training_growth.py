@@ -15,15 +15,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from report import Ratio, finish
 from rich.console import Console
 
-from data_tools.common.cli import UserError, parse_settings, run_command
-from data_tools.common.files import read_json, write_json
-from data_tools.common.provenance import made_by
+from data_tools.common.cli import parse_settings, run_command
+from data_tools.common.files import read_json
 from data_tools.simulation.make import make_world
 from data_tools.simulation.settings import World
 from pretrain import train as training
@@ -33,6 +33,7 @@ from pretrain.training.journal import Journal
 
 TARGET = 1.1
 START = 5
+GROWN = {"seconds an image": "seconds_an_image", "MB, training": "training_mb", "MB, loader": "loader_mb"}
 
 
 @dataclass
@@ -106,7 +107,6 @@ def main() -> None:
             listed = read_json(shards / "index.json")["requests"]["train"]
             count = sum(shard["requests"] for shard in listed)
             found[name] = {"training_requests": count, **in_own_process(settings, shards)}
-    grown = {name: found["large"][name] / value for name, value in found["small"].items()}
     say = Console(highlight=False, soft_wrap=True).print
     for name, figures in found.items():
         say(
@@ -114,15 +114,12 @@ def main() -> None:
             f"({1e3 * figures['seconds_an_image']:.2f} ms an image), {figures['training_mb']:,.0f} MB, loader "
             f"{figures['loader_mb']:,.0f} MB"
         )
-    say(
-        f"{grown['training_requests']:.1f} times the requests: {grown['seconds_an_image']:.2f} times the time an image,"
-        f" memory {grown['training_mb']:.2f} and {grown['loader_mb']:.2f} times (wanted: {TARGET} at most)"
-    )
-    if settings.out:
-        made = {"settings": asdict(settings), "figures": found}
-        write_json(Path(settings.out), {**made, "large_over_small": grown, **made_by()})
-    if max(grown[name] for name in ("seconds_an_image", "training_mb", "loader_mb")) > TARGET:
-        raise UserError("the target was missed")
+    side = f"1/{settings.times} of the requests"
+    ratios = [
+        Ratio(what, found["large"][name], found["small"][name], side, TARGET, at_most=True)
+        for what, name in GROWN.items()
+    ]
+    finish(settings, {"figures": found}, ratios)
 
 
 if __name__ == "__main__":

@@ -15,16 +15,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+from report import finish
 from rich.console import Console
 from rich.table import Table
 
 from data_tools.common.cli import UserError, parse_settings, run_command
-from data_tools.common.files import read_json, write_json
-from data_tools.common.provenance import made_by
-from downstream.data.ctr_data import CTRData, DataSettings, load_ctr_data
-from downstream.statistics.intervals import BootstrapSettings, bootstrap_metrics, paired_interval
+from data_tools.common.files import read_json
+from downstream.data.ctr_data import CTRData, load_ctr_data
+from downstream.settings import DataSettings
+from downstream.statistics.intervals import BootstrapSettings, Cells, bootstrap_metrics, difference_interval
 from downstream.statistics.metrics import auc, gauc
-from downstream.training.warm_up import PARTS
+
+PARTS = ("none", "partial", "full")
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,15 @@ def measured(found: dict[str, list[np.ndarray]], data: CTRData, settings: Settin
         part: np.stack([bootstrap_metrics(click, own, user, len(people), bootstrap)["gauc"] for own in seeds])
         for part, seeds in found.items()
     }
+    seeds = np.arange(len(values["none"]))
+    cells = {
+        part: Cells(values[part], draws[part], np.zeros(len(seeds), dtype=int), seeds, len(people)) for part in PARTS
+    }
     return {
         part: {
             "gauc": values[part].tolist(),
             "auc": [auc(click, own) for own in found[part]],
-            "over_none": asdict(paired_interval(values[part], values["none"], draws[part], draws["none"], bootstrap)),
+            "over_none": asdict(difference_interval(cells[part], cells["none"], bootstrap)),
         }
         for part in PARTS
     }
@@ -112,9 +118,7 @@ def main() -> None:
         interval = f"{difference['mean']:+.4f} ({difference['low']:+.4f} to {difference['high']:+.4f})"
         shown.add_row(part, f"{np.mean(one['gauc']):.4f}", f"{np.mean(one['auc']):.4f}", interval)
     Console().print(shown)
-    if settings.out:
-        source = read_json(Path(settings.dataset) / "dataset.json").get("source")
-        write_json(Path(settings.out), {"dataset": source, "parts": parts, **made_by()})
+    finish(settings, {"dataset": read_json(Path(settings.dataset) / "dataset.json").get("source"), "parts": parts})
 
 
 if __name__ == "__main__":

@@ -18,18 +18,17 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
+from report import Ratio, finish
 from rich.console import Console
 
 from data_tools.common.cli import parse_settings, run_command
-from data_tools.common.files import write_json
-from data_tools.common.provenance import made_by
 from data_tools.simulation.behaviour import simulate
 from data_tools.simulation.make import write_oracle, write_shop
 from data_tools.simulation.rendered import draw_pictures
 from data_tools.simulation.settings import World
 
 MOST_SECONDS = 60
-MOST_GROWTH = 11
+MOST_GROWTH = 1.1  # per impression, at ten times the impressions
 
 
 @dataclass(frozen=True)
@@ -75,25 +74,30 @@ def make(requests: int, scratch: str | None) -> dict[str, float]:
     }
 
 
+def ratios(found: list[dict[str, float]]) -> list[Ratio]:
+    """Seconds a million impressions of the largest log, against the limit and against the next smaller log."""
+    rates = {f"{one['impressions']:,} impressions": 1e6 * one["seconds"] / one["impressions"] for one in found}
+    *smaller, (size, largest) = rates.items()
+    what = f"seconds a million impressions, {size}"
+    return [
+        Ratio(what, largest, MOST_SECONDS, "the limit", wanted=1, at_most=True),
+        *(Ratio(what, largest, rate, fewer, wanted=MOST_GROWTH, at_most=True) for fewer, rate in smaller[-1:]),
+    ]
+
+
 def main() -> None:
     settings = parse_settings(Settings, __doc__)
     console, found = Console(), []
     for requests in settings.requests:
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             found.append(pool.submit(make, requests, settings.scratch).result())
-        one, last = found[-1], found[-2] if len(found) > 1 else None
-        if last:
-            one["growth_at_ten_times"] = (
-                10 * one["seconds"] / last["seconds"] * last["impressions"] / one["impressions"]
-            )
+        one = found[-1]
         console.print(
             f"{one['impressions']:,} impressions: {one['seconds']:.1f} s (simulated in {one['simulate_seconds']:.1f}, "
             f"written in {one['dataset_seconds']:.1f}; drawing {one['drawing_seconds']:.1f} aside), peak "
-            f"{one['peak_gib']:.1f} GiB" + (f", ten times the rows: {one['growth_at_ten_times']:.1f}x" if last else "")
+            f"{one['peak_gib']:.1f} GiB"
         )
-    if settings.out:
-        wanted = {"seconds_per_million": MOST_SECONDS, "growth_at_ten_times": MOST_GROWTH}
-        write_json(settings.out, {"wanted": wanted, "found": found, **made_by()})
+    finish(settings, {"found": found}, ratios(found))
 
 
 if __name__ == "__main__":

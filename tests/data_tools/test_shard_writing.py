@@ -14,7 +14,7 @@ from data_tools.common.cli import UserError
 from data_tools.common.files import digest, read_json, write_json
 from data_tools.dataset.schema import open_dataset
 from data_tools.sharding import write as shards_module
-from data_tools.sharding.files import read_shard, shards_of, write_tar
+from data_tools.sharding.files import files_of, read_shard, write_tar
 from data_tools.sharding.jobs import finished
 from data_tools.sharding.write import Settings, write_shards
 
@@ -28,16 +28,18 @@ def contents(folder):
     return {file.name: digest([file]) for file in Path(folder).iterdir()}
 
 
-def test_several_processes_write_the_same_bytes(tiny_world, tmp_path):
-    assert write(tiny_world, tmp_path / "s", workers=3) == contents(tiny_world / "shards")
+@pytest.mark.parametrize("layout", ["catalogue", "streaming"])
+def test_several_processes_write_the_same_bytes(tiny_world, streaming_shards, tmp_path, layout):
+    expected = streaming_shards if layout == "streaming" else tiny_world / "shards"
+    assert write(tiny_world, tmp_path / "s", workers=3, layout=layout) == contents(expected)
 
 
-def test_index_tells_the_truth(tiny_world):
-    folder = tiny_world / "shards"
+def test_index_of_self_contained_shards_tells_the_truth(streaming_shards):
+    folder = streaming_shards
     index = read_json(folder / "index.json")
-    assert {shard["file"] for shard in shards_of(index)} | {"index.json"} == set(contents(folder))
+    assert {shard["file"] for shard in files_of(index)} | {"index.json"} == set(contents(folder))
     stored, distinct = 0, {}
-    for shard in shards_of(index):
+    for shard in files_of(index):
         images, records = read_shard(folder / shard["file"])
         assert shard["digest"] == digest([folder / shard["file"]])
         assert shard["bytes"] == (folder / shard["file"]).stat().st_size
@@ -54,8 +56,39 @@ def test_index_tells_the_truth(tiny_world):
     }
 
 
+def test_index_of_a_catalogue_tells_the_truth(tiny_world):
+    folder = tiny_world / "shards"
+    index = read_json(folder / "index.json")
+    assert {file["file"] for file in files_of(index)} | {"index.json"} == set(contents(folder))
+    for file in files_of(index):
+        assert file["digest"] == digest([folder / file["file"]])
+        assert file["bytes"] == (folder / file["file"]).stat().st_size
+    table = pl.read_parquet(folder / "items.parquet")
+    assert sum(shard["items"] for shard in index["items"]) == len(table)
+    assert sum(shard["image_bytes"] for shard in index["items"]) == table["length"].sum()
+    for files in index["requests"].values():
+        for file in files:
+            rows = len(pl.read_parquet(folder / file["file"]))
+            assert rows == sum(group["requests"] for group in file["groups"])
+    assert index["storage"]["picture_tar_bytes"] + index["storage"]["table_bytes"] == sum(
+        file["bytes"] for file in files_of(index)
+    )
+
+
+def test_the_estimate_of_self_contained_shards_is_near(tiny_world, tmp_path):
+    said = []
+    settings = Settings(dataset=str(tiny_world / "dataset"), out=str(tmp_path / "s"), layout="streaming")
+    index = write_shards(settings, said.append)
+    estimate = float(said[0].split(" times")[0].split()[-1])
+    assert estimate == pytest.approx(index["storage"]["overhead"], rel=0.05)
+
+
 class Stop(Exception):
     """In place of a signal."""
+
+
+def stop():
+    raise Stop
 
 
 def stopped_after(jobs, monkeypatch):
@@ -73,31 +106,33 @@ def stopped_after(jobs, monkeypatch):
     return ran
 
 
-def test_a_stopped_job_goes_on(tiny_world, tmp_path, monkeypatch):
+def test_a_stopped_job_goes_on(tiny_world, streaming_shards, tmp_path, monkeypatch):
     out = tmp_path / "s"
     with monkeypatch.context() as patch, pytest.raises(Stop):
         first = stopped_after(5, patch)
-        write(tiny_world, out)
+        write(tiny_world, out, layout="streaming")
     assert not out.exists() and len(list((tmp_path / ".s.partial").glob("*.tar"))) == 5
     second = stopped_after(-1, monkeypatch)
-    assert write(tiny_world, out) == contents(tiny_world / "shards")
-    jobs = [shard["file"].removesuffix(".tar") for shard in shards_of(read_json(out / "index.json"))]
+    assert write(tiny_world, out, layout="streaming") == contents(streaming_shards)
+    jobs = [shard["file"].removesuffix(".tar") for shard in files_of(read_json(out / "index.json"))]
     assert sorted(first + second) == sorted(jobs), "every job ran once"
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
 
 
-def test_a_shard_that_was_cut_short_is_written_again(tiny_world, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["*.tar", "*.parquet", "*.part"])
+def test_a_file_that_was_cut_short_is_written_again(tiny_world, tmp_path, monkeypatch, kind):
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        stopped_after(5, patch)
+        stopped_after(-1, patch)
+        patch.setattr(shards_module, "_index", lambda *_: stop())
         write(tiny_world, tmp_path / "s")
-    cut = next((tmp_path / ".s.partial").glob("*.tar"))
+    cut = next((tmp_path / ".s.partial").glob(kind))
     os.truncate(cut, 1000)
     assert write(tiny_world, tmp_path / "s") == contents(tiny_world / "shards")
 
 
 def test_a_stopped_job_of_other_settings_starts_anew(tiny_world, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        stopped_after(5, patch)
+        stopped_after(1, patch)
         write(tiny_world, tmp_path / "s", seed=1)
     assert write(tiny_world, tmp_path / "s") == contents(tiny_world / "shards")
 
@@ -113,12 +148,12 @@ def test_two_writers_of_one_folder_are_refused(tiny_world, tmp_path, monkeypatch
         write(tiny_world, tmp_path / "s")
 
 
-def test_shards_are_cut_at_their_size(tiny_world, tmp_path):
-    whole = read_json(tiny_world / "shards" / "index.json")
+def test_shards_are_cut_at_their_size(tiny_world, streaming_shards, tmp_path):
+    whole = read_json(streaming_shards / "index.json")
     most = max(shard["image_bytes"] for shard in whole["requests"]["train"]) // 2
-    write(tiny_world, tmp_path / "s", shard_mb=most / 1e6)
+    write(tiny_world, tmp_path / "s", shard_mb=most / 1e6, layout="streaming")
     index = read_json(tmp_path / "s" / "index.json")
-    assert all(shard["image_bytes"] <= most for shard in shards_of(index))
+    assert all(shard["image_bytes"] <= most for shard in files_of(index))
     assert any(shard["file"].endswith("-001.tar") for shard in index["requests"]["train"])
 
     def order(folder, index):
@@ -128,7 +163,7 @@ def test_shards_are_cut_at_their_size(tiny_world, tmp_path):
             for record in read_shard(folder / shard["file"])[1]
         ]
 
-    assert order(tmp_path / "s", index) == order(tiny_world / "shards", whole)
+    assert order(tmp_path / "s", index) == order(streaming_shards, whole)
 
 
 def test_a_split_without_requests_has_no_shards(tiny_world, tmp_path):

@@ -22,7 +22,7 @@ def inputs():
 
 def made(name):
     torch.manual_seed(1)
-    return AGGREGATORS[name](D, H, Q).double()
+    return AGGREGATORS[name](D, slots=H, query_size=Q).double()
 
 
 def attended(unit: ActivationUnit, behaviours, mask, query):

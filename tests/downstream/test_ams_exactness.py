@@ -8,13 +8,13 @@ from ams_group import SMALL, run_group
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from downstream.ams.averaging import leave_to_the_server
+from downstream.ams.averaging import exclude_from_ddp
 from downstream.ams.feature_store import open_store
 from downstream.ams.ids import whole
 from downstream.ams.paper.workload import Workload, build
-from downstream.ams.settings import ServerSettings
 from downstream.ams.strategies import STRATEGIES
 from downstream.layers.blocks import gather, id_embedding, prelu_mlp
+from downstream.settings import ServerSettings
 
 STEPS = 20
 WORK = Workload(**SMALL)
@@ -97,7 +97,7 @@ def reference(features, steps):
 def train(rank, processes, folder, settings, steps=STEPS):
     """This process's part of every batch; losses, last gradients and weights, as all processes have them together."""
     model = build(WORK, open_store(f"{folder}/store"), settings, row_of_item())
-    leave_to_the_server(model)
+    exclude_from_ddp(model)
     wrapped = DistributedDataParallel(model) if processes > 1 else model
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
     losses = []

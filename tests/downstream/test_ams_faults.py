@@ -11,9 +11,9 @@ from ams_group import SMALL, run_group, start_group
 
 from data_tools.common.cli import UserError, run_command
 from downstream.ams.feature_store import open_store
-from downstream.ams.heartbeat import KEEPER, Heartbeat, all_said, naming_the_lost
+from downstream.ams.heartbeat import KEEPER, Heartbeat, all_gather_text, report_lost_ranks
 from downstream.ams.paper.workload import Workload, build
-from downstream.ams.settings import ServerSettings
+from downstream.settings import ServerSettings
 
 WORK = Workload(**SMALL)
 LIMIT = 2.0
@@ -24,7 +24,7 @@ def steps_for_ever(rank, processes, folder):
     os.dup2(os.open(f"{folder}/said-{rank}", os.O_CREAT | os.O_WRONLY), 2)
 
     def train():
-        with naming_the_lost(LIMIT):
+        with report_lost_ranks(LIMIT):
             model = build(WORK, open_store(f"{folder}/store"), ServerSettings("ams", timeout=LIMIT))
             for step, batch in enumerate(WORK.batches(rank)):
                 model(batch).backward()
@@ -90,6 +90,6 @@ def test_all_processes_name_the_file_that_one_of_them_lacks(tmp_path):
 
 
 def test_a_single_process_waits_for_nobody():
-    with pytest.raises(RuntimeError, match="its own"), naming_the_lost(1.0):
+    with pytest.raises(RuntimeError, match="its own"), report_lost_ranks(1.0):
         raise RuntimeError("its own fault")
-    assert all_said("anything", "word") == ["word"]
+    assert all_gather_text("anything", "word") == ["word"]

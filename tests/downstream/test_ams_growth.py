@@ -8,7 +8,7 @@ from accelerate.state import AcceleratorState, PartialState
 from safetensors.torch import load_file
 
 from data_tools.common.cli import run_command
-from downstream.ams.store import append, create_store
+from downstream.ams.feature_store import append, create_store
 from downstream.train import main
 
 

@@ -9,8 +9,8 @@ import time
 import numpy as np
 import pytest
 
+from downstream.ams.feature_store import append, create_store
 from downstream.ams.paper.measure import free_port
-from downstream.ams.store import append, create_store
 
 
 def start(*arguments):

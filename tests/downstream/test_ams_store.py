@@ -7,9 +7,8 @@ import pytest
 
 from data_tools.common.cli import UserError, run_command
 from data_tools.tables.table import write_table
-from downstream.ams import store as module
-from downstream.ams.feature_store import open_store
-from downstream.ams.store import append, create_store
+from downstream import store as module
+from downstream.ams.feature_store import append, create_store, open_store
 
 
 def features(count, start=0, width=6):
@@ -107,19 +106,19 @@ def test_faulty_files_are_named_all_at_once(store):
         store.partition()
     said = str(caught.value)
     assert "part-00000.bin is missing" in said
-    assert "part-00002.bin has 119 bytes, 120 are expected" in said
-    assert "part-00003.bin: digest" in said and "appending 1" in said
+    assert "part-00002.bin has 119 bytes instead of 120" in said
+    assert "part-00003.bin: digest" in said and "append 1" in said
     store.partition(1, 5)  # who owns none of them can go on
     store.partition(3, 5, verify=False)
     (store.folder / "ids-0001.parquet").unlink()
-    with pytest.raises(UserError, match=r"ids-0001.parquet is missing; it names 12 items"):
+    with pytest.raises(UserError, match=r"ids-0001.parquet is missing: the ids of 12 items"):
         store.ids()
 
 
 def test_more_processes_than_parts_and_no_store_are_named(store, tmp_path):
     with pytest.raises(UserError, match="5 parts for 6 processes"):
         store[0].partition(0, 6)
-    with pytest.raises(UserError, match="no feature store"):
+    with pytest.raises(UserError, match="is not a feature store"):
         open_store(tmp_path)
 
 

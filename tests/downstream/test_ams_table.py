@@ -11,8 +11,8 @@ from downstream.ams.feature_store import open_store
 from downstream.ams.paper.bytes import PAPER, Setting, all_that_travels, as_the_paper_counts
 from downstream.ams.paper.measure import WARM_UP, measure
 from downstream.ams.paper.workload import Workload
-from downstream.ams.settings import ServerSettings
 from downstream.ams.traffic import Traffic
+from downstream.settings import ServerSettings
 
 WORK = Workload(**SMALL)
 CASES = {

@@ -11,13 +11,12 @@ from safetensors.torch import save_file
 
 from data_tools.common.cli import UserError
 from data_tools.tables.table import read_table
-from downstream.ams.feature_store import FeatureStore, open_store
+from downstream.ams.feature_store import FeatureStore, append, create_store, open_store
 from downstream.ams.serving import Serving, precompute, read_model
-from downstream.ams.settings import ServerSettings
-from downstream.ams.store import append, create_store
-from downstream.data.ctr_data import DataSettings, load_ctr_data
-from downstream.forms import ImageSettings
-from downstream.training.fit import OptimSettings, TrainingSettings, fit
+from downstream.data.ctr_data import load_ctr_data
+from downstream.settings import DataSettings, OptimSettings, ServerSettings
+from downstream.training.fit import fit
+from downstream.training.settings import ImageSettings, TrainingSettings
 
 SERVERS = {
     "local": ServerSettings(),
@@ -102,12 +101,19 @@ def test_serving_gives_what_training_saw_from_the_table_and_on_the_fly(small_wor
 def test_what_a_server_cannot_do_is_named(small_world, store):
     data = load_ctr_data(small_world.folder, SETTINGS.data)
     served = replace(SETTINGS, server=ServerSettings("ams"))
-    with pytest.raises(UserError, match=r"needs a feature store; make one with python -m downstream.ams.store"):
+    with pytest.raises(UserError, match=r"needs a feature store; make one with python -m downstream.store"):
         fit(data, small_world.table, served, 0)
-    with pytest.raises(UserError, match="form 'simscore' needs the raw features"):
-        fit(data, store, replace(served, image=ImageSettings(form="simscore")), 0)
-    with pytest.raises(UserError, match="only frozen features are served"):
-        fit(data, store, replace(served, image=ImageSettings(tune="table")), 0)
-    for wrong in ({"strategy": "amz"}, {"wire": "float8"}, {"hot": -1}, {"strategy": "worker", "hot": 3}):
-        with pytest.raises(UserError, match=r"expected|no owners"):
+    with pytest.raises(UserError, match=r"image\.form 'simscore' needs raw features"):
+        replace(served, image=ImageSettings(form="simscore"))
+    with pytest.raises(UserError, match="serves frozen features only"):
+        replace(served, image=ImageSettings(tune="table"))
+    for wrong, said in (
+        ({"strategy": "amz"}, "choose one of local, ams"),
+        ({"wire": "float8"}, "choose one of float32, bfloat16"),
+        ({"hot": -1}, "must be >= 0"),
+        ({"strategy": "worker", "hot": 3}, "no image travels"),
+        ({"wire": "bfloat16"}, "nothing travels"),
+        ({"verify": False}, "reads no feature store"),
+    ):
+        with pytest.raises(UserError, match=said):
             ServerSettings(**wrong)

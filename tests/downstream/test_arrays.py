@@ -9,7 +9,9 @@ import pytest
 
 from data_tools.common.cli import UserError
 from downstream.data import arrays
-from downstream.data.ctr_data import FIRST_KNOWN, UNKNOWN, DataSettings, load_ctr_data
+from downstream.data.arrays import FIRST_KNOWN, UNKNOWN
+from downstream.data.ctr_data import load_ctr_data
+from downstream.settings import DataSettings
 
 
 @pytest.fixture
@@ -99,8 +101,8 @@ def test_parts_of_the_training_split_decide_what_is_known(copy, monkeypatch):
     assert np.array_equal(np.concatenate([half.rows["train"] for half in halves]), whole.rows["train"])
     for half in halves:
         assert np.array_equal(half.rows["test"], whole.rows["test"])
-        assert set(np.flatnonzero(half.seen)) == set(half.item[half.rows["train"]])
-        assert (half.item_code >= FIRST_KNOWN).sum() == half.seen.sum() == half.sizes["item"] - FIRST_KNOWN
+        assert set(np.flatnonzero(half.warm)) == set(half.item[half.rows["train"]])
+        assert (half.item_code >= FIRST_KNOWN).sum() == half.warm.sum() == half.sizes["item"] - FIRST_KNOWN
 
 
 def test_wrong_tables_and_settings_are_named(copy):

@@ -8,12 +8,14 @@ import torch
 
 from data_tools.common.cli import UserError
 from data_tools.tables.table import read_table
-from downstream import cascade
-from downstream.data.ctr_data import DataSettings, load_ctr_data
-from downstream.forms import ImageSettings
+from downstream import cascade as command_module
+from downstream.data.ctr_data import load_ctr_data
 from downstream.images.joined import join_table
-from downstream.models import ModelSettings, build_model
-from downstream.studies.cascade import Cascade, best, qscore
+from downstream.models.build import build_model
+from downstream.settings import DataSettings
+from downstream.studies import cascade
+from downstream.studies.stages import Cascade, best, qscore
+from downstream.training.settings import ImageSettings, ModelSettings
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +88,7 @@ def test_the_command(tiny_world, tmp_path, monkeypatch):
 
     def command(*more):
         monkeypatch.setattr("sys.argv", ["program", *given, *more])
-        cascade.main()
+        command_module.main()
 
     command("--out", str(tmp_path / "out"))
     page = (tmp_path / "out" / "report.html").read_text()

@@ -8,19 +8,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import yaml
+from sklearn.metrics import ndcg_score, roc_auc_score
 
 import downstream.comparison.cells
 from data_tools.common.cli import UserError, progress_bar, run_command
 from data_tools.tables.table import write_table
 from downstream.compare import Settings, compare, main, plan
 from downstream.comparison.cells import Cell, cell_digest, run_cells
+from downstream.comparison.figures import SCHEMAS, Figures, record
 from downstream.comparison.sources import Source
-from downstream.data.ctr_data import DataSettings, load_ctr_data
-from downstream.forms import ImageSettings
-from downstream.models import ModelSettings
-from downstream.report.verdict import signed
+from downstream.data.ctr_data import load_ctr_data
+from downstream.report.words import Names, signed
+from downstream.settings import DataSettings, OptimSettings
 from downstream.statistics.intervals import BootstrapSettings, bootstrap_metrics, paired_interval
-from downstream.training.fit import OptimSettings, TrainingSettings
+from downstream.training.settings import ImageSettings, ModelSettings, TrainingSettings
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +63,11 @@ def fits(monkeypatch):
     """Counts the trainings; set ``stop_after`` to be interrupted in the middle of one."""
     real, counted = downstream.comparison.cells.fit, {"count": 0, "stop_after": None}
 
-    def counting(*arguments):
+    def counting(*arguments, **options):
         if counted["count"] == counted["stop_after"]:
             raise KeyboardInterrupt
         counted["count"] += 1
-        return real(*arguments)
+        return real(*arguments, **options)
 
     monkeypatch.setattr(downstream.comparison.cells, "fit", counting)
     return counted
@@ -106,14 +107,16 @@ def test_several_epochs_gates_and_several_models_are_told(yaml_file, monkeypatch
     run(monkeypatch, "--config", yaml_file, "--out", tmp_path / "epochs", *flags)
     html = (tmp_path / "epochs" / "report.html").read_text()
     assert "Epoch by epoch" in html
-    for source in ("ids", "random", "courier"):
+    for source in ("IDs only", "Random vectors", "COURIER"):
         assert re.search(rf"Validation AUC by epoch: [^\"]*\b{source}\b", html)
     assert html.count("Models side by side") == 1
     figures = json.loads((tmp_path / "epochs" / "figures.json").read_text())
     wanted = {"a": "random", "b": "ids", "model": "logistic", "slice": "cold", "metric": "gauc"}
     mean = next(row["mean"] for row in figures["differences"] if wanted.items() <= row.items())
     cold = html.split("<h3>Items never shown in training</h3>")[1].split("</table>")[0]
-    assert re.search(rf"<td>logistic</td><td>[\d.]+</td><td>[^<]+</td><td>{re.escape(signed(mean))} \(", cold)
+    assert re.search(
+        rf"<td>Logistic regression</td><td>[\d.]+</td><td>[^<]+</td><td>{re.escape(signed(mean))} \(", cold
+    )
     records = [json.loads(path.read_text()) for path in (tmp_path / "cells").glob("*/row.json")]
     gates = next(one["form"]["gates"] for one in records if one["cell"]["source"] == "courier")
     for one in gates:
@@ -134,7 +137,7 @@ def test_figures_hold_every_cell_and_difference(reported):
     figures = json.loads((reported / "figures.json").read_text())
     assert len(figures["cells"]) == 10 * 3
     assert all(
-        set(cell) == {"source", "form", "model", "seed", "slice", "auc", "gauc", "log_loss"}
+        set(cell) == {"source", "form", "model", "seed", "slice", "auc", "gauc", "log_loss", "ndcg", "ece"}
         for cell in figures["cells"]
     )
     keys = {"a", "b", "form", "model", "slice", "metric", "mean", "low", "high", "spread", "p", "p_holm", "direction"}
@@ -195,7 +198,7 @@ def figures_match(figures, record):
 
 def test_the_oracle_bounds_what_is_attainable(reported):
     figures = json.loads((reported / "figures.json").read_text())
-    assert figures["oracle"]["all"]["auc"] > 0.8
+    assert next(row for row in figures["oracle"] if row["slice"] == "all")["auc"] > 0.8
     shares = {(s["source"], s["form"], s["slice"]): s["share"] for s in figures["attainable"] if s["metric"] == "auc"}
     assert 0.5 < shares["courier", "vector", "all"] < 1
     assert abs(shares["random", "vector", "all"]) < 0.15
@@ -209,26 +212,62 @@ def test_shares_of_the_ceiling_are_those_of_its_gain(yaml_file, monkeypatch, tmp
         for row in figures["differences"]
         if (row["b"], row["form"], row["metric"]) == ("ids", "best", "gauc")
     }
-    shares = {row["slice"]: row for row in figures["of_the_ceiling"]}
+    shares = {row["slice"]: row for row in figures["ceiling_shares"]}
     assert "all" in shares and {row["source"] for row in shares.values()} == {"random"}
     for part, row in shares.items():
         assert row["share"] == pytest.approx(gains["random", part] / gains["courier", part])
         assert row["low"] < row["share"] < row["high"]
     text = (tmp_path / "o" / "report.md").read_text()
-    assert f"It brings {shares['all']['share']:.0%} (95% interval" in text and "gain that courier brings, and" in text
+    assert f"It reaches {shares['all']['share']:.0%} (95% interval" in text and "gain of COURIER, and" in text
     # what no ceiling is named for is not there, nor where the ceiling itself brings nothing
-    assert not json.loads((reported / "figures.json").read_text())["of_the_ceiling"]
+    assert not json.loads((reported / "figures.json").read_text())["ceiling_shares"]
     run(monkeypatch, "--config", yaml_file, "--out", tmp_path / "n", "--ceiling", "random")
-    assert not json.loads((tmp_path / "n" / "figures.json").read_text())["of_the_ceiling"]
+    assert not json.loads((tmp_path / "n" / "figures.json").read_text())["ceiling_shares"]
 
 
-def test_forms_are_chosen_by_the_validation_that_is_told(reported):
-    figures = json.loads((reported / "figures.json").read_text())
-    for source, forms in figures["validation"]["dicm"].items():
-        assert max(forms, key=forms.get) == figures["chosen"]["dicm"][source]
-    html = (reported / "report.html").read_text().split("GAUC on validation</summary>")[1].split("</table>")[0]
-    told = [f"{figures['validation']['dicm']['random'][form]:.4f}" for form in ("vector", "simscore")]
-    assert f"<tr><td>random</td><td>{told[0]}</td><td>{told[1]}</td></tr>" in html
+def chosen_forms(folder):
+    return {one["source"]: one["form"] for one in json.loads((folder / "figures.json").read_text())["chosen"]}
+
+
+def test_forms_are_chosen_by_validation(reported):
+    rows = json.loads((reported / "figures.json").read_text())["validation"]
+    worth = {source: {r["form"]: r["gauc"] for r in rows if r["source"] == source} for source in ("random", "courier")}
+    for source, forms in worth.items():
+        assert max(forms, key=forms.get) == chosen_forms(reported)[source]
+    html = (reported / "report.html").read_text().split("by which forms were chosen</summary>")[1].split("</table>")[0]
+    shown = [f"{worth['random'][form]:.4f}" for form in ("vector", "simscore")]
+    assert f"<tr><td>Random vectors</td><td>{shown[0]}</td><td>{shown[1]}</td></tr>" in html
+
+
+def test_figures_survive_the_file(reported, tmp_path):
+    figures = Figures.read(reported / "figures.json")
+    figures.write(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == (reported / "figures.json").read_bytes()
+    assert dict(figures.cells.schema) == SCHEMAS["cells"] and set(figures.sources) == {"ids", "random", "courier"}
+
+
+def test_ranking_and_calibration_are_those_of_the_scores(reported, yaml_file, world):
+    """NDCG by scikit-learn, page by page; the calibration error by a loop over the bins."""
+    figures = Figures.read(reported / "figures.json")
+    data = load_ctr_data(world.folder, DataSettings())
+    rows = data.rows["test"]
+    click, request = data.click[rows], data.dataset.impressions["request"].to_numpy()[rows]
+    checked = 0
+    for file in (yaml_file.parent / "cache").glob("*/row.json"):
+        wanted = json.loads(file.read_text())["cell"] | {"slice": "all"}
+        if wanted["seed"] or wanted["source"] == "random" or not (cell := record(figures.cells, **wanted)):
+            continue
+        scores = np.load(file.parent / "test_scores.npy").astype(np.float64)
+        if cell["auc"] != pytest.approx(roc_auc_score(click, scores)):
+            continue  # kept of other settings
+        pages = [request == page for page in np.unique(request[click == 1])]
+        assert cell["ndcg"] == pytest.approx(np.mean([ndcg_score([click[p]], [scores[p]], k=10) for p in pages]))
+        order = np.argsort(scores, kind="stable")
+        bins = np.array_split(order, 20)
+        error = sum(len(own) * abs(click[own].mean() - scores[own].mean()) for own in bins) / len(order)
+        assert cell["ece"] == pytest.approx(error, abs=1e-3)
+        checked += 1
+    assert checked >= 3
 
 
 def test_the_html_is_one_file_without_network(reported):
@@ -237,10 +276,10 @@ def test_the_html_is_one_file_without_network(reported):
     sources = re.findall(r'(?:src|href)="([^"]*)"', html)
     assert sources and all(source.startswith(("data:image/jpeg;base64,", "#")) for source in sources)
     assert "url(" not in html.replace("url(#", "")
-    # gains and duels on three slices, three dimensions of slices, one plot of spectra
+    # gains and duels on three slices, three dimensions of segments, calibration, spectra
     assert "Epoch by epoch" not in html  # there was one
     assert (
-        html.count("<svg viewBox") - html.count("#picture-") == 10
+        html.count("<svg viewBox") - html.count("#picture-") == 11
         and "prefers-color-scheme: dark" in html
         and 'name="viewport"' in html
     )
@@ -257,11 +296,13 @@ def test_the_html_is_one_file_without_network(reported):
 def test_the_markdown_says_the_same_and_refers_to_nothing(reported):
     text = (reported / "report.md").read_text(encoding="utf-8")
     head = text.split("\n\n")[1]
-    assert head.startswith("courier (") and "raises the GAUC of dicm over ids by +" in head and head.count(". ") <= 2
+    assert (
+        head.startswith("COURIER (") and "raises the GAUC of DICM over IDs only by 0." in head and head.count(". ") <= 3
+    )
     assert not re.search(r"https?:|!\[|\]\(", text)
     for table in re.findall(r"(?:^\|.*\n)+", text, flags=re.M):
         assert len({line.count("|") for line in table.splitlines()}) == 1
-    assert "random 4" in text  # items without a vector
+    assert "Random vectors 4" in text and "no vector: 2% (Random vectors)" in head  # items without a vector
     assert "python -m downstream.compare --config" in text
 
 
@@ -272,9 +313,11 @@ def test_a_crowded_forest_shows_each_source_in_its_best_form(yaml_file, monkeypa
     assert len(first_chart(reported)) == 4  # 2 sources in 2 forms each
     monkeypatch.setattr("downstream.report.page.FOREST_LINES", 3)
     run(monkeypatch, "--config", yaml_file, "--out", tmp_path / "best")
-    chosen = json.loads((tmp_path / "best" / "figures.json").read_text())["chosen"]["dicm"]
+    chosen, shown = chosen_forms(tmp_path / "best"), Names({})
     lines = [line.rpartition(": ")[0] for line in first_chart(tmp_path / "best")]
-    assert lines == [f"{source}, {chosen[source]}" for source in ("courier", "random")]  # as the file has them
+    assert lines == [
+        f"{shown(source)}, {shown(chosen[source])}" for source in ("courier", "random")
+    ]  # as the file has them
     assert "all forms are below" in (tmp_path / "best" / "report.html").read_text()
 
 
@@ -294,10 +337,10 @@ MINIMAL = {"sources": {"ids": None, "courier": Source(table="t")}}
         ({"ceiling": "planted"}, "ceiling is 'planted'"),
         ({"baseline": "courier"}, "one source cannot have two roles"),
         ({"ceiling": "courier"}, "one source cannot have two roles"),
-        ({"forms": ["tensor"]}, "forms: 'tensor' is none of"),
-        ({"forms": {"vector": {"sise": 3}}}, "unknown settings .'sise'."),
+        ({"forms": ["tensor"]}, "forms: unknown name 'tensor'; choose one of"),
+        ({"forms": {"vector": {"sise": 3}}}, "sise"),
         ({"forms": {"ad alone": {"behaviour_images": False}}}, "give it 'form'"),
-        ({"models": {"wide": {"name": "din2"}}}, "model 'din2'"),
+        ({"models": {"wide": {"name": "din2"}}}, "unknown model 'din2'"),
         ({"models": []}, "models are empty"),
         ({"workers": 0}, "workers is 0"),
         ({"seeds": []}, "seeds are empty"),
@@ -341,13 +384,13 @@ def test_a_cell_that_another_comparison_makes_meanwhile_is_taken(world, tables, 
     mine, theirs = (Cell("courier", "vector", "dicm", seed, tables / "planted", training) for seed in (0, 1))
     fit, fitted = downstream.comparison.cells.fit, []
 
-    def fit_while_another_runs(*given):
+    def fit_while_another_runs(*given, **options):
         fitted.append(given)
         folder = tmp_path / cell_digest(theirs, data)
         folder.mkdir()
         (folder / "row.json").write_text('{"by": "another"}')
         np.save(folder / "test_scores.npy", np.zeros(3))
-        return fit(*given)
+        return fit(*given, **options)
 
     monkeypatch.setattr(downstream.comparison.cells, "fit", fit_while_another_runs)
     rows = run_cells([mine, theirs], tmp_path, data, 1, progress_bar(shown=False))

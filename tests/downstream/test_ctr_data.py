@@ -8,7 +8,9 @@ import polars as pl
 import pytest
 
 from data_tools.common.cli import UserError
-from downstream.data.ctr_data import FIRST_KNOWN, PADDING, UNKNOWN, DataSettings, hide_ids, load_ctr_data
+from downstream.data.arrays import FIRST_KNOWN, PADDING, UNKNOWN
+from downstream.data.ctr_data import load_ctr_data, mask_ids
+from downstream.settings import DataSettings
 
 HISTORY = 7
 
@@ -57,11 +59,11 @@ def test_a_batch_holds_each_item_once_and_nothing_else(data):
 def test_codes_come_from_training_impressions_alone(data):
     trained = data.dataset.impressions.filter(pl.col("split") == "train")
     shown = set(trained["item"])
-    assert {int(item) for item in np.flatnonzero(data.seen)} == shown
+    assert {int(item) for item in np.flatnonzero(data.warm)} == shown
     for item in range(len(data.item_code)):
         assert (data.item_code[item] >= FIRST_KNOWN) == (item in shown)
         assert data.item_code[item] != PADDING
-    known = data.item_code[data.seen]
+    known = data.item_code[data.warm]
     assert sorted(known) == list(range(FIRST_KNOWN, data.sizes["item"]))
 
 
@@ -69,7 +71,7 @@ def test_title_words_are_the_most_frequent_of_training_items(data):
     items = data.dataset.items
     titles = [re.findall(r"\w+", title.lower()) for title in items["title"]]
     counts: dict[str, int] = {}
-    for row in np.flatnonzero(data.seen):
+    for row in np.flatnonzero(data.warm):
         for word in set(titles[row]):
             counts[word] = counts.get(word, 0) + 1
     vocabulary = sorted(counts, key=lambda word: (-counts[word], word))[:6]
@@ -88,12 +90,12 @@ def test_warm_and_cold_part_the_test_split(data):
 
 def test_hidden_ids_are_the_same_for_an_item_wherever_it_stands(data):
     batch = data.batch(data.rows["train"])
-    hidden = hide_ids(batch, 0.3, np.random.default_rng(0))
+    hidden = mask_ids(batch, 0.3, np.random.default_rng(0))
     for key in ("user", "item"):
         assert 0.1 < (hidden[key] == UNKNOWN).mean() < 0.5
         kept = hidden[key] != UNKNOWN
         assert np.array_equal(hidden[key][kept], batch[key][kept])
-    assert hide_ids(batch, 0.0, np.random.default_rng(0))["item"].tolist() == batch["item"].tolist()
+    assert mask_ids(batch, 0.0, np.random.default_rng(0))["item"].tolist() == batch["item"].tolist()
 
 
 def test_missing_columns_and_scenes(small_world, tmp_path):

@@ -10,15 +10,14 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import log_loss as sklearn_log_loss
 from sklearn.metrics import ndcg_score, roc_auc_score
 
+from data_tools.measures.group_auc import group_auc, page_auc
 from downstream.statistics.metrics import (
     all_metrics,
     auc,
     calibration,
     gauc,
-    group_auc,
     log_loss,
     ndcg,
-    within_page_auc,
 )
 
 rows = st.lists(
@@ -107,7 +106,7 @@ def test_calibration_equals_scikit_learn_and_finds_a_planted_error():
 def test_text_ids_and_the_within_page_mean():
     click, score = np.array([1, 0, 1, 0, 0, 1]), np.array([2.0, 1, 1, 1, 3, 0])
     page = np.array(["a", "a", "b", "b", "c", "c"])
-    assert within_page_auc(click, score, page) == pytest.approx((1 + 0.5 + 0) / 3)
+    assert page_auc(click, score, page) == pytest.approx((1 + 0.5 + 0) / 3)
 
 
 def test_wrong_input_is_named():

@@ -8,11 +8,15 @@ import torch
 
 from data_tools.common.cli import UserError
 from data_tools.tables.table import EmbeddingTable
-from downstream.data.ctr_data import FIRST_KNOWN, DataSettings, load_ctr_data
-from downstream.forms import FORMS, ImageSettings
+from downstream.data.arrays import FIRST_KNOWN
+from downstream.data.ctr_data import load_ctr_data
+from downstream.forms.registry import FORMS
 from downstream.images.joined import join_table
-from downstream.models import MODELS, ModelSettings, build_model
-from downstream.training.fit import OptimSettings, TrainingSettings, fit
+from downstream.models.build import build_model
+from downstream.models.registry import MODELS
+from downstream.settings import DataSettings, OptimSettings
+from downstream.training.fit import fit
+from downstream.training.settings import ImageSettings, ModelSettings, TrainingSettings
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +74,7 @@ def test_simscore_is_the_cosine_standardised_by_all_pairs_of_training_items(data
     model = built(data, table, form="simscore").images
     vectors, found = table.lookup(data.item_ids)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    fitted = unit[found & data.seen].astype(np.float64)
+    fitted = unit[found & data.warm].astype(np.float64)
     pairs = fitted @ fitted.T
     assert model.mean == pytest.approx(pairs.mean(), rel=1e-6)
     assert model.spread == pytest.approx(pairs.std(), rel=1e-6)
@@ -127,12 +131,12 @@ def test_switches_decide_what_reaches_the_click(data, batch, small_world, switch
 
 
 def test_wrong_settings_are_named(data, small_world):
-    with pytest.raises(UserError, match="form 'tensor'"):
-        ImageSettings(form="tensor")
-    with pytest.raises(UserError, match="aggregator 'mean'"):
-        ImageSettings(aggregator="mean")
-    with pytest.raises(UserError, match="model 'din2'"):
-        ModelSettings(name="din2")
+    with pytest.raises(UserError, match="unknown form 'tensor'; choose one of"):
+        TrainingSettings(image=ImageSettings(form="tensor"))
+    with pytest.raises(UserError, match="unknown aggregator 'mean'; choose one of"):
+        TrainingSettings(image=ImageSettings(aggregator="mean"))
+    with pytest.raises(UserError, match="unknown model 'din2'; choose one of"):
+        TrainingSettings(model=ModelSettings(name="din2"))
     with pytest.raises(UserError, match="both off"):
         ImageSettings(ad_image=False, behaviour_images=False)
     with pytest.raises(UserError, match="another dataset"):

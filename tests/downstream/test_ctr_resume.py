@@ -14,13 +14,14 @@ from safetensors.torch import load_file
 
 from data_tools.common.cli import UserError, progress_bar
 from data_tools.tables.table import write_table
-from downstream.data.ctr_data import DataSettings, load_ctr_data
-from downstream.forms import ImageSettings
-from downstream.models import ModelSettings
-from downstream.models.base import CTRModel
+from downstream.data.ctr_data import load_ctr_data
+from downstream.forms.make import Make
+from downstream.layers.click_model import ClickModel
+from downstream.settings import DataSettings, OptimSettings
 from downstream.training import epochs as loop
 from downstream.training.checkpoints import Checkpoints
-from downstream.training.fit import OptimSettings, TrainingSettings, fit
+from downstream.training.fit import fit
+from downstream.training.settings import ImageSettings, ModelSettings, TrainingSettings
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def stop_after(monkeypatch, steps):
         if len(done) == steps:
             raise Stop
 
-    monkeypatch.setattr(CTRModel, "after_step", count)
+    monkeypatch.setattr(ClickModel, "after_step", count)
 
 
 # 14 steps an epoch: before the first checkpoint, at one, between two, in the second epoch.
@@ -71,7 +72,7 @@ def test_a_stopped_training_goes_on_with_the_same_bits(data, small_world, whole,
 @pytest.mark.parametrize("steps", [10, 22])
 def test_a_form_that_trains_first_is_resumed_too(data, small_world, tmp_path, monkeypatch, steps):
     """MAKE trains a model of its own first, 14 steps here: one stop in each training."""
-    make = replace(settings(data), image=ImageSettings(form="make", make_epochs=1))
+    make = replace(settings(data), image=ImageSettings(form="make", make=Make.Settings(epochs=1)))
     whole = fit(data, small_world.table, make, seed=1)
     with monkeypatch.context() as patch, pytest.raises(Stop):
         stop_after(patch, steps)
@@ -87,7 +88,7 @@ def test_a_resumed_training_does_only_what_is_left(data, tmp_path, monkeypatch):
         stop_after(patch, 10)
         fit(data, None, settings(data), 1, checkpoints=Checkpoints(tmp_path, 4))
     rates = []
-    monkeypatch.setattr(CTRModel, "after_step", lambda self, lr: rates.append(lr))
+    monkeypatch.setattr(ClickModel, "after_step", lambda self, lr: rates.append(lr))
     with progress_bar(shown=False) as progress:
         result = fit(data, None, settings(data), 1, progress, Checkpoints(tmp_path, 4))
     steps = -(-len(data.rows["train"]) // 128)
@@ -96,7 +97,7 @@ def test_a_resumed_training_does_only_what_is_left(data, tmp_path, monkeypatch):
 
 def test_the_learning_rate_decays_by_steps(data, monkeypatch):
     rates = []
-    monkeypatch.setattr(CTRModel, "after_step", lambda self, lr: rates.append(lr))
+    monkeypatch.setattr(ClickModel, "after_step", lambda self, lr: rates.append(lr))
     fit(data, None, settings(data, lr=0.01, lr_decay=0.5, lr_decay_steps=10), seed=0)
     assert rates == [0.01 * 0.5 ** (step // 10) for step in range(len(rates))] and len(rates) > 20
 
@@ -110,7 +111,7 @@ def test_training_stops_after_epochs_that_are_no_better(data, monkeypatch, patie
 
 
 def test_a_loss_that_is_not_finite_is_named(data, monkeypatch):
-    monkeypatch.setattr(CTRModel, "loss", lambda self, batch: self(batch).sum() * float("nan"))
+    monkeypatch.setattr(ClickModel, "loss", lambda self, batch: self(batch).sum() * float("nan"))
     with pytest.raises(UserError, match="the loss became nan by step"):
         fit(data, None, settings(data), seed=0)
 

@@ -12,11 +12,14 @@ from safetensors.torch import load_file
 
 from data_tools.common.cli import run_command
 from data_tools.tables.table import write_table
-from downstream.data.ctr_data import DataSettings, load_ctr_data
-from downstream.forms import FORMS, ImageSettings
+from downstream.data.ctr_data import load_ctr_data
+from downstream.forms.make import Make
+from downstream.forms.registry import FORMS
+from downstream.settings import DataSettings, OptimSettings
 from downstream.statistics.metrics import auc, gauc
 from downstream.train import main
-from downstream.training.fit import OptimSettings, TrainingSettings, fit
+from downstream.training.fit import fit
+from downstream.training.settings import ImageSettings, TrainingSettings
 
 OPTIM = OptimSettings(batch_size=128)
 
@@ -28,7 +31,8 @@ def data(world):
 
 def test_planted_vectors_help_and_random_ones_do_not(data, world):
     def test_auc(table, form="vector"):
-        settings = TrainingSettings(data.settings, image=ImageSettings(form=form, make_epochs=2), optim=OPTIM)
+        options = {"make": Make.Settings(epochs=2)} if "make" in form else {}
+        settings = TrainingSettings(data.settings, image=ImageSettings(form=form, **options), optim=OPTIM)
         return {name: metrics["auc"] for name, metrics in fit(data, table, settings, 0).metrics["test"].items()}
 
     ids = test_auc(None)

@@ -7,13 +7,16 @@ import pytest
 import torch
 
 from data_tools.common.cli import UserError
-from downstream.data.ctr_data import FIRST_KNOWN, DataSettings, load_ctr_data
-from downstream.forms import ImageSettings
+from downstream.data.arrays import FIRST_KNOWN
+from downstream.data.ctr_data import load_ctr_data
 from downstream.layers.attention import ActivationUnit
 from downstream.layers.blocks import Dice
-from downstream.models import ModelSettings, build_model
-from downstream.training.epochs import Objective
-from downstream.training.fit import OptimSettings, TrainingSettings, fit
+from downstream.models.build import build_model
+from downstream.models.din import DIN
+from downstream.settings import DataSettings, OptimSettings
+from downstream.training.epochs import PenalisedLoss
+from downstream.training.fit import fit
+from downstream.training.settings import ImageSettings, ModelSettings, TrainingSettings
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +28,9 @@ def tensors(batch):
     return {name: torch.from_numpy(values) for name, values in batch.items()}
 
 
-def built(data, **settings):
+def built(data, softmax=False, **settings):
     torch.manual_seed(0)
-    return build_model(data, None, ModelSettings(**settings), ImageSettings())
+    return build_model(data, None, ModelSettings(**settings, din=DIN.Settings(softmax=softmax)), ImageSettings())
 
 
 def plain_unit(unit, behaviours, mask, query):
@@ -133,7 +136,7 @@ def test_the_l2_is_that_of_the_paper(data):
     for name, embedding in model.ids.items():
         np.testing.assert_allclose(embedding.weight.grad.numpy(), gradients[name], rtol=1e-5, atol=1e-12)
     plain = built(data, name="din")
-    assert (Objective(model)(batch) - Objective(plain)(batch)).item() == pytest.approx(0.1 * expected, rel=1e-2)
+    assert (PenalisedLoss(model)(batch) - PenalisedLoss(plain)(batch)).item() == pytest.approx(0.1 * expected, rel=1e-2)
 
 
 def test_a_hidden_id_is_regularised_as_one_that_stands_in_any_impression(data):
@@ -159,15 +162,17 @@ def test_histories_may_all_be_empty(data, name, activation):
 
 
 def test_dice_and_l2_learn(data):
-    settings = ModelSettings("din", activation="dice", softmax=True, l2=0.1)
+    settings = ModelSettings("din", activation="dice", l2=0.1, din=DIN.Settings(softmax=True))
     optim = OptimSettings(batch_size=64, epochs=3)
     result = fit(data, None, TrainingSettings(data.settings, settings, optim=optim), seed=0)
     assert result.epochs[-1]["loss"] < result.epochs[0]["loss"]
 
 
 def test_wrong_settings_are_named():
-    for wrong in ({"attention": ()}, {"l2": -1.0}, {"embedding": 0}):
-        with pytest.raises(UserError, match="are expected"):
+    for wrong in ({"l2": -1.0}, {"embedding": 0}):
+        with pytest.raises(UserError, match="must be >"):
             ModelSettings("din", **wrong)
-    with pytest.raises(UserError, match="activation 'relu'"):
+    with pytest.raises(UserError, match="attention is empty"):
+        DIN.Settings(attention=())
+    with pytest.raises(UserError, match="activation is 'relu'; choose one of prelu, dice"):
         ModelSettings("din", activation="relu")

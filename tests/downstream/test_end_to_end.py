@@ -8,12 +8,13 @@ import torch
 
 from data_tools.common.cli import UserError
 from data_tools.tables.table import EmbeddingTable, read_table
-from downstream.data.ctr_data import DataSettings, load_ctr_data
-from downstream.forms import ImageSettings
+from downstream.data.ctr_data import load_ctr_data
 from downstream.images import encoder as end_to_end
 from downstream.images.joined import join_table
-from downstream.models import ModelSettings, build_model
-from downstream.training.fit import OptimSettings, TrainingSettings, fit
+from downstream.models.build import build_model
+from downstream.settings import DataSettings, OptimSettings
+from downstream.training.fit import fit
+from downstream.training.settings import ImageSettings, ModelSettings, TrainingSettings
 from pretrain.encoder.image_encoder import build_encoder
 from pretrain.export import Settings, export
 from pretrain.settings import Encoder
@@ -169,6 +170,6 @@ def test_what_does_not_fit_is_named(data, table, run, tmp_path):
     with pytest.raises(UserError, match="only tune 'encoder' reads them"):
         ImageSettings(weights="file")
     files = join_table(table, data)
-    files.pictures[int(np.flatnonzero(files.found & files.seen)[0])] = "missing.png"
+    files.pictures[int(np.flatnonzero(files.found & files.warm)[0])] = "missing.png"
     with pytest.raises(UserError, match=r"its picture .*missing.png is of no use"):
         build_model(data, files, ModelSettings(), ImageSettings(tune="encoder"))

@@ -7,11 +7,13 @@ import torch
 
 from data_tools.common.cli import UserError
 from data_tools.tables.table import EmbeddingTable
-from downstream.data.ctr_data import DataSettings, load_ctr_data
-from downstream.forms import FORMS, ImageSettings
+from downstream.data.ctr_data import load_ctr_data
+from downstream.forms.registry import FORMS
 from downstream.images.joined import join_table
-from downstream.models import ModelSettings, build_model
-from downstream.training.fit import OptimSettings, TrainingSettings, fit
+from downstream.models.build import build_model
+from downstream.settings import DataSettings, OptimSettings
+from downstream.training.fit import fit
+from downstream.training.settings import ImageSettings, ModelSettings, TrainingSettings
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def test_the_gate_of_the_category_whose_vectors_say_nothing_closes(world):
     assert gates["hats"]["gate"] > gates["bags"]["gate"] + 0.1
     assert all(0 <= row["gate"] <= 1 for row in gates.values())
     for name, row in gates.items():
-        assert row["items"] == int((data.seen & (category == name)).sum())
+        assert row["items"] == int((data.warm & (category == name)).sum())
         assert row["impressions"] == int((category[data.item[data.rows["train"]]] == name).sum())
 
 
@@ -65,7 +67,7 @@ def test_items_without_a_category_share_a_gate(small_world, tmp_path):
     settings = TrainingSettings(data.settings, image=ImageSettings(gate=True), optim=OptimSettings(batch_size=64))
     gates = fit(data, small_world.table, settings, 0).report["gates"]
     assert {row["category"] for row in gates} == {"hats", "bags", None}
-    assert sum(row["items"] for row in gates) == data.seen.sum()
+    assert sum(row["items"] for row in gates) == data.warm.sum()
     assert sum(row["impressions"] for row in gates) == len(data.rows["train"])
 
     items.with_columns(category=pl.lit(None, pl.String)).write_parquet(folder / "items.parquet")
@@ -73,6 +75,6 @@ def test_items_without_a_category_share_a_gate(small_world, tmp_path):
         fit(load_ctr_data(folder, DataSettings(history=6)), small_world.table, settings, 0)
 
 
-def test_towers_take_no_gate(data, small_world):
-    with pytest.raises(UserError, match="towers take none"):
-        build_model(data, join_table(small_world.table, data), ModelSettings(name="dssm"), ImageSettings(gate=True))
+def test_towers_take_no_gate(data):
+    with pytest.raises(UserError, match=r"image\.gate is True, but model 'dssm' makes no use of it"):
+        TrainingSettings(data.settings, ModelSettings(name="dssm"), ImageSettings(gate=True))

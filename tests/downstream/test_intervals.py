@@ -1,20 +1,24 @@
 """The bootstrap against a plain loop over the same resamples, and its coverage on planted differences."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp, ttest_rel
 from sklearn.metrics import log_loss, roc_auc_score
 
 from downstream.statistics.intervals import (
     BootstrapSettings,
-    Interval,
+    Cells,
     bootstrap_metrics,
-    detectable,
+    contrast_interval,
+    difference_interval,
     holm,
-    paired_interval,
     share_interval,
     user_counts,
 )
 from downstream.statistics.metrics import auc, gauc
+from tests.benchmarks.coverage import DESIGNS, coverage, false_reports
 
 
 def simulated(rng, users=40, impressions=600, signal=0.5):
@@ -49,33 +53,105 @@ def test_the_seed_decides_the_draws():
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
+def cells(values, encoder=None, seed=None, draws=None, users=100):
+    values = np.asarray(values, dtype=float)
+    zeros = np.zeros(len(values), dtype=int)
+    spread = np.random.default_rng(0).normal(0, 0.01, 200)[None]
+    return Cells(
+        values,
+        values[:, None] + spread if draws is None else draws,
+        zeros if encoder is None else np.asarray(encoder),
+        np.arange(len(values)) if seed is None else np.asarray(seed),
+        users,
+    )
+
+
 def test_a_model_does_not_differ_from_itself_and_seeds_widen_the_interval():
     settings = BootstrapSettings(resamples=200)
-    draws = np.random.default_rng(0).normal(0.7, 0.01, (1, 200))
-    same = paired_interval([0.7], [0.7], draws, draws, settings)
-    assert (same.mean, same.low, same.high) == (0, 0, 0)
-    spread = np.array([[0.01], [0.0], [-0.01]])
-    wide = paired_interval([0.71, 0.7, 0.69], [0.7] * 3, draws + spread, np.repeat(draws, 3, axis=0), settings)
+    same = difference_interval(cells([0.7, 0.7]), cells([0.7, 0.7]), settings)
+    assert (same.mean, same.low, same.high, same.p) == (0, 0, 0, 1)
+    wide = difference_interval(cells([0.71, 0.7, 0.69]), cells([0.7] * 3), settings)
     assert wide.low < -0.004 and wide.high > 0.004 and wide.mean == pytest.approx(0)
 
 
-def test_the_interval_of_a_share_covers_the_true_one():
-    settings, rng, covered = BootstrapSettings(resamples=200), np.random.default_rng(0), 0
+def test_training_noise_alone_gives_the_textbooks_t_interval():
+    """Without users' noise: Student's t over the CTR seeds, or over the means of the encoders."""
+    settings, rng = BootstrapSettings(resamples=200), np.random.default_rng(3)
+    ours, theirs = rng.normal(size=(2, 6))
+    constant = [cells(own, draws=np.repeat(own[:, None], 200, axis=1)) for own in (ours, theirs)]
+    found, expected = difference_interval(*constant, settings), ttest_rel(ours, theirs)
+    assert (found.low, found.high) == pytest.approx(expected.confidence_interval(0.95))
+    assert found.p == pytest.approx(expected.pvalue)
+    encoder = np.array([0, 1, 2, 0, 1, 0])
+    nested = cells(ours, encoder, draws=np.repeat(ours[:, None], 200, axis=1))
+    differences = ours - theirs
+    means = [differences[encoder == one].mean() for one in range(3)]
+    found, expected = difference_interval(nested, constant[1], settings), ttest_1samp(means, 0)
+    assert (found.low, found.high) == pytest.approx(expected.confidence_interval(0.95))
+    assert found.p == pytest.approx(expected.pvalue) and found.encoders == 3
+
+
+def test_crossed_seeds_have_the_variance_of_the_two_way_analysis():
+    """sigma_e^2 / E + sigma_s^2 / C + sigma^2 / EC, each component from the textbook's mean squares."""
+    grid = np.random.default_rng(4).normal(size=(3, 4)) + np.arange(3)[:, None] + 2 * np.arange(4)
+    encoder, seed = (axis.ravel() for axis in np.indices(grid.shape))
+    own = cells(grid.ravel(), encoder, seed, np.repeat(grid.reshape(-1, 1), 200, axis=1))
+    ground = cells(np.zeros(4), draws=np.zeros((4, 200)))
+    rows, columns = grid.mean(axis=1), grid.mean(axis=0)
+    ms_e, ms_s = 4 * rows.var(ddof=1), 3 * columns.var(ddof=1)
+    ms = ((grid - rows[:, None] - columns + grid.mean()) ** 2).sum() / 6
+    variance = (ms_e - ms) / 4 / 3 + (ms_s - ms) / 3 / 4 + ms / 12
+    assert difference_interval(own, ground, BootstrapSettings(resamples=200)).spread == pytest.approx(variance**0.5)
+
+
+def test_users_and_trainings_are_each_counted_once():
+    """The expected variance over many planted worlds is the true one, however much users differ between cells."""
+    rng, found, users, n = np.random.default_rng(5), [], 150, 4
+    counts = np.stack([user_counts(users, draw, 0) for draw in range(100)]).T / users
+    for _ in range(300):
+        own = rng.normal(0, 0.5, n)[:, None] + rng.normal(0, users**0.5, (n, users))  # training, user x cell
+        both = own + rng.normal(0, users**0.5, users)
+        ours = cells(both.mean(axis=1), draws=both @ counts, users=users)
+        theirs = cells(np.zeros(n), draws=np.zeros((n, 100)), users=users)
+        found.append(difference_interval(ours, theirs, BootstrapSettings(resamples=100)).spread ** 2)
+    assert np.mean(found) == pytest.approx(0.25 / n + 1 / n + 1, rel=0.06)
+
+
+def test_one_user_gives_no_interval():
+    found = difference_interval(cells([0.7, 0.8], users=1), cells([0.6, 0.7], users=1), BootstrapSettings())
+    assert found.mean == pytest.approx(0.1) and np.isnan([found.low, found.high, found.p]).all()
+
+
+def test_sources_with_different_numbers_of_encoders_are_independent():
+    settings = BootstrapSettings(resamples=200)
+    rng = np.random.default_rng(6)
+    ours, theirs = cells(rng.normal(size=6), [0, 1, 2] * 2), cells(rng.normal(size=6), [0, 1] * 3)
+    ours, theirs = (replace(one, draws=np.repeat(one.values[:, None], 200, axis=1)) for one in (ours, theirs))
+    expected = 0.0
+    for one in (ours, theirs):
+        means = [one.values[one.encoder == encoder].mean() for encoder in np.unique(one.encoder)]
+        expected += np.var(means, ddof=1) / len(means)
+    assert difference_interval(ours, theirs, settings).spread == pytest.approx(expected**0.5)
+
+
+def test_the_interval_of_a_share_covers_the_true_one_and_agrees_with_the_test():
+    settings, rng, covered = BootstrapSettings(resamples=100), np.random.default_rng(0), 0
+    counts = np.stack([user_counts(80, draw, 0) for draw in range(100)]).T / 80
     for _ in range(200):
-        whole = rng.normal(1.0, 0.1, 40)
-        part = 0.6 * whole + rng.normal(0, 0.05, 40)  # paired: they rise and fall together
-        draws = np.repeat(part[:, None], 200, axis=1), np.repeat(whole[:, None], 200, axis=1)
-        found = share_interval(part, whole, *draws, settings)
-        assert found.mean == pytest.approx(part.sum() / whole.sum())
+        top = 1 + rng.normal(0, 0.1, 5)[:, None] + rng.normal(0, 1, 80)
+        part = 0.6 * top + rng.normal(0, 0.05, 5)[:, None] + rng.normal(0, 0.5, 80)
+        part, top, ground = (cells(x.mean(axis=1), draws=x @ counts, users=80) for x in (part, top, 0 * top))
+        found = share_interval(part, top, ground, settings)
+        assert found.mean == pytest.approx(part.values.mean() / top.values.mean())
         covered += found.low <= 0.6 <= found.high
-    assert 0.89 <= covered / 200 <= 0.985
-    same = share_interval(0.6 * whole, whole, 0.6 * draws[1], draws[1], settings)
-    assert (same.low, same.high) == pytest.approx((0.6, 0.6))
+    assert 0.9 <= covered / 200 <= 0.99
+    at_the_end = contrast_interval([(1, part), (-found.high, top), (found.high - 1, ground)], settings)
+    assert at_the_end.p == pytest.approx(0.05, abs=1e-4)
 
 
-def test_unequal_seeds_are_refused():
-    with pytest.raises(ValueError, match="draws of shape"):
-        paired_interval([0.7, 0.7], [0.7, 0.7], np.zeros((1, 5)), np.zeros((1, 5)), BootstrapSettings(resamples=5))
+def test_cells_without_a_common_seed_are_refused():
+    with pytest.raises(ValueError, match="no cell with encoder and seed"):
+        difference_interval(cells([0.7, 0.7], seed=[0, 1]), cells([0.7], seed=[2]), BootstrapSettings(resamples=200))
 
 
 def test_intervals_cover_the_planted_difference():
@@ -93,7 +169,8 @@ def test_intervals_cover_the_planted_difference():
         scores = [1 / (1 + np.exp(-score)) for score in scores]
         draws = [bootstrap_metrics(click, score, user, 80, settings)["auc"][None] for score in scores]
         points = [[auc(click, score)] for score in scores]
-        interval = paired_interval(*points, *draws, settings)
+        sides = (cells(point, draws=own, users=80) for point, own in zip(points, draws, strict=True))
+        interval = difference_interval(*sides, settings)
         covered += interval.low <= truth <= interval.high
     assert 46 <= covered <= 60  # 54 expected of 60; binomial standard deviation 2.3
 
@@ -115,8 +192,28 @@ def test_holm_keeps_the_chance_of_any_false_find():
     assert 0.035 < np.mean(false) < 0.065
 
 
-def test_a_detectable_difference_is_found_four_times_in_five():
+def test_weighted_holm_gives_a_declared_test_its_own_share():
+    p, weights = [0.03, 0.004, 0.5], [1.0, 0.5, 0.5]
+    assert holm(p, weights) == pytest.approx([0.045, 0.016, 0.5])  # .004 / .5 x 2, then .03 x 1.5, then .5
     rng = np.random.default_rng(0)
-    effect = detectable(1.0, 0.95)
-    assert np.mean(np.abs(rng.normal(effect, 1.0, 20_000)) > 1.96) == pytest.approx(0.8, abs=0.01)
-    assert Interval(1.96, 0.0, 4.0, 1.0).p == pytest.approx(0.05, abs=1e-4)
+    false = [min(holm(rng.random(5).tolist(), [1, 0.25, 0.25, 0.25, 0.25])) < 0.05 for _ in range(2000)]
+    assert 0.035 < np.mean(false) < 0.065
+
+
+def test_a_detectable_difference_is_found_four_times_in_five():
+    rng, found = np.random.default_rng(0), []
+    counts = np.stack([user_counts(200, draw, 0) for draw in range(200)]).T / 200
+    for effect in (0.0, 2.8):
+        own = [rng.normal(effect, 200**0.5, 200)[None] for _ in range(400)]
+        sides = [cells(x.mean(axis=1), draws=x @ counts, users=200) for x in own]
+        ground = cells([0.0], draws=np.zeros((1, 200)), users=200)
+        found.append([difference_interval(side, ground, BootstrapSettings(resamples=200)) for side in sides])
+    assert np.mean([one.detectable for one in found[0]]) == pytest.approx(2.8, abs=0.1)
+    assert np.mean([one.low > 0 for one in found[1]]) == pytest.approx(0.8, abs=0.06)
+
+
+def test_a_short_run_of_the_coverage_program():
+    """Nominal 95 % in a few designs; the whole table is in tests/benchmarks/coverage.py."""
+    for row in coverage(DESIGNS[::4], worlds=250, resamples=80, users=120):
+        assert 0.905 <= row["coverage"] <= 0.99, row
+    assert false_reports(worlds=40, resamples=80, users=120)["any star"] <= 0.125

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from downstream.data.ctr_data import UNKNOWN, DataSettings, load_ctr_data
-from downstream.forms import ImageSettings
+from downstream.data.arrays import UNKNOWN
+from downstream.data.ctr_data import load_ctr_data
 from downstream.images.joined import join_table
-from downstream.models import ModelSettings, build_model
+from downstream.models.build import build_model
+from downstream.settings import DataSettings
+from downstream.training.settings import ImageSettings, ModelSettings
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from downstream.report.plots import spread_out
+from data_tools.common.charts import spread_out
 
 
 @pytest.mark.parametrize("seed", range(4))

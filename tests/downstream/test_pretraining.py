@@ -2,10 +2,14 @@
 
 import json
 
+import polars as pl
 import pytest
 
+from downstream.comparison.figures import Figures
 from downstream.comparison.sources import Source
-from downstream.report.encoder_runs import CURVES, pretraining, training_curves, training_rows
+from downstream.report.encoder_runs import CURVES, encoder_runs, training_rows
+from downstream.report.panels import training_panels
+from downstream.report.words import Names
 
 
 @pytest.fixture
@@ -33,19 +37,21 @@ def test_a_run_is_told_with_its_curves_and_cost(run, tmp_path):
         "untrained": Source(run=str(run), weights="initial"),
         "courier": Source(run=[str(run), str(tmp_path / "has-no-record")]),
     }
-    (found,) = pretraining(sources)
+    runs, curves = encoder_runs(sources)
+    (found,) = runs.to_dicts()
     assert (found["source"], found["objective"], found["seed"], found["commit"]) == ("courier", "courier", 3, "abc")
-    unseen, loss, rank = (found["curves"][name] for name in CURVES)
-    assert unseen == [(0, 0.51), (40, 0.58)] and loss == [(20, -0.5), (40, -1.0)] and rank == [(20, 7.0), (40, 8.0)]
-    (row,) = training_rows([found])
-    assert row[5:] == ["64 px", "256", "40 of 40", "61", "100", "1,234", "–"]
+    points = [curves.filter(curve=name).select("step", "value").rows() for name in CURVES]
+    assert points == [[(0, 0.51), (40, 0.58)], [(20, -0.5), (40, -1.0)], [(20, 7.0), (40, 8.0)]]
+    (row,) = training_rows(runs, Names({}))
+    assert row[0] == "COURIER" and row[5:] == ["64 px", "256", "40 of 40", "61", "100", "1,234", "–"]
 
 
 def test_of_each_source_the_first_run_is_drawn(run):
-    (found,) = pretraining({"courier": Source(run=str(run))})
-    second = {**found, "curves": {name: [] for name in CURVES}}
-    panels = training_curves([found, second, {**second, "source": "clip"}])
-    assert [name for name, _ in panels] == list(CURVES)
+    _, curves = encoder_runs({"courier": Source(run=str(run))})
+    later = curves.with_columns(run=pl.lit("another"), step=pl.col("step") + 1000)
+    panels = training_panels(Figures(encoder_curves=pl.concat([curves, later])), Names({}))
+    alone = training_panels(Figures(encoder_curves=curves), Names({}))
+    assert panels == alone and [name for name, _ in panels] == list(CURVES)
     for name, svg in panels:
-        assert f'aria-label="{name} by step: courier"' in svg and ">clip<" not in svg
-    assert training_curves([second]) == []
+        assert f'aria-label="{name} by step: COURIER"' in svg
+    assert training_panels(Figures(), Names({})) == []

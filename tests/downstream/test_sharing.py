@@ -7,17 +7,20 @@ import numpy as np
 import pytest
 import torch
 
-from data_tools.common.cli import UserError
-from downstream import transfer
-from downstream.data.ctr_data import FIRST_KNOWN, UNKNOWN, DataSettings, load_ctr_data
-from downstream.forms import ImageSettings
-from downstream.models import ModelSettings, build_model
+from data_tools.common.cli import UserError, progress_bar
+from downstream import transfer as command_module
+from downstream.data.arrays import FIRST_KNOWN, UNKNOWN
+from downstream.data.ctr_data import load_ctr_data
+from downstream.models.build import build_model
 from downstream.models.multi_scene import PartitionedNorm
 from downstream.models.multi_task import joint_loss
+from downstream.settings import DataSettings
 from downstream.statistics.metrics import auc
+from downstream.studies import transfer
 from downstream.studies.sharing import scene_parts, separate_scenes, separate_tasks, task_parts
-from downstream.training.fit import TrainingSettings, fit
-from downstream.transfer import measure
+from downstream.studies.transfer import measure
+from downstream.training.fit import fit
+from downstream.training.settings import ImageSettings, ModelSettings, TrainingDefaults, TrainingSettings
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +116,7 @@ def test_a_scene_that_training_lacks_has_the_shared_network(data, batch):
 
 @pytest.mark.parametrize("name, lacking", [("esmm", "conversion"), ("star", "scene")])
 def test_data_that_a_model_needs(data, name, lacking):
-    with pytest.raises(UserError, match=f"{lacking}s, which .* does not have"):
+    with pytest.raises(UserError, match=f"needs {lacking}s, and .* has no column '{lacking}'"):
         built(replace(data, **{lacking: None}), name)
 
 
@@ -157,24 +160,24 @@ def test_the_command_writes_its_figures_and_goes_on(tiny_world, tmp_path, monkey
     given = ["--dataset", str(tiny_world / "dataset"), "--kind", kind, "--models", models, "--seeds", "[0, 1]"]
     given += ["--cache", str(tmp_path / "cache"), "--bootstrap.resamples", "20", "--training.data.history", "4"]
     monkeypatch.setattr("sys.argv", ["program", *given, "--out", str(tmp_path / "out")])
-    transfer.main()
+    command_module.main()
     figures = json.loads((tmp_path / "out" / "figures.json").read_text())
     report = (tmp_path / "out" / "report.md").read_text()
     first = next(cell for cell in figures["cells"] if cell["contestant"] == "separate")
     assert f"## {first['part']}" in report and "| separate |" in report
     monkeypatch.setattr(transfer, "fit", None)  # nothing is trained again
     monkeypatch.setattr("sys.argv", ["program", *given, "--out", str(tmp_path / "again")])
-    transfer.main()
+    command_module.main()
     again = json.loads((tmp_path / "again" / "figures.json").read_text())
     assert again["cells"] == figures["cells"] and again["differences"] == figures["differences"]
 
 
 def test_metrics_are_of_the_parts(data, tmp_path):
-    settings = transfer.Settings(
+    settings = transfer.TransferSettings(
         out="o", dataset="d", kind="scenes", models=["star"], seeds=[0], cache=str(tmp_path),
-        training=TrainingSettings(data.settings), bootstrap=transfer.BootstrapSettings(resamples=10),
+        training=TrainingDefaults(data.settings), bootstrap=transfer.BootstrapSettings(resamples=10),
     )  # fmt: skip
-    figures = measure(data, settings, transfer.progress_bar(shown=False))
+    figures = measure(data, settings, progress_bar(shown=False))
     result = fit(data, None, TrainingSettings(data.settings, ModelSettings("star")), 0)
     place = scene_parts(data)["search"].place
     expected = auc(data.click[data.rows["test"]][place], result.test_scores[place])

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from downstream.data.ctr_data import DataSettings, load_ctr_data
+from downstream.data.ctr_data import load_ctr_data
 from downstream.data.segments import slices
+from downstream.settings import DataSettings
 
 
 def test_every_impression_is_in_one_part_of_each_dimension(world):

@@ -9,15 +9,16 @@ import torch
 from data_tools.common.cli import UserError
 from data_tools.tables.table import read_table
 from downstream import retrieval, train
-from downstream.data.ctr_data import DataSettings, load_ctr_data
-from downstream.forms import ImageSettings
+from downstream.data.ctr_data import load_ctr_data
 from downstream.images.joined import join_table
-from downstream.models import ModelSettings, build_model
+from downstream.models.build import build_model
 from downstream.models.dssm import NEGATIVES, SMOOTHING, letter_trigrams, trigram_codes
 from downstream.models.towers import catalogue_vectors
-from downstream.retrieval import nearest, recall, retrieve, user_queries
-from downstream.training.fit import OptimSettings, TrainingSettings, fit
+from downstream.settings import DataSettings, OptimSettings
+from downstream.studies.retrieval import nearest, recall, retrieve, user_queries
+from downstream.training.fit import fit
 from downstream.training.saved_runs import load_run
+from downstream.training.settings import ImageSettings, ModelSettings, TrainingSettings
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def test_trigrams_of_training_titles_alone_have_codes(data):
     codes, count = trigram_codes(data)
     items = data.dataset.items.to_dicts()
     texts = [letter_trigrams(f"{item['title']} {item['category']}") for item in items]
-    known = {trigram for row in np.flatnonzero(data.seen) for trigram in texts[row]}
+    known = {trigram for row in np.flatnonzero(data.warm) for trigram in texts[row]}
     assert count == len(known) + 1
     spelt = {}
     for text, own in zip(texts, codes, strict=True):
@@ -150,10 +151,10 @@ def test_a_run_is_read_back_and_retrieval_is_written(data, tiny_world, tmp_path,
     command(retrieval.main, "--run", run, "--k", "[5]", "--clicks", "50")
     assert (tmp_path / "run" / "retrieval.json").exists()
     command(train.main, *given, "--out", other, "--model.name", "embedding_mlp")
-    with pytest.raises(UserError, match="no model of two towers"):
+    with pytest.raises(UserError, match="not a model of two towers"):
         command(retrieval.main, "--run", other)
 
 
-def test_towers_refuse_forms_of_pairs(data, planted):
-    with pytest.raises(UserError, match="'dqm' takes images in the forms"):
-        build_model(data, join_table(planted, data), ModelSettings("dqm"), ImageSettings(form="simscore"))
+def test_towers_refuse_forms_of_pairs():
+    with pytest.raises(UserError, match=r"'dqm' takes images in the form 'vector' only, and image\.form is 'simscore'"):
+        TrainingSettings(model=ModelSettings("dqm"), image=ImageSettings(form="simscore"))

@@ -5,39 +5,37 @@ import polars as pl
 import pytest
 
 from data_tools.tables.table import read_table, unit_vectors
-from downstream.comparison.analysis import Contestants
-from downstream.data.ctr_data import DataSettings, load_ctr_data
+from downstream.comparison.figures import Figures, frame
+from downstream.comparison.spec import ComparisonSpec
+from downstream.data.ctr_data import load_ctr_data
 from downstream.report import thumbnails as neighbours
 from downstream.report.thumbnails import Pictured, attended, nearest
 from downstream.report.verdict import verdict
+from downstream.report.words import Names
+from downstream.settings import DataSettings
 
 
-def figures(main_all, main_cold, other=(0.0, -0.01, 0.01), share=None):
+def figures(main_all, main_cold, other=(0.0, -0.01, 0.01), share=None, **frames):
+    names = {"form": "vector", "model": "dicm"}
+
     def row(a, b, part, values):
-        names = {"a": a, "b": b, "form": "vector", "model": "dicm", "slice": part, "metric": "gauc"}
         mean, low, high = values
-        return names | {"mean": mean, "low": low, "high": high, "direction": int(low > 0) - int(high < 0)}
+        own = {"a": a, "b": b, "slice": part, "metric": "gauc", "mean": mean, "low": low, "high": high}
+        return names | own | {"direction": int(low > 0) - int(high < 0)}
 
-    attained = {
-        "source": "courier",
-        "form": "vector",
-        "model": "dicm",
-        "slice": "all",
-        "metric": "gauc",
-        "share": share,
-    }
     cold = [row("courier", "ids", "cold", main_cold)] if main_cold else []
-    return {
-        "chosen": {"dicm": {"ids": "none", "clip": "vector", "courier": "vector"}},
-        "bootstrap": {"level": 0.95},
-        "flagged": {},
+    attained = names | {"source": "courier", "slice": "all", "metric": "gauc", "share": share}
+    forms = {"ids": "none", "clip": "vector", "courier": "vector"}
+    given = {
+        "chosen": [{"source": source, "form": form, "model": "dicm"} for source, form in forms.items()],
         "attainable": [attained] if share is not None else [],
-        "of_the_ceiling": [],
         "differences": [row("courier", "ids", "all", main_all), *cold, row("courier", "clip", "all", other)],
     }
+    given = {name: frame(name, rows) for name, rows in (given | frames).items()}
+    return Figures(**given, bootstrap={"level": 0.95})
 
 
-WHO = Contestants("ids", "courier", ["vector"])
+SPEC = ComparisonSpec("ids", "courier", ["vector"])
 UP, DOWN, NOTHING = (0.02, 0.01, 0.03), (-0.02, -0.03, -0.01), (0.001, -0.01, 0.012)
 
 
@@ -47,38 +45,37 @@ UP, DOWN, NOTHING = (0.02, 0.01, 0.03), (-0.02, -0.03, -0.01), (0.001, -0.01, 0.
         (
             UP,
             UP,
-            "raises the GAUC of dicm over ids by +0.0200 (95% interval +0.0100 to +0.0300) on all",
+            "raises the GAUC of DICM over IDs only by 0.0200 (95% interval +0.0100 to +0.0300) on all",
         ),
-        (NOTHING, UP, "shows no difference from ids in the GAUC of dicm: +0.0010"),
-        (NOTHING, UP, "and raises the GAUC of dicm over ids by +0.0200"),
-        (DOWN, NOTHING, "changes the GAUC of dicm against ids for the worse by −0.0200"),
+        (NOTHING, UP, "shows no significant difference from IDs only in the GAUC of DICM: +0.0010"),
+        (NOTHING, UP, "and raises the GAUC of DICM over IDs only by 0.0200"),
+        (DOWN, NOTHING, "lowers the GAUC of DICM below IDs only by 0.0200"),
         (UP, None, "on all test impressions."),
     ],
 )
 def test_the_first_sentence_follows_the_intervals(on_all, on_cold, said):
-    assert said in verdict(figures(on_all, on_cold), WHO)[0]
+    assert said in verdict(figures(on_all, on_cold), SPEC)[0]
 
 
 def test_the_other_sentences():
-    sentences = verdict(figures(UP, UP, DOWN, share=0.43), WHO)
+    sentences = verdict(figures(UP, UP, DOWN, share=0.43), SPEC)
     assert len(sentences) == 3
-    assert "worse than clip (−0.0200)" in sentences[1] and "brings 43%" in sentences[2]
-    assert "no difference found from clip" in verdict(figures(UP, UP, NOTHING), WHO)[1]
+    assert "worse than CLIP (−0.0200)" in sentences[1] and "reaches 43%" in sentences[2]
+    assert "no significant difference from CLIP" in verdict(figures(UP, UP, NOTHING), SPEC)[1]
 
 
 def test_the_share_of_the_ceiling_comes_before_that_of_the_oracle():
     own = {"source": "courier", "model": "dicm", "slice": "all", "share": 0.61, "low": 0.5, "high": 0.7}
-    found = {**figures(UP, UP, share=0.43), "of_the_ceiling": [own | {"slice": "cold", "share": 0.2}, own]}
-    said = verdict(found, Contestants("ids", "courier", ["vector"], "planted"))[2]
+    found = figures(UP, UP, share=0.43, ceiling_shares=[own | {"slice": "cold", "share": 0.2}, own])
+    said = verdict(found, ComparisonSpec("ids", "courier", ["vector"], "planted"))[2]
     assert said == (
-        "It brings 61% (95% interval 50% to 70%) of the GAUC gain that planted brings, and 43% of the GAUC gain that "
-        "knowing the true click probabilities would bring."
+        "It reaches 61% (95% interval 50% to 70%) of the GAUC gain of Planted attributes, and 43% of the GAUC gain "
+        "that knowing the true click probabilities would bring."
     )
 
 
 def test_nothing_to_compare_is_said():
-    empty = {**figures(UP, UP), "differences": []}
-    assert verdict(empty, WHO) == ["The test split is too small for any comparison."]
+    assert verdict(figures(UP, UP, differences=[]), SPEC) == ["The test split is too small for any comparison."]
 
 
 def test_neighbours_are_the_highest_cosines_of_usable_items():
@@ -121,6 +118,25 @@ def test_attention_picks_the_clicks_before_with_the_highest_cosines(tiny_world, 
 
 
 def test_a_flagged_table_is_not_celebrated():
-    found = figures(UP, UP)
-    assert "raises" in " ".join(verdict(found | {"flagged": {"clip": "it knows"}}, WHO))
-    assert verdict(found | {"flagged": {"courier": "it knows"}}, WHO) == ["Do not believe courier: it knows."]
+    def flagged(source):
+        return figures(UP, UP, tables=[{"source": source, "flagged": "it knows"}])
+
+    assert "raises" in " ".join(verdict(flagged("clip"), SPEC))
+    assert verdict(flagged("courier"), SPEC) == ["COURIER appears to know test labels: it knows."]
+
+
+def test_items_without_a_vector_are_in_the_verdict():
+    lacking = [{"source": "courier", "impressions_without_vector": share} for share in (0.9, 0.96)]
+    sentence = "Share of test impressions whose item has no vector: 96% (COURIER)."
+    assert sentence in verdict(figures(UP, UP, tables=lacking), SPEC)
+
+
+def test_names_of_the_configuration_win():
+    spec = ComparisonSpec("ids", "courier", ["vector"], names={"courier": "Ours", "dicm": "the ranker"})
+    assert verdict(figures(UP, UP), spec)[0].startswith("Ours (Vector) raises the GAUC of the ranker over IDs only")
+    names = Names({"scl": "Supervised"})
+    assert (names("scl"), names("simscore, fine-tuned"), names("ad image")) == (
+        "Supervised",
+        "SimScore, fine-tuned",
+        "ad image",
+    )

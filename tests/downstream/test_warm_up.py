@@ -1,4 +1,4 @@
-"""Two consecutive time ranges of one dataset: what the second training takes over from the first."""
+"""Two consecutive time ranges of one dataset: what the second training starts with of the first."""
 
 import sys
 
@@ -9,12 +9,15 @@ from safetensors.torch import load_file
 
 from data_tools.common.cli import UserError, run_command
 from data_tools.tables.table import write_table
-from downstream.data.ctr_data import FIRST_KNOWN, UNKNOWN, DataSettings, load_ctr_data
-from downstream.forms import ImageSettings
+from downstream.data.arrays import FIRST_KNOWN, UNKNOWN
+from downstream.data.ctr_data import load_ctr_data
 from downstream.images.joined import join_table
-from downstream.models import ModelSettings, build_model
+from downstream.models.build import build_model
+from downstream.settings import DataSettings
 from downstream.train import main
+from downstream.training.run import RunSettings
 from downstream.training.saved_runs import load_run
+from downstream.training.settings import ImageSettings, ModelSettings
 from downstream.training.warm_up import WarmUp
 
 
@@ -44,7 +47,7 @@ def fresh(today, small_world, name="din"):
     return build_model(today, join_table(small_world.table, today), ModelSettings(name), ImageSettings())
 
 
-@pytest.mark.parametrize("part", ["none", "partial", "full"])
+@pytest.mark.parametrize("part", ["partial", "full"])
 def test_what_is_taken_over(today, small_world, yesterday, part):
     model, start = fresh(today, small_world), fresh(today, small_world).state_dict()
     WarmUp(yesterday, part, today)(model)
@@ -57,7 +60,7 @@ def test_what_is_taken_over(today, small_world, yesterday, part):
     }
     for name, weight in model.state_dict().items():
         if not name.startswith("ids."):
-            assert torch.equal(weight, start[name] if part == "none" else earlier[name])
+            assert torch.equal(weight, earlier[name])
         elif part != "full":
             assert torch.equal(weight, start[name])
     if part != "full":
@@ -80,19 +83,21 @@ def test_what_is_taken_over(today, small_world, yesterday, part):
 def test_the_command_warms_up_and_the_run_can_be_read(small_world, yesterday, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", [])
     scores = {}
-    for part in ("none", "partial", "full"):
+    for part in ("partial", "full"):
         arguments = ["--data.train_from", "0.5", "--warm_up", yesterday, "--warm_up_part", part]
         train(small_world, yesterday.parent, tmp_path / part, *arguments)
         model, data, _ = load_run(tmp_path / part)
         assert len(data.rows["train"]) and not model.training
         scores[part] = (tmp_path / part / "test_scores.npy").read_bytes()
     train(small_world, yesterday.parent, tmp_path / "cold", "--data.train_from", "0.5")
-    assert scores["none"] == (tmp_path / "cold" / "test_scores.npy").read_bytes()
+    scores["cold"] = (tmp_path / "cold" / "test_scores.npy").read_bytes()
     assert len(set(scores.values())) == 3
 
 
 def test_another_model_is_refused(today, small_world, yesterday, tmp_path):
-    with pytest.raises(UserError, match="another model"):
+    with pytest.raises(UserError, match="different model"):
         WarmUp(yesterday, "partial", today)(fresh(today, small_world, "embedding_mlp"))
     with pytest.raises(UserError, match="name a run"):
         WarmUp(tmp_path, "full", today)(fresh(today, small_world))
+    with pytest.raises(UserError, match="warm_up_part is 'full', but there is no --warm_up RUN"):
+        RunSettings(dataset="d", out="o", warm_up_part="full")

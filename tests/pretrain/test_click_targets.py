@@ -6,10 +6,12 @@ import polars as pl
 import pytest
 
 from data_tools.dataset.schema import open_dataset
+from data_tools.sharding.read import open_shards
 from data_tools.sharding.write import Settings as Shards
 from data_tools.sharding.write import write_shards
+from pretrain.data.collate import request_batch
 from pretrain.data.records import log_shares, records
-from pretrain.data.stream import plain_transform, read_shard, request_batch
+from pretrain.data.transforms import Decoder, plain_transform
 from pretrain.objectives.courier import click_targets
 from pretrain.settings import Batch
 
@@ -42,11 +44,12 @@ def log(holed):
 
 
 def targets(folder, log, history):
-    """Count (user, number of the click among the user's) of what training batches, one a shard, have as targets."""
+    """Count (user, number of the click among the user's) of what training batches, one a group, have as targets."""
     found = Counter()
-    for file in sorted((folder / "shards").glob("requests-train-*.tar")):
-        images, requests = read_shard(file)
-        batch = request_batch((images, requests), plain_transform(8), history, slots=4)
+    shards, decoder = open_shards(folder / "shards"), Decoder(plain_transform(8), 10**8)
+    for group in range(len(shards.listed("train"))):
+        images, requests = shards.read("train", group)
+        batch = request_batch((images, requests), decoder, history, slots=4)
         for row, target, earlier in zip(*click_targets(batch["history"], batch["fresh"]), strict=True):
             before = batch["image_item"][earlier[earlier >= 0]].tolist()
             if target >= 0 and before:

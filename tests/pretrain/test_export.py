@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,11 @@ from torch.nn import functional as F
 
 from data_tools.common.cli import UserError
 from data_tools.dataset.schema import open_dataset
+from data_tools.sharding.write import Settings as Shards
+from data_tools.sharding.write import write_shards
 from data_tools.tables.table import read_table
 from pretrain import export as exporting
-from pretrain.data.stream import plain_transform
+from pretrain.data.transforms import plain_transform
 from pretrain.encoder.image_encoder import build_encoder
 from pretrain.export import Settings, export
 from pretrain.settings import Encoder
@@ -22,11 +25,12 @@ from pretrain.training.runs import save_tensors
 ENCODER = Encoder(name="test_byobnet", dimensions=8, image_size=32)
 
 
-@pytest.fixture(scope="module")
-def table(tiny_world, tmp_path_factory):
+@pytest.fixture(scope="module", params=["catalogue", "streaming"])
+def table(request, tiny_world, streaming_shards, tmp_path_factory):
     torch.manual_seed(0)
     out = tmp_path_factory.mktemp("tables") / "generic"
-    export(Settings(data=str(tiny_world / "shards"), out=str(out), encoder=ENCODER, batch=64))
+    data = tiny_world / "shards" if request.param == "catalogue" else streaming_shards
+    export(Settings(data=str(data), out=str(out), encoder=ENCODER, batch=64))
     return out
 
 
@@ -58,6 +62,46 @@ def test_each_picture_is_encoded_once(tiny_world, tmp_path, monkeypatch):
     monkeypatch.setattr(exporting, "encode", lambda e, images, s: encoded.append(len(images)) or original(e, images, s))
     export(Settings(data=str(tiny_world / "shards"), out=str(tmp_path / "t"), encoder=ENCODER))
     assert sum(encoded) == 160
+
+
+@pytest.fixture(scope="module")
+def broken(tiny_world, tmp_path_factory):
+    """Dataset and shards of the tiny world, where the picture of item 57 has been cut short; nine tars of items."""
+    folder = tmp_path_factory.mktemp("broken")
+    shutil.copytree(tiny_world / "dataset", folder / "dataset")
+    path = folder / "dataset" / open_dataset(folder / "dataset").items["image"][57]
+    path.write_bytes(path.read_bytes()[:300])
+    write_shards(Shards(dataset=str(folder / "dataset"), out=str(folder / "shards"), items_per_shard=18))
+    return folder
+
+
+def test_a_broken_picture_is_counted_and_gets_no_vector(table, broken, tmp_path):
+    torch.manual_seed(0)
+    info = export(Settings(data=str(broken / "shards"), out=str(tmp_path / "t"), encoder=ENCODER, batch=8))
+    assert (info["count"], info["broken_pictures"]) == (159, 1)
+    found, whole = read_table(tmp_path / "t"), read_table(table)
+    lost = open_dataset(broken / "dataset").items["item_id"][57]
+    assert set(whole.ids) - set(found.ids) == {lost}
+    np.testing.assert_allclose(found.vectors, whole.lookup(found.ids)[0], atol=1e-5)
+
+
+def test_a_damaged_tar_is_named_and_leaves_no_table(broken, tmp_path):
+    shutil.copytree(broken / "shards", tmp_path / "s")
+    with open(tmp_path / "s" / "items-00003.tar", "r+b") as file:
+        file.seek(1000)
+        file.write(b"\0\1\2\3")
+    with pytest.raises(UserError, match=r"^/\S+items-00003.tar is damaged: the picture of item 54"):
+        export(Settings(data=str(tmp_path / "s"), out=str(tmp_path / "t"), encoder=ENCODER))
+    assert not (tmp_path / "t").exists()
+
+
+def test_nothing_but_broken_pictures_is_an_error(broken, tmp_path):
+    shutil.copytree(broken / "dataset", tmp_path / "dataset")
+    for file in (tmp_path / "dataset" / "images").iterdir():
+        file.write_bytes(b"no picture")
+    write_shards(Shards(dataset=str(tmp_path / "dataset"), out=str(tmp_path / "s")))
+    with pytest.raises(UserError, match="none of the 160 pictures"):
+        export(Settings(data=str(tmp_path / "s"), out=str(tmp_path / "t"), encoder=ENCODER))
 
 
 def test_a_missing_run_says_how_to_make_it(tiny_world, tmp_path):

@@ -1,67 +1,48 @@
-"""Hours of training on 5 to 40 nodes, computed from parts measured on this machine, beside the paper's.
-
-    python -m downstream.ams.paper.hours
-    python -m downstream.ams.paper.hours --speeds [1,30] --rates [1,10] --out scaling.json
+"""Hours of training on 5 to 40 nodes, computed from parts measured on this machine.
 
 The model of a step on n nodes (ours): seconds(n) = compute / (n speed) + sent(n) / rate + overhead(n), where
 
 * compute is the paper's batch on one core of this machine: seconds an image (embedding model, forward and backward,
   reading included) and seconds an id (look-up, pooling, MLP, Adam) times the paper's numbers. Both are slopes of step
-  times measured with more and fewer of them, without a network. ``speed`` is how many such cores a node is worth.
+  times measured with more and fewer of them, without a network. ``speed`` is how many such cores a node equals.
 * sent(n) is what a node sends: all that ``downstream.ams.paper.bytes`` counts for n nodes, over n. Nothing overlaps.
 * overhead(n) = fixed + a (n - 1): measured steps with next to nothing in them, in one process and in two, each on a
   core of its own.
 
-Images and ids a batch are taken to be the same for every n. Neither the batches of 18 days nor the paper's nodes and
-network are known, so hours are in proportion to the paper's 62.9 on 5 nodes: it is the shape that is computed.
+Images and ids of a batch are the same for every n. The paper gives neither the number of batches nor its nodes and
+network, so hours are relative to its 62.9 on 5 nodes: only the shape of the curve is computed.
 """
 
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
-from data_tools.common.cli import UserError, parse_settings, run_command
-from data_tools.common.files import write_json
-from data_tools.common.provenance import made_by
-from downstream.ams.paper.bytes import NAMES, Setting, all_that_travels
+from downstream.ams.paper.bytes import Setting, all_that_travels
 from downstream.ams.paper.measure import measure_together
 from downstream.ams.paper.workload import Workload
-from downstream.ams.settings import ServerSettings
+from downstream.settings import ServerSettings
 
 PAPER_HOURS = {5: 62.9, 10: 32.0, 20: 17.4, 40: 10.2}
 TINY = {"rows": 4, "images": 4, "codes": 4}
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The computation.
+class Parts:
+    """What was measured, in seconds.
 
     Attributes
     ----------
-    speeds : how many of this machine's cores a node is worth in computing
-    rates : of a node's link, Gbit/s
-    steps : measured for each part, after two to warm up
-    out : JSON file of the figures; none where it is not given
+    image : float
+        Of one image.
+    code : float
+        Of one id with its share of a sample.
+    fixed : float
+        Of a step with next to nothing in it.
+    peer : float
+        That each further process adds to it.
     """
-
-    speeds: tuple[float, ...] = (1.0, 30.0)
-    rates: tuple[float, ...] = (1.0, 10.0)
-    steps: int = 7
-    out: str | None = None
-
-    def __post_init__(self) -> None:
-        if min(*self.speeds, *self.rates, self.steps) <= 0:
-            raise UserError("speeds, rates and steps above 0 are expected")
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What was measured, in seconds: an image, an id with its share of a sample, and a step's fixed part and slope."""
 
     image: float
     code: float
@@ -105,33 +86,3 @@ def hours(parts: Parts, strategy: str, speed: float, rate: float) -> dict[int, f
     fewest = min(PAPER_HOURS)
     unit = PAPER_HOURS[fewest] / parts.step(fewest, "ams", speed, rate)
     return {nodes: unit * parts.step(nodes, strategy, speed, rate) for nodes in PAPER_HOURS}
-
-
-def main() -> None:
-    settings = parse_settings(Settings, __doc__)
-    console, found = Console(width=120), []
-    parts = measure_parts(settings.steps)
-    console.print(
-        f"Measured here: {1e6 * parts.image:.1f} us an image, {1e6 * parts.code:.2f} us an id; a step's overhead "
-        f"{1e3 * parts.fixed:.1f} ms + {1e3 * parts.peer:.1f} ms a further process"
-    )
-    printed = Table(
-        "cores a node", "Gbit/s", "strategy", *(f"{nodes} nodes" for nodes in PAPER_HOURS), "speed-up 5 to 40"
-    )
-    printed.add_row("", "", "the paper, AMS", *(f"{one:.1f}" for one in PAPER_HOURS.values()), f"{62.9 / 10.2:.2f}")
-    for speed in settings.speeds:
-        for rate in settings.rates:
-            for strategy, name in NAMES.items():
-                own = hours(parts, strategy, speed, rate)
-                seconds = {nodes: parts.step(nodes, strategy, speed, rate) for nodes in own}
-                found.append({"cores": speed, "gbit": rate, "strategy": strategy, "hours": own, "step": seconds})
-                gain = f"{own[5] / own[40]:.2f}"
-                printed.add_row(f"{speed:g}", f"{rate:g}", name, *(f"{one:.1f}" for one in own.values()), gain)
-    console.print(printed)
-    if settings.out:
-        figures = {"parts": asdict(parts), "computed": found, "paper": PAPER_HOURS}
-        write_json(settings.out, {**figures, "made_by": made_by()})
-
-
-if __name__ == "__main__":
-    run_command(main)

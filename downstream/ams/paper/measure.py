@@ -16,12 +16,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
-from downstream.ams.averaging import leave_to_the_server
+from downstream.ams.averaging import exclude_from_ddp
 from downstream.ams.feature_store import FeatureStore, open_store
 from downstream.ams.ids import is_sharded
 from downstream.ams.paper.workload import Workload, build
-from downstream.ams.settings import ServerSettings
 from downstream.ams.traffic import summary
+from downstream.settings import ServerSettings
 
 WARM_UP = 2
 
@@ -47,7 +47,7 @@ def measure(
         ``metered``, bytes that ``meter`` saw leave all processes a step
     """
     model = build(work, store, settings, row_of_item)
-    leave_to_the_server(model)
+    exclude_from_ddp(model)
     wrapped = DistributedDataParallel(model) if dist.is_initialized() else model
     kinds = [[w for w in model.parameters() if is_sharded(w) is sharded] for sharded in (False, True)]
     optimizer = torch.optim.Adam([{"params": kind} for kind in kinds if kind])

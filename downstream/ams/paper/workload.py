@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from downstream.ams.exchange import Exchange
-from downstream.ams.feature_store import FeatureStore
+from downstream.ams.feature_store import FeatureStore, append, create_store
 from downstream.ams.ids import shard_tables
 from downstream.ams.server import ImageServer
-from downstream.ams.settings import ServerSettings
-from downstream.ams.store import append, create_store
 from downstream.layers.blocks import id_embedding, prelu_mlp
+from downstream.settings import ServerSettings
 
 CHUNK = 4096  # features made at a time
 
@@ -28,15 +27,26 @@ class Workload:
 
     Attributes
     ----------
-    items : images in the store
-    width : numbers of a raw feature
-    parts : of the store
-    rows : samples of a process in a step
-    images : distinct images of a process in a step
-    codes : distinct ids of a process in a step
-    vocabulary : ids there are
-    zipf : exponent of the popularity of images and ids, the k-th being shown in proportion to k^-zipf
-    hidden, size : of the embedding model
+    items : int
+        Images in the store.
+    width : int
+        Size of a raw feature.
+    parts : int
+        Of the store.
+    rows : int
+        Samples of a process in a step.
+    images : int
+        Distinct images of a process in a step.
+    codes : int
+        Distinct ids of a process in a step.
+    vocabulary : int
+        Number of ids in all.
+    zipf : float
+        Exponent of the popularity of images and ids: the k-th is shown in proportion to k^-zipf.
+    hidden : tuple of int
+        Widths of the embedding model.
+    size : int
+        Size of an embedding.
     """
 
     items: int = 12000
@@ -105,7 +115,6 @@ def build(
     there = rows >= 0
     shown = np.zeros(store.count)
     shown[rows[there]] = (np.flatnonzero(there) + 1.0) ** -work.zipf
-    server = ImageServer(
-        store, rows, prelu_mlp([work.width, *work.hidden], work.size), work.size, settings, shown=shown
-    )
+    layers = prelu_mlp([work.width, *work.hidden], work.size)
+    server = ImageServer(store, rows, layers, size=work.size, settings=settings, shown=shown)
     return Miniature(work, server, Exchange(server.exchange.wire, settings.timeout) if settings.shard_ids else None)

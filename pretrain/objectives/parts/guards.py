@@ -2,9 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
+from jsonargparse.typing import NonNegativeFloat
 from torch import Tensor
 from torch.nn import functional as F
+
+from data_tools.common.checks import Checked
+from pretrain.objectives.parts.losses import Term
+from pretrain.runtime.distributed import gather
+
+
+@dataclass(frozen=True)
+class Guards(Checked):
+    """Weights of optional terms against collapse, on the unit embeddings of a batch's targets; 0 leaves a term out.
+
+    Attributes
+    ----------
+    koleo : float
+        Pushes nearest neighbours apart (KoLeo).
+    variance : float
+        Pulls the variance of every dimension up to that of evenly spread vectors (VICReg).
+    covariance : float
+        Decorrelates the dimensions (VICReg).
+    """
+
+    koleo: NonNegativeFloat = 0.0
+    variance: NonNegativeFloat = 0.0
+    covariance: NonNegativeFloat = 0.0
 
 
 def first_copies(item: Tensor, kept: Tensor) -> Tensor:
@@ -66,3 +92,31 @@ def covariance(unit: Tensor) -> Tensor:
     centred = (unit - unit.mean(0)) * unit.shape[1] ** 0.5
     matrix = centred.T @ centred / (len(unit) - 1)
     return (matrix.square().sum() - matrix.diagonal().square().sum()) / unit.shape[1]
+
+
+GUARDS = {"koleo": koleo, "variance": variance, "covariance": covariance}
+
+
+def guard_losses(weights: Guards, embeddings: Tensor, batch: dict[str, Tensor]) -> dict[str, Term]:
+    """Terms of the guards with a weight, on page-view items or on catalogue pictures.
+
+    They know no clicks: their chance is their loss.
+
+    Parameters
+    ----------
+    weights : Guards
+    embeddings : float tensor (N, D)
+        Of the batch's distinct pictures.
+    batch : dict of tensors
+        With ``image_item`` (N,) and, of requests, ``page`` (B, P).
+    """
+    wanted = {name: guard for name, guard in GUARDS.items() if getattr(weights, name)}
+    if not wanted:
+        return {}
+    everything = torch.arange(len(embeddings), device=embeddings.device)
+    slots = batch["page"].reshape(-1) if "page" in batch else everything
+    unit = F.normalize(embeddings.float(), dim=-1)[slots.clamp(min=0)]
+    item, kept = gather(batch["image_item"][slots.clamp(min=0)]), gather(slots >= 0)
+    distinct = gather(unit)[first_copies(item, kept)]
+    losses = {f"{name}_loss": getattr(weights, name) * guard(distinct) for name, guard in wanted.items()}
+    return {name: Term(loss, loss.detach()) for name, loss in losses.items()}

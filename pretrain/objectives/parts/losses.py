@@ -36,6 +36,7 @@ def global_mean(values: Tensor, kept: Tensor) -> Tensor:
 
 
 def info_nce(
+    *,
     query: Tensor,
     query_item: Tensor,
     query_kept: Tensor,
@@ -106,7 +107,7 @@ def within_page(score: Tensor, positive: Tensor, negative: Tensor, temperature: 
     return Term(global_mean(F.softplus(rivals - logits), kept), global_mean(chance, kept))
 
 
-def triplet(anchor: Tensor, positive: Tensor, negative: Tensor, kept: Tensor, margin: float) -> Term:
+def triplet(anchor: Tensor, positive: Tensor, negative: Tensor, *, kept: Tensor, margin: float) -> Term:
     """max(0, margin - cos(anchor, positive) + cos(anchor, negative)), the mean over the kept triplets.
 
     Parameters

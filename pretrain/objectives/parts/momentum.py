@@ -8,21 +8,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pretrain.encoder.image_encoder import ImageEncoder
-
 
 class MomentumQueue(nn.Module):
     """Keys of earlier steps' pictures, made by a moving average of the encoder.
 
     The slow encoder is used in evaluation mode, so that a key depends on its picture alone (ours).
 
+    Parameters
+    ----------
+    encoder : nn.Module
+        Pictures (N, 3, S, S) to embeddings (N, D); ``encoder.dimensions`` is D.
+    length : int
+        Keys that are kept.
+    momentum : float
+        Share of itself that the slow encoder keeps at each step.
+
     Attributes
     ----------
-    key : float tensor (length, D), unit keys, the newest first
-    item : long tensor (length,), the item each is of; -1 where the queue is not filled yet
+    key : float tensor (length, D)
+        Unit keys, the newest first.
+    item : long tensor (length,)
+        The item of each key; -1 where the queue is not filled yet.
     """
 
-    def __init__(self, encoder: ImageEncoder, length: int, momentum: float) -> None:
+    def __init__(self, encoder: nn.Module, length: int, momentum: float) -> None:
         super().__init__()
         self.momentum = momentum
         self.slow = copy.deepcopy(encoder).requires_grad_(False).eval()
@@ -59,7 +68,7 @@ class MomentumQueue(nn.Module):
         self.item.copy_(torch.cat([item, self.item])[:length])
 
     @torch.no_grad()
-    def follow(self, encoder: ImageEncoder) -> None:
+    def follow(self, encoder: nn.Module) -> None:
         """Move the slow encoder towards the encoder."""
         fast = encoder.state_dict()
         for name, value in self.slow.state_dict().items():

@@ -1,0 +1,1 @@
+"""Measures that several packages take of clicks and embeddings, each written once."""

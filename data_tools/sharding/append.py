@@ -1,0 +1,99 @@
+"""New items and new days added to a shard folder, without rewriting what it holds.
+
+The pictures and the training requests of earlier writings stay as they are; new pictures, changed ones and later
+training requests come beside them, in a folder of their own. The requests of validation and test, and the table of
+items, are written anew: which page views are held out, and where a changed picture is, is another matter after each
+writing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data_tools.common.cli import UserError
+from data_tools.dataset.schema import Dataset
+from data_tools.sharding.files import files_of
+from data_tools.sharding.plan import Held
+from data_tools.sharding.tables import GroupedTable
+
+READ_AT_ONCE = 4096  # pictures, to compare them with those that are held
+
+
+def held_of(folder: Path, index: dict[str, Any], dataset: Dataset) -> Held:
+    """What a shard folder holds of a dataset that is to be appended to it.
+
+    Raises
+    ------
+    UserError
+        If the training time range of the dataset ends before that of the shards.
+    """
+    since, start = index["train_until"], dataset.info["splits"]["valid_start"]
+    if start < since:
+        raise UserError(
+            f"{folder} holds training requests up to time {since}, but training ends at {start} in {dataset.folder}; "
+            "append a dataset with later days, or write new shards"
+        )
+    table = GroupedTable(folder, index["table"])
+    columns = ["item", "item_id", "source_crc32"]
+    parts = [table.read(tar, shard["items"], columns) for tar, shard in enumerate(index["items"])]
+    known = pl.from_arrow(pa.concat_tables(parts)).with_columns(pl.col("item_id").cast(pl.String))
+    items = pl.read_parquet(dataset.folder / "items.parquet", columns=["item", "item_id", "image"])
+    items = items.with_columns(pl.col("item_id").cast(pl.String))
+    items = items.join(known.rename({"item": "number"}), on="item_id", how="left", maintain_order="left")
+    new = items["number"].is_null().to_numpy()
+    number = items["number"].fill_null(0).to_numpy().astype(np.int32)
+    number[new] = index["next_item"] + np.arange(new.sum(), dtype=np.int32)
+    pictured = items.filter(pl.col("image").is_not_null())
+    found = pl.Series(_checksums([dataset.folder / image for image in pictured["image"]]), dtype=pl.UInt32)
+    written = pictured.filter(found.ne_missing(pictured["source_crc32"]))["item"].to_numpy().astype(np.int32)
+    return Held(number, written, since)
+
+
+def _checksums(paths: list[Path]) -> list[int]:
+    found: list[int] = []
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(paths), READ_AT_ONCE):
+            found += pool.map(lambda path: zlib.crc32(path.read_bytes()), paths[start : start + READ_AT_ONCE])
+    return found
+
+
+def check_held(folder: Path, index: dict[str, Any], held: str, dataset: Dataset) -> None:
+    """Refuse a dataset whose earlier training requests are not those that the shards hold.
+
+    Raises
+    ------
+    UserError
+        If they differ.
+    """
+    if held != index["trained"]:
+        raise UserError(
+            f"the training page views of {dataset.folder} before time {index['train_until']} are not those that "
+            f"{folder} holds; only later days and new items can be appended: write new shards"
+        )
+
+
+def item_tables(folder: Path, index: dict[str, Any], replaced: pa.Array) -> Iterator[tuple[dict[str, Any], pa.Table]]:
+    """Each tar of an index that still has pictures in use, and its rows of the table of items."""
+    table = GroupedTable(folder, index["table"])
+    for number, shard in enumerate(index["items"]):
+        rows = table.read(number, shard["items"])
+        rows = rows.filter(pc.invert(pc.is_in(rows["item"], replaced)))
+        if rows.num_rows:
+            yield {**shard, "items": rows.num_rows, "image_bytes": pc.sum(rows["length"]).as_py()}, rows
+
+
+def fingerprint(index: dict[str, Any]) -> str:
+    """A digest of what a shard folder holds: that of all of its files' digests."""
+    digests = json.dumps([shard["digest"] for shard in files_of(index)]).encode()
+    return hashlib.blake2b(digests, digest_size=16).hexdigest()

@@ -1,0 +1,110 @@
+"""Charts of the report: (title, SVG) each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from data_tools.common.charts import curves
+from downstream.comparison.cells import Row
+from downstream.comparison.figures import Figures, records, select
+from downstream.comparison.spec import ComparisonSpec
+from downstream.data.ctr_data import SLICES
+from downstream.report.plots import forest, limits, reliability, spectra
+from downstream.report.rows import label
+from downstream.report.words import METRIC_NAMES, SLICE_NAMES, Names, signed
+from downstream.statistics.intervals import Interval
+
+Panels = list[tuple[str, str]]
+
+
+def _interval(row: dict[str, Any]) -> Interval:
+    """The interval of a row; one of no width where there is none."""
+    return Interval(row["mean"], *(row["mean"] if row[end] is None else row[end] for end in ("low", "high")))
+
+
+def difference_panels(rows: list[dict[str, Any]], names: Names, duel: bool) -> Panels:
+    """Differences of the tested metric by slice, all on one scale; of a duel the label names both sides."""
+    span, panels = limits([_interval(row) for row in rows]), []
+    for part in SLICES:
+        lines = [
+            (
+                f"{names(row['a'])} − {names(row['b'])}" if duel else label(row["a"], row["form"], names),
+                _interval(row),
+            )
+            for row in rows
+            if row["slice"] == part
+        ]
+        if lines:
+            described = "; ".join(f"{name}: {signed(one.mean)}" for name, one in lines)
+            panels.append(
+                (SLICE_NAMES[part], forest(lines, f"{METRIC_NAMES[rows[0]['metric']]} difference", span, described))
+            )
+    return panels
+
+
+def duels(figures: Figures, spec: ComparisonSpec, model: str) -> list[dict[str, Any]]:
+    """GAUC differences of the main source from the other embeddings, each in its form of the headline."""
+    rows = records(figures.differences, a=spec.main, form=spec.headline, model=model, metric=figures.tested)
+    return [row for row in rows if row["b"] != spec.baseline]
+
+
+def segment_panels(figures: Figures, model: str) -> Panels:
+    """The main source's gain in the parts of the test split, all on one scale."""
+    rows, panels = select(figures.segments, model=model), []
+    span = limits([_interval(row) for row in rows.to_dicts()])
+    for dimension in rows["dimension"].unique(maintain_order=True):
+        lines = [(row["part"], _interval(row)) for row in records(rows, dimension=dimension)]
+        described = "; ".join(f"{name}: {signed(one.mean)}" for name, one in lines)
+        panels.append((f"By {dimension}", forest(lines, "GAUC gain", span, described)))
+    return panels
+
+
+def calibration_panel(figures: Figures, spec: ComparisonSpec, model: str, names: Names) -> str:
+    """Predicted against observed click rates of the baseline and the main source, SVG."""
+    lines = {}
+    for source in (spec.baseline, spec.main):
+        own = select(figures.calibration, model=model, source=source)
+        if len(own):
+            lines[names(source)] = own["predicted"].to_list(), own["observed"].to_list()
+    return reliability(lines, f"Predicted and observed click rates: {', '.join(lines)}") if lines else ""
+
+
+def epoch_panels(rows: list[Row], figures: Figures, model: str, names: Names) -> Panels:
+    """Training loss and validation AUC by epoch, mean over seeds; nothing where there is one epoch."""
+    lines: dict[str, dict[str, Any]] = {"Training loss": {}, "Validation AUC": {}}
+    for source in figures.sources:
+        key = (source, figures.chosen_form(model, source), model)
+        own = [row.record["epochs"] for row in rows if row.cell.group == key]
+        shortest = min((len(epochs) for epochs in own), default=0)
+        if shortest > 1:
+            by_epoch = list(zip(*(epochs[:shortest] for epochs in own), strict=True))
+            epochs, name = range(1, shortest + 1), names(source)
+            lines["Training loss"][name] = epochs, [float(np.mean([one["loss"] for one in own])) for own in by_epoch]
+            judged = [float(np.mean([one["valid"]["auc"] for one in own])) for own in by_epoch]
+            lines["Validation AUC"][name] = epochs, judged
+    return [
+        (what, curves(own, "epoch", what, f"{what} by epoch: {', '.join(own)}")) for what, own in lines.items() if own
+    ]
+
+
+def spectra_panel(figures: Figures, names: Names) -> str:
+    """SVG of the spectra, one table a source."""
+    first: dict[str, np.ndarray] = {}
+    for one in figures.tables.iter_rows(named=True):
+        first.setdefault(names(one["source"]), np.array(one["spectrum"]))
+    return spectra(first, "Singular values of the embeddings: " + ", ".join(first)) if first else ""
+
+
+def training_panels(figures: Figures, names: Names) -> Panels:
+    """How the encoders trained, by step, of each source's first run that has the curve."""
+    panels = []
+    for curve in figures.encoder_curves["curve"].unique(maintain_order=True):
+        rows, lines = select(figures.encoder_curves, curve=curve), {}
+        for source in rows["source"].unique(maintain_order=True):
+            own = select(rows, source=source)
+            own = select(own, run=own["run"][0])
+            lines[names(source)] = own["step"].to_list(), own["value"].to_list()
+        panels.append((curve, curves(lines, "step", "", f"{curve} by step: {', '.join(lines)}")))
+    return panels

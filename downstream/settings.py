@@ -1,0 +1,209 @@
+"""Sections of the settings of a CTR training, with the ranges of their values.
+
+``downstream.training.settings`` adds to ``model`` and ``image`` the options of each model, form and aggregator, and
+the checks that need to know them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from data_tools.common.checks import Checked, OpenShare, Share
+from data_tools.common.errors import UserError
+
+
+@dataclass(frozen=True)
+class DataSettings(Checked):
+    """What the models see of the dataset.
+
+    Attributes
+    ----------
+    history : int
+        H, the number of a user's most recent clicks.
+    words : int
+        Title words in the vocabulary, the most frequent first; 0 leaves titles out.
+    title_words : int
+        W, the number of words read of one title.
+    train_from : float
+        Where the part of the training split that is used begins, in the order of the log; 0 is its start.
+    train_until : float
+        Where that part ends: 0 and 0.5 are the first half. Which codes are known, and which items are warm, is decided
+        on that part.
+    """
+
+    history: PositiveInt = 50
+    words: NonNegativeInt = 5000
+    title_words: PositiveInt = 16
+    train_from: OpenShare = 0.0
+    train_until: Share = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.train_from >= self.train_until:
+            raise UserError(
+                f"train_from is {self.train_from} and train_until {self.train_until}; it must end after it begins"
+            )
+
+
+@dataclass(frozen=True)
+class ModelSettings(Checked):
+    """The network.
+
+    Attributes
+    ----------
+    name : str
+        CTR model.
+    embedding : int
+        Size of each ID embedding.
+    hidden : tuple of int
+        Widths of the MLP.
+    activation : str
+        Of the MLP and of DIN's activation unit: prelu, or dice (arXiv 1706.06978, section 5.2).
+    l2 : float
+        Weight of the mini-batch aware L2 of the ID embeddings (arXiv 1706.06978, section 5.1); 0 for none.
+    """
+
+    name: str = "dicm"
+    embedding: PositiveInt = 12
+    hidden: tuple[PositiveInt, ...] = (200, 80)
+    activation: Literal["prelu", "dice"] = "prelu"
+    l2: NonNegativeFloat = 0.0
+
+
+@dataclass(frozen=True)
+class ImageSettings(Checked):
+    """How item embeddings enter the model.
+
+    Attributes
+    ----------
+    form : str
+        What becomes of them before the model sees them.
+    tune : str
+        What is learned with the click: nothing (frozen), the vectors (table), or the encoder that made them (encoder).
+    weights : str
+        With tune encoder, its weights; by default those that table.json names.
+    lr : float
+        Learning rate of what tune names; by default that of all other weights.
+    centre : bool
+        Scale vectors to length 1 and subtract their mean over the items shown in training, before they are compared.
+    gate : bool
+        Multiply the features by a learned gate for each category; the run's summary lists the gates.
+    aggregator : str
+        How the clicked items are pooled.
+    ad_image : bool
+        Show the model the image of the shown item.
+    behaviour_images : bool
+        Show the model the images of the clicked items.
+    hidden : tuple of int
+        Widths of the trainable embedding model between the vectors' size D and size, each at most 4 D.
+    size : int
+        Size of what the trainable embedding model gives, and of the embedding of a cluster ID.
+    """
+
+    form: str = "vector"
+    tune: Literal["frozen", "table", "encoder"] = "frozen"
+    weights: str | None = None
+    lr: PositiveFloat | None = None
+    centre: bool = False
+    gate: bool = False
+    aggregator: str = "multi_query_attentive"
+    ad_image: bool = True
+    behaviour_images: bool = True
+    hidden: tuple[PositiveInt, ...] = (256, 64)
+    size: PositiveInt = 12
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lr is not None and self.tune == "frozen":
+            raise UserError(f"image.lr is {self.lr}, but image.tune is 'frozen': remove it, or choose what to tune")
+        if self.weights and self.tune != "encoder":
+            raise UserError(
+                f"image.weights is {self.weights}, but image.tune is {self.tune!r}: only tune 'encoder' reads them"
+            )
+        if self.centre and self.tune == "encoder":
+            raise UserError("image.centre needs vectors with a fixed mean; those of a tuned encoder have none")
+        if not (self.ad_image or self.behaviour_images):
+            raise UserError("image.ad_image and image.behaviour_images are both off; train without a table instead")
+
+
+@dataclass(frozen=True)
+class OptimSettings(Checked):
+    """The training.
+
+    Attributes
+    ----------
+    lr : float
+        Adam's learning rate.
+    batch_size : int
+        Impressions of a step, over all processes.
+    epochs : int
+        Passes over the training split; CTR models tend to overfit after one.
+    by_context : bool
+        Put the impressions of one user, history and scene (a page view's) into one batch, so that what they share is
+        computed once (the common-feature trick of arXiv 1704.05194); by default all are shuffled.
+    unknown_rate : float
+        Fraction of users and items whose ID is masked in a training batch, so that "unknown" is learned.
+    lr_decay : float
+        Factor of the learning rates every lr_decay_steps steps; 0.9 in DICM's paper.
+    lr_decay_steps : int
+        Steps between two decays.
+    patience : int
+        Epochs in a row without a better AUC on validation after which training stops; by default it never does.
+    threads : int
+        CPU threads of a process. Small batches gain little from more, and lose much where cores are shared.
+    """
+
+    lr: PositiveFloat = 1e-3
+    batch_size: PositiveInt = 256
+    epochs: PositiveInt = 1
+    by_context: bool = False
+    unknown_rate: OpenShare = 0.05
+    lr_decay: Share = 1.0
+    lr_decay_steps: PositiveInt = 24_000
+    patience: PositiveInt | None = None
+    threads: PositiveInt = 1
+
+
+@dataclass(frozen=True)
+class ServerSettings(Checked):
+    """How several processes share the images' raw features.
+
+    Attributes
+    ----------
+    strategy : str
+        local keeps the whole table in each process; ams, server and worker train over a feature store (see
+        downstream.ams.strategies).
+    wire : str
+        Precision in which embeddings, their gradients and raw features travel.
+    hot : int
+        Number of the most shown images that every process keeps a copy of, so that they need not travel.
+    shard_ids : bool
+        Split the ID embeddings over the processes too.
+    timeout : float
+        Seconds without a word from a process, or in one exchange, after which the others stop.
+    verify : bool
+        Read the feature files and compare them with their digests before the first step.
+    """
+
+    strategy: Literal["local", "ams", "server", "worker"] = "local"
+    wire: Literal["float32", "bfloat16"] = "float32"
+    hot: NonNegativeInt = 0
+    shard_ids: bool = False
+    timeout: PositiveFloat = 60.0
+    verify: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.hot and self.strategy not in ("ams", "server"):
+            raise UserError(
+                f"server.hot is {self.hot}, but with server.strategy {self.strategy!r} no image travels: remove it"
+            )
+        if self.strategy == "local" and not self.verify:
+            raise UserError("server.verify is off, but server.strategy is 'local', which reads no feature store")
+        if self.strategy == "local" and self.wire != "float32" and not self.shard_ids:
+            raise UserError(
+                f"server.wire is {self.wire!r}, but nothing travels with server.strategy 'local' and without shard_ids"
+            )

@@ -1,0 +1,218 @@
+"""What sharing brings: models of several tasks or scenes against models that share nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from rich.progress import Progress
+
+from data_tools.common.checks import Checked
+from data_tools.common.errors import UserError
+from data_tools.common.files import whole_file, write_json
+from data_tools.common.provenance import made_by
+from data_tools.measures.spread import mean_and_spread
+from data_tools.tables.table import EmbeddingTable, read_table
+from downstream.data.ctr_data import CTRData
+from downstream.report.page import render
+from downstream.report.words import METRIC_NAMES, signed
+from downstream.statistics.intervals import METRICS, BootstrapSettings, Cells, bootstrap_metrics, difference_interval
+from downstream.statistics.metrics import all_metrics
+from downstream.studies.sharing import ALONE, KINDS, Scores, Train
+from downstream.training.fit import fit
+from downstream.training.settings import TrainingDefaults, TrainingSettings
+
+
+@dataclass(frozen=True)
+class TransferSettings(Checked):
+    """A comparison of ways to share.
+
+    Attributes
+    ----------
+    out : str
+        Folder of the report.
+    dataset : str
+        Dataset folder, with conversions or scenes.
+    kind : str
+        What is shared: several tasks, or several scenes.
+    models : list of str
+        Models that share, each compared with the separate ones.
+    table : str
+        Embedding table; without one the models see IDs only.
+    seeds : list of int
+        Of the trainings.
+    training : TrainingDefaults
+        Of all trainings; each takes the options that its model uses.
+    bootstrap : BootstrapSettings
+        Of the intervals.
+    cache : str
+        Folder of the trainings.
+    """
+
+    out: str = ""
+    dataset: str = ""
+    kind: Literal["tasks", "scenes"] = "tasks"
+    models: list[str] = field(default_factory=lambda: ["esmm", "esmm_transfer"])
+    table: str | None = None
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
+    training: TrainingDefaults = field(default_factory=TrainingDefaults)
+    bootstrap: BootstrapSettings = field(default_factory=BootstrapSettings)
+    cache: str = "runs/transfer"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.out or not self.dataset:
+            raise UserError("'dataset' in the configuration and --out are needed")
+        trainings = [self.training_of(model) for model in (ALONE, *self.models)]
+        self.training.refuse_unused(trainings, decided={"model.name": "'models'"})
+
+    def training_of(self, model: str) -> TrainingSettings:
+        """Settings of the training of a model."""
+        return self.training.chosen(model={"name": model})
+
+
+def contestants(data: CTRData, settings: TransferSettings, train: Train) -> Iterator[tuple[str, Scores]]:
+    """name -> task -> probabilities of the test split, of one seed: the separate models first."""
+    yield from KINDS[settings.kind][1](data, train)
+    for model in settings.models:
+        yield model, train(model, data)
+
+
+def _cached(folder: Path, make: Callable[[], Scores]) -> Scores:
+    """Scores cached in a file, or made and cached."""
+    path = folder.with_suffix(".npz")
+    if not path.exists():
+        scores = make()
+        with whole_file(path) as scratch, open(scratch, "wb") as file:
+            np.savez(file, **scores)
+    with np.load(path) as cached:
+        return dict(cached)
+
+
+def _trainer(settings: TransferSettings, table: EmbeddingTable | None, seed: int, progress: Progress) -> Train:
+    def train(model: str, data: CTRData) -> Scores:
+        training = settings.training_of(model)
+        decisive = [data.dataset.info["fingerprint"], asdict(training), settings.table, seed, sorted(data.sizes)]
+        digest = hashlib.blake2b(json.dumps(decisive).encode(), digest_size=12)
+        for array in (data.click, *data.rows.values()):
+            digest.update(np.ascontiguousarray(array).data)
+        return _cached(
+            Path(settings.cache) / digest.hexdigest(),
+            lambda: fit(data, table, training, seed, progress=progress).task_scores,
+        )
+
+    return train
+
+
+def _cells(measured: list[tuple[float, np.ndarray, int]], users: int) -> Cells:
+    """The trainings of one contestant, each with its value, bootstrap draws and seed, as cells without encoders."""
+    values, draws, seeds = zip(*measured, strict=True)
+    drawn = np.stack(draws)
+    complete = drawn[:, np.isfinite(drawn).all(axis=0)]
+    return Cells(np.array(values), complete, np.zeros(len(seeds), dtype=int), np.array(seeds), users)
+
+
+def measure(data: CTRData, settings: TransferSettings, progress: Progress) -> dict[str, Any]:
+    """Metrics of every contestant, part and seed, and the differences with their intervals.
+
+    Returns
+    -------
+    dict with
+        parts : name -> impressions and positives of the test split
+        cells : contestant, part, seed, auc, gauc, log_loss
+        differences : a, b, part, metric and an interval; the mean is a - b, b a contestant that does not share
+    """
+    table = read_table(settings.table) if settings.table else None
+    parts = KINDS[settings.kind][0](data)
+    users, user = np.unique(data.user[data.rows["test"]], return_inverse=True)
+    cells, draws = [], {}
+    task = progress.add_task("seeds", total=len(settings.seeds))
+    for seed in settings.seeds:
+        for name, scores in contestants(data, settings, _trainer(settings, table, seed, progress)):
+            for part, one in parts.items():
+                values = one.label, scores[one.task][one.place], user[one.place]
+                drawn = bootstrap_metrics(*values, len(users), settings.bootstrap)
+                metrics = {metric: all_metrics(*values)[metric] for metric in METRICS}
+                cells.append({"contestant": name, "part": part, "seed": seed, **metrics})
+                for metric in METRICS:
+                    draws.setdefault((name, part, metric), []).append((metrics[metric], drawn[metric], seed))
+        progress.advance(task)
+    names = list(dict.fromkeys(cell["contestant"] for cell in cells))
+    alone = [name for name in names if name not in settings.models]
+    differences = []
+    for b in alone:
+        for a in names[names.index(b) + 1 :]:
+            for part in parts:
+                for metric in METRICS:
+                    ours, theirs = draws[a, part, metric], draws[b, part, metric]
+                    if any(value is None for value, _, _ in ours + theirs):
+                        continue
+                    interval = difference_interval(
+                        _cells(ours, len(users)), _cells(theirs, len(users)), settings.bootstrap
+                    )
+                    differences.append({"a": a, "b": b, "part": part, "metric": metric, **asdict(interval)})
+    sizes = {name: {"impressions": len(part.place), "positives": int(part.label.sum())} for name, part in parts.items()}
+    return {"parts": sizes, "cells": cells, "differences": differences}
+
+
+def _tables(figures: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the template shows of each part: each contestant's metrics, and its differences from the separate ones."""
+    shown = []
+    for part, size in figures["parts"].items():
+        own = [cell for cell in figures["cells"] if cell["part"] == part]
+        against = list(dict.fromkeys(row["b"] for row in figures["differences"]))
+        lines = []
+        for name in dict.fromkeys(cell["contestant"] for cell in own):
+            line = [name]
+            for metric in METRICS:
+                values = [cell[metric] for cell in own if cell["contestant"] == name]
+                line.append(mean_and_spread(values))
+            for b in against:
+                for metric in ("gauc", "auc", "log_loss"):
+                    wanted = {"a": name, "b": b, "part": part, "metric": metric}
+                    rows = [r for r in figures["differences"] if all(r[key] == value for key, value in wanted.items())]
+                    star = " *" if rows and (rows[0]["low"] > 0 or rows[0]["high"] < 0) else ""
+                    line.append(
+                        f"{signed(rows[0]['mean'])} ({signed(rows[0]['low'])} to {signed(rows[0]['high'])}){star}"
+                        if rows
+                        else "–"
+                    )
+            lines.append(line)
+        heads = [METRIC_NAMES[metric] for metric in METRICS]
+        heads += [f"{METRIC_NAMES[metric]} − {b}" for b in against for metric in ("gauc", "auc", "log_loss")]
+        shown.append({"name": part, **size, "heads": heads, "lines": lines})
+    return shown
+
+
+def write_report(figures: dict[str, Any], data: CTRData, settings: TransferSettings, command: str) -> None:
+    """Write report.md and figures.json.
+
+    Parameters
+    ----------
+    figures : dict
+        Of :func:`measure`.
+    data : CTRData
+        The dataset.
+    settings : TransferSettings
+        Of the comparison.
+    command : str
+        What made the figures.
+    """
+    figures["settings"] = asdict(settings)
+    figures["made_by"] = made_by(command)
+    context = {
+        "kind": settings.kind,
+        "parts": _tables(figures),
+        "figures": figures,
+        "dataset": data.dataset.info,
+        "table": settings.table or "none, IDs only",
+    }
+    out = Path(settings.out)
+    with whole_file(out / "report.md") as scratch:
+        scratch.write_text(render("transfer.md.j2", context), encoding="utf-8")
+    write_json(out / "figures.json", figures)

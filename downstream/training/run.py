@@ -1,0 +1,144 @@
+"""A CTR training with its run folder, which continues where it was stopped.
+
+``summary.json``
+    settings, metrics, and what made the run
+``test_scores.npy``
+    float32, click probability of each impression of the test split, in the order of the log
+``model.safetensors``
+    the weights of the best epoch
+``vocabulary.parquet``
+    the id of each code
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from jsonargparse.typing import PositiveInt
+from rich.progress import Progress
+from safetensors.torch import save_file
+
+from data_tools.common.errors import UserError
+from data_tools.common.files import resumable_folder, write_json
+from data_tools.common.provenance import commit, machine, versions
+from downstream.data.ctr_data import CTRData, load_ctr_data
+from downstream.images.reading import read_features
+from downstream.training.checkpoints import Checkpoints
+from downstream.training.fit import Result, fit
+from downstream.training.settings import TrainingSettings
+from downstream.training.warm_up import WarmUp, keep_vocabulary
+
+
+@dataclass(frozen=True)
+class RunSettings(TrainingSettings):
+    """One CTR training.
+
+    Attributes
+    ----------
+    dataset : str
+        Dataset folder.
+    out : str
+        Run folder to make; must not exist.
+    table : str
+        Embedding table or feature store; without one the model sees IDs only, and image has no effect.
+    seed : int
+        Of the weights and the order of the impressions.
+    warm_up : str
+        Earlier run whose weights the training starts from.
+    warm_up_part : str
+        partial takes all of its weights but the ID embeddings, full these too.
+    checkpoint_every : int
+        Steps between two checkpoints.
+    """
+
+    dataset: str = ""
+    out: str = ""
+    table: str | None = None
+    seed: int = 0
+    warm_up: str | None = None
+    warm_up_part: Literal["partial", "full"] = "partial"
+    checkpoint_every: PositiveInt = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.dataset or not self.out:
+            raise UserError("--dataset DATASET and --out RUN are needed")
+        if self.warm_up_part != "partial" and not self.warm_up:
+            raise UserError(f"--warm_up_part is {self.warm_up_part!r}, but there is no --warm_up RUN to take it from")
+
+
+@contextlib.contextmanager
+def _run_folder(settings: RunSettings, made_with: Any, state: PartialState) -> Iterator[Path]:
+    """The folder that becomes the run; the first process makes it or finds it again, and all of them get it."""
+    if Path(settings.out).exists():
+        raise UserError(f"{settings.out} exists already; name another folder or remove this one first")
+    state.wait_for_everyone()
+    with contextlib.ExitStack() as held:
+        folder = None
+        if state.is_main_process:
+            folder = str(held.enter_context(resumable_folder(settings.out, made_with)))
+        (folder,) = broadcast_object_list([folder])
+        yield Path(folder)
+
+
+def _summary(settings: RunSettings, result: Result, fingerprint: str, table: dict[str, Any] | None) -> dict[str, Any]:
+    return {
+        "metrics": result.metrics,
+        "epochs": result.epochs,
+        "best_epoch": result.best_epoch,
+        "items_without_image": result.items_without_image,
+        "form": result.report,
+        "seconds": result.seconds,
+        "settings": asdict(settings),
+        "dataset_fingerprint": fingerprint,
+        "table": table,
+        "commit": commit(),
+        "versions": versions(),
+        "machine": machine(),
+    }
+
+
+def train(settings: RunSettings, progress: Progress, data: CTRData | None = None) -> Result:
+    """Train a model and make its run folder.
+
+    Under ``accelerate launch`` every process calls this; all return the same result.
+
+    Parameters
+    ----------
+    settings : RunSettings
+        Of the training.
+    progress : Progress
+        Where the steps are shown.
+    data : CTRData
+        The dataset, loaded with ``settings.data``; read unless given.
+
+    Raises
+    ------
+    UserError
+        If the run exists, an input is missing or does not fit, or the loss is not finite.
+    """
+    state = PartialState(cpu=not torch.cuda.is_available())
+    data = data or load_ctr_data(settings.dataset, settings.data)
+    table = read_features(settings.table) if settings.table else None
+    start = WarmUp(Path(settings.warm_up), settings.warm_up_part, data) if settings.warm_up else None
+    fingerprint, info = data.dataset.info["fingerprint"], table.info if table else None
+    with _run_folder(settings, [asdict(settings), fingerprint, info, state.num_processes], state) as folder:
+        checkpoints = Checkpoints(folder, settings.checkpoint_every)
+        result = fit(data, table, settings, settings.seed, progress=progress, checkpoints=checkpoints, start=start)
+        if not state.is_main_process:
+            return result
+        np.save(folder / "test_scores.npy", result.test_scores)
+        save_file(result.state, folder / "model.safetensors")
+        keep_vocabulary(data, folder)
+        write_json(folder / "summary.json", _summary(settings, result, fingerprint, info))
+        for checkpoint in folder.glob("training-*.safetensors"):
+            checkpoint.unlink()
+    return result

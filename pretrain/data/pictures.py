@@ -1,0 +1,115 @@
+"""Pictures in order, decoded in loader processes while others are encoded: for validation and export.
+
+What is held is a few chunks of pictures, whatever their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from data_tools.common.cli import UserError
+from data_tools.reading.images import BadImage
+from data_tools.sharding.read import Place, PlacedPictures, PlaceReader
+from pretrain.data.transforms import plain_transform
+from pretrain.data.workers import Loader, loader_processes, prefetched
+
+# Bytes of decoded pictures that are kept for the next time: small sets are decoded once.
+KEPT = 256e6
+
+
+class _Chunks(Dataset):
+    """See :func:`decoded`."""
+
+    def __init__(self, image_size: int) -> None:
+        self.size, self.transform, self.read = image_size, plain_transform(image_size), PlaceReader()
+
+    def __getitem__(self, chunk: Sequence[Place]) -> tuple[Tensor, Tensor] | UserError:
+        try:
+            return self._decoded(chunk)
+        except UserError as error:
+            return error
+
+    def _decoded(self, chunk: Sequence[Place]) -> tuple[Tensor, Tensor]:
+        images = torch.zeros(len(chunk), 3, self.size, self.size, dtype=torch.uint8)
+        readable = torch.ones(len(chunk), dtype=torch.bool)
+        for row, place in enumerate(chunk):
+            try:
+                images[row] = self.transform(self.transform.decode(self.read(place)))
+            except BadImage:
+                readable[row] = False
+        return images, readable
+
+
+def decoded(
+    chunks: Iterable[Sequence[Place]], image_size: int, most: int | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Chunks of pictures as the encoder takes them, in order, made ahead in loader processes.
+
+    Parameters
+    ----------
+    chunks : places of each chunk's pictures; taken a few ahead of what has been given back
+    image_size : side S of the square pictures
+    most : chunks there are, where it is known: one needs no process of its own
+
+    Yields
+    ------
+    images : uint8 tensor (n, 3, S, S), zeros where one cannot be decoded
+    readable : bool tensor (n,), false there
+    """
+    workers = 0 if most is not None and most < 2 else loader_processes(None, most)
+    yield from Loader(
+        _Chunks(image_size),
+        batch_size=None,
+        sampler=chunks,
+        num_workers=workers,
+        prefetch_factor=prefetched(workers),
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+class PictureSet:
+    """Pictures of some items at an encoder's size, decoded when they are asked for; a small set is then kept.
+
+    Parameters
+    ----------
+    pictures : where the pictures are
+    items : one an element
+    image_size : side S of the square pictures
+
+    Attributes
+    ----------
+    broken : elements that could not be decoded, known once they have been asked for
+    """
+
+    def __init__(self, pictures: PlacedPictures, items: Sequence[int], image_size: int) -> None:
+        self.pictures, self.items, self.image_size = pictures, items, image_size
+        self.broken: set[int] = set()
+        self._kept: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, element: int | slice) -> Tensor | PictureSet:
+        """An element, uint8 (3, S, S), or a set of some of them."""
+        if isinstance(element, slice):
+            return PictureSet(self.pictures, self.items[element], self.image_size)
+        return next(iter(PictureSet(self.pictures, [self.items[element]], self.image_size).split(1)))[0]
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """All elements in order, uint8 (at most ``size``, 3, S, S) at a time, zeros for broken ones."""
+        if self._kept is not None:
+            yield from self._kept.split(size)
+            return
+        keeps = len(self) * 3 * self.image_size**2 <= KEPT
+        firsts = range(0, len(self), size)
+        chunks = ([self.pictures.place(item) for item in self.items[first : first + size]] for first in firsts)
+        parts = []
+        for first, (images, readable) in zip(firsts, decoded(chunks, self.image_size, len(firsts)), strict=True):
+            self.broken |= {first + int(row) for row in (~readable).nonzero()}
+            parts += [images] if keeps else []
+            yield images
+        self._kept = torch.cat(parts) if keeps and parts else None

@@ -1,0 +1,109 @@
+"""A stored picture to an input: decoded, cropped, resized and mirrored."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+from data_tools.reading.images import BadImage, read_image
+from data_tools.sharding.read import Pictures
+from pretrain.settings import Batch
+
+NUMPY = b"\x93NUMPY"  # how a picture that is stored decoded begins
+
+
+@dataclass(frozen=True)
+class Transform:
+    """How a picture becomes an input: ``transform(transform.decode(data))``.
+
+    Attributes
+    ----------
+    steps : uint8 tensor (3, height, width) -> uint8 tensor (3, S, S)
+    at_least : pixels of each side worth decoding; only JPEGs of twice that are decoded smaller than they are
+    """
+
+    steps: Callable[[Tensor], Tensor]
+    at_least: int
+
+    def decode(self, data: bytes) -> Tensor:
+        """Decode a picture's bytes to uint8 (3, height, width).
+
+        Raises
+        ------
+        BadImage
+            If they are no picture.
+        """
+        if data.startswith(NUMPY):
+            return torch.from_numpy(np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)).permute(2, 0, 1)
+        return v2.functional.pil_to_tensor(read_image(data, self.at_least))
+
+    def __call__(self, picture: Tensor) -> Tensor:
+        return self.steps(picture)
+
+
+def plain_transform(image_size: int) -> Transform:
+    """The whole picture, squeezed into a square: for evaluation and export, so that nothing is cut off."""
+    return Transform(v2.Resize((image_size, image_size), antialias=True), 2 * image_size)
+
+
+def training_transform(settings: Batch, image_size: int) -> Transform:
+    """Random crop, mirror and colour jitter of one picture, as the settings say."""
+    crop = v2.RandomResizedCrop(image_size, scale=(settings.crop_scale, 1.0), antialias=True)
+    # The smallest crop, of a square picture and an aspect of 3:4, still has a view's pixels.
+    at_least = ceil(image_size * max(2, (settings.crop_scale * min(crop.ratio)) ** -0.5))
+    steps: list[Any] = [crop]
+    if settings.crop_scale == 1:
+        steps = [plain_transform(image_size).steps]
+    if settings.flip:
+        steps.append(v2.RandomHorizontalFlip())
+    if settings.colour_jitter:
+        strength = settings.colour_jitter
+        steps.append(v2.ColorJitter(strength, strength, strength, strength / 4))
+    return Transform(v2.Compose(steps), at_least)
+
+
+class Decoder:
+    """Decodes items' pictures for one transform, and keeps those asked for last, so that popular ones are decoded once.
+
+    In training, a picture that cannot be decoded is grey, and a warning says so once: one broken picture ends no run.
+
+    Parameters
+    ----------
+    cache_bytes : most bytes of decoded pictures that are kept
+    """
+
+    def __init__(self, transform: Transform, cache_bytes: int = 0) -> None:
+        self.transform, self.cache_bytes = transform, cache_bytes
+        self._kept: OrderedDict[int, Tensor] = OrderedDict()
+        self._size = 0
+
+    def __call__(self, pictures: Pictures, item: int) -> Tensor:
+        """Decoded picture, uint8 (3, height, width)."""
+        if item in self._kept:
+            self._kept.move_to_end(item)
+            return self._kept[item]
+        try:
+            picture = self.transform.decode(pictures[item])
+        except BadImage as bad:
+            warnings.warn(f"the picture of item {item} cannot be decoded ({bad}): grey in its place", stacklevel=2)
+            picture = torch.full((3, self.transform.at_least, self.transform.at_least), 128, dtype=torch.uint8)
+        self._keep(item, picture)
+        return picture
+
+    def _keep(self, item: int, picture: Tensor) -> None:
+        if picture.nbytes > self.cache_bytes:
+            return
+        self._kept[item] = picture
+        self._size += picture.nbytes
+        while self._size > self.cache_bytes:
+            self._size -= self._kept.popitem(last=False)[1].nbytes

@@ -1,0 +1,52 @@
+"""Loader processes: how many there are, and how their faults reach the user."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from data_tools.common.cli import UserError
+
+# Batches that the loader processes of a training process hold ready together, where there are no more processes.
+READY = 4
+
+
+def own_cores() -> int:
+    """Cores of this process: those it may run on, shared among the processes of the machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def loader_processes(wanted: int | None, most: int | None = None) -> int:
+    """Loader processes of this process: as ``wanted``, or one a core, and at most as many as can share the work.
+
+    A single core loads in the training process itself, unless that waits for a GPU.
+    """
+    if wanted is not None:
+        return wanted
+    cores = own_cores()
+    if cores == 1 and not torch.cuda.is_available():
+        return 0
+    return cores if most is None else min(cores, max(most, 1))
+
+
+def prefetched(workers: int) -> int | None:
+    """Batches that each of some loader processes makes ahead."""
+    return max(1, READY // workers) if workers else None
+
+
+class Loader(DataLoader):
+    """A DataLoader, endless or not, whose data set hands over a :class:`UserError` in place of an element.
+
+    It is raised here as it is: torch would wrap an error raised in a loader process in that process's traceback.
+    """
+
+    def __iter__(self) -> Iterator[Any]:
+        for one in super().__iter__():
+            if isinstance(one, UserError):
+                raise one
+            yield one

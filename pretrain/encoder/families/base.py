@@ -1,0 +1,77 @@
+"""What a family of image encoders supplies: a tower, its input's statistics, and the order of its layers."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from pretrain.encoder.depth import layer_groups
+
+
+class Tower(NamedTuple):
+    """An image tower and how its input is normalised.
+
+    Attributes
+    ----------
+    module : nn.Module
+        Normalised pictures, float (N, 3, S, S), to features (N, F). It may offer ``set_grad_checkpointing(True)``.
+    mean, std : list of float
+        Channel statistics of the input in [0, 1], three each.
+    """
+
+    module: nn.Module
+    mean: list[float]
+    std: list[float]
+
+
+class EncoderFamily:
+    """Base of encoder families. A family with options names them in a dataclass ``Settings``.
+
+    Parameters
+    ----------
+    options : Settings
+        The family's own options; None for a family without.
+
+    Attributes
+    ----------
+    part : str
+        Prefix of the image tower's parameters in a file that holds a whole model; empty where there is none.
+    """
+
+    part = ""
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    def build(self, name: str, image_size: int) -> Tower:
+        """The model ``name`` for pictures of ``image_size`` pixels a side.
+
+        Raises
+        ------
+        UserError
+            If there is no such model, or the options do not fit it.
+        """
+        raise NotImplementedError
+
+    @property
+    def hub_weights(self) -> str | None:
+        """The flag and value that asks for weights from a hub, for messages; None where none are asked for."""
+        return None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of the model's constructor, for those who build the exported encoder elsewhere."""
+        return {}
+
+    def without_hub(self) -> EncoderFamily:
+        """The family with options that ask for no weights from a hub: a run's own weights replace them."""
+        return self
+
+    def layer_groups(self, tower: nn.Module, stages: bool) -> dict[str, int]:
+        """Group of each parameter by name, 0 for the stem, in forward order; coarse with ``stages``."""
+        return layer_groups(tower, stages)
+
+    def with_classifier(self, name: str, classes: int) -> nn.Module | None:
+        """The family's own model whose classifier is one linear layer to ``classes``; None where it has none."""
+        return None

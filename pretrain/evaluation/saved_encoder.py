@@ -1,0 +1,145 @@
+"""Encoders of run folders: loaded, or mixed of initial and trained weights, with what a table says of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from data_tools.common.errors import UserError
+from data_tools.common.files import digest
+from data_tools.common.plugins import in_use
+from pretrain.encoder.image_encoder import ImageEncoder, build_encoder
+from pretrain.evaluation.page_auc import load_requests
+from pretrain.evaluation.wise_ft import choose_factor, interpolate
+from pretrain.settings import Encoder
+from pretrain.training.runs import read_settings
+
+WEIGHTS = {"trained": "best", "initial": "initial"}
+# What "wise_ft" may be: a factor, "validation", or None for weights as they are.
+Factor = float | Literal["validation"] | None
+
+
+def check_wise_ft(wise_ft: Factor, weights: str, run: str | None) -> None:
+    """Check the setting ``wise_ft`` against those it depends on.
+
+    Raises
+    ------
+    UserError
+        If it is neither a factor nor "validation", or there are no trained weights of a run.
+    """
+    if not (wise_ft in (None, "validation") or (isinstance(wise_ft, float | int) and 0 <= wise_ft <= 1)):
+        raise UserError(f"--wise_ft is {wise_ft!r}; must be a number from 0 to 1, or validation")
+    if wise_ft is not None and (not run or weights != "trained"):
+        raise UserError("--wise_ft averages the initial and the trained weights of a --run: it needs --weights trained")
+
+
+def load_weights_of(encoder: ImageEncoder, run: Path, weights: str) -> None:
+    """Load a run's "trained" or "initial" weights into its encoder.
+
+    Raises
+    ------
+    UserError
+        If the run has no such weights.
+    """
+    file = weights_file(run, weights)
+    if not file.exists():
+        raise UserError(f"{file} does not exist; train first: accelerate launch pretrain/train.py --out {run}")
+    encoder.load_state_dict(safetensors.torch.load_file(file))
+
+
+def weights_file(run: Path, weights: str) -> Path:
+    """The file of a run's "trained" or "initial" weights."""
+    return run / f"{WEIGHTS[weights]}.safetensors"
+
+
+def load_run_encoder(
+    run: Path, weights: str = "trained", *, wise_ft: Factor = None, data: str | None = None
+) -> tuple[ImageEncoder, Encoder, dict[str, Any]]:
+    """A run's encoder, in evaluation mode.
+
+    Parameters
+    ----------
+    run : path
+        Run folder.
+    weights : str
+        "trained" or "initial".
+    wise_ft : float, "validation" or None
+        See ``pretrain.export``.
+    data : str, optional
+        Shards whose validation split chooses the factor.
+
+    Returns
+    -------
+    encoder : ImageEncoder
+    named : Encoder
+        Its settings.
+    record : dict
+        What ``table.json`` says of it.
+
+    Raises
+    ------
+    UserError
+        If the run has no such weights.
+    """
+    named = read_settings(run).encoder
+    encoder = build_encoder(named, initial_weights=False)  # which need not be at hand any more
+    load_weights_of(encoder, run, weights)
+    record = {
+        "encoder": in_use(named),
+        "weights": weights,
+        "checkpoint": digest([weights_file(run, weights)]),
+        "run": str(run),
+    }
+    if wise_ft is not None:
+        record |= average_weights(encoder, run, wise_ft, data)
+    return encoder.eval(), named, record
+
+
+def average_weights(encoder: ImageEncoder, run: Path, wise_ft: Factor, data: str | None) -> dict[str, Any]:
+    """Load the weights between the run's initial and trained ones (WiSE-FT); returns what ``table.json`` says of it."""
+    files = [weights_file(run, weights) for weights in ("initial", "trained")]
+    initial, tuned = (safetensors.torch.load_file(file) for file in files)
+    chosen: list[Any] = [wise_ft, None]
+    if wise_ft == "validation":
+        state, settings = PartialState(), read_settings(run)
+        if state.is_main_process:
+            evaluation = settings.evaluation
+            requests = load_requests(
+                data,
+                "valid",
+                image_size=settings.encoder.image_size,
+                history=evaluation.history,
+                limit=evaluation.requests,
+                seed=settings.seed,
+            )
+            wanted = {"requests": requests, "choose_on": evaluation.choose_on}
+            chosen = list(choose_factor(encoder.to(state.device), initial, tuned, **wanted))
+        chosen = broadcast_object_list(chosen)
+    factor, curve = chosen
+    encoder.load_state_dict(interpolate(initial, tuned, factor))
+    return {"checkpoint": digest(files), "wise_ft": {"factor": factor, "validation": curve}}
+
+
+def preprocessing(encoder: ImageEncoder, image_size: int) -> dict[str, Any]:
+    """How a picture becomes the tower's input."""
+    return {
+        "image_size": image_size,
+        "mean": encoder.mean.flatten().tolist(),
+        "std": encoder.std.flatten().tolist(),
+        "resize": "whole picture to a square, bilinear with antialiasing",
+    }
+
+
+def generic_encoder(named: Encoder) -> tuple[ImageEncoder, dict[str, Any]]:
+    """The encoder that the settings name, in evaluation mode, and what ``table.json`` says of it."""
+    record = {
+        "encoder": in_use(named),
+        "weights": "as named",
+        "checkpoint": digest([named.weights]) if named.weights else None,
+        "run": None,
+    }
+    return build_encoder(named).eval(), record

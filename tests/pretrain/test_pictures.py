@@ -1,0 +1,105 @@
+"""Pictures decoded ahead in loader processes: in order, each once, with what is broken named."""
+
+import numpy as np
+import pytest
+import torch
+
+from data_tools.dataset.schema import open_dataset
+from data_tools.sharding.read import open_shards
+from data_tools.sharding.write import Settings as Shards
+from data_tools.sharding.write import write_shards
+from pretrain.data import pictures as module
+from pretrain.data.pictures import PictureSet, decoded
+from pretrain.data.transforms import plain_transform
+from pretrain.evaluation.page_auc import embed, encoder_page_auc, load_requests
+
+
+@pytest.fixture
+def items():
+    return np.random.default_rng(0).permutation(160).tolist()
+
+
+@pytest.fixture
+def expected(tiny_world, items):
+    dataset, transform = open_dataset(tiny_world / "dataset"), plain_transform(24)
+    paths = [dataset.folder / dataset.items["image"][item] for item in items]
+    return torch.stack([transform(transform.decode(path.read_bytes())) for path in paths])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kept", [0, 1e9])
+def test_pictures_come_in_order_however_they_are_decoded(shards, items, expected, workers, kept, monkeypatch):
+    monkeypatch.setattr(module, "loader_processes", lambda wanted, most: workers)
+    monkeypatch.setattr(module, "KEPT", kept)
+    found = PictureSet(open_shards(shards).pictures("items"), items, 24)
+    for _ in range(2):
+        parts = list(found.split(50))
+        assert [len(part) for part in parts] == [50, 50, 50, 10]
+        assert torch.equal(torch.cat(parts), expected)
+    assert torch.equal(found[7], expected[7])
+    assert torch.equal(torch.cat(list(found[20:90].split(256))), expected[20:90])
+
+
+def test_a_small_set_is_decoded_once(tiny_world, items, monkeypatch):
+    calls = []
+    original = module.decoded
+    monkeypatch.setattr(module, "decoded", lambda *arguments: calls.append(arguments) or original(*arguments))
+    found = PictureSet(open_shards(tiny_world / "shards").pictures("items"), items, 24)
+    for _ in range(3):
+        list(found.split(50))
+    assert len(calls) == 1
+
+
+def test_no_more_than_a_few_chunks_are_made_ahead(tiny_world, items, monkeypatch):
+    monkeypatch.setattr(module, "loader_processes", lambda wanted, most: 2)
+    pictures, asked = open_shards(tiny_world / "shards").pictures("items"), []
+
+    def chunks():
+        for item in items:
+            asked.append(item)
+            yield [pictures.place(item)]
+
+    for done, _ in enumerate(decoded(chunks(), 24), 1):
+        assert len(asked) <= done + module.prefetched(2) * 2
+
+
+def test_a_broken_picture_counts_neither_for_nor_against(tiny_world, tmp_path):
+    """Validation without the slots of a picture that cannot be decoded."""
+    source = open_dataset(tiny_world / "dataset")
+    (tmp_path / "dataset").mkdir()
+    for file in source.folder.iterdir():
+        (tmp_path / "dataset" / file.name).symlink_to(file)
+    (tmp_path / "dataset" / "images").unlink()
+    (tmp_path / "dataset" / "images").mkdir()
+    lost = source.impressions.filter(split="test")["item"].mode()[0]
+    for row in source.items.iter_rows(named=True):
+        data = (source.folder / row["image"]).read_bytes()
+        (tmp_path / "dataset" / row["image"]).write_bytes(data[:300] if row["item"] == lost else data)
+    write_shards(Shards(dataset=str(tmp_path / "dataset"), out=str(tmp_path / "shards"), requests_per_shard=64))
+    encoder = torch.nn.Sequential(torch.nn.Flatten(), Scaled(), torch.nn.Linear(3 * 24 * 24, 4))
+    requests = load_requests(tmp_path / "shards", "test", 24, 30, 1000, 0)
+    found = encoder_page_auc(encoder, requests)
+    whole = load_requests(tiny_world / "shards", "test", 24, 30, 1000, 0)
+    row = whole.images.items.index(lost)
+    assert requests.images.broken == {row}
+
+    unit = embed(encoder, whole.images)
+    expected = {"seen": [], "unseen": []}
+    for history, page, click, seen in zip(whole.history, whole.page, whole.click, whole.seen, strict=True):
+        taste = unit[[k for k in history.tolist() if k not in (-1, row)]].sum(0)
+        for name, wanted in (("seen", True), ("unseen", False)):
+            slots = [
+                (float(unit[k] @ taste), bool(c))
+                for k, c, s in zip(page.tolist(), click, seen, strict=True)
+                if k not in (-1, row) and bool(s) == wanted
+            ]
+            wins = [(a > b) + 0.5 * (a == b) for a, one in slots for b, other in slots if one and not other]
+            expected[name] += [sum(wins) / len(wins)] if wins else []
+    for name, values in expected.items():
+        assert found[name]["pages"] == len(values) > 5
+        assert found[name]["auc"] == pytest.approx(np.mean(values), abs=2e-3)
+
+
+class Scaled(torch.nn.Module):
+    def forward(self, images):
+        return images.float() / 255 - 0.5
