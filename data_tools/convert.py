@@ -10,7 +10,6 @@ drawn for clicks alone) are set for it unless given here. Embeddings that the ow
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 from data_tools.common.cli import parse_settings, run_command
 from data_tools.common.errors import UserError
+from data_tools.common.files import work_folder
 from data_tools.common.plugins import options_of, refuse_unused, with_plugins
 from data_tools.converters import CONVERTERS
 from data_tools.dataset.rules import Rules
@@ -70,10 +70,9 @@ def convert(settings: Settings) -> Path:
     """
     if not settings.files.is_dir():
         raise UserError(f"the folder {settings.files} does not exist")
-    settings.out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=settings.out.parent, prefix=f".{settings.out.name}.files-") as work:
+    with work_folder(settings.out) as work:
         converter = CONVERTERS[settings.source](options_of(settings, settings.source))
-        source = converter.read(settings.files, Path(work))
+        source = converter.read(settings.files, work)
         out = write_dataset(
             settings.out,
             source.log,

@@ -30,11 +30,11 @@ SIZE. DuckDB works within --memory and spills to disk beside the output. --engin
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_tools.common.cli import parse_settings, run_command
+from data_tools.common.files import work_folder
 from data_tools.dataset.category import with_category
 from data_tools.dataset.read_log import Log
 from data_tools.dataset.rules import Rules
@@ -82,10 +82,9 @@ def prepare(settings: Settings) -> Path:
     """Make the dataset that the settings ask for; see :func:`write_dataset`."""
     columns = parse_columns(settings.columns, "--columns", (*LOG_COLUMNS, *LOG_OPTIONAL))
     item_columns = parse_columns(settings.item_columns, "--item-columns", (*ITEM_COLUMNS, *ITEM_OPTIONAL))
-    settings.out.parent.mkdir(parents=True, exist_ok=True)
     category = item_columns.pop("category") if "+" in item_columns.get("category", "") else None
-    with tempfile.TemporaryDirectory(dir=settings.out.parent, prefix=f".{settings.out.name}.items-") as work:
-        items, broken, pictures = read_items(settings.items, item_columns, Path(work))
+    with work_folder(settings.out) as work:
+        items, broken, pictures = read_items(settings.items, item_columns, work)
         if category:
             items = with_category(items, category, item_columns, settings.items)
         return write_dataset(

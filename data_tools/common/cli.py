@@ -1,11 +1,19 @@
-"""What every command shares: typed settings from YAML and flags, progress, and errors a person can act on."""
+"""What every command shares: typed settings from YAML and flags, progress, and an end with one clear message."""
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
+import select
+import shlex
+import signal
 import sys
+import sysconfig
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
@@ -13,8 +21,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from data_tools.common.errors import UserError as UserError
+from data_tools.common.output import configure, log_event
 from data_tools.common.parser import Parser, nearest
+from data_tools.common.stopping import stoppable
 
+DISK_FULL, NO_SPACE = (errno.ENOSPC, errno.EDQUOT), "No space left on device"
+# Where configs/ is: in a clone, and in an installation.
+SHIPPED = (Path(__file__).parents[2], Path(sysconfig.get_path("data"), "share", "visual-interest"))
 Settings = TypeVar("Settings")
 
 
@@ -48,8 +61,11 @@ def parse_settings(settings: type[Settings], description: str | None, argv: Sequ
     for section in (one[2:-5] for one in arguments if one.startswith("--") and one.endswith(".help")):
         print(parser.section_help(section))
         raise SystemExit(0)
-    parsed = parser.instantiate(parser.parse_args(_config_first(_spelt_out(arguments, parser.switches)))).as_dict()
+    arguments = _config_first(_spelt_out(arguments, parser.switches))
+    parsed = parser.instantiate(parser.parse_args(arguments)).as_dict()
     parsed.pop("config")
+    configure(parsed.pop("quiet"), parsed.pop("json_log"))
+    log_event("start", command=shlex.join(sys.argv), process=os.getpid())
     return settings(**parsed)
 
 
@@ -103,10 +119,17 @@ def _config_first(arguments: Sequence[str]) -> list[str]:
     files, rest, left = [], [], iter(arguments)
     for argument in left:
         if argument == "--config":
-            files += [argument, *itertools.islice(left, 1)]
+            files += [argument, *map(_found, itertools.islice(left, 1))]
+        elif argument.startswith("--config="):
+            files.append(f"--config={_found(argument.removeprefix('--config='))}")
         else:
-            (files if argument.startswith("--config=") else rest).append(argument)
+            rest.append(argument)
     return files + rest
+
+
+def _found(config: str) -> str:
+    """Where a configuration file is: as named, or else among those that come with this project."""
+    return next((str(folder / config) for folder in (Path(), *SHIPPED) if (folder / config).is_file()), config)
 
 
 def progress_bar(shown: bool = True, console: Console | None = None) -> Progress:
@@ -116,12 +139,53 @@ def progress_bar(shown: bool = True, console: Console | None = None) -> Progress
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run a command's ``main``; a :class:`UserError` or a fault of the disk ends it with one message and status 1."""
-    try:
-        main()
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        raise SystemExit(130) from None
+    """Run a command's ``main``, and end with one message where it cannot go on.
+
+    Raises
+    ------
+    SystemExit
+        With status 1 after a :class:`UserError` or a fault of the disk, 130 after SIGINT, 143 after SIGTERM, and 141
+        where nobody reads the output any more.
+    """
+    started = time.monotonic()
+    with stoppable() as received:
+        try:
+            main()
+            status, message = 0, ""
+        except SystemExit as end:
+            log_event("end", status=end.code or 0, seconds=time.monotonic() - started)
+            raise
+        except BaseException as error:
+            status, message = _ending(error, received)
+    if message:
+        print(message, file=sys.stderr)
+        log_event("error", message=message)
+    log_event("end", status=status, seconds=time.monotonic() - started)
+    if status:
+        raise SystemExit(status)
+
+
+def _ending(error: BaseException, received: Sequence[int]) -> tuple[int, str]:
+    """The exit status and the message that an exception ends a command with; one that is a defect is raised again."""
+    if received or isinstance(error, KeyboardInterrupt):
+        number = received[0] if received else signal.SIGINT
+        how = "interrupted" if number == signal.SIGINT else "terminated"
+        return 128 + number, f"{how}; run the same command again to continue"
+    if isinstance(error, BrokenPipeError) and _nobody_reads():
+        return 128 + signal.SIGPIPE, ""
+    if getattr(error, "errno", None) in DISK_FULL or NO_SPACE in str(error):
+        return 1, f"error: the disk is full: {error}. Free some space, or choose another folder"
+    if isinstance(error, UserError | OSError):
+        return 1, f"error: {error}"
+    raise error
+
+
+def _nobody_reads() -> bool:
+    """Whether whoever read the output has gone, as ``head`` does."""
+    reader = select.poll()
+    reader.register(sys.stdout.fileno(), 0)
+    if not any(event & select.POLLERR for _, event in reader.poll(0)):
+        return False
+    # So that Python does not stumble over it again when it ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True

@@ -1,4 +1,9 @@
-"""Outputs that appear whole or not at all: written beside their place, then renamed into it."""
+"""Outputs that appear whole or not at all: written beside their place, then renamed into it.
+
+What is unfinished stands beside its place under a hidden name, ``.NAME.partial-...``. One process at a time writes a
+place (:mod:`data_tools.common.locks`), so such a name that stands there when another starts was left by one that was
+killed, and is removed.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +14,25 @@ import json
 import math
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_tools.common.cli import UserError
+from data_tools.common.errors import UserError
+from data_tools.common.locks import locked
 
 
 def _beside(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.parent / f".{path.name}.partial-{uuid.uuid4().hex[:8]}"
+
+
+def _left_behind(path: Path, purpose: str) -> list[Path]:
+    """Scratch files and folders of a place, for one purpose."""
+    prefix = f".{path.name}.{purpose}-"
+    return [one for one in path.parent.iterdir() if one.name.startswith(prefix)] if path.parent.is_dir() else []
 
 
 def sync(path: Path) -> None:
@@ -31,6 +44,11 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _refuse_existing(path: Path) -> None:
+    if path.exists():
+        raise UserError(f"{path} already exists; choose another folder, or remove this one")
+
+
 @contextlib.contextmanager
 def whole_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """Yield a scratch folder that becomes ``path`` when the block ends well, and vanishes when it does not.
@@ -38,24 +56,47 @@ def whole_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     Raises
     ------
     UserError
-        If ``path`` exists and ``overwrite`` is false.
+        Unless ``overwrite``: if ``path`` exists, or another process is writing it.
     """
     path = Path(path)
-    if path.exists() and not overwrite:
-        raise UserError(f"{path} already exists; choose another folder, or remove this one")
-    scratch = _beside(path)
-    scratch.mkdir()
-    try:
-        yield scratch
-        for file in scratch.rglob("*"):
-            sync(file)
-        replaced = _beside(path)
-        if path.exists():
-            path.rename(replaced)
-        scratch.rename(path)
-        shutil.rmtree(replaced, ignore_errors=True)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    if not overwrite:
+        _refuse_existing(path)
+    with locked(path, wait=overwrite) as held:
+        if not overwrite:
+            _refuse_existing(path)  # another process may have made it meanwhile
+        for left in _left_behind(path, "partial") if held else ():
+            shutil.rmtree(left, ignore_errors=True)
+        scratch = _beside(path)
+        scratch.mkdir()
+        try:
+            yield scratch
+            for file in scratch.rglob("*"):
+                sync(file)
+            replaced = _beside(path)
+            if path.exists():
+                path.rename(replaced)
+            scratch.rename(path)
+            shutil.rmtree(replaced, ignore_errors=True)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def work_folder(path: str | Path) -> Iterator[Path]:
+    """Hold ``path``, which is to be made, and yield a folder beside it for what is needed on the way.
+
+    Raises
+    ------
+    UserError
+        If ``path`` exists, or another process is writing it.
+    """
+    path = Path(path)
+    _refuse_existing(path)
+    with locked(path) as held:
+        for left in _left_behind(path, "work") if held else ():
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.work-") as work:
+            yield Path(work)
 
 
 @contextlib.contextmanager
@@ -63,26 +104,21 @@ def resumable_folder(path: str | Path, made_with: Any) -> Iterator[Path]:
     """Yield a scratch folder that becomes ``path`` when the block ends well and is found again when it does not.
 
     The scratch folder is ``.<name>.partial`` beside ``path``. What a stopped job left there is kept if that job was
-    started with the same ``made_with`` (anything that JSON can hold), and removed otherwise. One that holds nothing
-    when the block fails is removed.
+    started with the same ``made_with`` (anything that JSON can hold), and removed otherwise. A scratch folder that is
+    still empty when the block fails is removed.
 
     Raises
     ------
     UserError
-        If ``path`` exists, or another process is at work on it.
+        If ``path`` exists, or another process is writing it.
     """
     path = Path(path)
-    if path.exists():
-        raise UserError(f"{path} already exists; choose another folder, or remove this one")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch, lock = path.parent / f".{path.name}.partial", path.parent / f".{path.name}.lock"
-    with open(lock, "w") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is writing {path}; wait for it, or choose another folder") from None
+    _refuse_existing(path)
+    scratch = path.parent / f".{path.name}.partial"
+    with locked(path):
+        _refuse_existing(path)
         made = scratch / "made_with.json"
-        if not made.exists() or read_json(made) != json.loads(json.dumps(made_with)):
+        if not made.exists() or read_json(made) != json.loads(json.dumps(finite(made_with))):
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir()
             write_json(made, made_with)
@@ -95,24 +131,41 @@ def resumable_folder(path: str | Path, made_with: Any) -> Iterator[Path]:
         finally:
             if scratch.exists() and not any(file != made for file in scratch.iterdir()):
                 shutil.rmtree(scratch)
-            lock.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def whole_file(path: str | Path, synced: bool = True) -> Iterator[Path]:
     """Yield a scratch path to write; it replaces ``path`` when the block ends well.
 
-    Where not ``synced``, a power cut may still lose what was written; the end of the process does not.
+    Where not ``synced``, a power cut may still lose what was written; the end of the process does not. Several
+    processes may write a file at once: the last one stays.
     """
     path = Path(path)
+    for left in _left_behind(path, "partial"):
+        _remove_if_free(left)
     scratch = _beside(path)
+    held = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     try:
+        with contextlib.suppress(OSError):  # a disk without locks
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield scratch
         if synced:
             sync(scratch)
         scratch.replace(path)
     finally:
+        os.close(held)
         scratch.unlink(missing_ok=True)
+
+
+def _remove_if_free(scratch: Path) -> None:
+    """Remove a scratch file unless the process that made it still runs, and so holds it."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(scratch, os.O_RDWR)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            scratch.unlink()
+        finally:
+            os.close(descriptor)
 
 
 def finite(value: Any) -> Any:

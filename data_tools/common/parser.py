@@ -61,7 +61,7 @@ class Parser(ArgumentParser):
 
     @classmethod
     def of(cls, settings: type, description: str | None) -> Parser:
-        """A parser of ``--config FILE`` and the fields of a dataclass, which may be dataclasses (sections).
+        """A parser of what all commands take and the fields of a dataclass, which may be dataclasses (sections).
 
         Parameters
         ----------
@@ -73,6 +73,10 @@ class Parser(ArgumentParser):
         parser = cls(description=description, allow_abbrev=False, formatter_class=HelpFormatter)
         parser.choices = dict(_choices(settings))
         parser.add_argument("--config", action="config", metavar="FILE", help="YAML file of settings; flags override.")
+        parser.add_argument("--quiet", type=bool, default=False, help="Print nothing but errors.")
+        parser.add_argument(
+            "--json_log", type=str | None, metavar="FILE", help="Add what happens to this file, a JSON object a line."
+        )
         parser.add_class_arguments(settings)
         for group in parser._action_groups:
             group._group_actions.sort(key=lambda action: not action.required)

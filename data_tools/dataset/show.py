@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from data_tools.common.output import log_event
 from data_tools.dataset.schema import SPLITS, open_dataset
 
 console = Console()
@@ -15,6 +16,8 @@ console = Console()
 def show(out: Path) -> None:
     """Print what a dataset holds, what was set aside, and the next command."""
     info = open_dataset(out).info
+    known = ("counts", "splits", "set_aside", "set_aside_items", "bad_images", "labels", "fingerprint")
+    log_event("dataset", folder=str(out), **{name: info[name] for name in known})
     table = Table("what", "count", title=str(out), title_justify="left")
     table.columns[1].justify = "right"
     rows = info["counts"] | {split: info["splits"][split] for split in SPLITS}
@@ -24,7 +27,6 @@ def show(out: Path) -> None:
         table.add_row(name.replace("_", " "), f"{count:,}")
     console.print(table)
     if drawn := info["labels"]["unclicked_drawn"]:
-        console.print(
-            f"The unclicked items are drawn, {drawn['per_click']} for each click ({drawn['from']}); none were observed."
-        )
+        said = f"Unclicked items are drawn, not observed: {drawn['per_click']} for each click ({drawn['from']})"
+        console.print(f"{said}; {drawn['not_found']:,} draws found none.", soft_wrap=True)
     console.print(f"next: python -m data_tools.shards --dataset {out} --out {out.parent / 'shards'}", soft_wrap=True)

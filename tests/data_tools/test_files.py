@@ -1,13 +1,26 @@
+import contextlib
+import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
-from data_tools.common.cli import UserError, run_command
-from data_tools.common.files import digest, read_json, read_json_lines, whole_file, whole_folder, write_json
+from data_tools.common.cli import UserError
+from data_tools.common.files import (
+    digest,
+    read_json,
+    read_json_lines,
+    resumable_folder,
+    whole_file,
+    whole_folder,
+    work_folder,
+    write_json,
+)
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
@@ -33,19 +46,92 @@ def test_an_existing_folder_is_kept_unless_asked(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_killed_writer_leaves_nothing_at_the_place(tmp_path):
-    program = (
-        "import sys, time\n"
-        "from data_tools.common.files import whole_folder\n"
-        "with whole_folder(sys.argv[1]) as scratch:\n"
-        "    (scratch / 'half').write_text('x'); print('half', flush=True); time.sleep(60)\n"
-    )
-    arguments = [sys.executable, "-c", program, str(tmp_path / "out")]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE) as process:
-        process.stdout.readline()
-        time.sleep(0.05)
+WRITER = """
+import sys, time
+from data_tools.common.files import {function}
+with {function}(sys.argv[1]) as scratch:
+    {write}
+    print('half', flush=True)
+    time.sleep(60)
+"""
+
+
+@contextlib.contextmanager
+def writer(path, function="whole_folder", write="(scratch / 'half').write_text('x')"):
+    """Another process that has begun to write."""
+    program = WRITER.format(function=function, write=write)
+    with subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE) as process:
+        try:
+            process.stdout.readline()
+            yield process
+        finally:
+            process.kill()
+
+
+def test_what_a_killed_writer_leaves_is_removed_by_the_next(tmp_path):
+    with writer(tmp_path / "out") as process:
         os.kill(process.pid, signal.SIGKILL)
     assert not (tmp_path / "out").exists()
+    left = {path.name.split("-")[0] for path in tmp_path.iterdir()}
+    assert left == {".out.partial", ".out.lock"}, "the test shall find something to remove"
+    with whole_folder(tmp_path / "out"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("function", [whole_folder, work_folder, resumable_folder])
+def test_a_second_writer_is_refused_and_the_first_one_goes_on(tmp_path, function):
+    made_with = [1] if function is resumable_folder else []
+    with writer(tmp_path / "out") as process:
+        before = sorted(path.name for path in tmp_path.iterdir())
+        said = rf"another process is writing .*out \(process {process.pid} on "
+        with pytest.raises(UserError, match=said), function(tmp_path / "out", *made_with):
+            pass
+        assert sorted(path.name for path in tmp_path.iterdir()) == before
+    with function(tmp_path / "out", *made_with):
+        pass
+
+
+def test_who_replaces_a_folder_waits_for_the_other(tmp_path):
+    def replace(number):
+        with whole_folder(tmp_path / "out", overwrite=True) as scratch:
+            (scratch / "a").write_text(str(number))
+            time.sleep(0.05)
+            (scratch / "b").write_text(str(number))
+
+    writers = [multiprocessing.get_context("fork").Process(target=replace, args=(n,)) for n in range(4)]
+    for one in writers:
+        one.start()
+    for one in writers:
+        one.join()
+    assert [one.exitcode for one in writers] == [0] * 4
+    assert (tmp_path / "out" / "a").read_text() == (tmp_path / "out" / "b").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_process_may_enter_its_own_lock_again(tmp_path):
+    with work_folder(tmp_path / "out") as work, whole_folder(tmp_path / "out"):
+        assert work.is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_only_scratch_files_of_dead_processes_are_removed(tmp_path):
+    with writer(tmp_path / "a.json", "whole_file", "scratch.write_text('half')") as process:
+        write_json(tmp_path / "a.json", 1)
+        assert len(list(tmp_path.iterdir())) == 2
+        process.kill()
+        process.wait()
+        write_json(tmp_path / "a.json", 2)
+        assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_json_has_no_nan(tmp_path):
+    write_json(tmp_path / "a.json", {"nan": float("nan"), "inf": [np.float64("inf"), 1.5], "deep": ({"x": -np.inf},)})
+    assert json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail) == {
+        "nan": None,
+        "inf": [None, 1.5],
+        "deep": [{"x": None}],
+    }
 
 
 def test_a_file_keeps_its_old_content_when_writing_fails(tmp_path):
@@ -70,20 +156,6 @@ def test_digest_depends_on_content_and_order(tmp_path):
         (tmp_path / name).write_text(text)
     assert digest([tmp_path / "a"]) == digest([tmp_path / "c"]) != digest([tmp_path / "b"])
     assert digest([tmp_path / "a", tmp_path / "b"]) != digest([tmp_path / "b", tmp_path / "a"])
-
-
-@pytest.mark.parametrize(
-    ("error", "status"),
-    [(UserError("found x"), 1), (OSError(28, "No space left on device", "out"), 1), (KeyboardInterrupt(), 130)],
-)
-def test_a_users_mistake_is_one_message(error, status, capsys):
-    def main():
-        raise error
-
-    with pytest.raises(SystemExit) as ended:
-        run_command(main)
-    assert ended.value.code == status
-    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_a_file_of_lines_is_read_and_a_line_that_is_no_json_is_named(tmp_path):

@@ -1,0 +1,90 @@
+"""One process at a time on a place on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_tools.common.errors import UserError
+
+# Some mounted buckets and network disks know no locks: there, keeping writers apart is up to the user.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_held: dict[tuple[int, Path], bool] = {}
+
+
+@contextlib.contextmanager
+def locked(path: str | Path, wait: bool = False) -> Iterator[bool]:
+    """Hold a place (a file or folder that may not exist yet) for this process while the block runs.
+
+    The lock is a file ``.NAME.lock`` beside the place. The system frees it when a process ends, however it ends, so
+    that what a killed process left behind counts for nothing. A process that holds the place already may enter again.
+
+    Parameters
+    ----------
+    path : str or Path
+        The place.
+    wait : bool
+        Wait for another process instead of refusing.
+
+    Yields
+    ------
+    bool
+        Whether the place is held for certain; a disk may know no locks.
+
+    Raises
+    ------
+    UserError
+        If another process holds the place.
+    """
+    path = Path(os.path.abspath(path))
+    if (key := (os.getpid(), path)) in _held:
+        yield _held[key]
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.parent / f".{path.name}.lock"
+    descriptor, certain = _acquire(lock, path, wait)
+    _held[key] = certain
+    holder = f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%H:%M')}"
+    try:
+        os.truncate(descriptor, 0)
+        os.write(descriptor, holder.encode())
+        yield certain
+    finally:
+        del _held[key]
+        lock.unlink(missing_ok=True)  # before it is freed: whoever waits for it sees that it is gone, and makes its own
+        os.close(descriptor)
+
+
+def _acquire(lock: Path, path: Path, wait: bool) -> tuple[int, bool]:
+    """A descriptor of the lock file, and whether this process holds it."""
+    while True:
+        descriptor, certain = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666), True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 200).decode(errors="replace")
+            os.close(descriptor)
+            said = f" ({holder})" if holder else ""
+            raise UserError(f"another process is writing {path}{said}; wait for it, or choose another folder") from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                os.close(descriptor)
+                raise
+            certain = False
+        if _is_still(lock, descriptor):
+            return descriptor, certain
+        os.close(descriptor)
+
+
+def _is_still(lock: Path, descriptor: int) -> bool:
+    """Whether the file at ``lock`` is the one opened, and was not removed by whoever held it until now."""
+    try:
+        return os.path.samestat(os.stat(lock), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,72 @@
+"""Ending a command when it is asked to: SIGINT (Ctrl-C) and SIGTERM become one exception, children end with it."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PATIENCE = 5.0  # seconds that a child has to end
+
+
+class Stopped(KeyboardInterrupt):
+    """This process was asked to end; ``number`` is the signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[list[int]]:
+    """Raise :class:`Stopped` in this block on SIGINT or SIGTERM; a second signal ends the process at once.
+
+    Background jobs ignore SIGINT unless a program asks for it, which this does. Processes of a pool end at once, so
+    that nobody waits for their tasks; data loaders end with the block, so that a checkpoint can still be written.
+
+    Yields
+    ------
+    list of int
+        The signals received: engines written in other languages turn the exception into one of their own.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    own = os.getpid()
+
+    def stop(number: int, frame: Any) -> None:
+        for one in SIGNALS:
+            signal.signal(one, signal.SIG_DFL)
+        if os.getpid() != own:  # a child that was forked in this block
+            os.kill(os.getpid(), number)
+            return
+        received.append(number)
+        for child in multiprocessing.active_children():
+            if not child.daemon:
+                child.terminate()
+        raise Stopped(number)
+
+    before = {number: signal.signal(number, stop) for number in SIGNALS}
+    try:
+        yield received
+    finally:
+        end_children()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def end_children() -> None:
+    """End the processes that this one started through :mod:`multiprocessing` and that still run."""
+    children = multiprocessing.active_children()
+    for child in children:
+        child.terminate()
+    for child in children:
+        child.join(PATIENCE)
+        if child.is_alive():
+            child.kill()

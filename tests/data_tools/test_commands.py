@@ -1,0 +1,176 @@
+"""How commands end, and what they say."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from prepare_helpers import write_log
+
+from data_tools.common.cli import UserError, run_command
+from data_tools.common.locks import locked
+
+WAITING = """
+import multiprocessing, os, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from data_tools.common.cli import run_command
+
+def work(number):
+    os.write(1, f"{os.getpid()}\\n".encode())
+    time.sleep(60)
+
+def main():
+    try:
+        if sys.argv[1] == "pool":
+            with ProcessPoolExecutor(2) as pool:
+                list(pool.map(work, range(2)))
+        elif sys.argv[1] == "loaders":
+            loaders = [multiprocessing.Process(target=work, args=(n,), daemon=True) for n in range(2)]
+            [one.start() for one in loaders]
+            time.sleep(60)
+        else:
+            import duckdb
+            duckdb.sql("SET memory_limit = '500MB'")
+            print("0\\n0", flush=True)
+            numbers = "SELECT hash(range) AS x FROM range(1000000000) ORDER BY x LIMIT 900000000"
+            duckdb.sql(f"SELECT sum(x) FROM ({numbers})").show()
+    except KeyboardInterrupt:
+        print("checkpoint", flush=True)
+        raise
+
+if __name__ == "__main__":
+    run_command(main)
+"""
+
+
+def alive(process):
+    try:
+        os.kill(process, 0)
+        with open(f"/proc/{process}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+
+
+def ignore_interrupts():
+    """As shells start a background job."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="reads /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("what", ["pool", "loaders", "engine"])
+def test_a_signal_ends_a_command_and_its_children_with_one_message(tmp_path, what, number):
+    (tmp_path / "waiting.py").write_text(WAITING)
+    command = [sys.executable, str(tmp_path / "waiting.py"), what]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, preexec_fn=ignore_interrupts, **pipes) as process:
+        children = [int(process.stdout.readline()) for _ in range(2)]
+        time.sleep(0.3)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+    assert process.returncode == 128 + number
+    how = "interrupted" if number == signal.SIGINT else "terminated"
+    assert err.strip() == f"{how}; run the same command again to continue"
+    assert "checkpoint" in out or what == "engine"
+    assert not any(alive(child) for child in children if child)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (UserError("found x"), 1, "error: found x"),
+        (OSError(28, "No space left on device", "out"), 1, "error: the disk is full: "),
+        (RuntimeError("IO Error: write: No space left on device"), 1, "error: the disk is full: "),
+        (FileNotFoundError(2, "No such file", "x"), 1, "error: "),
+        (KeyboardInterrupt(), 130, "interrupted; "),
+    ],
+)
+def test_what_stops_a_command_is_one_message(error, status, said, capsys):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(main)
+    assert ended.value.code == status
+    found = capsys.readouterr().err
+    assert found.startswith(said) and found.count("\n") == 1
+
+
+def test_a_defect_keeps_its_traceback():
+    def main():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_command(main)
+
+
+def test_a_full_disk_is_named(capsys):
+    def main():
+        with open("/dev/full", "w") as file:
+            file.write("x")
+
+    with pytest.raises(SystemExit, match="1"):
+        run_command(main)
+    assert "the disk is full" in capsys.readouterr().err
+
+
+@pytest.fixture
+def prepare(source):
+    def run(*flags, **options):
+        command = [sys.executable, "-m", "data_tools.prepare", "--impressions", "log.csv", "--items", "items.csv"]
+        command += ["--images", ".", *flags]
+        return subprocess.run(command, cwd=source, text=True, capture_output=True, env=environment(), **options)
+
+    return run
+
+
+def environment():
+    return os.environ | {"PYTHONPATH": os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))}
+
+
+def test_quiet_says_errors_alone_and_the_json_log_everything(source, prepare):
+    said = prepare("--out", "made", "--quiet", "--json-log", "logs/made.jsonl")
+    assert (said.returncode, said.stdout, said.stderr) == (0, "", "")
+    start, dataset, end = map(json.loads, (source / "logs" / "made.jsonl").read_text().splitlines())
+    assert (start["event"], dataset["event"], end["event"]) == ("start", "dataset", "end")
+    assert dataset["counts"]["impressions"] == 400 and end["status"] == 0
+    again = prepare("--out", "made", "--quiet", "--json-log", "logs/made.jsonl")
+    assert again.returncode == 1 and again.stdout == "" and again.stderr.startswith("error: made already exists")
+    error, end = map(json.loads, (source / "logs" / "made.jsonl").read_text().splitlines()[-2:])
+    assert error["message"] == again.stderr.strip() and end["status"] == 1
+
+
+def test_a_reader_who_leaves_ends_a_command_silently():
+    command = f"{sys.executable} -m data_tools.prepare --help | true; echo ${{PIPESTATUS[0]}}"
+    said = subprocess.run(["bash", "-c", command], text=True, capture_output=True, env=environment())
+    assert said.stdout.strip() in ("0", "141") and said.stderr == ""
+
+
+def test_a_killed_prepare_leaves_nothing_once_it_is_run_again(source, prepare):
+    write_log(source, [f"u{n % 7},{n % 20:02},{1_600_000_000 + n},{n % 2}" for n in range(20_000)])
+    command = [sys.executable, "-m", "data_tools.prepare", "--impressions", "log.csv", "--items", "items.csv"]
+    command += ["--images", ".", "--out", "made"]
+    with subprocess.Popen(command, cwd=source, env=environment(), stdout=subprocess.DEVNULL) as killed:
+        while killed.poll() is None and not any(source.glob(".made.partial-*/images")):
+            time.sleep(0.01)
+        killed.kill()
+    left = {path.name.split("-")[0] for path in source.iterdir() if path.name.startswith(".")}
+    assert left == {".made.partial", ".made.work", ".made.lock"}
+    again = prepare("--out", "made")
+    assert again.returncode == prepare("--out", "whole").returncode == 0
+    assert "impressions" in again.stdout and "\x1b" not in again.stdout + again.stderr, "colours are for terminals"
+    assert [path.name for path in source.iterdir() if path.name.startswith(".")] == []
+    one, other = (json.loads((source / name / "dataset.json").read_text()) for name in ("whole", "made"))
+    assert one == other
+
+
+def test_the_second_of_two_prepares_is_refused(source, prepare):
+    with locked(source / "made"):
+        second = prepare("--out", "made")
+    said = f"error: another process is writing {source / 'made'} (process {os.getpid()} on "
+    assert second.returncode == 1 and second.stderr.startswith(said)
+    assert [path.name for path in source.iterdir() if path.name.startswith(".")] == []
