@@ -77,9 +77,11 @@ def prepare(settings: Settings) -> Path:
     info = {"source": settings.source, "licence": settings.licence}
     settings.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=settings.out.parent, prefix=f".{settings.out.name}.items-") as work:
-        items, broken, pictures = read_items(settings.items, item_columns, Path(work))
-        images = pictures or settings.images
-        return write_dataset(settings.out, settings.impressions, items, images, settings, columns, info, broken)
+        listed = read_items(settings.items, item_columns, Path(work))
+        images = listed.pictures or settings.images
+        return write_dataset(
+            settings.out, settings.impressions, listed.items, images, settings, columns, info, listed.broken
+        )
 
 
 def show(out: Path) -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.common.cli import UserError
+from data_tools.common.parquet import engine_path
 from data_tools.converters.common import Source, find, query
 from data_tools.dataset.write import Log
-from data_tools.reading.inputs import Form
+from data_tools.reading.form import Form
 
 HASHED = tuple(f"C{n}" for n in range(1, 27))
 DISPLAY = ("label", *(f"I{n}" for n in range(1, 14)), *HASHED)
@@ -25,9 +26,10 @@ LICENCE = "the terms that come with the file: no commercial use"
 def _distinct(path: Path, column: str, work: Path, names: tuple[str, ...] | None) -> Any:
     """The values of a column as an item list."""
     columns = f", names = {list(names)}" if names else ""
-    read = f"read_csv(?, delim = '\t', header = {names is None}, all_varchar = true, quote = ''{columns})"
+    options = f"delim = '\t', header = {names is None}, all_varchar = true, quote = '', hive_partitioning = false"
+    read = f"read_csv(?, {options}{columns})"
     sql = f'SELECT DISTINCT "{column}" AS item_id FROM {read} WHERE "{column}" IS NOT NULL ORDER BY 1'
-    return query(sql, work, [str(path)])
+    return query(sql, work, [engine_path(path)])
 
 
 def criteo(files: Path, work: Path, options: dict[str, Any]) -> Source:

@@ -13,7 +13,7 @@ from typing import Any
 from data_tools.converters.common import Source, find, folder, listed
 from data_tools.dataset.write import Log
 from data_tools.reading import lines
-from data_tools.reading.inputs import Form
+from data_tools.reading.form import Form
 
 
 def microlens(files: Path, work: Path, options: dict[str, Any]) -> Source:

@@ -17,7 +17,7 @@ import polars as pl
 from data_tools.common.cli import UserError
 from data_tools.converters.common import Source, find, folder, listed
 from data_tools.dataset.write import Log
-from data_tools.reading.inputs import Form
+from data_tools.reading.form import Form
 
 RATING = ("user_id", "item_id", "rating", "timestamp")
 GENRES = (

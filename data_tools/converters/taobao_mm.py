@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from data_tools.common.cli import UserError
+from data_tools.common.parquet import engine_path
 from data_tools.converters.common import Source, find, query
 from data_tools.dataset.write import Log
+from data_tools.reading.opened import below
 
 
 def _vectors(files: Path, items: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
@@ -33,11 +35,12 @@ def _vectors(files: Path, items: np.ndarray) -> tuple[np.ndarray, np.ndarray, di
 
 def taobao_mm(files: Path, work: Path, options: dict[str, Any]) -> Source:
     """Exposures in the order of the files, the published test part last; beside the dataset, a table of embeddings."""
-    shards = {part: sorted(str(p) for p in files.rglob(f"{part}-shard-*.parquet")) for part in ("train", "test")}
+    found = {part: below(files, f"{part}-shard-*.parquet") for part in ("train", "test")}
+    shards = {part: list(map(engine_path, paths)) for part, paths in found.items()}
     for part, found in shards.items():
         if not found:
             raise UserError(f"{files} holds no {part}-shard-*.parquet; put the files that the owners publish there")
-    log, whole = work / "log.parquet", "read_parquet(?, filename = false)"
+    log, whole = work / "log.parquet", "read_parquet(?, filename = false, hive_partitioning = false)"
     exposures = f'SELECT "129_1" AS user_id, "205" AS item_id, label_0[2] AS click FROM {whole}'
     query(f"COPY ({exposures}) TO '{log}'", work, [shards["train"] + shards["test"]])
     attributes = 'first("206") AS category, first("213") AS attribute_213, first("214") AS attribute_214'

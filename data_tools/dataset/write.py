@@ -14,19 +14,20 @@ import ibis
 import ibis.expr.types as ir
 import numpy as np
 import polars as pl
-import pyarrow.parquet as pq
 from rich.console import Console
 
 from data_tools.common import files
 from data_tools.common.cli import UserError
+from data_tools.common.parquet import read_parquet, scan_parquet
 from data_tools.dataset.schema import SCHEMA_VERSION, SPLITS
 from data_tools.log import histories, labels
 from data_tools.log import values as behaviour_log
 from data_tools.log.engines import Engine, engine, join_parts
 from data_tools.reading import inputs
 from data_tools.reading.columns import LOG_COLUMNS, LOG_OPTIONAL, resolve_columns
+from data_tools.reading.image_places import place_images
 from data_tools.reading.images import copy_images
-from data_tools.reading.item_list import place_images, unique_items
+from data_tools.reading.item_list import unique_items
 
 console = Console(stderr=True)
 CLICKS_AT_ONCE = 50_000_000  # that are gathered into lists of users, which no engine spills
@@ -162,10 +163,12 @@ def _unit(run: Engine, sound: ir.Table, rules: Rules, where: str) -> str:
 def _read_log(run: Engine, log: Log, catalogue: pl.DataFrame, rules: Rules, scratch: Path, work: Path) -> _Read:
     """Read a log, judge its rows, put the unusable aside (``set_aside.parquet``, ``set_aside_lines.parquet``)."""
     wanted = {*LOG_COLUMNS, *LOG_OPTIONAL, *log.columns.values()}
-    paths, broken = inputs.as_parquet(log.place, work, "log", log.form, wanted, rules.memory)
-    where, total = str(log.place), sum(pq.read_metadata(path).num_rows for path in paths) + len(broken)
-    table = run.read(paths)
-    columns = _resolve([name for name in table.columns if name != behaviour_log.ROW], log, rules)
+    found = inputs.as_parquet(
+        log.place, work, "log", expected=wanted, form=log.form, wanted=wanted, memory=rules.memory
+    )
+    where, total, broken = str(log.place), found.rows, found.broken
+    columns = {ours: found.columns[name] for ours, name in _resolve(list(found.columns), log, rules).items()}
+    table = run.read(found.parts, found.columns.values())
     keys = catalogue.select("item", *({"category"} & set(catalogue.columns)), key=pl.col("item_id").cast(pl.String))
     known = run.frame("catalogue", keys)
     judged = behaviour_log.judge(table, columns, known.select("item", "key"), rules.time_unit, where)
@@ -259,7 +262,7 @@ def _write_tables(
 
 def _write_items(run: Engine, catalogue: pl.DataFrame, unit: str, folder: Path) -> None:
     """The catalogue with ``first_seen``: as given, else the time of the first impression that is not drawn."""
-    shown = pl.scan_parquet(folder / "impressions.parquet")
+    shown = scan_parquet(folder / "impressions.parquet")
     if "sampled" in shown.collect_schema():
         shown = shown.filter(~pl.col("sampled"))
     seen = shown.group_by("item").agg(seen=pl.col("timestamp").min()).collect(engine="streaming")
@@ -296,7 +299,7 @@ def _late_items(items: int, share: float) -> pl.DataFrame:
 
 def _describe(impressions: Path, starts: dict[str, int], counts: dict[str, int]) -> dict[str, Any]:
     """Counts of the impressions that were written."""
-    written = pl.scan_parquet(impressions)
+    written = scan_parquet(impressions)
     time, sampled = pl.col("timestamp"), "sampled" in written.collect_schema()
     facts = written.select(
         impressions=pl.len(),
@@ -375,7 +378,7 @@ def write_dataset(
             lines = dict(Counter(broken_items["reason"].to_list()).most_common())
             _stop_above(rules.max_bad_share, lines, len(items) + len(broken_items), "items", "max_bad_share")
             aside_lines = scratch / "set_aside_lines.parquet"
-            pl.concat([pl.read_parquet(aside_lines), broken_items]).write_parquet(aside_lines)
+            pl.concat([read_parquet(aside_lines), broken_items]).write_parquet(aside_lines)
             bad_items |= lines
 
         copied, faults = copy_images(catalogue["image"].to_list(), source, scratch / "images")

@@ -15,6 +15,7 @@ import polars as pl
 
 from data_tools.common.cli import UserError
 from data_tools.common.files import digest, read_json, write_json
+from data_tools.common.parquet import scan_parquet
 from data_tools.sharding.files import encode_json, write_tar
 from data_tools.sharding.plan import Plan
 
@@ -98,7 +99,7 @@ def _write_requests(plan: Plan, job: dict[str, Any], rows: list[int], dataset: P
 
 
 def _write_items(plan: Plan, job: dict[str, Any], rows: list[int], dataset: Path, path: Path) -> dict[str, Any]:
-    items = pl.scan_parquet(dataset / "items.parquet")
+    items = scan_parquet(dataset / "items.parquet")
     known = items.collect_schema().names()
     columns = [name for name in ("item", "item_id", "title", "category") if name in known]
     part = items.slice(rows[0], rows[-1] + 1 - rows[0]).filter(pl.col("image").is_not_null()).select(columns)

@@ -10,6 +10,7 @@ import polars as pl
 
 from data_tools.common.cli import UserError
 from data_tools.common.files import read_json, write_json
+from data_tools.common.parquet import read_parquet
 from data_tools.dataset.schema import open_dataset
 from data_tools.dataset.write import Rules, write_dataset
 from data_tools.sharding.write import Settings as Shards
@@ -91,7 +92,7 @@ def _write_log(world: World, catalogue: Catalogue, log: pl.DataFrame, path: Path
 
 def write_oracle(dataset: Path, log: pl.DataFrame) -> None:
     """Add ``oracle`` to ``dataset.json``, from the ``log`` that the dataset was written from."""
-    written = pl.read_parquet(dataset / "impressions.parquet", columns=["item", "scene", "split"])
+    written = read_parquet(dataset / "impressions.parquet", columns=["item", "scene", "split"])
     if not written["item"].equals(log["item"].cast(written["item"].dtype)):
         raise UserError(f"{dataset} is not of the world that stands beside it in world.json; remove both")
     record = dict(open_dataset(dataset).info)

@@ -13,6 +13,7 @@ import polars as pl
 
 from data_tools.common.cli import UserError
 from data_tools.common.files import digest, read_json
+from data_tools.common.parquet import read_parquet
 from downstream.ams.partition import Partition
 
 
@@ -61,7 +62,7 @@ class FeatureStore:
                 raise UserError(f"{file} is missing; it names {added['count']:,} items of the store")
             if digest([file]) != added["ids"]:
                 raise UserError(f"{file} is not the file that store.json tells of; bring back the one written with it")
-        return pl.concat([pl.Series("item_id", [], dtype=pl.String), *(pl.read_parquet(f)["item_id"] for f in files)])
+        return pl.concat([pl.Series("item_id", [], dtype=pl.String), *(read_parquet(f)["item_id"] for f in files)])
 
     def rows_of(self, item_ids: Sequence[Any]) -> np.ndarray:
         """Rows, int64 (M,), of items by id, compared as text; -1 where the store lacks the item."""
