@@ -2,47 +2,58 @@
 
 python -m data_tools.convert --source movielens --files ml-1m/ --out DATASET
 
-Sources: movielens, amazon_reviews, hm, pixelrec, microlens, taobao_mm, alibaba_ads, criteo. Which files each needs,
-where their columns go and which licence to heed: data_tools/converters/README.md. FILES is the folder they are in, at
-any depth. Settings that a data set needs (a threshold of ratings, unclicked items drawn for clicks alone) are set for
-it unless given here. Where the owners publish embeddings in place of pictures, they go to DATASET_table.
+FILES is the folder that holds the owners' files, at any depth; data_tools/converters/README.md lists which ones each
+data set needs, its columns and its licence. Settings that a data set needs (a threshold of ratings, unclicked items
+drawn for clicks alone) are set for it unless given here. Embeddings that the owners publish go to DATASET_table.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.common.cli import UserError, parse_settings, run_command
-from data_tools.converters import SOURCES
-from data_tools.dataset.write import Rules, write_dataset
-from data_tools.prepare import console, show
+from data_tools.common.cli import parse_settings, run_command
+from data_tools.common.errors import UserError
+from data_tools.common.plugins import options_of, refuse_unused, with_plugins
+from data_tools.converters import CONVERTERS
+from data_tools.dataset.rules import Rules
+from data_tools.dataset.show import console, show
+from data_tools.dataset.write import write_dataset
 from data_tools.tables.table import write_table
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings(Rules):
-    """Which data set, and where its files are.
+    """Which data set, where its files are, and how its log becomes a dataset.
 
-    Attributes:
-        source: Name of the data set.
-        files: The folder of its files, as the owners publish them.
-        out: The dataset folder to make.
-        user_column: For Criteo's display logs, which hashed column (C1 to C26) stands for the user.
-        item_column: For Criteo's display logs, which hashed column stands for the item.
+    Attributes
+    ----------
+    source : str
+        Name of the data set.
+    files : Path
+        Folder of the owners' files.
+    out : Path
+        Dataset folder to make.
     """
 
     source: str
     files: Path
     out: Path
-    user_column: str = ""
-    item_column: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        CONVERTERS[self.source]
+        refuse_unused(self, "", {self.source})
 
 
-def _rules(settings: Settings, needed: dict[str, Any]) -> Rules:
+Settings = with_plugins(Settings, __name__, source=CONVERTERS)
+
+
+def _rules(settings: Settings, needed: Mapping[str, Any]) -> Rules:
     """The settings, and what the data set needs where they are left at their defaults."""
     given = {field.name: getattr(settings, field.name) for field in dataclasses.fields(Rules)}
     default = Rules()
@@ -55,20 +66,22 @@ def convert(settings: Settings) -> Path:
     Raises
     ------
     UserError
-        If the source is unknown, or its files are missing or not as their owners describe them.
+        If the data set's files are missing or not as their owners describe them.
     """
-    if settings.source not in SOURCES:
-        raise UserError(f"--source {settings.source!r} is unknown; one of {', '.join(SOURCES)} is expected")
     if not settings.files.is_dir():
         raise UserError(f"the folder {settings.files} does not exist")
     settings.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=settings.out.parent, prefix=f".{settings.out.name}.files-") as work:
-        options = {"user_column": settings.user_column, "item_column": settings.item_column}
-        source = SOURCES[settings.source](settings.files, Path(work), options)
-        info = {"source": source.name, "licence": source.licence}
-        rules = _rules(settings, dict(source.rules))
+        converter = CONVERTERS[settings.source](options_of(settings, settings.source))
+        source = converter.read(settings.files, Path(work))
         out = write_dataset(
-            settings.out, source.log, source.items, source.images, rules, info=info, broken_items=source.broken
+            settings.out,
+            source.log,
+            source.items,
+            source.images,
+            rules=_rules(settings, source.rules),
+            info={"source": source.name, "licence": source.licence},
+            broken_items=source.broken,
         )
         if source.table is not None:
             ids, vectors, known = source.table
@@ -77,11 +90,10 @@ def convert(settings: Settings) -> Path:
 
 
 def main() -> None:
-    settings = parse_settings(Settings, __doc__)
-    out = convert(settings)
+    out = convert(parse_settings(Settings, __doc__))
     show(out)
     if (table := out.with_name(f"{out.name}_table")).exists():
-        console.print(f"embeddings of the owners: {table}")
+        console.print(f"published embeddings: {table}")
 
 
 if __name__ == "__main__":

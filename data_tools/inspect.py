@@ -3,8 +3,8 @@
 python -m data_tools.inspect --dataset runs/world/dataset --out page.html
 
 Prints a summary: sizes, click rate, splits, pictures (missing, blank, the same under several ids), and warnings, each
-with what was found, why it matters and what to do. ``--out`` writes the same with charts and pictures as one HTML file
-that needs nothing else.
+with what was found, why it matters and what to do. --out writes the same with charts and pictures as one
+self-contained HTML file.
 """
 
 from __future__ import annotations
@@ -26,13 +26,16 @@ from data_tools.inspection.summary import print_summary
 console = Console()
 
 
-@dataclass
+@dataclass(frozen=True)
 class Settings:
     """What to inspect.
 
-    Attributes:
-        dataset: Dataset folder, as prepare writes it.
-        out: HTML page to write; none by default.
+    Attributes
+    ----------
+    dataset : str
+        Dataset folder, as prepare writes it.
+    out : str or null
+        HTML page to write.
     """
 
     dataset: str
@@ -40,7 +43,7 @@ class Settings:
 
 
 def inspect(dataset: Dataset) -> Seen:
-    """Gather the facts of a dataset: its log's, aggregated by polars, and those of its pictures, each read once."""
+    """Gather the facts of a dataset's log and of its pictures."""
     with console.status("reading the log"):
         log = log_facts(dataset)
     return Seen(dataset.info, log, look_at_pictures(dataset))

@@ -1,29 +1,31 @@
-"""Make a dataset of one's own log and images.
+"""Make a dataset of your own log and images.
 
 python -m data_tools.prepare --impressions log.csv --items items.csv --images pictures/ --out DATASET \\
     --columns user_id=player,item_id=game,timestamp=time,click=liked --item-columns item_id=game,image=cover
 
 FILES. --impressions and --items take one file, a folder or a quoted glob ("logs/*.csv.gz") of CSV, TSV, JSON lines
 (.jsonl) or Parquet; text may be compressed (.gz, .zst, .bz2). --images takes a folder, a tar, or a folder or glob of
-tars; the column image of the item list says which file is an item's. Without that column, pictures are found by name:
-the item id and an ending. An image column of bytes (Parquet) needs no --images.
+tars; the item list's column image names each item's file. Without that column, pictures are found by name: the item id
+and an ending. An image column of bytes (Parquet) needs no --images.
 
-COLUMNS. Those not named keep their names where these are ours already. Log: user_id, item_id, timestamp, click and,
-where known, rating, request_id (one page view), scene, position, conversion, oracle. Item list: item_id and, where
-known, image, title, category, first_seen; its other columns are carried along. Ids of text files are text ("007" is
-not "7"), those of Parquet keep their type; the item ids of both are compared as text.
+COLUMNS. Columns that already have our names need no mapping. Log: user_id, item_id, timestamp, click and, where known,
+rating, request_id (one page view), scene, position, conversion, oracle. Item list: item_id and, where known, image,
+title, category, first_seen; its other columns are carried along. Several columns make a category:
+category=type+section. Ids of text files are text ("007" is not "7"), those
+of Parquet keep their type; the item ids of both are compared as text.
 
-TIMES. ISO text ("2024-01-05T10:00:00Z"), dates, or numbers: seconds or milliseconds, told apart by their size; a log
-has one unit. Only an order is known: --time-unit order.
+TIMES. ISO text ("2024-01-05T10:00:00Z"), dates, or numbers: seconds or milliseconds, recognised by their size; a log
+has one unit. If only an order is known: --time-unit order.
 
 LABELS. A column click of 0 and 1 or of true and false. Ratings: --rating-threshold 4, or --rating-threshold own_mean.
-Clicks alone: --unclicked 4 --unclicked-from popularity draws items that the user never clicked, and says so ever after.
+Clicks alone: --unclicked 4 --unclicked-from category_popularity draws items that the user did not click; every report
+says so. --unclicked-unlike product leaves out other colours of the clicked product.
 
 BAD INPUT. What cannot be used is counted, shown, and set aside in DATASET: set_aside.parquet (rows of the log),
 set_aside_lines.parquet (lines that are no row), set_aside_items.parquet. Too much of it stops the job
 (--max-bad-share).
 
-SIZE. DuckDB works within --memory and spills to disk beside the output. --engine spark runs the same on Spark.
+SIZE. DuckDB works within --memory and spills to disk beside the output. --engine spark does the same on Spark.
 """
 
 from __future__ import annotations
@@ -32,32 +34,44 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
-from data_tools.common import files
 from data_tools.common.cli import parse_settings, run_command
-from data_tools.dataset.schema import SPLITS
-from data_tools.dataset.write import Rules, write_dataset
+from data_tools.dataset.category import with_category
+from data_tools.dataset.read_log import Log
+from data_tools.dataset.rules import Rules
+from data_tools.dataset.show import show
+from data_tools.dataset.write import write_dataset
 from data_tools.reading.columns import ITEM_COLUMNS, ITEM_OPTIONAL, LOG_COLUMNS, LOG_OPTIONAL, parse_columns
+from data_tools.reading.form import Given, given_form
 from data_tools.reading.item_list import read_items
 
-console = Console()
 
-
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings(Rules):
-    """What to make a dataset of.
+    """Input, output, and how the log becomes a dataset.
 
-    Attributes:
-        impressions: The log, one row an impression: a file, a folder or a glob.
-        items: The item list, one row an item: a file, a folder or a glob.
-        images: The folder that the image paths of the item list start from, or tars.
-        out: The dataset folder to make.
-        columns: Our names for the columns of the log, as in user_id=player,click=liked.
-        item_columns: Our names for the columns of the item list, as in item_id=game,image=cover.
-        source: Where the data come from, for the record.
-        licence: Under what terms, for the record.
+    Attributes
+    ----------
+    impressions : str
+        The log, one row per impression: a file, a folder or a glob.
+    items : str
+        The item list, one row per item: a file, a folder or a glob.
+    images : str or null
+        Folder that the image paths of the item list start from, or tars.
+    out : Path
+        Dataset folder to make.
+    columns : str
+        Our names for the log's columns, as in user_id=player,click=liked.
+    item_columns : str
+        Our names for the item list's columns, as in item_id=game,image=cover.
+    encoding, delimiter, header : str
+        Of text files of the log, where they do not tell: as in cp1252; as in ";"; and the names of the columns, as in
+        a,b,c, where the first line is no header.
+    item_encoding, item_delimiter, item_header : str
+        The same of the item list.
+    source : str
+        Where the data come from, for the record.
+    licence : str
+        Their licence, for the record.
     """
 
     impressions: str
@@ -66,45 +80,51 @@ class Settings(Rules):
     out: Path
     columns: str = ""
     item_columns: str = ""
+    encoding: str = ""
+    delimiter: str = ""
+    header: str = ""
+    item_encoding: str = ""
+    item_delimiter: str = ""
+    item_header: str = ""
     source: str = ""
     licence: str = ""
+
+    @property
+    def log_form(self) -> Given:
+        """What is said of the form of the log's text files."""
+        return given_form(self.encoding, self.delimiter, self.header)
+
+    @property
+    def item_form(self) -> Given:
+        """What is said of the form of the item list's text files."""
+        return given_form(self.item_encoding, self.item_delimiter, self.item_header)
 
 
 def prepare(settings: Settings) -> Path:
     """Make the dataset that the settings ask for; see :func:`write_dataset`."""
     columns = parse_columns(settings.columns, "--columns", (*LOG_COLUMNS, *LOG_OPTIONAL))
     item_columns = parse_columns(settings.item_columns, "--item-columns", (*ITEM_COLUMNS, *ITEM_OPTIONAL))
-    info = {"source": settings.source, "licence": settings.licence}
     settings.out.parent.mkdir(parents=True, exist_ok=True)
+    category = item_columns.pop("category") if "+" in item_columns.get("category", "") else None
     with tempfile.TemporaryDirectory(dir=settings.out.parent, prefix=f".{settings.out.name}.items-") as work:
-        listed = read_items(settings.items, item_columns, Path(work))
-        images = listed.pictures or settings.images
+        listed = read_items(settings.items, item_columns, Path(work), given=settings.item_form)
+        items = listed.items
+        if category:
+            items = with_category(items, category, item_columns, settings.items)
         return write_dataset(
-            settings.out, settings.impressions, listed.items, images, settings, columns, info, listed.broken
+            settings.out,
+            Log(settings.impressions, columns, given=settings.log_form),
+            items,
+            listed.pictures or settings.images,
+            rules=settings,
+            info={"source": settings.source, "licence": settings.licence},
+            broken_items=listed.broken,
+            notes=listed.notes,
         )
-
-
-def show(out: Path) -> None:
-    """Print what a dataset holds and what was set aside."""
-    info = files.read_json(out / "dataset.json")
-    table = Table("what", "count", title=str(out), title_justify="left")
-    table.columns[1].justify = "right"
-    rows = info["counts"] | {split: info["splits"][split] for split in SPLITS}
-    for section in ("set_aside", "set_aside_items", "bad_images"):
-        rows |= {f"{section}: {reason}": count for reason, count in info[section].items()}
-    for name, count in rows.items():
-        table.add_row(name.replace("_", " "), f"{count:,}")
-    console.print(table)
-    if drawn := info["labels"]["unclicked_drawn"]:
-        console.print(
-            f"No impression without a click is real: {drawn['per_click']} a click were drawn ({drawn['from']})."
-        )
-    console.print(f"next: python -m data_tools.shards --dataset {out} --out {out.parent / 'shards'}", soft_wrap=True)
 
 
 def main() -> None:
-    settings = parse_settings(Settings, __doc__)
-    show(prepare(settings))
+    show(prepare(parse_settings(Settings, __doc__)))
 
 
 if __name__ == "__main__":

@@ -4,11 +4,11 @@ python -m data_tools.world --out runs/world                                     
 python -m data_tools.world --photos DIR --world.items 5000 --world.requests 20000 --out runs/photos
 
 Products have pictures, a category and a title. Two kinds of attributes carry taste: *visible* ones (colour, pattern,
-cut; of photographs, the annotated colour and quantities measured from pixels) that only the picture shows in full, and
-*told* ones that only the title tells. ``visual_share`` says how much of the taste is visible: at 0 no visual method may
-win. The true click probability is kept as ``oracle``. New items keep arriving, and the scene "new" shows only those.
-The model of clicks and conversions stands in :mod:`data_tools.simulation.behaviour`, what is seen in photographs in
-:mod:`data_tools.simulation.photos`.
+cut; of photographs, the annotated colour and quantities measured from pixels), which only the picture shows in full,
+and *told* ones, which only the title tells. --world.visual_share sets how much of the taste is visible: at 0 no visual
+method may win. The true click probability is kept as oracle. New items keep arriving, and the scene "new" shows only
+those. data_tools/simulation/behaviour.py gives the model of clicks and conversions, photos.py what is seen in
+photographs.
 """
 
 from __future__ import annotations
@@ -20,14 +20,18 @@ from data_tools.simulation.make import make_world
 from data_tools.simulation.settings import World
 
 
-@dataclass
+@dataclass(frozen=True)
 class Settings:
-    """Simulate a shop: dataset, shards and planted attributes.
+    """Where to make it.
 
-    Attributes:
-        out: Folder to make.
-        photos: Folder of real photographs; short for --world.photos.
-        world: What kind of shop.
+    Attributes
+    ----------
+    out : str
+        Folder for dataset, shards and planted attributes.
+    photos : str or null
+        Folder of real photographs; short for --world.photos.
+    world : World
+        The shop.
     """
 
     out: str = "runs/world"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, fields
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jsonargparse.typing import restricted_number_type
@@ -14,6 +15,8 @@ from data_tools.common.errors import UserError
 FromTwo = restricted_number_type("FromTwo", int, (">=", 2))
 Share = restricted_number_type("Share", float, [(">", 0), ("<=", 1)])
 OpenShare = restricted_number_type("OpenShare", float, [(">=", 0), ("<", 1)])
+
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,48 @@ def _hints(settings: type) -> dict[str, Any]:
     return get_type_hints(settings)
 
 
+def allowed(hint: Any) -> str:
+    """The range of a restricted number, such as ">= 0 and < 1"; empty for other types."""
+    return re.sub(r"v(\W+)", r"\1 ", getattr(hint, "_expression", ""))
+
+
+def _noun(hint: Any) -> str:
+    inner = get_args(hint)
+    if get_origin(hint) is Literal:
+        return " or ".join(map(str, inner))
+    if get_origin(hint) in (list, tuple):
+        return f"a list (each {_noun(inner[0])})" if inner else "a list"
+    if get_origin(hint) is dict or hint is dict:
+        return "a mapping {key: value}"
+    if inner:  # a union
+        return " or ".join("null" if kind is type(None) else _noun(kind) for kind in inner)
+    base = getattr(hint, "_type", hint)
+    return f"{WORDS.get(base, getattr(base, '__name__', str(base)))} {allowed(hint)}".strip()
+
+
+def expected(hint: Any, value: Any = None) -> str:
+    """What a setting of some type has to be, in words: "must be a whole number > 0", "choose one of a, b".
+
+    Parameters
+    ----------
+    hint : type
+        The type.
+    value : optional
+        A value that does not fit: of one with the right base type, only the range is said.
+    """
+    if get_origin(hint) is Literal:
+        return f"choose one of {', '.join(map(str, get_args(hint)))}"
+    base = getattr(hint, "_type", None)
+    if base is not None and type(value) in (int, base):
+        return f"must be {allowed(hint)}"
+    return f"must be {_noun(hint)}"
+
+
 def _fault(value: Any, hint: Any) -> str | None:
     """What a value must be, where it is not."""
     inner = get_args(hint)
     if get_origin(hint) is Literal:
-        return None if value in inner else f"choose one of {', '.join(map(str, inner))}"
+        return None if value in inner else expected(hint)
     if get_origin(hint) in (list, tuple) and isinstance(value, list | tuple):
         faults = (_fault(one, inner[0]) for one in value)
         return next((f"each {fault}" for fault in faults if fault), None)
@@ -52,6 +92,6 @@ def _fault(value: Any, hint: Any) -> str | None:
     if isinstance(hint, type) and issubclass(hint, int | float) and hint not in (int, float, bool):
         try:
             hint(value)
-        except ValueError as error:  # "0 does not conform to restriction v>0"
-            return "must be " + re.sub(r"v(\W+)", r"\1 ", str(error).rpartition("restriction ")[2])
+        except (ValueError, TypeError):
+            return expected(hint, value)
     return None

@@ -41,7 +41,7 @@ def whole_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     if path.exists() and not overwrite:
-        raise UserError(f"{path} exists already; name another folder or remove this one first")
+        raise UserError(f"{path} already exists; choose another folder, or remove this one")
     scratch = _beside(path)
     scratch.mkdir()
     try:
@@ -72,14 +72,14 @@ def resumable_folder(path: str | Path, made_with: Any) -> Iterator[Path]:
     """
     path = Path(path)
     if path.exists():
-        raise UserError(f"{path} exists already; name another folder or remove this one first")
+        raise UserError(f"{path} already exists; choose another folder, or remove this one")
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch, lock = path.parent / f".{path.name}.partial", path.parent / f".{path.name}.lock"
     with open(lock, "w") as held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"another process is writing {path}; wait for it, or name another folder") from None
+            raise UserError(f"another process is writing {path}; wait for it, or choose another folder") from None
         made = scratch / "made_with.json"
         if not made.exists() or read_json(made) != json.loads(json.dumps(made_with)):
             shutil.rmtree(scratch, ignore_errors=True)

@@ -105,8 +105,8 @@ class Choice:
 def _again(one: Field) -> Any:
     """A field's default, for another dataclass."""
     if one.default_factory is not MISSING:
-        return field(default_factory=one.default_factory)
-    return field(default=one.default) if one.default is not MISSING else field()
+        return field(default_factory=one.default_factory, kw_only=one.kw_only)
+    return field(default=one.default, kw_only=one.kw_only)
 
 
 def with_plugins(section: type[Section], module: str, **registries: Registry[Any]) -> type[Section]:
@@ -146,11 +146,16 @@ def with_plugins(section: type[Section], module: str, **registries: Registry[Any
     return make_dataclass(section.__name__, [*own, *options], bases=(section,), namespace=body, frozen=frozen)
 
 
+def plugin_choices(section: Any) -> tuple[Choice, ...]:
+    """The settings of a section made by :func:`with_plugins` that name plug-ins; empty for other settings."""
+    return getattr(section, "choices", ())
+
+
 def plugin_settings(section: Any) -> dict[str, tuple[Choice, Any]]:
     """Name of each plug-in with options -> the choice it belongs to and its class; empty for other settings."""
     return {
         name: (choice, plugin)
-        for choice in getattr(section, "choices", ())
+        for choice in plugin_choices(section)
         for name, plugin in choice.registry.items()
         if hasattr(plugin, "Settings")
     }
@@ -183,16 +188,17 @@ def refuse_unused(section: Any, where: str, used: Collection[str]) -> None:
     ----------
     section : made by :func:`with_plugins`
     where : str
-        Its dotted name, such as "objective".
+        Its dotted name, such as "objective"; empty for the settings of a whole command.
     used : names
         Plug-ins whose options have an effect: those chosen, and those that they are made of.
     """
+    prefix = f"{where}." if where else ""
     for name, (choice, _) in plugin_settings(section).items():
         options = options_of(section, name)
         if name in used or not (set_ := changed(options)):
             continue
         flag, value = next(iter(set_.items()))
         raise UserError(
-            f"--{where}.{name}.{flag} is {value!r}, but {where}.{choice.key} is {getattr(section, choice.key)!r}: it "
-            f"would do nothing. Remove it, or choose --{where}.{choice.key} {name}"
+            f"--{prefix}{name}.{flag} is {value!r}, but {prefix}{choice.key} is {getattr(section, choice.key)!r}: it "
+            f"would do nothing. Remove it, or choose --{prefix}{choice.key} {name}"
         )

@@ -1,31 +1,33 @@
-"""Converters of public data sets, from the files that their owners publish to what ``prepare`` takes.
+"""Converters of public data sets: from the files that their owners publish to what ``prepare`` takes.
 
-Each is one function of (files, work, options) that gives a :class:`data_tools.converters.common.Source`.
+A further one is a file with a :class:`data_tools.converters.common.Converter`, a line below, a section in README.md and
+a test; other packages add theirs through the entry-point group ``visual_interest.converters``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from data_tools.common.plugins import Registry
+from data_tools.converters.alibaba_ads import AlibabaAds
+from data_tools.converters.amazon import AmazonReviews
+from data_tools.converters.common import Converter
+from data_tools.converters.criteo import Criteo
+from data_tools.converters.hm import HM
+from data_tools.converters.microlens import MicroLens
+from data_tools.converters.movielens import MovieLens
+from data_tools.converters.pixelrec import PixelRec
+from data_tools.converters.taobao_mm import TaobaoMM
 
-from data_tools.converters.alibaba_ads import alibaba_ads
-from data_tools.converters.amazon import amazon_reviews
-from data_tools.converters.common import Source
-from data_tools.converters.criteo import criteo
-from data_tools.converters.hm import hm
-from data_tools.converters.microlens import microlens
-from data_tools.converters.movielens import movielens
-from data_tools.converters.pixelrec import pixelrec
-from data_tools.converters.taobao_mm import taobao_mm
-
-SOURCES: dict[str, Callable[[Path, Path, dict[str, Any]], Source]] = {
-    "movielens": movielens,
-    "amazon_reviews": amazon_reviews,
-    "hm": hm,
-    "pixelrec": pixelrec,
-    "microlens": microlens,
-    "taobao_mm": taobao_mm,
-    "alibaba_ads": alibaba_ads,
-    "criteo": criteo,
-}
+CONVERTERS: Registry[type[Converter]] = Registry(
+    "data set",
+    "visual_interest.converters",
+    {
+        "movielens": MovieLens,
+        "amazon_reviews": AmazonReviews,
+        "hm": HM,
+        "pixelrec": PixelRec,
+        "microlens": MicroLens,
+        "taobao_mm": TaobaoMM,
+        "alibaba_ads": AlibabaAds,
+        "criteo": Criteo,
+    },
+)

@@ -1,7 +1,8 @@
-"""What the converters of public data sets share: what they give back, and how they find their files."""
+"""What the converters of public data sets share: what one is, what it gives back, and how it finds its files."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +12,8 @@ import duckdb
 import numpy as np
 import polars as pl
 
-from data_tools.common.cli import UserError
-from data_tools.dataset.write import Log
+from data_tools.common.errors import UserError
+from data_tools.dataset.read_log import Log
 from data_tools.reading import lines
 from data_tools.reading.form import DELIMITERS, Form
 from data_tools.reading.inputs import BROKEN
@@ -22,17 +23,24 @@ from data_tools.reading.opened import below, suffix
 
 @dataclass(frozen=True)
 class Source:
-    """A public data set as what ``prepare`` takes.
+    """A public data set in the form that ``prepare`` takes.
 
     Attributes
     ----------
-    log : where the log is and which column is which
-    items : the item list
-    images : the folder of pictures, None for none
-    rules : settings of :class:`data_tools.dataset.write.Rules` that these data need, unless the caller says otherwise
-    name, licence : for the record
-    broken : lines of the item list that are no item
-    table : ids and vectors of a table that the owners publish in place of pictures, and what is known of it
+    log : Log
+        Where the log is and which column is which.
+    items : polars.DataFrame
+        The item list.
+    images : Path or None
+        The folder of pictures.
+    name, licence : str
+        For the record.
+    rules : dict
+        Settings of :class:`data_tools.dataset.rules.Rules` that these data need, unless the caller sets them.
+    broken : polars.DataFrame
+        Lines of the item list that are no item.
+    table : tuple, optional
+        Ids, vectors and description of an embedding table that the owners publish instead of pictures.
     """
 
     log: Log
@@ -43,6 +51,39 @@ class Source:
     rules: Mapping[str, Any] = field(default_factory=dict)
     broken: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=BROKEN))
     table: tuple[np.ndarray, np.ndarray, dict[str, Any]] | None = None
+
+
+class Converter(ABC):
+    """A public data set: reads the files of its owners.
+
+    The first line of a converter's docstring is its line in ``--help``; a dataclass ``Settings`` inside it, where there
+    is one, holds its options.
+
+    Parameters
+    ----------
+    options : Settings, optional
+        The options chosen; None for a converter without any.
+    """
+
+    def __init__(self, options: Any = None) -> None:
+        self.options = options
+
+    @abstractmethod
+    def read(self, files: Path, work: Path) -> Source:
+        """Find the data set's files and say which column is which.
+
+        Parameters
+        ----------
+        files : Path
+            The folder of the files, at any depth.
+        work : Path
+            An empty folder for what is made on the way.
+
+        Raises
+        ------
+        UserError
+            If a file is missing or not as its owners describe it.
+        """
 
 
 def find(files: Path, patterns: str | Sequence[str], what: str) -> Path:
@@ -57,10 +98,10 @@ def find(files: Path, patterns: str | Sequence[str], what: str) -> Path:
     for pattern in patterns:
         found = below(files, pattern)
         if len(found) > 1:
-            raise UserError(f"{files} holds several of {pattern} ({what}): {[str(path) for path in found]}; leave one")
+            raise UserError(f"{files} has several {pattern} ({what}): {', '.join(map(str, found))}; keep one")
         if found:
             return found[0]
-    raise UserError(f"{files} holds no {' or '.join(patterns)} ({what}); put the files that the owners publish there")
+    raise UserError(f"{files} has no {' or '.join(patterns)} ({what}); put the owners' files there")
 
 
 def find_with(files: Path, columns: Collection[str], what: str) -> Path:
@@ -80,13 +121,14 @@ def find_with(files: Path, columns: Collection[str], what: str) -> Path:
     if len(found) != 1:
         seen = {str(path): header for path, header in named.items()}
         raise UserError(
-            f"one CSV with the columns {sorted(columns)} ({what}) is expected in {files}, not {len(found)}: {seen}"
+            f"{files} has {len(found)} CSV files with the columns {', '.join(sorted(columns))} ({what}); one is "
+            f"expected. Found: {seen}"
         )
     return found[0]
 
 
 def folder(files: Path, *names: str) -> Path | None:
-    """The first of some folders below ``files`` that there is."""
+    """The first of some folders that exists below ``files``."""
     return next((path for name in names for path in sorted(files.rglob(name)) if path.is_dir()), None)
 
 
@@ -101,7 +143,7 @@ def listed(
 
 
 def query(sql: str, work: Path, parameters: Sequence[Any] = ()) -> pl.DataFrame:
-    """Work out some SQL in DuckDB, spilling into ``work``.
+    """The result of some SQL in DuckDB, which spills into ``work``.
 
     Raises
     ------

@@ -9,30 +9,34 @@ digits: images/010/0108775015.jpg. ``customers.csv`` is not used.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
-from data_tools.converters.common import Source, find, folder, listed
-from data_tools.dataset.write import Log
+from data_tools.converters.common import Converter, Source, find, folder, listed
+from data_tools.dataset.read_log import Log
 
 
-def hm(files: Path, work: Path, options: dict[str, Any]) -> Source:
-    """Articles and purchases; a purchase is a click, and what was not bought is drawn by popularity."""
-    columns = {"user_id": "customer_id", "item_id": "article_id", "timestamp": "t_dat", "scene": "sales_channel_id"}
-    named = {"item_id": "article_id", "title": "prod_name", "category": "product_type_name"}
-    items, broken = listed(find(files, ["articles.csv", "articles.csv.*"], "articles"), named, work)
-    images = folder(files, "images")
-    if images:
-        article = pl.col("item_id")
-        items = items.with_columns(image=pl.concat_str(article.str.head(3), pl.lit("/"), article, pl.lit(".jpg")))
-    return Source(
-        Log(find(files, ["transactions_train.csv", "transactions_train.csv.*"], "purchases"), columns),
-        items,
-        images,
-        "H&M Personalized Fashion Recommendations (Kaggle)",
-        "the competition's rules: non-commercial use and academic research",
-        # Two of an article on one day are two rows with nothing to tell them apart.
-        {"unclicked": 4, "unclicked_from": "popularity", "max_bad_share": 0.2},
-        broken,
-    )
+class HM(Converter):
+    """H&M Personalized Fashion Recommendations (Kaggle): purchases and product photographs.
+
+    A purchase is a click; unclicked articles are drawn.
+    """
+
+    def read(self, files: Path, work: Path) -> Source:
+        columns = {"user_id": "customer_id", "item_id": "article_id", "timestamp": "t_dat", "scene": "sales_channel_id"}
+        named = {"item_id": "article_id", "title": "prod_name", "category": "product_type_name"}
+        items, broken = listed(find(files, ["articles.csv", "articles.csv.*"], "articles"), named, work)
+        images = folder(files, "images")
+        if images:
+            article = pl.col("item_id")
+            items = items.with_columns(image=pl.concat_str(article.str.head(3), pl.lit("/"), article, pl.lit(".jpg")))
+        return Source(
+            Log(find(files, ["transactions_train.csv", "transactions_train.csv.*"], "purchases"), columns),
+            items,
+            images,
+            "H&M Personalized Fashion Recommendations (Kaggle)",
+            "the competition's rules: non-commercial use and academic research",
+            # Two of an article on one day are two rows with nothing to tell them apart.
+            {"unclicked": 4, "unclicked_from": "popularity", "max_bad_share": 0.2},
+            broken,
+        )

@@ -8,26 +8,30 @@ without a header) and the covers (ITEM.jpg) in ``MicroLens-100k_covers``.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from data_tools.converters.common import Source, find, folder, listed
-from data_tools.dataset.write import Log
+from data_tools.converters.common import Converter, Source, find, folder, listed
+from data_tools.dataset.read_log import Log
 from data_tools.reading import lines
 from data_tools.reading.form import Form
 
 
-def microlens(files: Path, work: Path, options: dict[str, Any]) -> Source:
-    """Videos by their covers; an interaction is a click, and what was not clicked is drawn by popularity."""
-    titles = find(files, ["*title_en.csv", "*titles.csv"], "titles")
-    headed = lines.header(titles, ",", "utf-8-sig")[:2] == ["item", "title"]
-    form = None if headed else Form(",", ("item", "title"))
-    items, broken = listed(titles, {"item_id": "item"}, work, form)
-    return Source(
-        Log(find(files, "*_pairs.csv", "interactions"), {"user_id": "user", "item_id": "item"}),
-        items,
-        folder(files, "*_covers", "covers", "images"),
-        "MicroLens (Westlake University)",
-        "academic use; altered copies may not be passed on",
-        {"unclicked": 4, "unclicked_from": "popularity"},
-        broken,
-    )
+class MicroLens(Converter):
+    """MicroLens 50k or 100k (Westlake University): videos by their covers.
+
+    An interaction is a click; unclicked videos are drawn by popularity.
+    """
+
+    def read(self, files: Path, work: Path) -> Source:
+        titles = find(files, ["*title_en.csv", "*titles.csv"], "titles")
+        headed = lines.header(titles, ",", "utf-8-sig")[:2] == ["item", "title"]
+        form = None if headed else Form(",", ("item", "title"))
+        items, broken = listed(titles, {"item_id": "item"}, work, form)
+        return Source(
+            Log(find(files, "*_pairs.csv", "interactions"), {"user_id": "user", "item_id": "item"}),
+            items,
+            folder(files, "*_covers", "covers", "images"),
+            "MicroLens (Westlake University)",
+            "academic use; altered copies may not be passed on",
+            {"unclicked": 4, "unclicked_from": "popularity"},
+            broken,
+        )

@@ -10,13 +10,12 @@ movie id.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
-from data_tools.common.cli import UserError
-from data_tools.converters.common import Source, find, folder, listed
-from data_tools.dataset.write import Log
+from data_tools.common.errors import UserError
+from data_tools.converters.common import Converter, Source, find, folder, listed
+from data_tools.dataset.read_log import Log
 from data_tools.reading.form import Form
 
 RATING = ("user_id", "item_id", "rating", "timestamp")
@@ -45,32 +44,37 @@ def _hundred_thousand(files: Path, work: Path) -> tuple[Log, pl.DataFrame, pl.Da
     return Log(find(files, "u.data", "ratings"), {}, Form("\t", RATING, quoted=False)), items, broken
 
 
-def movielens(files: Path, work: Path, options: dict[str, Any]) -> Source:
-    """Films and ratings; a rating from 4 stars on is a click, and the first genre the category."""
-    if list(files.rglob("u.data")):
-        log, items, broken = _hundred_thousand(files, work)
-    elif list(files.rglob("ratings.dat")):
-        log = Log(find(files, "ratings.dat", "ratings"), {}, Form("::", RATING, quoted=False))
-        form = Form("::", ("item_id", "title", "genres"), "utf-8-sig", quoted=False)
-        films = find(files, "movies.dat", "films")
-        try:
-            films.read_text(encoding="utf-8")
-        except UnicodeDecodeError:  # 1M is in Latin-1, 10M in UTF-8
-            form = Form("::", form.names, "latin-1", quoted=False)
-        items, broken = listed(films, {}, work, form)
-    else:
-        columns = {"user_id": "userId", "item_id": "movieId"}
-        log = Log(find(files, ["ratings.csv", "ratings.csv.*"], "ratings"), columns)
-        items, broken = listed(find(files, "movies.csv", "films"), {"item_id": "movieId"}, work)
-    if "genres" not in items.columns:
-        raise UserError(f"the films of {files} have the columns {items.columns}; title and genres are expected")
-    items = items.with_columns(category=pl.col("genres").cast(pl.String).str.split("|").list.first())
-    return Source(
-        log,
-        items,
-        folder(files, "posters", "images"),
-        "MovieLens (GroupLens)",
-        "GroupLens: research only, no redistribution; posters are their owners'",
-        {"rating_threshold": 4.0},
-        broken,
-    )
+class MovieLens(Converter):
+    """MovieLens 100K to 32M (GroupLens): ratings of films, with your folder of posters.
+
+    4 stars and more count as a click; the first genre is the category.
+    """
+
+    def read(self, files: Path, work: Path) -> Source:
+        if list(files.rglob("u.data")):
+            log, items, broken = _hundred_thousand(files, work)
+        elif list(files.rglob("ratings.dat")):
+            log = Log(find(files, "ratings.dat", "ratings"), {}, Form("::", RATING, quoted=False))
+            form = Form("::", ("item_id", "title", "genres"), "utf-8-sig", quoted=False)
+            films = find(files, "movies.dat", "films")
+            try:
+                films.read_text(encoding="utf-8")
+            except UnicodeDecodeError:  # 1M is in Latin-1, 10M in UTF-8
+                form = Form("::", form.names, "latin-1", quoted=False)
+            items, broken = listed(films, {}, work, form)
+        else:
+            columns = {"user_id": "userId", "item_id": "movieId"}
+            log = Log(find(files, ["ratings.csv", "ratings.csv.*"], "ratings"), columns)
+            items, broken = listed(find(files, "movies.csv", "films"), {"item_id": "movieId"}, work)
+        if "genres" not in items.columns:
+            raise UserError(f"the films in {files} have the columns {items.columns}; title and genres are expected")
+        items = items.with_columns(category=pl.col("genres").cast(pl.String).str.split("|").list.first())
+        return Source(
+            log,
+            items,
+            folder(files, "posters", "images"),
+            "MovieLens (GroupLens)",
+            "GroupLens: research only, no redistribution; posters belong to their owners",
+            {"rating_threshold": 4.0},
+            broken,
+        )

@@ -8,22 +8,28 @@ description) and the covers (ITEM.jpg). Both tables of a size have one name, so 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from data_tools.converters.common import Source, find_with, folder, listed
-from data_tools.dataset.write import Log
+from data_tools.converters.common import Converter, Source, find_with, folder, listed
+from data_tools.dataset.read_log import Log
 
 
-def pixelrec(files: Path, work: Path, options: dict[str, Any]) -> Source:
-    """Videos by their covers; an interaction is a click, and what was not clicked is drawn by popularity."""
-    log = find_with(files, {"item_id", "user_id", "timestamp"}, "interactions")
-    items, broken = listed(find_with(files, {"item_id", "title", "tag"}, "item information"), {"category": "tag"}, work)
-    return Source(
-        Log(log, {}),
-        items,
-        folder(files, "cover", "covers", "images"),
-        "PixelRec (Westlake University)",
-        "academic use; altered copies may not be passed on",
-        {"unclicked": 4, "unclicked_from": "popularity"},
-        broken,
-    )
+class PixelRec(Converter):
+    """PixelRec (Westlake University): videos by their covers.
+
+    An interaction is a click; unclicked videos are drawn by popularity.
+    """
+
+    def read(self, files: Path, work: Path) -> Source:
+        log = find_with(files, {"item_id", "user_id", "timestamp"}, "interactions")
+        items, broken = listed(
+            find_with(files, {"item_id", "title", "tag"}, "item information"), {"category": "tag"}, work
+        )
+        return Source(
+            Log(log, {}),
+            items,
+            folder(files, "cover", "covers", "images"),
+            "PixelRec (Westlake University)",
+            "academic use; altered copies may not be passed on",
+            {"unclicked": 4, "unclicked_from": "popularity"},
+            broken,
+        )

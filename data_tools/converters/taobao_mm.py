@@ -13,19 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.common.cli import UserError
+from data_tools.common.errors import UserError
 from data_tools.common.parquet import engine_path
-from data_tools.converters.common import Source, find, query
-from data_tools.dataset.write import Log
+from data_tools.converters.common import Converter, Source, find, query
+from data_tools.dataset.read_log import Log
 from data_tools.reading.opened import below
 
 
 def _vectors(files: Path, items: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """The published embeddings of some items, float16, of a repeated key the first."""
+    """The published embeddings of some items, float16, the first of a repeated key."""
     keys = np.load(find(files, "scl_emb_int8_p90_keys.npy", "ids of the embeddings"), mmap_mode="r")
     values = np.load(find(files, "scl_emb_int8_p90_values.npy", "embeddings"), mmap_mode="r")
     if len(keys) != len(values):
-        raise UserError(f"{len(keys)} ids for {len(values)} embeddings in {files}; fetch them again")
+        raise UserError(f"{len(keys)} ids for {len(values)} embeddings in {files}; download them again")
     rows = np.flatnonzero(np.isin(keys, items))
     ids, first = np.unique(keys[rows], return_index=True)
     vectors = (values[np.sort(rows[first])].astype(np.float32) / 127).astype(np.float16)
@@ -33,30 +33,35 @@ def _vectors(files: Path, items: np.ndarray) -> tuple[np.ndarray, np.ndarray, di
     return ids, vectors, {"encoder": "SCL (Taobao-MM)", "normalised": True, "layer": "published, int8 / 127"}
 
 
-def taobao_mm(files: Path, work: Path, options: dict[str, Any]) -> Source:
-    """Exposures in the order of the files, the published test part last; beside the dataset, a table of embeddings."""
-    found = {part: below(files, f"{part}-shard-*.parquet") for part in ("train", "test")}
-    shards = {part: list(map(engine_path, paths)) for part, paths in found.items()}
-    for part, found in shards.items():
-        if not found:
-            raise UserError(f"{files} holds no {part}-shard-*.parquet; put the files that the owners publish there")
-    log, whole = work / "log.parquet", "read_parquet(?, filename = false, hive_partitioning = false)"
-    exposures = f'SELECT "129_1" AS user_id, "205" AS item_id, label_0[2] AS click FROM {whole}'
-    query(f"COPY ({exposures}) TO '{log}'", work, [shards["train"] + shards["test"]])
-    attributes = 'first("206") AS category, first("213") AS attribute_213, first("214") AS attribute_214'
-    items = query(
-        f'SELECT "205" AS item_id, {attributes} FROM {whole} GROUP BY 1 ORDER BY 1',
-        work,
-        [shards["train"] + shards["test"]],
-    )
-    counts = [query(f"SELECT count(*) AS n FROM {whole}", work, [found])["n"][0] for found in shards.values()]
-    share = counts[0] / sum(counts)
-    return Source(
-        Log(log, {}),
-        items,
-        None,
-        "Taobao-MM (Alibaba)",
-        "Apache-2.0, for research",
-        {"time_unit": "order", "valid_from": round(0.9 * share, 6), "test_from": round(share, 6)},
-        table=_vectors(files, items["item_id"].to_numpy()),
-    )
+class TaobaoMM(Converter):
+    """Taobao-MM (Alibaba): exposures, clicks and published embeddings, no pictures.
+
+    Exposures keep the order of the files, the published test part last; the embeddings become a table.
+    """
+
+    def read(self, files: Path, work: Path) -> Source:
+        found = {part: below(files, f"{part}-shard-*.parquet") for part in ("train", "test")}
+        shards = {part: list(map(engine_path, paths)) for part, paths in found.items()}
+        for part, found in shards.items():
+            if not found:
+                raise UserError(f"{files} has no {part}-shard-*.parquet; put the owners' files there")
+        log, whole = work / "log.parquet", "read_parquet(?, hive_partitioning = false)"
+        exposures = f'SELECT "129_1" AS user_id, "205" AS item_id, label_0[2] AS click FROM {whole}'
+        query(f"COPY ({exposures}) TO '{log}'", work, [shards["train"] + shards["test"]])
+        attributes = 'first("206") AS category, first("213") AS attribute_213, first("214") AS attribute_214'
+        items = query(
+            f'SELECT "205" AS item_id, {attributes} FROM {whole} GROUP BY 1 ORDER BY 1',
+            work,
+            [shards["train"] + shards["test"]],
+        )
+        counts = [query(f"SELECT count(*) AS n FROM {whole}", work, [found])["n"][0] for found in shards.values()]
+        share = counts[0] / sum(counts)
+        return Source(
+            Log(log, {}),
+            items,
+            None,
+            "Taobao-MM (Alibaba)",
+            "Apache-2.0, for research",
+            {"time_unit": "order", "valid_from": round(0.9 * share, 6), "test_from": round(share, 6)},
+            table=_vectors(files, items["item_id"].to_numpy()),
+        )

@@ -6,14 +6,14 @@
 ``impressions.parquet``  user, item (int32 rows of clicks and items), user_id, item_id (as given), timestamp (int64),
                        click (int8), request (int64, one page view), clicks_before (int32), split ("train", "valid"
                        or "test") and, where known, scene, position, conversion, oracle (true click probability),
-                       sampled (whether it was drawn for a click, in a dataset of a log of clicks alone)
+                       sampled (drawn for a click: only in datasets made of clicks alone)
 ``clicks.parquet``     user (int32, the row), user_id, items (list of int32), timestamps (list of int64), oldest first
 ``dataset.json``       schema version, counts, set_aside (reason -> rows), time range and unit, splits, labels (rating
                        threshold, unclicked items drawn), source, fingerprint
 ``set_aside*.parquet``  rows of the log, lines that are no row, and items that could not be used, each with its reason
 =====================  ===============================================================================================
 
-The history of an impression is never stored: it is ``clicks[user].items[:clicks_before]``, cut to the last H.
+The history of an impression is not stored: it is ``clicks[user].items[:clicks_before]``, cut to the last H.
 ``clicks_before`` counts the user's clicks *strictly* before the impression's timestamp.
 Impressions are ordered by (timestamp, request, position or order in the log).
 """
@@ -32,6 +32,7 @@ from data_tools.common.files import read_json
 from data_tools.common.parquet import read_parquet
 
 SCHEMA_VERSION = 1
+AGAIN = "make the dataset again with python -m data_tools.prepare"
 SPLITS = ("train", "valid", "test")
 REQUIRED = {
     "items": ("item", "item_id", "image", "first_seen"),
@@ -55,7 +56,7 @@ class Dataset:
         table = read_parquet(self.folder / f"{name}.parquet")
         missing = [column for column in REQUIRED[name] if column not in table.columns]
         if missing:
-            raise UserError(f"{self.folder / name}.parquet lacks the columns {missing}; write it again with prepare")
+            raise UserError(f"{self.folder / name}.parquet lacks the columns {missing}; {AGAIN}")
         return table
 
     @cached_property
@@ -77,12 +78,12 @@ def open_dataset(folder: str | Path) -> Dataset:
     Raises
     ------
     UserError
-        If the folder is no dataset or was written in another version of the format.
+        If the folder is not a dataset, or has another version of the format.
     """
     dataset = Dataset(Path(folder))
     if not (dataset.folder / "dataset.json").exists():
-        raise UserError(f"{folder} holds no dataset.json; make a dataset with: python -m data_tools.prepare --help")
+        raise UserError(f"{folder} has no dataset.json; make a dataset with: python -m data_tools.prepare --help")
     found = dataset.info.get("schema_version")
     if found != SCHEMA_VERSION:
-        raise UserError(f"{folder} has schema version {found}, this program reads {SCHEMA_VERSION}; prepare it again")
+        raise UserError(f"{folder} has schema version {found}, but this program reads {SCHEMA_VERSION}; {AGAIN}")
     return dataset

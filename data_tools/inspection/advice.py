@@ -1,6 +1,6 @@
-"""What a person should know before training on a dataset: each finding says what, why it matters and what to do.
+"""What to know before training on a dataset: each finding says what was found, why it matters and what to do.
 
-The limits are ours, set where the matter begins to move a result.
+The limits are ours, set where a finding starts to affect results.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Seen:
-    """What the checks look at: the contents of dataset.json, the facts of the log, and the pictures."""
+    """What the checks use: the contents of dataset.json, the facts of the log, and the pictures."""
 
     info: dict[str, Any]
     log: dict[str, Any]
@@ -46,8 +46,8 @@ def _labels(seen: Seen) -> Iterator[Finding]:
             yield Finding(
                 SERIOUS,
                 f"Of the {row['impressions']:,} impressions in {row['split']}, {all_or_none} is a click.",
-                "Nothing can be ranked or scored there, and a model that knows the time knows the label.",
-                "See how clicks were joined to the log at that time; a label that arrives late looks like this.",
+                "Nothing can be ranked or scored there, and the time alone predicts the label.",
+                "Check how clicks were joined to the log at that time; late labels look like this.",
             )
     train = seen.split("train")
     if not train:
@@ -64,7 +64,7 @@ def _labels(seen: Seen) -> Iterator[Finding]:
             yield Finding(
                 WATCH,
                 f"The click rate is {rate:.1%} in {row['split']} and {usual:.1%} in train.",
-                "Log loss and calibration measured there tell of the shift more than of the model.",
+                "Log loss and calibration measured there reflect the shift more than the model.",
                 "Look at the click rate over time below. Compare models by AUC and GAUC.",
             )
 
@@ -74,8 +74,8 @@ def _future(seen: Seen) -> Iterator[Finding]:
         yield Finding(
             SERIOUS,
             f"{wrong:,} impressions have a history that is not the clicks strictly before them.",
-            "A model that sees clicks of the moment or later knows the answer.",
-            "Make the dataset again with data_tools.prepare; these tables were written by something else.",
+            "A model that sees clicks of the same moment or later knows the answer.",
+            "Make the dataset again with data_tools.prepare; other software wrote these tables.",
         )
 
 
@@ -85,10 +85,10 @@ def _unclicked(seen: Seen) -> Iterator[Finding]:
     if drawn or sampled:
         yield Finding(
             WATCH,
-            "The unclicked items were drawn, not seen unclicked"
+            "The unclicked items were drawn, not observed"
             + (f" ({sampled:,} of {seen.log['counts']['impressions']:,} impressions)." if sampled else "."),
-            "Metrics say how well clicks are told from random items, which is easier than what a shop asks.",
-            f"Say so wherever a figure is quoted; how they were drawn: {drawn if drawn else 'column sampled'}.",
+            "Metrics say how well clicks are separated from drawn items, which differs from ranking a real page view.",
+            f"Say so wherever a figure is quoted. How they were drawn: {drawn or 'see column sampled'}.",
         )
 
 
@@ -104,8 +104,8 @@ def _missing_pictures(seen: Seen) -> Iterator[Finding]:
         SERIOUS if max(share, lost) > 0.05 else WATCH,
         f"{faults.total():,} of {len(seen.pictures.fault):,} items have no usable picture ({counted}); "
         f"{lost:.1%} of the impressions show one of them.",
-        "Pre-training leaves these slots out, and a CTR model gets no embedding for them.",
-        "Add the pictures and prepare again. The page lists the items.",
+        "Pre-training skips these slots, and a CTR model gets no embedding for them.",
+        "Add the pictures and prepare it again. The page (--out) lists the items.",
     )
 
 
@@ -117,9 +117,9 @@ def _duplicates(seen: Seen) -> Iterator[Finding]:
     yield Finding(
         WATCH if items > 0.02 * total else NOTE,
         f"{items:,} items share a picture with another one, in {len(groups):,} groups "
-        f"({seen.pictures.exact.sum():,} are copies to the byte).",
-        "As each other's negatives they teach an encoder to tell the same picture apart.",
-        "Give them one item id, or leave copies out of the item list.",
+        f"({seen.pictures.exact.sum():,} are byte-identical copies).",
+        "As negatives of each other they teach an encoder to separate identical pictures.",
+        "Give them one item id, or remove copies from the item list.",
     )
     cold = seen.log["shows"]["cold"].to_numpy() & (seen.log["shows"]["impressions"].to_numpy() > 0)
     twins = sum(int(cold[group].sum()) for group in groups if not cold[group].all())
@@ -127,8 +127,8 @@ def _duplicates(seen: Seen) -> Iterator[Finding]:
         yield Finding(
             WATCH,
             f"{twins:,} of the {cold.sum():,} items never shown in training have the picture of one that was.",
-            "Figures on cold items are too good by what is remembered of the twin.",
-            "Merge the twins' ids, or leave these items out of the cold slice.",
+            "Figures on cold items are inflated by what was learned of the twin.",
+            "Merge the twins' ids, or exclude these items from the cold slice.",
         )
 
 
@@ -139,7 +139,7 @@ def _poor_pictures(seen: Seen) -> Iterator[Finding]:
         yield Finding(
             WATCH,
             f"{blank:,} pictures are one flat colour.",
-            "They are placeholders, most likely, and say nothing of the item.",
+            "They are most likely placeholders and say nothing about the item.",
             "Leave their image empty in the item list, so that they count as missing.",
         )
     tiny = (usable & (np.minimum(seen.pictures.width, seen.pictures.height) < 32)).sum()
@@ -147,14 +147,14 @@ def _poor_pictures(seen: Seen) -> Iterator[Finding]:
         yield Finding(
             WATCH,
             f"{tiny:,} pictures are less than 32 pixels wide or high.",
-            "Encoders enlarge them; texture and print are gone.",
-            "Look for the originals before training at 64 pixels or more.",
+            "Encoders enlarge them; texture and print are lost.",
+            "Use the originals before training at 64 pixels or more.",
         )
     if usable.sum() < 1000:
         yield Finding(
             WATCH,
             f"There are {usable.sum():,} pictures.",
-            "An encoder learns so few by heart, and what it learns does not carry over to new items.",
+            "An encoder memorises so few, and what it learns does not transfer to new items.",
             "Choose weights on items not trained on (evaluation.choose_on unseen), and start from pre-trained weights.",
         )
 
@@ -165,8 +165,8 @@ def _cold(seen: Seen) -> Iterator[Finding]:
         yield Finding(
             WATCH,
             f"{test['cold_share']:.2%} of the test impressions are of items never shown in training.",
-            "Where embeddings help most, on new items, nothing can be measured.",
-            "Prepare again with --new-item-share 0.15: a share of the items is treated as launched late.",
+            "Embeddings help most on new items, and nothing can be measured there.",
+            "Prepare it again with --new-item-share 0.15, which treats a share of the items as launched late.",
         )
 
 
@@ -176,22 +176,22 @@ def _test_size(seen: Seen) -> Iterator[Finding]:
         yield Finding(
             SERIOUS,
             "There is no test split.",
-            "Nothing can be proved.",
+            "Nothing can be measured.",
             "Prepare it again with an earlier --test-from.",
         )
     elif 0 < test["clicks"] < 1000:
         yield Finding(
             WATCH,
             f"The test split holds {test['clicks']:,} clicks.",
-            "Intervals will be wider than most real differences.",
-            "Take a longer log, or an earlier --test-from.",
+            "Confidence intervals will be wider than most real differences.",
+            "Use a longer log, or an earlier --test-from.",
         )
     both = seen.log["pages"]["test_with_both"]
     if both is not None and both < 0.2:
         yield Finding(
             WATCH,
             f"{both:.1%} of the test split's page views hold both a clicked and an unclicked item.",
-            "Only these say how items are ranked within a page view.",
+            "Only these show how items are ranked within a page view.",
             "Check request_id and --page-gap: page views of one slot, or of clicks alone, cannot be ranked.",
         )
 
@@ -202,23 +202,23 @@ def _histories(seen: Seen) -> Iterator[Finding]:
         yield Finding(
             WATCH,
             f"{test['empty_history_share']:.0%} of the test impressions have no click before them.",
-            "Interest models have nothing to go by there.",
-            "Take a longer log, or read the figures on impressions with a history.",
+            "Models of user interest have no input there.",
+            "Use a longer log, or read the figures on impressions with a history.",
         )
     within = seen.log["users"]["within_a_day"]
     if within is not None and within > 0.5:
         yield Finding(
             NOTE,
-            f"{within:.0%} of the users come within a single day only.",
-            "Their history is of the same sitting, which tells mood more than taste.",
-            "State it beside the figures.",
+            f"{within:.0%} of the users are active on a single day only.",
+            "Their history comes from the same session, which reflects mood more than taste.",
+            "Report it with the figures.",
         )
     if test and test["new_user_share"] > 0.5:
         yield Finding(
             NOTE,
             f"{test['new_user_share']:.0%} of the test impressions are of users never seen in training.",
-            "User ids carry nothing there; all rests on their history since.",
-            "State it beside the figures.",
+            "User ids carry no information there; only their recent history does.",
+            "Report it with the figures.",
         )
 
 
@@ -230,8 +230,8 @@ def _input(seen: Seen) -> Iterator[Finding]:
         yield Finding(
             WATCH,
             f"{aside:,} of {read:,} rows of the log were set aside ({reasons}).",
-            "What is lost is seldom lost at random.",
-            "They stand in set_aside.parquet, each with its reason; mend the log where it matters.",
+            "Rows are rarely lost at random.",
+            "set_aside.parquet lists them with their reasons; fix the log where it matters.",
         )
 
 
@@ -242,15 +242,15 @@ def _popularity(seen: Seen) -> Iterator[Finding]:
         yield Finding(
             WATCH,
             f"The most shown 1 % of the items have {shows[:top].sum() / shows.sum():.0%} of the impressions.",
-            "Pre-training meets few pictures, and ids alone explain most clicks.",
-            "Judge embeddings on the slices of rarely shown and new items.",
+            "Pre-training sees few pictures, and ids alone explain most clicks.",
+            "Judge embeddings on rarely shown and new items.",
         )
     if never := int((shows == 0).sum()):
         yield Finding(
             NOTE,
             f"{never:,} of {len(shows):,} items are never shown.",
-            "They take part in nothing but the export of embeddings, and in objectives on the catalogue's pictures.",
-            "Nothing needs doing, unless their impressions were lost on the way.",
+            "They are used only by the export of embeddings and by objectives on the catalogue's pictures.",
+            "Nothing, unless their impressions were lost on the way.",
         )
 
 
@@ -270,6 +270,6 @@ CHECKS: tuple[Callable[[Seen], Iterator[Finding]], ...] = (
 
 
 def findings(seen: Seen) -> list[Finding]:
-    """Everything to know, the serious first."""
+    """All findings, serious ones first."""
     found = [finding for check in CHECKS for finding in check(seen)]
     return sorted(found, key=lambda finding: (SERIOUS, WATCH, NOTE).index(finding.level))

@@ -27,7 +27,7 @@ def _row(frame: pl.LazyFrame) -> dict[str, Any]:
 
 
 def histogram(counts: pl.DataFrame, edges: tuple[int, ...]) -> list[tuple[str, int]]:
-    """Rows of ``counts`` (value, rows) by ranges that begin at the ``edges``: ("3 to 5", rows) each."""
+    """Rows of ``counts`` (value, rows) by ranges that start at the ``edges``: ("3 to 5", rows) each."""
     values, rows = counts["value"].to_numpy(), counts["rows"].to_numpy()
     place = np.searchsorted(edges, values, side="right") - 1
     sums = np.bincount(place, weights=rows, minlength=len(edges)).astype(int)
@@ -36,7 +36,7 @@ def histogram(counts: pl.DataFrame, edges: tuple[int, ...]) -> list[tuple[str, i
 
 
 def _by_split(log: pl.LazyFrame) -> list[dict[str, Any]]:
-    """One dict a split: sizes, click rate and what training never showed."""
+    """One dict per split: sizes, click rate, and shares of cold items, new users and empty histories."""
     trained = log.filter(pl.col("split") == "train")
     items = trained.select("item").unique().with_columns(warm_item=True)
     users = trained.select("user").unique().with_columns(warm_user=True)
@@ -59,7 +59,7 @@ def _by_split(log: pl.LazyFrame) -> list[dict[str, Any]]:
 
 
 def _by_day(log: pl.LazyFrame, day: int) -> list[dict[str, Any]]:
-    """One dict a bucket of whole days: impressions, click rate and the share of items never shown on an earlier day."""
+    """One dict per bucket of whole days: impressions, click rate and the share of items never shown before."""
     days = log.with_columns(day=pl.col("timestamp").floordiv(day))
     first = days.group_by("item").agg(first_day=pl.col("day").min())
     facts = (
@@ -88,7 +88,7 @@ def _by_day(log: pl.LazyFrame, day: int) -> list[dict[str, Any]]:
 
 
 def _pages(log: pl.LazyFrame) -> dict[str, Any]:
-    """Slots a page view, and the share of the test split's page views that hold a clicked and an unclicked item."""
+    """Slots per page view, and the share of the page views with both a clicked and an unclicked item."""
     views = log.group_by("request").agg(
         slots=pl.len(), clicks=pl.col("click").sum().cast(pl.Int64), split=pl.col("split").first()
     )
@@ -103,7 +103,7 @@ def _pages(log: pl.LazyFrame) -> dict[str, Any]:
 
 
 def _future_clicks(log: pl.LazyFrame, clicks: pl.LazyFrame) -> int:
-    """Impressions whose history is not the clicks strictly before them: it holds a later one, or one is left out."""
+    """Impressions whose history is not the clicks strictly before them: one is too late, or one is missing."""
     flat = clicks.select("user", "timestamps").explode("timestamps").drop_nulls()
     numbered = flat.with_columns(number=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("user"))
     last = numbered.rename({"timestamps": "last"})
@@ -133,7 +133,7 @@ def log_facts(dataset: Dataset) -> dict[str, Any]:
     Returns
     -------
     dict
-        counts, splits (one dict each), days (one dict a bucket; empty where times are no dates), pages, users,
+        counts, splits (one dict each), days (one dict per bucket; empty where times are not dates), pages, users,
         histories and shown (histograms), scenes, future_clicks, and per item ``shows`` (polars.DataFrame: item,
         impressions, clicks, cold: never shown in training).
     """

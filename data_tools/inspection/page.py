@@ -147,7 +147,7 @@ def page(dataset: Dataset, seen: Seen) -> str:
             for group in groups[:GROUPS]
         ],
         groups_note=f"The {min(GROUPS, len(groups))} largest of {plural(len(groups), 'group')}, at most {IN_GROUP} "
-        "pictures each. The same: to the byte, or at thumbnail size (perceptual hash, then a small copy).",
+        "pictures each. Same means byte-identical, or equal at thumbnail size (perceptual hash, then a small copy).",
         all_groups=[", ".join(ids[int(item)] for item in group[:LISTED]) for group in groups[:LISTED]],
         groups_left=max(0, len(groups) - LISTED),
         faults=[

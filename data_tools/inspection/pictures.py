@@ -18,15 +18,15 @@ from scipy.sparse.csgraph import connected_components
 from data_tools.dataset.schema import Dataset
 from data_tools.reading.images import FORMATS, BadImage, read_image
 
-DISTANCE = 7  # bits of 64; up to here four tables of 16 bits, looked up with one bit turned, find every pair
+DISTANCE = 7  # bits of 64; up to here four tables of 16 bits, searched with one bit flipped, find every pair
 DIFFERENT = 0.003  # of the copies' variance
 BLANK = 3.0  # of 255
-SIDE = 8  # small enough to forget what compression did, large enough to keep the colours apart
+SIDE = 8  # small enough to hide compression artefacts, large enough to separate colours
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """What the pictures show, one entry an item.
+    """Facts about the pictures, one entry per item.
 
     Attributes
     ----------
@@ -34,8 +34,8 @@ class Pictures:
     width, height : int array (items,), in pixels; 0 where there is none
     size : int array (items,), bytes of the file
     blank : bool array (items,): one flat colour
-    group : int array (items,): items of the same picture share a number; -1 where the picture stands alone or is blank
-    exact : bool array (items,): another item's file has the very same bytes
+    group : int array (items,): items with the same picture share a number; -1 where the picture is unique or blank
+    exact : bool array (items,): another item's file has the same bytes
     """
 
     fault: list[str | None]
@@ -67,10 +67,10 @@ class _Look:
 
 
 def perceptual_hash(picture: Image.Image) -> np.ndarray:
-    """64 bits, uint8 (8,): the signs of the 8 x 8 lowest frequencies of the 32 x 32 grey picture, about their median.
+    """64 bits, uint8 (8,): the 8 x 8 lowest frequencies of the 32 x 32 grey picture, each against their median.
 
     The DCT hash of Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions" (2010), without its
-    mean filter, which the reduction to 32 x 32 takes over.
+    mean filter, which the reduction to 32 x 32 replaces.
     """
     grey = np.asarray(picture.convert("L").resize((32, 32), Image.Resampling.BOX), np.float64)
     low = dctn(grey, norm="ortho")[:8, :8].ravel()
@@ -101,7 +101,7 @@ def _look(dataset: Dataset, name: str | None) -> _Look:
 def near_pairs(hashes: np.ndarray, distance: int = DISTANCE) -> tuple[np.ndarray, np.ndarray]:
     """All pairs (first < second) of 64-bit hashes, uint8 (n, 8), that differ in at most ``distance`` bits, up to 7.
 
-    Of four pieces of 16 bits at least one differs in at most one bit then, so faiss's multi-index hashing finds it.
+    Of four pieces of 16 bits at least one then differs in at most one bit, so faiss's multi-index hashing finds it.
     """
     index = faiss.IndexBinaryMultiHash(64, 4, 16)
     index.nflip = 1
@@ -120,9 +120,9 @@ def _alike(first: np.ndarray, second: np.ndarray) -> bool:
 def _group(looks: list[_Look]) -> tuple[np.ndarray, np.ndarray]:
     """Group numbers and whether a file is a copy; see :class:`Pictures`.
 
-    The same picture: the same bytes; or hashes that differ in at most 7 bits and 8 x 8 copies whose squared
-    difference is a small part of their variance, since products on white look alike to a hash. That and both limits
-    are ours.
+    Two pictures are the same if their bytes are; or if their hashes differ in at most 7 bits and the squared difference
+    of their 8 x 8 copies is small relative to the copies' variance, since a hash alone confuses products on white. The
+    second condition and both limits are ours.
     """
     group = np.full(len(looks), -1)
     rows = [row for row, look in enumerate(looks) if look.fault is None and not look.blank]
@@ -143,11 +143,11 @@ def _group(looks: list[_Look]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def look_at_pictures(dataset: Dataset) -> Pictures:
-    """Read every picture once, showing progress, and find those that are the same."""
+    """Read every picture once, showing progress, and find the duplicates."""
     names = dataset.items["image"].to_list()
     with ThreadPoolExecutor() as pool:
         work = pool.map(lambda name: _look(dataset, name), names)
-        looks = list(track(work, "looking at pictures", total=len(names)))
+        looks = list(track(work, "reading pictures", total=len(names)))
     group, exact = _group(looks)
     return Pictures(
         fault=[look.fault for look in looks],

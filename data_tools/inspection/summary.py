@@ -34,10 +34,10 @@ def headline(found: list[Finding]) -> str:
     """The findings in one sentence."""
     serious, watch = (sum(one.level == level for one in found) for level in (SERIOUS, WATCH))
     if serious:
-        return f"{plural(serious, 'serious fault')} to mend first" + (f", and {watch:,} to watch." if watch else ".")
+        return f"{plural(serious, 'serious problem')} to fix first" + (f", and {watch:,} to watch." if watch else ".")
     if watch:
-        return f"Usable; {plural(watch, 'thing')} to watch when the figures are read."
-    return "Usable; nothing stands out."
+        return f"Usable; {plural(watch, 'point')} to keep in mind when reading results."
+    return "Usable; no problems found."
 
 
 def tiles(seen: Seen) -> list[tuple[str, str]]:
@@ -59,7 +59,7 @@ def tiles(seen: Seen) -> list[tuple[str, str]]:
 
 
 def split_rows(seen: Seen) -> list[list[str]]:
-    """One row a split: its name, sizes, and shares of what training never showed and of empty histories."""
+    """One row per split: its name, sizes, and shares of cold items, new users and empty histories."""
     whole = ("impressions", "clicks", "click_rate", "page_views", "users", "items")
     shares = ("cold_share", "new_user_share", "empty_history_share")
     return [
@@ -76,7 +76,7 @@ def split_rows(seen: Seen) -> list[list[str]]:
 
 
 def picture_facts(seen: Seen) -> list[tuple[str, str]]:
-    """What the pictures are, (what, how) each."""
+    """Facts about the pictures, (fact, value) each."""
     pictures = seen.pictures
     faults = Counter(fault for fault in pictures.fault if fault)
     usable = pictures.width > 0
@@ -89,11 +89,11 @@ def picture_facts(seen: Seen) -> list[tuple[str, str]]:
         bytes_each = np.median(pictures.size[usable]) / 1024
         facts += [
             ("width x height, 5 %, median, 95 %", spread),
-            ("size", f"{pictures.size.sum() / 2**20:,.1f} MiB in all, {bytes_each:,.1f} KiB in the middle"),
+            ("size", f"{pictures.size.sum() / 2**20:,.1f} MiB in total, {bytes_each:,.1f} KiB at the median"),
             ("one flat colour", f"{pictures.blank.sum():,}"),
         ]
     same = sum(map(len, groups))
-    facts.append(("the same picture as another item", f"{plural(same, 'item')} in {plural(len(groups), 'group')}"))
+    facts.append(("same picture as another item", f"{plural(same, 'item')} in {plural(len(groups), 'group')}"))
     return facts
 
 

@@ -60,6 +60,7 @@ class DuckDB:
     """
 
     faults = duckdb.Error
+    unsigned = "uint64"  # what it reads unsigned integers of 64 bits as
 
     def __init__(self, work: Path, memory: str) -> None:
         try:
@@ -69,6 +70,7 @@ class DuckDB:
                 memory_limit=memory,
                 preserve_insertion_order=False,  # every order that matters is asked for
             )
+            self.backend.raw_sql("SET TimeZone = 'UTC'")  # otherwise times with a zone become local ones
         except duckdb.Error as error:
             raise UserError(f"DuckDB cannot start with memory {memory!r}: {error}") from error
 
@@ -84,6 +86,9 @@ class DuckDB:
         )
         options = {"file_row_number": True, "filename": "__file__", "union_by_name": True, "binary_as_string": True}
         log = parquet_table(self.backend, [part.path for part in parts], **options)
+        # DuckDB's times of nanoseconds with a zone are unknown to ibis.
+        zoned = [name for name, kind in log.schema().items() if kind.is_unknown() and "TIMESTAMPTZ" in str(kind)]
+        log = log.mutate(**{name: log[name].cast("timestamp('UTC')") for name in zoned})
         if len(parts) == 1:
             placed = log.mutate(**{name: ibis.literal(files[name][0]) for name in files.columns})
         else:
@@ -121,6 +126,8 @@ class Spark:
     UserError
         If pyspark or Java is missing.
     """
+
+    unsigned = "decimal(20, 0)"
 
     def __init__(self, work: Path, memory: str) -> None:
         try:

@@ -12,9 +12,10 @@ import polars as pl
 from data_tools.log.engines import Engine
 from data_tools.log.values import MICRO
 
-UNCLICKED = ("uniform", "popularity", "category")
 OWN_MEAN = "own_mean"
 ROUNDS = 12
+# What a drawn item shares with the click that it was drawn for.
+PAGE_VIEW = ("user", "timestamp", "request_id", "scene", "page_time", "request", "clicks_before", "split", "part")
 
 
 def from_ratings(rows: ir.Table, threshold: float | str) -> ir.Table:
@@ -45,14 +46,17 @@ def _hashed(row: ir.Value, draw: ir.Value | int, turn: int, seed: int) -> ir.Val
 
 
 def _pools(engine: Engine, clicks: ir.Table, catalogue: ir.Table, how: str) -> tuple[ir.Table, ir.Table]:
-    """The clicks with ``pool`` and ``size`` (how many candidates there are by then), and the candidates themselves
-    (``pool``, ``rank`` from 0, ``drawn``): items in the order of their first click, or clicks for popularity."""
-    if how == "category":
-        clicks = clicks.join(catalogue.select("item", pool=catalogue.category.coalesce("")), "item")
-    else:
-        clicks = clicks.mutate(pool=ibis.literal(""))
+    """Candidates by pool, in the order of their first clicks, or of all clicks where popularity counts.
+
+    Returns
+    -------
+    clicks : with ``pool``, ``size`` (candidates by then) and ``alike`` (of the clicked item)
+    members : ``pool``, ``rank`` (from 0), ``drawn`` (the item) and ``drawn_alike``
+    """
+    pool = catalogue.category.coalesce("") if how.startswith("category") else ibis.literal("")
+    clicks = clicks.join(catalogue.select("item", "alike", pool=pool), "item")
     order = ["timestamp", "row"]
-    if how == "popularity":
+    if how.endswith("popularity"):
         entering = ibis.literal(1, "int64")
     else:
         entering = (ibis.row_number().over(ibis.window(group_by="item", order_by=order)) == 0).ifelse(1, 0)
@@ -60,41 +64,35 @@ def _pools(engine: Engine, clicks: ir.Table, catalogue: ir.Table, how: str) -> t
     reached = entered.enters.sum().over(ibis.cumulative_window(group_by="pool", order_by=order))
     placed = engine.keep("placed_clicks", entered.mutate(size=reached))
     members = placed.filter(placed.enters == 1)
-    return placed.drop("enters"), members.select("pool", rank=members["size"] - 1, drawn=members.item)
+    return placed.drop("enters"), members.select(
+        "pool", rank=members["size"] - 1, drawn=members.item, drawn_alike=members.alike
+    )
 
 
-def sample_unclicked(
-    engine: Engine, clicks: ir.Table, catalogue: ir.Table, per_click: int, how: str, seed: int
+def _allowed(tried: ir.Table, firsts: ir.Table) -> ir.Table:
+    """The draws of items that the user neither clicked by then nor clicks later in the same split, and that are not
+    alike to the clicked item."""
+    known = tried.left_join(firsts, ["user", "item"])
+    new = known.first_time.isnull() | ((known.first_time > known.timestamp) & (known.first_part > known.part))
+    unlike = (known.alike != known.drawn_alike).fill_null(True)
+    return known.filter(new & unlike).select(*tried.columns)
+
+
+def _drawn(
+    engine: Engine, clicks: ir.Table, catalogue: ir.Table, *, per_click: int, how: str, seed: int
 ) -> tuple[ir.Table, int]:
-    """Join to every click some items that its user never clicked, as the impressions of one page view.
-
-    Only items whose first click in the log is not later than the click are drawn, so that no item is shown before it
-    appeared: each of them alike ("uniform"), those of the clicked item's category ("category"), or in proportion to
-    their clicks so far ("popularity"). Within a page view no item stands twice.
-
-    Parameters
-    ----------
-    clicks : ``row``, ``user``, ``item``, ``timestamp``, ``click`` and, where known, request_id, scene and others
-    catalogue : ``item`` and, for "category", ``category``
-
-    Returns
-    -------
-    impressions : the columns of ``clicks``, ``request_id`` (the row of the click where the log has none) and
-        ``sampled`` (bool); ``row`` is new, with the click at a place of its page view that the seed draws
-    lacking : how many draws found no such item
-    """
-    if "request_id" not in clicks.columns:
-        clicks = clicks.mutate(request_id=clicks.row)
+    """``row`` (of a click), ``draw`` (0 to ``per_click`` - 1) and ``item``; and how many draws found nothing."""
     placed, pool = _pools(engine, clicks, catalogue, how)
-    clicked = clicks.select("user", "item").distinct()
+    firsts = clicks.group_by("user", "item").agg(first_time=clicks.timestamp.min(), first_part=clicks.part.min())
+    firsts = engine.keep("first_clicks", firsts)
     turns = engine.frame("draws", pl.DataFrame({"draw": list(range(per_click))}))
-    needed = placed.select("row", "user", "pool", "size").cross_join(turns)
+    needed = placed.select("row", "user", "timestamp", "part", "alike", "pool", "size").cross_join(turns)
     taken: ir.Table | None = None
     lacking = 0
     for turn in range(ROUNDS):
         at = _hashed(needed.row, needed.draw.cast("int64"), turn, seed) % needed["size"]
-        tried = needed.mutate(rank=at).join(pool, ["pool", "rank"]).select(*needed.columns, item="drawn")
-        fresh = tried.anti_join(clicked, ["user", "item"])
+        tried = needed.mutate(rank=at).join(pool, ["pool", "rank"]).rename(item="drawn").drop("rank")
+        fresh = _allowed(tried, firsts)
         if taken is not None:
             fresh = fresh.anti_join(taken, ["row", "item"])
         first = ibis.row_number().over(ibis.window(group_by=["row", "item"], order_by="draw")) == 0
@@ -105,6 +103,46 @@ def sample_unclicked(
         lacking = int(engine.rows(needed.agg(n=needed.count()))["n"][0])
         if not lacking:
             break
+    return taken, lacking
+
+
+def sample_unclicked(
+    engine: Engine, clicks: ir.Table, catalogue: ir.Table, *, per_click: int, how: str, seed: int
+) -> tuple[ir.Table, int]:
+    """Add to every click some items that its user did not click, as the impressions of one page view.
+
+    Items are drawn as of the time of the click: only those whose first click in the log is not later; of these, none
+    that the user clicked by then or clicks later in the same split, and none alike to the clicked item. What the user
+    clicks in a later split does not count, since knowing it would leak that split. ``how`` says from which of them:
+    all with equal probability ("uniform") or in proportion to their clicks so far ("popularity"); the same within the
+    clicked item's category ("category", "category_popularity"). Within a page view no item occurs twice, and the
+    click's slot is random.
+
+    Parameters
+    ----------
+    engine : Engine
+        What works through the log.
+    clicks : ibis table
+        row, user, item, timestamp, click, request_id, ``part`` (number of the split, in time order) and others.
+    catalogue : ibis table
+        item, ``alike`` (items that share a value are not drawn for each other; null for none) and, for "category",
+        category.
+    per_click : int
+        Draws for each click.
+    how : str
+        See above.
+    seed : int
+        Of the draws and of the click's slot.
+
+    Returns
+    -------
+    impressions : ibis table
+        The columns of ``clicks`` and ``sampled`` (bool); ``row`` is new. A drawn row has the values of its click that
+        describe the page view, and null for others, such as conversion.
+    lacking : int
+        Draws that found no such item.
+    """
+    taken, lacking = _drawn(engine, clicks, catalogue, per_click=per_click, how=how, seed=seed)
     width = per_click + 1
 
     def place(row: ir.Value) -> ir.Value:
@@ -113,10 +151,9 @@ def sample_unclicked(
     own = clicks.mutate(sampled=ibis.literal(False), row=clicks.row * width + place(clicks.row))
     joined = taken.rename(drawn="item").join(clicks, "row")
     draw = joined.draw.cast("int64")
-    shared = ("user", "timestamp", "request_id", "scene")
     unclicked = joined.select(
         **{
-            name: joined[name] if name in shared else ibis.null(clicks.schema()[name])
+            name: joined[name] if name in PAGE_VIEW else ibis.null(clicks.schema()[name])
             for name in clicks.columns
             if name not in ("row", "item", "click")
         },

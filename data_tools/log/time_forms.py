@@ -155,28 +155,29 @@ def _with_written(run: Engine, column: ir.Value, form: TimeForm, day_first: bool
     text = column.strip()
     texts = text.as_table().filter(text != "", whole(text).isnull(), ~text.re_search(MOMENT)).select(text=text)
     text = texts.text
-    parts = {
-        name: [text.re_extract(one.pattern, group) for group in (one.month, one.day)] for name, one in WRITTEN.items()
-    }
-    late = {name: digits(parts[name][0]) > 12 for name in (DAY_FIRST, MONTH_FIRST)}
     counts = {name: text.re_search(one.pattern).sum() for name, one in WRITTEN.items()}
-    counts |= {f"{name} ruled out": ruled.sum() for name, ruled in late.items()}
-    counts |= {"example": text.first(), "zoned": text.re_search("[A-Za-z]/[A-Za-z]").sum()}
+    counts |= {"example": text.min(), "zoned": text.re_search("[A-Za-z]/[A-Za-z]").sum()}
+    for name in (DAY_FIRST, MONTH_FIRST):
+        against = digits(text.re_extract(WRITTEN[name].pattern, WRITTEN[name].month)) > 12
+        counts |= {f"against {name}": against.sum(), f"example against {name}": text.min(where=against)}
     found = run.rows(texts.agg(**counts)).row(0, named=True)
-    names = [name for name in WRITTEN if found[name]]
+    names, why = [name for name in WRITTEN if found[name]], ""
     if DAY_FIRST in names:
         if day_first is None:
-            ruled = {name: found[f"{name} ruled out"] for name in late}
-            if not any(ruled.values()):
+            if not (found[f"against {DAY_FIRST}"] or found[f"against {MONTH_FIRST}"]):
                 raise UserError(
                     f"{where}: times such as {found['example']!r} can be {DAY_FIRST} or {MONTH_FIRST}; say --day-first "
                     "true or false"
                 )
-            day_first = ruled[MONTH_FIRST] >= ruled[DAY_FIRST]
-        names.remove(MONTH_FIRST if day_first else DAY_FIRST)
-    notes = [*form.notes, *(f"times are read as {name}, such as {found['example']!r}" for name in names[:1])]
+            day_first = found[f"against {MONTH_FIRST}"] >= found[f"against {DAY_FIRST}"]
+        other = MONTH_FIRST if day_first else DAY_FIRST
+        names.remove(other)
+        if found[f"against {other}"]:
+            why = f": {found[f'example against {other}']!r} rules out {other}"
+    why = why or f", such as {found['example']!r}"
+    notes = [f"times are read as {', '.join(names)}{why}"] if names else []
     zones = _zones(run, texts, names) if found["zoned"] else {}
-    return replace(form, written=tuple(names), zones=zones, notes=tuple(notes))
+    return replace(form, written=tuple(names), zones=zones, notes=(*form.notes, *notes))
 
 
 def _zones(run: Engine, texts: ir.Table, names: Sequence[str]) -> dict[str, list[tuple[str, int]]]:

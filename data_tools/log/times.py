@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 import ibis
 import ibis.expr.types as ir
@@ -199,3 +200,11 @@ def read_time(value: ir.Value, form: TimeForm) -> tuple[ir.Value, ir.Value]:
     text = value.strip()
     dates = [_moment(text), *(_written(text, WRITTEN[name], form.zones) for name in form.written)]
     return ibis.coalesce(numbers, *(date * scale for date in dates)), other
+
+
+def date_text(time: int, unit: str) -> str | None:
+    """A time as a date, in UTC; None where times are no dates."""
+    seconds = time / 1000 if unit == "milliseconds" else time
+    if unit == ORDER or not abs(seconds) < 2 * FAR:
+        return None
+    return (datetime(1970, 1, 1) + timedelta(seconds=seconds)).strftime("%Y-%m-%d %H:%M:%S")

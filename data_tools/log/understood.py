@@ -7,7 +7,7 @@ guessed from a sample, and only what the column itself makes certain is taken.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import ibis
 import ibis.expr.types as ir
@@ -21,6 +21,7 @@ from data_tools.log.times import TimeForm
 
 IDS = ("user_id", "item_id", "request_id")
 MATCHES = ("exact", "stripped", "unpadded")
+WHOLE_TEXT = "text of whole numbers"
 YES, NO = ("1", "true", "t", "yes", "y"), ("0", "false", "f", "no", "n")
 MINUS = "-1"
 MOST_EXACT = 2**53  # of whole numbers as float64
@@ -52,18 +53,21 @@ class Understood:
     time : TimeForm
     label : LabelForm
         Of the column click.
-    whole_ids : frozenset of str
-        The columns of ids that hold whole numbers in another type: floats, or text such as "12.0".
+    ids : dict of str to str
+        Our name of a column of ids -> the type that it is read as, or that it is text of numbers such as "12.0".
     match : str
         How ids are compared, one of ``MATCHES``.
+    some_requests : bool
+        Whether so many rows lack a request_id that these are no mistakes.
     notes : tuple of str
         What was understood, to be said.
     """
 
-    time: TimeForm = TimeForm()
-    label: LabelForm = LabelForm()
-    whole_ids: frozenset[str] = frozenset()
+    time: TimeForm = field(default_factory=TimeForm)
+    label: LabelForm = field(default_factory=LabelForm)
+    ids: Mapping[str, str] = field(default_factory=dict)
     match: str = "exact"
+    some_requests: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -123,8 +127,18 @@ def understand(
     if "click" in columns:
         label, notes = _label_form(run, log[columns["click"]], click_values, bad_share)
     ids = {name: columns[name] for name in IDS if name in columns}
-    whole_ids, more = _whole_ids(run, log, ids, where)
-    return Understood(time, label, whole_ids, match, (*time.notes, *notes, *more))
+    forms, more = _id_forms(run, log, ids, where)
+    some_requests = "request_id" in ids and _lacking(run, log[ids["request_id"]]) > bad_share
+    if some_requests:
+        notes.append("many rows lack a request_id: their page views are made of impressions that follow each other")
+    return Understood(time, label, forms, match, some_requests, (*time.notes, *notes, *more))
+
+
+def _lacking(run: Engine, column: ir.Value) -> float:
+    """The share of rows without a value in a column; 0 where all lack one."""
+    given = (column.strip() != "") if column.type().is_string() else column.notnull()
+    share = run.rows(column.as_table().agg(share=given.fill_null(False).cast("int8").mean()))["share"][0]
+    return 1 - share if share else 0.0
 
 
 def _label_form(run: Engine, column: ir.Value, values: str, bad_share: float) -> tuple[LabelForm, list[str]]:
@@ -135,66 +149,74 @@ def _label_form(run: Engine, column: ir.Value, values: str, bad_share: float) ->
     text = label_text(column)
     text = (text == "").ifelse(ibis.null("string"), text)
     counts = {name: text.isin(known).sum() for name, known in (("yes", YES), ("no", NO), ("minus", (MINUS,)))}
-    counts |= {"nulls": text.isnull().sum(), "rows": text.isnull().count()}
+    counts |= {"spelt": text.isin((*YES[2:], *NO[2:])).sum(), "given": text.count(), "rows": text.isnull().count()}
     found = run.rows(column.as_table().agg(**counts)).row(0, named=True)
     found = {name: count or 0 for name, count in found.items()}
-    others = found["rows"] - found["yes"] - found["no"] - found["minus"] - found["nulls"]
-    if found["yes"] and not found["no"] and not others:
+    notes = ["labels spelt y, yes or t are read as clicks, those spelt n, no or f as none"] if found["spelt"] else []
+    if found["yes"] and not found["no"] and found["yes"] + found["minus"] == found["given"]:
         if found["minus"]:
-            return LabelForm(YES, (*NO, MINUS)), ["labels of -1 are read as no click"]
-        if found["nulls"] > bad_share * found["rows"]:
-            return LabelForm(null_is_no=True), ["rows without a label are read as no click: the others are all clicks"]
-    return LabelForm(), []
+            return LabelForm(YES, (*NO, MINUS)), [*notes, "labels of -1 are read as no click"]
+        if found["rows"] - found["given"] > bad_share * found["rows"]:
+            return LabelForm(null_is_no=True), [*notes, "rows without a label are no clicks, as all others are clicks"]
+    return LabelForm(), notes
 
 
-def _whole_ids(run: Engine, log: ir.Table, ids: Mapping[str, str], where: str) -> tuple[frozenset[str], list[str]]:
-    """The columns of ids whose values are all whole numbers in another type, and what is said of them."""
-    counts, kinds = {}, {}
+def _id_forms(run: Engine, log: ir.Table, ids: Mapping[str, str], where: str) -> tuple[dict[str, str], list[str]]:
+    """What the columns of ids that are neither plain text nor integers are read as, and what is said of it."""
+    counts = {}
     for name, column in ids.items():
-        value, kinds[name] = log[column], log[column].type()
-        kind = kinds[name]
+        value, kind = log[column], log[column].type()
         if kind.is_string():
-            text = value.strip()
-            counts[name] = text.re_search(r"^-?[0-9]+[.]0+$").sum()
-            counts[f"{name} given"] = (text != "").sum()
-        elif kind.is_floating() or kind.is_decimal():
-            found = value.cast("float64")
-            counts[name] = ((found == found.floor()) & (found.abs() <= MOST_EXACT)).sum()
-            counts[f"{name} given"] = found.count() - found.isnan().sum() if kind.is_floating() else found.count()
-        elif not (kind.is_integer() or kind.is_uuid()):
+            given = (value.strip() != "").ifelse(value, ibis.null("string"))
+            whole = given.strip().re_search(r"^-?[0-9]+[.]0+$")
+        elif kind.is_floating():
+            given = value.isnan().ifelse(ibis.null(kind), value)
+            whole = (given == given.floor()) & (given.abs() <= MOST_EXACT)
+        elif kind.is_decimal():
+            given = value
+            whole = (given == given.floor()) & given.between(-(2**63), 2**63 - 1)
+            counts[f"{name} least"] = given.min()
+        elif kind.is_integer() or kind.is_uuid():
+            continue
+        else:
             raise UserError(f"{where}: column '{column}' ({name}) is {kind}; store ids as text or as integers")
-    if not counts:
-        return frozenset(), []
-    found = run.rows(log.agg(**counts)).row(0, named=True)
-    whole_ids = {name for name in ids if found.get(name) and found[name] == found[f"{name} given"]}
-    for name, column in ids.items():
-        kind = kinds[name]
-        plain = kind.is_decimal() and kind.scale == 0
-        if (kind.is_floating() or kind.is_decimal()) and not plain and name not in whole_ids and found[f"{name} given"]:
-            value = log[column].cast("float64")
-            odd = value.as_table().filter(value != value.floor()).select(value=value).limit(3)
-            shown = run.rows(odd)["value"].to_list() or "larger than 2^53"
+        counts |= {f"{name} whole": whole.sum(), f"{name} given": given.count()}
+        counts[f"{name} example"] = given.cast("string").max(where=~whole)
+    found = run.rows(log.agg(**counts)).row(0, named=True) if counts else {}
+    forms, notes = {name: "string" for name in ids if log[ids[name]].type().is_uuid()}, []
+    for name in (name for name in ids if f"{name} given" in found):
+        kind, column = log[ids[name]].type(), ids[name]
+        least, given = found.get(f"{name} least"), found[f"{name} given"]
+        all_whole = given and found[f"{name} whole"] == given
+        if kind == ibis.dtype(run.unsigned) and (least is None or least >= 0):
+            continue
+        if kind.is_string():
+            if all_whole:
+                forms[name] = WHOLE_TEXT
+                notes.append(f"the ids in {column} all end in .0, which is left out: 12.0 is 12")
+        elif all_whole or not given:
+            forms[name] = "int64"
+            if kind.is_floating() and given:
+                notes.append(f"the ids in {column}, {kind}, are all whole numbers and read as such")
+        elif kind.is_decimal() and kind.scale == 0:
+            forms[name] = "string"
+        else:
+            example = found[f"{name} example"]
             raise UserError(
-                f"{where}: column '{column}' ({name}) is {kind} with values that are no whole numbers, {shown}; store "
-                "ids as text or as integers"
+                f"{where}: column '{column}' ({name}) is {kind} and has values such as {example}, which are no whole "
+                "numbers that it holds exactly; store ids as text or as integers"
             )
-    said = [
-        f"{ids[name]} holds whole numbers as {kinds[name]}, and they are read as such: 12.0 is 12"
-        for name in sorted(whole_ids)
-        if not kinds[name].is_decimal()
-    ]
-    return frozenset(whole_ids), said
+    return forms, notes
 
 
 def read_id(name: str, value: ir.Value, understood: Understood) -> ir.Value:
     """The values of a column of ids as text or as integers, as they are compared."""
-    kind = value.type()
-    if name in understood.whole_ids:
-        value = value.strip().re_replace(r"[.]0+$", "") if kind.is_string() else value.try_cast("int64")
-    elif kind.is_decimal():
-        value = value.cast("string")
-    elif kind.is_uuid():
-        value = value.cast("string")
+    form = understood.ids.get(name)
+    if form == WHOLE_TEXT:
+        value = value.strip().re_replace(r"[.]0+$", "")
+    elif form:
+        value = value.isnan().ifelse(ibis.null(value.type()), value) if value.type().is_floating() else value
+        value = value.try_cast(form)
     if value.type().is_string() and understood.match != "exact":
         value = value.strip()
         if name == "item_id" and understood.match == "unpadded":

@@ -93,17 +93,17 @@ def judge(log: ir.Table, columns: Mapping[str, str], catalogue: ir.Table, unders
     given = {ours: _blank_as_null(log[theirs]) for ours, theirs in columns.items()}
     values = {name: _READ[name](value) if name in _READ else value for name, value in given.items()}
     values |= {name: read_id(name, given[name], understood) for name in IDS if name in given}
+    nothing = {"click"} if understood.label.null_is_no else set()
+    nothing |= {"request_id"} if understood.some_requests else set()
     faults = [
         (given[name].isnull(), f"{name} missing")
         for name in ("user_id", "item_id", "timestamp", "click", "rating", "request_id")
-        if name in given and not (name == "click" and understood.label.null_is_no)
+        if name in given and name not in nothing
     ]
     if "timestamp" in given:
         values["timestamp"], other = read_time(given["timestamp"], understood.time)
-        faults += [
-            (other, OTHER_UNIT),
-            (given["timestamp"].notnull() & values["timestamp"].isnull(), "timestamp unreadable"),
-        ]
+        unreadable = given["timestamp"].notnull() & values["timestamp"].isnull()
+        faults += [(other, OTHER_UNIT), (unreadable, "timestamp unreadable")]
     else:
         values["timestamp"] = log[ROW]
     if "click" in given:

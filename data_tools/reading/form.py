@@ -73,6 +73,12 @@ class Given:
     names: tuple[str, ...] | None = None
 
 
+def given_form(encoding: str, delimiter: str, header: str) -> Given:
+    """What a user says, "" for what is to be found out."""
+    names = tuple(name.strip() for name in header.split(",")) if header else None
+    return Given(encoding or None, delimiter.replace(r"\t", "\t") or None, names)
+
+
 def find_form(path: Path, wanted: Collection[str], given: Given | None = None) -> tuple[Form, list[str], list[str]]:
     """The form of a text file, its columns, and what is worth saying of them.
 

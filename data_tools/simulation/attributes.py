@@ -1,4 +1,4 @@
-"""What users can like about a product: named values (a colour) or a measured quantity (lightness)."""
+"""Attributes that carry taste: named values (a colour) or a measured quantity (lightness)."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Named:
-    """An attribute with a few values, liked or not value by value.
+    """An attribute with a few values, each with a taste of its own.
 
     Attributes
     ----------
     codes : int array (items,), in [0, values)
     share : of its side's (visible or told) taste variance
-    blend : makes the tastes of like values alike: float64 (users, values) -> the same
-    embedding : float64 (values, n): what a perfect embedding would hold of a value; its scalar products should be the
-        tastes' covariances over users. One-hot unless given
+    blend : makes the tastes of similar values similar: float64 (users, values) -> the same
+    embedding : float64 (values, n): a perfect embedding of each value; its scalar products should equal the
+        tastes' covariances over users. One-hot by default
     """
 
     codes: np.ndarray
@@ -35,7 +35,7 @@ class Named:
         return taste / taste.std() * np.sqrt(self.share)
 
     def taste(self, planted: np.ndarray, user: np.ndarray, item: np.ndarray) -> np.ndarray:
-        """How much each ``user`` likes this in each ``item``; both int (n,)."""
+        """float64 (n,): how much each ``user`` likes this attribute of each ``item``; both int (n,)."""
         return planted[user, self.codes[item]]
 
     def vectors(self) -> np.ndarray:
@@ -46,7 +46,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Measured:
-    """A quantity, liked high or low.
+    """A quantity that users like high or low.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class Measured:
         return taste / taste.std() * np.sqrt(self.share)
 
     def taste(self, planted: np.ndarray, user: np.ndarray, item: np.ndarray) -> np.ndarray:
-        """How much each ``user`` likes this in each ``item``; both int (n,)."""
+        """float64 (n,): how much each ``user`` likes this attribute of each ``item``; both int (n,)."""
         return planted[user] * self.amounts[item]
 
     def vectors(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What the users of the simulated world are shown, click and buy.
+"""What users of the simulated world see, click and buy.
 
 Users look at page views of one category each, and click with probability
 
@@ -6,12 +6,12 @@ Users look at page views of one category each, and click with probability
     taste = sqrt(v) * visible(u, i) + sqrt(1 - v) * told(u, i)
 
 where both tastes have unit variance over users and items and v is ``visual_share``. In a small scene a share
-``scene_shift`` of the taste's variance is the scene's own, and the whole of it is taken ``scene_taste`` times. A click
+``scene_shift`` of the taste's variance is the scene's own, and the whole is multiplied by ``scene_taste``. A click
 converts with probability
 
     conversion_rate * sigmoid(conversion_strength * (sqrt(1 - w) * taste(u, i) + sqrt(w) * other(u, i)))
 
-where w is ``conversion_own`` and ``other`` a second taste, planted as the first is. The model is ours.
+where w is ``conversion_own`` and ``other`` a second taste, planted like the first. The model is ours.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ KEYS_AT_ONCE = 1 << 21
 SCENE_WEIGHTS = (0.4, 0.3, 0.3)
 SCENE_ODDS = (0.0, 0.4, -0.1)
 SMALL_SCENE_ODDS = (0.8, -0.8)  # in turn
-# Streams of chance of their own, so that a setting that is off leaves everything else as it is.
+# Random streams of their own, so that switching a setting on does not change other draws.
 CONVERSION, SCENE = 4, 5
 
 Taste = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -55,14 +55,14 @@ def _taste(world: World, catalogue: Catalogue, rng: np.random.Generator) -> Tast
 
 
 def _mixed(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
-    """Two tastes of unit variance as one, ``share`` of whose variance is the second's."""
+    """Two tastes of unit variance combined; ``share`` of the variance is the second's."""
     return np.sqrt(1 - share) * first + np.sqrt(share) * second
 
 
 def _shown(world: World, catalogue: Catalogue, pages: dict[str, np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """Products of each page view, int64 (requests, slots), -1 where there is none.
+    """Products of each page view, int64 (requests, slots), -1 where empty.
 
-    Drawn without replacement from those of the category that are there, by popularity (Gumbel top-k).
+    Drawn without replacement from the category's products available by then, by popularity (Gumbel top-k).
     """
     shown = np.full((len(pages["time"]), world.slots), -1)
     for category in range(len(catalogue.categories)):
@@ -83,7 +83,7 @@ def _shown(world: World, catalogue: Catalogue, pages: dict[str, np.ndarray], rng
 
 
 def _draw_pages(world: World, catalogue: Catalogue, rng: np.random.Generator) -> pl.DataFrame:
-    """Page views, one row an impression: request, position, item, time, user and scene."""
+    """Page views, one row per impression: request, position, item, time, user and scene."""
     n = world.requests
     large = 1 - world.small_scenes * world.small_scene_share
     weights = [*(large * weight for weight in SCENE_WEIGHTS), *[world.small_scene_share] * world.small_scenes]
@@ -114,7 +114,7 @@ def simulate(world: World) -> tuple[Catalogue, pl.DataFrame]:
     -------
     catalogue : Catalogue
     log : polars.DataFrame
-        One row an impression, in time order: request, position, item, user, scene (indices), time (seconds since the
+        One row per impression, in time order: request, position, item, user, scene (indices), time (seconds since the
         start), oracle (the true click probability), oracle_conversion (that of a conversion, given a click), click and
         conversion (0 or 1; only clicks convert).
     """

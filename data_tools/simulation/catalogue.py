@@ -1,4 +1,4 @@
-"""The products of the simulated world: what they are, what can be liked about them, when they arrive."""
+"""The products of the simulated world: what they are, which attributes carry taste, when they arrive."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from data_tools.simulation.attributes import Attributes, Named
 from data_tools.simulation.settings import DAY, World
 
-# What only the title tells is drawn at random, so that no picture knows of it.
+# Drawn at random, so that no picture shows it.
 BRANDS = ("Alder", "Brio", "Cove", "Dune", "Ember", "Fjord", "Grove", "Harbour", "Iris", "Juno")
 
 
@@ -19,10 +19,10 @@ class Catalogue:
 
     Attributes
     ----------
-    ids : as the dataset gives them
+    ids : item ids
     category : int array (items,) into ``categories``
-    shelves : probability that a page view is of a category, float64 (categories,); None where all are alike
-    visible, told : what can be liked, by name
+    shelves : probability that a page view is of a category, float64 (categories,); None for equal ones
+    visible, told : attributes that carry taste, by name
     popularity : float64 (items,)
     arrival : float64 (items,), seconds since the start
     titles, images : one each; images are paths in the folder of pictures
@@ -44,7 +44,7 @@ class Catalogue:
 
 
 def draw_arrivals(world: World, items: int, rng: np.random.Generator) -> np.ndarray:
-    """When the products arrive: float64 (items,), in seconds since the start, rising; those there at the start 0."""
+    """Arrival times: float64 (items,), seconds since the start, ascending; 0 for products there from the start."""
     return np.sort(np.where(rng.random(items) < world.new_share, rng.random(items) * world.days * DAY, 0.0))
 
 

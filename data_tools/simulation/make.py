@@ -1,4 +1,4 @@
-"""Making a simulated world: its dataset, its shards, its planted table and how well the truth ranks."""
+"""Making a simulated world: its dataset, its shards, its planted table and how well the true probabilities rank."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import polars as pl
 from data_tools.common.cli import UserError
 from data_tools.common.files import read_json, write_json
 from data_tools.common.parquet import read_parquet
+from data_tools.dataset.rules import Rules
 from data_tools.dataset.schema import open_dataset
-from data_tools.dataset.write import Rules, write_dataset
+from data_tools.dataset.write import write_dataset
 from data_tools.sharding.write import Settings as Shards
 from data_tools.sharding.write import write_shards
 from data_tools.simulation.behaviour import simulate
@@ -22,23 +23,25 @@ from data_tools.simulation.rendered import draw_pictures
 from data_tools.simulation.settings import START, World
 from data_tools.tables.table import write_table
 
+SPLITS = Rules(valid_from=0.75, test_from=0.85)
+
 
 def _check_same(made: Path, world: World) -> None:
-    """Refuse a folder of another world; settings that its world.json does not know yet had their default."""
+    """Refuse a folder of another world; settings that its world.json lacks had their defaults."""
     if made.exists() and asdict(World()) | read_json(made) != asdict(world):
-        raise UserError(f"{made.parent} holds a world with other settings; remove it or name another folder")
+        raise UserError(f"{made.parent} contains a world with other settings; remove it, or choose another folder")
 
 
 def make_world(world: World, folder: str | Path, requests_per_shard: int = 1024) -> Path:
     """Make ``folder/dataset``, ``folder/shards`` and ``folder/planted`` (the table of :func:`planted_vectors`).
 
-    The dataset's ``dataset.json`` tells under ``oracle`` how well the truth ranks, see :func:`oracle_by_slice`.
-    A folder that this very world was made in before is left as it is, and a stopped one goes on where it stopped.
+    The key ``oracle`` of ``dataset.json`` says how well the true probabilities rank, see :func:`oracle_by_slice`.
+    A folder that already contains this world is left as it is; a stopped job continues where it stopped.
 
     Raises
     ------
     UserError
-        If the folder holds another world, or the photographs cannot be used.
+        If the folder contains another world, or the photographs cannot be used.
     """
     folder = Path(folder)
     dataset, planted, shards = folder / "dataset", folder / "planted", folder / "shards"
@@ -57,7 +60,7 @@ def make_world(world: World, folder: str | Path, requests_per_shard: int = 1024)
 
 
 def write_shop(world: World, catalogue: Catalogue, log: pl.DataFrame, folder: Path) -> None:
-    """Write ``folder/dataset`` from what :func:`simulate` gave, drawing the pictures of rendered products."""
+    """Write ``folder/dataset`` from what :func:`simulate` returns; draws the pictures of rendered products."""
     items = pl.DataFrame(
         {
             "item_id": catalogue.ids,
@@ -73,7 +76,7 @@ def write_shop(world: World, catalogue: Catalogue, log: pl.DataFrame, folder: Pa
             draw_pictures(world, catalogue, Path(scratch))
         images, rows = world.photos or scratch, Path(scratch) / "log.parquet"
         _write_log(world, catalogue, log, rows)
-        write_dataset(folder / "dataset", rows, items, images, Rules(valid_from=0.75, test_from=0.85), info=info)
+        write_dataset(folder / "dataset", rows, items, images, rules=SPLITS, info=info)
 
 
 def _write_log(world: World, catalogue: Catalogue, log: pl.DataFrame, path: Path) -> None:
@@ -94,7 +97,7 @@ def write_oracle(dataset: Path, log: pl.DataFrame) -> None:
     """Add ``oracle`` to ``dataset.json``, from the ``log`` that the dataset was written from."""
     written = read_parquet(dataset / "impressions.parquet", columns=["item", "scene", "split"])
     if not written["item"].equals(log["item"].cast(written["item"].dtype)):
-        raise UserError(f"{dataset} is not of the world that stands beside it in world.json; remove both")
+        raise UserError(f"{dataset} does not belong to the world in world.json beside it; remove both")
     record = dict(open_dataset(dataset).info)
     record["oracle"] = oracle_by_slice(log.with_columns(written["scene"], written["split"]))
     write_json(dataset / "dataset.json", record)

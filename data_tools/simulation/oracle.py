@@ -1,4 +1,4 @@
-"""How well the truth itself ranks clicks and conversions, by slice: what no model can beat."""
+"""How well the true probabilities rank clicks and conversions, by slice: an upper bound for any model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import polars as pl
 
 
 def within_page_auc(log: pl.DataFrame, score: str, label: str) -> float | None:
-    """Mean AUC within page views (column ``request``) that hold both labels; ties count half. None if there is none."""
+    """Mean AUC within page views (column ``request``) with both labels; ties count half. None if there are none."""
     ranked = log.select("request", label, rank=pl.col(score).rank("average").over("request"))
     ones, n = pl.col(label).sum().cast(pl.Float64), pl.len().cast(pl.Float64)
     above = (pl.col("rank") * pl.col(label)).sum() - ones * (ones + 1) / 2
@@ -17,7 +17,7 @@ def within_page_auc(log: pl.DataFrame, score: str, label: str) -> float | None:
 
 
 def auc(log: pl.DataFrame, score: str, label: str) -> float | None:
-    """AUC over all rows by the rank sum; ties count half. None where only one label is there."""
+    """AUC over all rows by the rank sum; ties count half. None where only one label occurs."""
     ones, n = int(log[label].sum()), len(log)
     if ones in (0, n):
         return None
@@ -40,11 +40,11 @@ def _figures(log: pl.DataFrame) -> dict[str, Any]:
 
 
 def oracle_by_slice(log: pl.DataFrame) -> dict[str, dict[str, Any]]:
-    """Figures of the test split: all, warm (items shown in training) and cold ones, and scene by scene.
+    """Figures of the test split: all, warm (items shown in training), cold, and each scene.
 
     Parameters
     ----------
-    log : request, item, scene, split, click, conversion, oracle and oracle_conversion, one row an impression
+    log : request, item, scene, split, click, conversion, oracle and oracle_conversion, one row per impression
 
     Returns
     -------

@@ -4,7 +4,7 @@ The folder holds ``items.csv`` (item_id, image, and title, category and annotate
 pictures. The visible attributes, all of them ours:
 
 ==============  ======================================================================================================
-colour          as annotated. Colours are liked alike as far as the mean colours of the products called so are alike
+colour          as annotated; tastes for two colours are similar if the mean colours of their products are
 others          further annotated columns, value by value
 texture         mean length of the lightness gradient inside the product
 lightness       mean luma of the product
@@ -13,8 +13,8 @@ cover           share of the picture that the product covers
 ==============  ======================================================================================================
 
 The product is what differs from the median colour of the picture's border. Measured quantities are standardised over
-the catalogue and cut at three standard deviations. What is told are a seller and an offer, drawn at random and written
-behind the real title, so that no picture knows of them. Page views fall on categories as products do.
+the catalogue and cut at three standard deviations. Only the title tells the seller and the offer, which are drawn at
+random and appended to it. Page views are distributed over categories as products are.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from data_tools.simulation.catalogue import BRANDS, Catalogue, draw_arrivals, dr
 from data_tools.simulation.settings import World
 
 OFFERS = ("express", "outlet", "bundle", "gift", "refund", "bonus", "limited", "pickup")
-ANNOTATED = 0.4  # of the visible taste's variance; the rest is measured
+ANNOTATED = 0.4  # of the visible taste's variance; the rest belongs to measured quantities
 MEASURED = {"texture": 0.25, "lightness": 0.15, "saturation": 0.1, "cover": 0.1}
 SIDE = 96  # larger photographs are measured on a copy of this size
-ALIKE = 0.2  # distance of mean colours, in RGB from 0 to 1, within which colours are liked alike
+ALIKE = 0.2  # distance of mean colours, in RGB from 0 to 1, within which tastes for colours are similar
 MOST_UNREADABLE = 0.05
-# Words of colour that annotations lack but titles use.
+# Words of colour that titles use and annotations lack.
 COLOUR_WORDS = {
     "beige", "black", "blue", "bronze", "brown", "burgundy", "camel", "charcoal", "chrome", "color", "colored",
     "colors", "colour", "coloured", "colours", "copper", "coral", "cream", "crimson", "cyan", "dark", "gold",
@@ -74,7 +74,7 @@ def measure(data: bytes) -> np.ndarray:
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     product = np.abs(pixels - np.median(border, axis=0)).max(axis=2) > 0.1
     cover = product.mean()
-    if cover < 0.01:  # nothing stands out: all of it is the product
+    if cover < 0.01:  # nothing differs from the border: take everything
         product[:] = True
     inside = binary_erosion(product, iterations=2)
     inside = inside if inside.mean() >= 0.01 else product
@@ -95,7 +95,7 @@ def _read(world: World) -> tuple[pl.DataFrame, np.ndarray]:
     with tempfile.TemporaryDirectory() as work:
         read = read_items(folder / "items.csv", columns, Path(work)).items
     if "image" not in read.columns:
-        raise UserError(f"{folder / 'items.csv'} has no column 'image'; say which one it is: image=COLUMN")
+        raise UserError(f"{folder / 'items.csv'} has no column 'image'; set --world.photo_columns image=COLUMN")
     listed = read.filter(pl.col("item_id").is_first_distinct())
     drawn = np.random.default_rng([world.seed, 3]).permutation(len(listed))[: world.items]
     items = listed[drawn.tolist()]
@@ -114,13 +114,13 @@ def _read(world: World) -> tuple[pl.DataFrame, np.ndarray]:
         missing = items.filter(~pl.Series(usable))["image"].head(3).to_list()
         raise UserError(
             f"{(~usable).sum():,} of {len(items):,} photographs in {folder} cannot be read, such as {missing}; "
-            f"at most a share of {MOST_UNREADABLE} may be so. Are the paths in items.csv relative to that folder?"
+            f"this exceeds the allowed fraction of {MOST_UNREADABLE}. Paths in items.csv are relative to that folder"
         )
     return items.filter(pl.Series(usable)), np.array([one for one in measures if one is not None])
 
 
 def _values(items: pl.DataFrame, name: str, where: str | None) -> tuple[np.ndarray, list[str]]:
-    """Codes and names of an annotated column's values; what is missing is a value, too."""
+    """Codes and names of an annotated column's values; missing counts as a value."""
     if name not in items.columns:
         raise UserError(f"items.csv in {where} has no column '{name}' to plant tastes over; it has {items.columns}")
     values = items[name].cast(pl.String).fill_null("unknown")
@@ -129,7 +129,7 @@ def _values(items: pl.DataFrame, name: str, where: str | None) -> tuple[np.ndarr
 
 
 def _colour(codes: np.ndarray, mean_colours: np.ndarray, share: float) -> Named:
-    """Annotated colours as an attribute; the covariance of two colours' tastes falls with their distance."""
+    """Annotated colours as an attribute; the covariance of the tastes for two colours falls with their distance."""
     values = codes.max() + 1
     means = np.stack([mean_colours[codes == value].mean(axis=0) for value in range(values)])
     distance = np.linalg.norm(means[:, None] - means, axis=2)
@@ -140,7 +140,7 @@ def _colour(codes: np.ndarray, mean_colours: np.ndarray, share: float) -> Named:
 
 
 def _standardised(amounts: np.ndarray) -> np.ndarray:
-    for _ in range(2):  # again after the cut, which changes mean and variance
+    for _ in range(2):  # again after clipping, which changes mean and variance
         amounts = ((amounts - amounts.mean()) / max(amounts.std(), 1e-12)).clip(-3, 3)
     return amounts / max(amounts.std(), 1e-12)
 
@@ -183,7 +183,7 @@ def photo_catalogue(world: World, rng: np.random.Generator) -> Catalogue:
     Raises
     ------
     UserError
-        If the folder, its items.csv or a column that is named is missing, or many of the pictures cannot be read.
+        If the folder, its items.csv or a named column is missing, or many of the pictures cannot be read.
     """
     items, measures = _read(world)
     n = len(items)

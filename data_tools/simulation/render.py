@@ -1,8 +1,8 @@
 """Pictures of the simulated world's products, drawn from their attributes.
 
 A picture shows a silhouette (its category) in a colour, a pattern and a cut: the planted attributes. Background,
-position, scale, rotation, lighting and the pattern's second colour vary at random and mean nothing, as in real product
-photographs.
+position, scale, rotation, lighting and the pattern's second colour vary at random and carry no taste, as in real
+product photographs.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def render(category: str, colour: str, pattern: str, cut: str, size: int, seed: 
     ----------
     category, colour, pattern, cut : one each of CATEGORIES, COLOURS, PATTERNS and CUTS
     size : side of the square picture in pixels
-    seed : of everything that means nothing (background, pose, light, second colour)
+    seed : of what carries no taste (background, pose, light, second colour)
 
     Returns
     -------

@@ -17,7 +17,7 @@ MATERIALS = ("cotton", "linen", "wool", "silk", "denim", "canvas", "leather", "f
 
 
 def _circle(taste: np.ndarray) -> np.ndarray:
-    """Neighbouring values are liked alike, the last and the first too."""
+    """Makes tastes for neighbouring values similar, including the last and the first."""
     return taste + 0.8 * (np.roll(taste, 1, axis=1) + np.roll(taste, -1, axis=1))
 
 

@@ -67,10 +67,18 @@ def drawn_labels(info: dict[str, Any]) -> list[str]:
     drawn = info.get("labels", {}).get("unclicked_drawn")
     if not drawn:
         return []
+    source = {
+        "uniform": "from all items clicked so far, with equal probability",
+        "popularity": "from all items, in proportion to their clicks so far",
+        "category": "from the clicked item's category, with equal probability",
+        "category_popularity": "from the clicked item's category, in proportion to clicks so far",
+    }[drawn["from"]]
+    unlike = f", leaving out items that share their {drawn['unlike']}" if drawn.get("unlike") else ""
     return [
-        f"No unclicked impression is real: the log holds clicks alone, and {drawn['per_click']} items that the user "
-        f"never clicked were drawn for each ({drawn['from']}, seed {drawn['seed']}). Figures say how well clicks are "
-        "told from such draws, not from what was shown and passed over."
+        f"Unclicked items were drawn, not observed: the log has clicks alone, and for each click {drawn['per_click']} "
+        f"items were drawn as of its time, {source}{unlike}, never one that the user clicked by then or clicks later "
+        f"in the same split (seed {drawn['seed']}). AUC and GAUC say how well clicks are separated from such draws, "
+        "which differs from real page views."
     ]
 
 

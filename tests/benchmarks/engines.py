@@ -16,8 +16,9 @@ import polars as pl
 
 from data_tools.common.files import write_json
 from data_tools.common.provenance import made_by
+from data_tools.dataset.rules import Rules
 from data_tools.dataset.schema import open_dataset
-from data_tools.dataset.write import Rules, write_dataset
+from data_tools.dataset.write import write_dataset
 from data_tools.reading.item_list import read_items
 
 TABLES = ("items", "impressions", "clicks")
@@ -36,7 +37,7 @@ def main() -> None:
         for engine in ("duckdb", "spark"):
             started = time.perf_counter()
             rules = Rules(engine=engine, max_bad_share=0.5, new_item_share=0.1)
-            out = write_dataset(work / engine, settings.log, items.drop("image"), None, rules)
+            out = write_dataset(work / engine, settings.log, items.drop("image"), None, rules=rules)
             seconds[engine], datasets[engine] = round(time.perf_counter() - started, 2), open_dataset(out)
         one, other = datasets.values()
         equal = {name: getattr(one, name).equals(getattr(other, name)) for name in TABLES}

@@ -49,11 +49,12 @@ def make_log(path: Path, rows: int) -> None:
 
 
 def ours(work: Path, rows: int, memory: str) -> None:
-    from data_tools.dataset.write import Rules, write_dataset
+    from data_tools.dataset.rules import Rules
+    from data_tools.dataset.write import write_dataset
 
     items = pl.DataFrame({"item_id": range(ITEMS), "image": pl.Series([None] * ITEMS, dtype=pl.String)})
     rules = Rules(page_gap=GAP, page_slots=SLOTS, valid_from=VALID, test_from=TEST, memory=memory)
-    write_dataset(work / f"ours-{rows}", work / f"log-{rows}.parquet", items, None, rules)
+    write_dataset(work / f"ours-{rows}", work / f"log-{rows}.parquet", items, None, rules=rules)
 
 
 def by_hand(work: Path, rows: int) -> None:

@@ -100,7 +100,7 @@ def test_too_many_bad_images_stop_with_the_counts(source):
         ({"log": "latin.csv"}, ["1 of 1 rows of", "not UTF-8: 1"]),
         ({"log": "float.parquet"}, ["store ids as text or as integers"]),
         ({"log": "items.csv"}, ["no column 'user_id'", "user_id=COLUMN"]),
-        ({"valid_from": 0.9, "test_from": 0.8}, ["valid_from < test_from"]),
+        ({"valid_from": 0.9, "test_from": 0.8}, ["valid_from is 0.9; must be < test_from"]),
     ],
 )
 def test_mistakes_are_told_with_what_to_do(source, settings, words):
@@ -118,5 +118,5 @@ def test_mistakes_are_told_with_what_to_do(source, settings, words):
 
 def test_an_existing_folder_is_left_alone(source):
     run(source)
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         run(source)

@@ -2,15 +2,21 @@
 
 import gzip
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 from prepare_helpers import picture
 
-from data_tools.common.cli import UserError
+from data_tools.common.cli import UserError, parse_settings
+from data_tools.common.plugins import summary
 from data_tools.convert import Settings, convert
-from data_tools.converters import SOURCES
+from data_tools.converters import CONVERTERS
+from data_tools.converters.criteo import Criteo
 from data_tools.dataset.schema import open_dataset
 from data_tools.tables.table import read_table
 
@@ -231,9 +237,9 @@ def test_criteo_display_logs_need_their_user_and_item_named(tmp_path):
 
     log = "\n".join([row("0", "u1", "i1"), row("1", "u1", "i2"), row("1", "", "i2")]) + "\n"
     put(tmp_path / "files", {"train.txt": log})
-    with pytest.raises(UserError, match="--user-column and --item-column"):
+    with pytest.raises(UserError, match=r"set --criteo\.columns"):
         made(tmp_path, "criteo", {})
-    dataset = made(tmp_path, "criteo", {}, user_column="C5", item_column="C10")
+    dataset = made(tmp_path, "criteo", {}, criteo=Criteo.Settings(columns="user_id=C5,item_id=C10"))
     assert dataset.impressions.select("user_id", "item_id", "timestamp", "click").rows() == [
         ("u1", "i1", 0, 0),
         ("u1", "i2", 1, 1),
@@ -241,17 +247,67 @@ def test_criteo_display_logs_need_their_user_and_item_named(tmp_path):
     assert dataset.info["set_aside"] == {"user_id missing": 1}
 
 
-def test_files_that_are_not_there_are_told(tmp_path):
+def test_options_of_another_data_set_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"--criteo\.columns is .* but source is 'movielens'.*choose --source criteo"):
+        made(tmp_path, "movielens", ML["1m"], criteo=Criteo.Settings(columns="user_id=C5,item_id=C10"))
+
+
+def test_the_command_lists_the_data_sets_and_hides_their_options(capsys):
+    with pytest.raises(SystemExit):
+        parse_settings(Settings, "", ["--help"])
+    said = capsys.readouterr().out
+    assert all(f"\n  {name} " in said and summary(plugin) in said for name, plugin in CONVERTERS.items())
+    assert "--criteo.columns" not in said and "--criteo.help" in said
+
+
+def test_missing_files_and_unknown_data_sets_are_named(tmp_path):
     put(tmp_path / "files", {"movies.csv": "movieId,title,genres\n"})
-    with pytest.raises(UserError, match=r"holds no ratings.csv"):
+    with pytest.raises(UserError, match=r"has no ratings.csv"):
         made(tmp_path, "movielens", {})
-    with pytest.raises(UserError, match="one of movielens, amazon_reviews"):
+    with pytest.raises(UserError, match="unknown data set 'movie-lens'; choose one of alibaba_ads, amazon_reviews"):
         made(tmp_path, "movie-lens", {})
 
 
 def test_the_page_has_a_section_for_every_source():
-    from pathlib import Path
-
     page = (Path(__file__).parents[2] / "data_tools" / "converters" / "README.md").read_text(encoding="utf-8")
-    for name in SOURCES:
+    for name in CONVERTERS:
         assert f"--source {name} " in page
+
+
+SHOP = '''
+from dataclasses import dataclass
+import polars as pl
+from data_tools.converters.common import Converter, Source, find
+from data_tools.dataset.read_log import Log
+
+class Shop(Converter):
+    """A shop of another package."""
+
+    @dataclass(frozen=True)
+    class Settings:
+        """Options.
+
+        Attributes
+        ----------
+        log : str
+            Name of the log.
+        """
+
+        log: str = "log.csv"
+
+    def read(self, files, work):
+        items = pl.DataFrame({"item_id": ["a", "b"]})
+        return Source(Log(find(files, self.options.log, "log"), {}), items, None, "my shop", "mine")
+'''
+
+
+def test_a_converter_of_another_package_runs_through_the_command(tmp_path):
+    info = tmp_path / "shop-1.0.dist-info"
+    put(tmp_path, {"my_shop.py": SHOP, "files/own.csv": "user_id,item_id,timestamp,click\nu,a,1,1\nu,b,2,0\n"})
+    put(info, {"METADATA": "Metadata-Version: 2.1\nName: shop\nVersion: 1.0\n"})
+    put(info, {"entry_points.txt": "[visual_interest.converters]\nshop = my_shop:Shop\n"})
+    paths = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    command = [sys.executable, "-m", "data_tools.convert", "--source", "shop", "--shop.log", "own.csv"]
+    command += ["--files", tmp_path / "files", "--out", tmp_path / "dataset"]
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"PYTHONPATH": paths})
+    assert open_dataset(tmp_path / "dataset").impressions["item_id"].to_list() == ["a", "b"]

@@ -257,4 +257,4 @@ def test_the_command(folder, tmp_path):
     assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     run = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True)
     assert run.returncode == 1
-    assert "holds no dataset.json" in run.stderr
+    assert "has no dataset.json" in run.stderr

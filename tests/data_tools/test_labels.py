@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 from prepare_helpers import run, write_log
+from scipy.stats import chisquare
 
 from data_tools.common.cli import UserError
 from downstream.report.method import drawn_labels
@@ -53,28 +54,88 @@ def positives(source):
         source, [f"u{u},{i:02},{t}" for u, i, t in zip(users, items, times, strict=True)], "user_id,item_id,timestamp"
     )
     shelf = pl.DataFrame({"item_id": [f"{n:02}" for n in range(20)], "category": [n % 2 for n in range(20)]})
+    shelf = shelf.with_columns(product=pl.int_range(20) // 4, aisle=pl.int_range(20) // 10)
     shelf.with_columns(image=pl.lit("00.png")).write_csv(source / "items.csv")
     return source
 
 
-@pytest.mark.parametrize("how", ["uniform", "popularity", "category"])
-def test_drawn_items_were_never_clicked_and_had_appeared(positives, how):
+@pytest.mark.parametrize("how", ["uniform", "popularity", "category", "category_popularity"])
+def test_drawn_items_were_not_clicked_and_had_appeared(positives, how):
     dataset = run(positives, unclicked=3, unclicked_from=how, seed=4)
     rows, info = dataset.impressions, dataset.info
     drawn, real = rows.filter("sampled"), rows.filter(~pl.col("sampled"))
     assert len(real) == 600 == info["counts"]["rows_read"] and set(real["click"]) == {1} and set(drawn["click"]) == {0}
     assert len(drawn) == info["counts"]["sampled"] == 1800 - info["labels"]["unclicked_drawn"]["not_found"]
-    clicked = set(real.select("user_id", "item_id").iter_rows())
-    assert not clicked & set(drawn.select("user_id", "item_id").iter_rows())
+    parts = ["train", "valid", "test"]
+    for row in drawn.iter_rows(named=True):
+        own = real.filter(user_id=row["user_id"], item_id=row["item_id"])
+        later = [one for one in own.iter_rows(named=True) if parts.index(one["split"]) > parts.index(row["split"])]
+        assert len(later) == len(own) and all(one["timestamp"] > row["timestamp"] for one in later)
+    twice = drawn.join(real, on=["user_id", "item_id"], how="semi")
+    assert len(twice), "what the user clicks in a later split may be drawn: leaving it out would tell of that split"
     first = dict(real.group_by("item_id").agg(pl.col("timestamp").min()).iter_rows())
     assert all(first[item] <= time for item, time in drawn.select("item_id", "timestamp").iter_rows())
     assert dict(dataset.items.drop_nulls("first_seen").select("item_id", "first_seen").iter_rows()) == first
     for (_,), view in rows.group_by("request"):
         assert view["click"].sum() == 1 and view["item"].is_unique().all() and view["timestamp"].n_unique() == 1
-        if how == "category":
+        if how.startswith("category"):
             assert len(set(dataset.items["category"].gather(view["item"]))) == 1
-    places = rows.with_columns(place=pl.int_range(pl.len()).over("request")).filter(click=1)["place"]
-    assert set(places) == {0, 1, 2, 3}, "the click stands at no telling place"
+    full = rows.filter(pl.len().over("request") == 4)
+    places = full.with_columns(place=pl.int_range(pl.len()).over("request")).filter(click=1)["place"]
+    assert chisquare(np.bincount(places, minlength=4)).pvalue > 1e-3, "the click's slot is random"
+
+
+def test_look_alikes_of_several_columns_leave_out_the_same_product(positives):
+    columns = {"item_columns": "category=category+aisle", "unclicked_unlike": "product"}
+    dataset = run(positives, unclicked=2, unclicked_from="category_popularity", **columns)
+    items = dataset.items
+    assert items["category"].to_list() == [f"{n % 2} / {n // 10}" for n in range(20)]
+    drawn = dataset.impressions.filter("sampled").select("request", drawn="item")
+    pairs = drawn.join(dataset.impressions.filter(click=1).select("request", "item"), on="request")
+    for name, same in (("category", True), ("product", False)):
+        assert ((items[name].gather(pairs["drawn"]) == items[name].gather(pairs["item"])) == same).all()
+    assert dataset.info["labels"]["unclicked_drawn"]["unlike"] == "product"
+    assert "share their product" in drawn_labels(dataset.info)[0]
+
+
+def test_popularity_within_the_category_is_that_of_clicks_so_far(positives):
+    """Against the expectation, draw by draw, from the clicks so far of items that may be drawn."""
+    dataset = run(positives, unclicked=1, unclicked_from="category_popularity", seed=3)
+    real = dataset.impressions.filter(~pl.col("sampled")).sort("timestamp")
+    items, times = real["item"].to_numpy(), real["timestamp"].to_numpy()
+    category, most = np.arange(20) % 2, 0
+    expected, found = np.zeros(20), np.zeros(20)
+    for row in dataset.impressions.filter("sampled").iter_rows(named=True):
+        so_far = np.bincount(items[times <= row["timestamp"]], minlength=20) * (category == category[row["item"]])
+        own = real.filter(user=row["user"])
+        barred = own.filter((pl.col("timestamp") <= row["timestamp"]) | (pl.col("split") == row["split"]))
+        barred = (
+            set(barred["item"])
+            | set(own.filter(split="train")["item"])
+            | (set(own.filter(split="valid")["item"]) if row["split"] == "test" else set())
+        )
+        so_far[list(barred)] = 0
+        expected += so_far / so_far.sum()
+        found[row["item"]] += 1
+    most = expected > 5
+    assert chisquare(found[most], expected[most] * found[most].sum() / expected[most].sum()).pvalue > 1e-3
+
+
+def test_counts_add_up_with_draws_and_items_launched_late(positives):
+    dataset = run(positives, unclicked=3, unclicked_from="popularity", new_item_share=0.3)
+    counts, rows = dataset.info["counts"], dataset.impressions
+    assert counts["rows_of_late_items"] > 0
+    assert counts["rows_read"] == counts["rows_set_aside"] + counts["rows_of_late_items"] + counts["clicks"]
+    assert counts["impressions"] == counts["clicks"] + counts["sampled"]
+    assert rows.group_by("request").agg(pl.col("click").sum())["click"].unique().to_list() == [1]
+    clicked, drawn = (rows.filter(split="train", click=click)["item"].unique() for click in (1, 0))
+    assert not set(drawn) - set(clicked), "no item is drawn before it is launched"
+
+
+def test_the_slot_in_the_log_is_left_out_where_items_are_drawn(source):
+    write_log(source, ["a,00,1,1", "a,01,2,1", "b,02,3,1"], "user_id,item_id,timestamp,position")
+    found = run(source, unclicked=1)
+    assert "position" not in found.impressions.columns
 
 
 def test_draws_follow_the_seed_and_popularity(source):
@@ -99,7 +160,9 @@ def test_draws_follow_the_seed_and_popularity(source):
 def test_draws_that_find_nothing_are_counted_and_reports_say_what_was_drawn(source):
     write_log(source, ["a,00,1", "a,01,2", "b,00,3"], "user_id,item_id,timestamp")
     found = run(source, unclicked=2)
-    assert "2 items that the user never clicked were drawn for each (uniform, seed 0)" in drawn_labels(found.info)[0]
+    assert (
+        "for each click 2 items were drawn as of its time, from all items clicked so far" in drawn_labels(found.info)[0]
+    )
     assert drawn_labels({"labels": {"unclicked_drawn": None}}) == drawn_labels({}) == []
     assert found.info["labels"]["unclicked_drawn"]["not_found"] == 5
     assert found.impressions.filter("sampled").select("user_id", "item_id").rows() == [("b", "01")]
@@ -112,6 +175,12 @@ def test_a_log_without_labels_is_told_what_to_do(source):
     write_log(source, ["a,00,1,0"])
     with pytest.raises(UserError, match="has unclicked impressions itself"):
         run(source, unclicked=1)
-    with pytest.raises(UserError, match="category"):
-        write_log(source, ["a,00,1,1"])
+    write_log(source, ["a,00,1,1"])
+    with pytest.raises(UserError, match="needs a column category"):
         run(source, unclicked=1, unclicked_from="category")
+    with pytest.raises(UserError, match=r"--unclicked-unlike colour is not a column.*price"):
+        run(source, unclicked=1, unclicked_unlike="colour")
+    with pytest.raises(UserError, match="do nothing without --unclicked"):
+        run(source, unclicked_from="popularity")
+    with pytest.raises(UserError, match=r"no column 'prize'.*nearest is 'price'"):
+        run(source, unclicked=1, item_columns="category=prize+image")

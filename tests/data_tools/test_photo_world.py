@@ -9,10 +9,10 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from data_tools import world as command
 from data_tools.common.cli import UserError
 from data_tools.common.files import read_json
 from data_tools.dataset.schema import open_dataset
-from data_tools.simulation import make as worlds
 from data_tools.simulation import photos, render
 from data_tools.simulation.attributes import plant, total_taste
 from data_tools.simulation.behaviour import simulate
@@ -192,8 +192,8 @@ def test_a_mistake_leaves_no_mark_of_a_world(tmp_path):
 
 def test_photos_on_the_command_line_are_the_worlds(monkeypatch, tmp_path):
     made = []
-    monkeypatch.setattr(worlds, "make_world", lambda world, folder: made.append((world, folder)))
-    command = ["world", "--photos", "pictures", "--world.items", "7", "--out", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", command)
-    worlds.main()
+    monkeypatch.setattr(command, "make_world", lambda world, folder: made.append((world, folder)))
+    argv = ["world", "--photos", "pictures", "--world.items", "7", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", argv)
+    command.main()
     assert made == [(World(photos="pictures", items=7), str(tmp_path))]

@@ -106,7 +106,37 @@ def test_options_of_a_plug_in_that_is_not_chosen_are_refused():
 def test_a_value_out_of_range_is_refused(flags, capsys):
     with pytest.raises(SystemExit):
         parse(*flags)
-    assert flags[0][2:] in capsys.readouterr().err
+    assert flags[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--steps", "0"], "--steps is 0; must be > 0"),
+        (["--steps", "many"], "--steps is many; must be a whole number > 0"),
+        (["--steps", "1.5"], "--steps is 1.5; must be a whole number > 0"),
+        (["--image.scale", "huge"], "--image.scale is huge; choose one of small, large"),
+        (["--image.histogram.bins", "1"], "--image.histogram.bins is 1; must be >= 2"),
+        (["--image.histgram.bins", "3"], "unknown setting image.histgram.bins; the nearest is image.histogram.bins"),
+        (["--image", "3"], "--image is a section; set what it holds, as in --image.form VALUE"),
+        (["--steps"], "--steps needs a value"),
+        (["3"], "unexpected argument '3'; settings are given as --name VALUE"),
+        (["--config", "none.yaml"], "none.yaml' does not exist"),
+        (["--config", "bad.yaml"], "the configuration file is not valid YAML"),
+        (["--config", "key.yaml"], "unknown setting image.scal; the nearest is image.scale"),
+        (["--config", "type.yaml"], "must be a whole number > 0"),
+    ],
+)
+def test_mistakes_are_explained_in_plain_words(flags, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.yaml").write_text("steps: [1")
+    (tmp_path / "key.yaml").write_text("image: {scal: small}")
+    (tmp_path / "type.yaml").write_text("steps: {a: 1}")
+    with pytest.raises(SystemExit) as ended:
+        parse(*flags)
+    found = capsys.readouterr().err
+    assert (ended.value.code == 2 and found.startswith(f"error: {said}")) or said in found
+    assert "Parser key" not in found and "typing" not in found
 
 
 def test_ranges_hold_in_python_too():

@@ -8,8 +8,9 @@ from datetime import datetime
 import polars as pl
 from prepare_helpers import run, write_log
 
+from data_tools.dataset.rules import Rules
 from data_tools.dataset.schema import open_dataset
-from data_tools.dataset.write import Rules, write_dataset
+from data_tools.dataset.write import write_dataset
 
 
 def test_tables_say_what_the_log_says(source):
@@ -166,7 +167,9 @@ def test_a_frame_of_items_and_further_facts(source):
     pl.read_csv(source / "log.csv", infer_schema=False).write_parquet(source / "log.parquet")
     items = pl.DataFrame({"item_id": [f"{n:02}" for n in range(20)], "image": "00.png", "nothing": None})
     rules = Rules(page_gap=0, valid_from=0.5, test_from=0.75)
-    out = write_dataset(source.parent / "d", source / "log.parquet", items, source, rules, info={"world": {"seed": 1}})
+    out = write_dataset(
+        source.parent / "d", source / "log.parquet", items, source, rules=rules, info={"world": {"seed": 1}}
+    )
     dataset = open_dataset(out)
     assert dataset.info["world"] == {"seed": 1} and dataset.info["counts"]["requests"] == 400
     assert (dataset.info["splits"]["train"], dataset.info["splits"]["test"]) == (200, 100)
@@ -182,7 +185,7 @@ def test_the_command_as_documented(source):
     assert f"python -m data_tools.shards --dataset {out}" in done.stdout
     assert open_dataset(out).items["category"].to_list() == [str(n) for n in range(20)]
     again = subprocess.run(command, capture_output=True, text=True)
-    assert again.returncode == 1 and "exists already" in again.stderr and "Traceback" not in again.stderr
+    assert again.returncode == 1 and "already exists" in again.stderr and "Traceback" not in again.stderr
 
 
 def test_items_launched_late_are_new_to_validation_and_test(source):

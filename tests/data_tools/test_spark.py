@@ -11,6 +11,8 @@ from prepare_helpers import run, write_log
 from data_tools.log import histories, labels
 from data_tools.log import values as behaviour_log
 
+UNCLICKED = ("uniform", "popularity", "category", "category_popularity")
+
 
 def log_table():
     columns = {"user_id": "string", "item_id": "string", "timestamp": "string", "click": "string", "__row__": "int64"}
@@ -74,7 +76,7 @@ def write_case(source, case):
             frame = frame.rename({"click": "rating"}).with_columns(rating=pl.Series(random.integers(1, 11, n) / 10))
             frame.write_parquet(source / "log.parquet")
             return {"log": "log.parquet", "max_bad_share": 0.5, "rating_threshold": "own_mean"}
-        case "uniform" | "popularity" | "category":
+        case "uniform" | "popularity" | "category" | "category_popularity":
             frame.filter(pl.col("click") == 1).drop("click").write_parquet(source / "log.parquet")
             return {"log": "log.parquet", "max_bad_share": 0.5, "unclicked": 2, "unclicked_from": case, "seed": 5}
     frame.write_parquet(source / "log.parquet")
@@ -98,7 +100,7 @@ def session():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["text", "parquet parts", "requests", "own mean", *labels.UNCLICKED])
+@pytest.mark.parametrize("case", ["text", "parquet parts", "requests", "own mean", *UNCLICKED])
 def test_spark_gives_the_same_tables(source, session, case):
     settings = write_case(source, case)
     duck, spark = (run(source, out=engine, engine=engine, **settings) for engine in ("duckdb", "spark"))

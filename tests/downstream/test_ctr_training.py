@@ -89,7 +89,7 @@ def test_the_command_writes_a_run(small_world, tmp_path, train_command, capsys):
     assert "exists already" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         train_command(*arguments, "--optim.learning_rate", "1")
-    assert "nearest known one is" in capsys.readouterr().err
+    assert "the nearest is" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -1,0 +1,214 @@
+"""The parser of every command: jsonargparse's, with compact help and complaints in plain words."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shutil
+import sys
+from argparse import SUPPRESS, Action, RawDescriptionHelpFormatter
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+from data_tools.common.checks import allowed, expected
+from data_tools.common.plugins import Choice, plugin_choices, summary
+
+WIDTH = 100  # of help where there is no terminal
+COLUMN = 34  # where the explanations begin
+METAVARS = {int: "N", float: "X", Path: "PATH", str: "TEXT"}
+
+
+class HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """jsonargparse's help, compact: short placeholders, ranges and defaults at the end of each explanation."""
+
+    def __init__(self, prog: str) -> None:
+        width = shutil.get_terminal_size((WIDTH, 24)).columns
+        super().__init__(prog, max_help_position=COLUMN, width=max(60, width - 2))
+
+    def _get_help_string(self, action: Action) -> str:
+        if (hint := getattr(action, "_typehint", None)) is None:
+            return action.help or ""
+        facts = [allowed(hint), "required" if action.required else f"default: {_shown_default(action.default)}"]
+        return f"{action.help or ''} ({', '.join(filter(None, facts))})".strip()
+
+    def _get_default_metavar_for_optional(self, action: Action) -> str:
+        return _metavar(getattr(action, "_typehint", None))
+
+
+def _shown_default(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value) if value != "" else "empty"
+
+
+def _metavar(hint: Any) -> str:
+    """What stands for the value in ``--option VALUE``."""
+    if get_origin(hint) is Literal:
+        return "{" + ",".join(map(str, get_args(hint))) + "}"
+    if inner := [kind for kind in get_args(hint) if kind is not type(None)]:
+        return _metavar(inner[0]) if len(inner) == 1 and get_origin(hint) not in (list, tuple) else "VALUE"
+    return METAVARS.get(getattr(hint, "_type", hint), "VALUE")
+
+
+class Parser(ArgumentParser):
+    """jsonargparse's parser for a settings dataclass.
+
+    Parameters
+    ----------
+    settings : type
+        A dataclass; its fields may be dataclasses (sections).
+    description : str or None
+        Shown on top of the help.
+    """
+
+    def __init__(self, settings: type, description: str | None) -> None:
+        super().__init__(description=description, allow_abbrev=False, formatter_class=HelpFormatter)
+        self.choices = dict(_choices(settings))
+        self.add_argument("--config", action="config", metavar="FILE", help="YAML file of settings; flags override it.")
+        self.add_class_arguments(settings)
+        for group in self._action_groups:
+            group._group_actions.sort(key=lambda action: not action.required)
+        printing = self._option_string_actions["--print_config"]
+        printing.help, printing.metavar = "Print the settings as YAML and exit.", ""
+
+    @property
+    def switches(self) -> set[str]:
+        """The options that are true or false."""
+        return {f"--{action.dest}" for action in self._actions if getattr(action, "_typehint", None) is bool}
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        print(f"error: {self._in_plain_words(message.strip())}\n  all settings: {self.prog} --help", file=sys.stderr)
+        raise SystemExit(2)
+
+    def _in_plain_words(self, message: str) -> str:
+        actions = {action.dest: action for action in self._actions if isinstance(action.dest, str)}
+        if found := re.match(r'Parser key "config":.*does not exist: (.*)', message, re.S):
+            return f"the configuration file {found[1]} does not exist"
+        if found := re.match(r'Parser key "([\w.-]+)":\s*(.*)', message, re.S):
+            value, hint = _value_in(found[2]), getattr(actions.get(found[1]), "_typehint", None)
+            if hint is not None:
+                return f"--{found[1]} is {value or 'of another kind'}; {expected(hint, _number(value or ''))}"
+            if inner := next((name for name in actions if name.startswith(f"{found[1]}.")), None):
+                return f"--{found[1]} is a section; set what it holds, as in --{inner} VALUE"
+        if found := re.match(r"argument (--[\w.-]+): expected one argument", message):
+            return f"{found[1]} needs a value"
+        if found := re.match(r"the following arguments are required: (.*)", message):
+            names = [f"--{name}" for name in found[1].split(", ")]
+            return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} required"
+        if message.startswith("Problems parsing config:"):
+            return message.replace("Problems parsing config:", "the configuration file is not valid YAML:")
+        known = [name for name in actions if not re.match(r"help$|print_|.*\.help$", name)]
+        unknown = [f"unknown setting {name}; the nearest is {_nearest(name, known)}" for name in _unknown_in(message)]
+        if found := re.match(r"unrecognized arguments: ([^-].*)", message, re.I):
+            return f"unexpected argument {found[1].split()[0]!r}; settings are given as --name VALUE"
+        return "\n  ".join(unknown) or message
+
+    def section_help(self, section: str | None = None) -> str:
+        """Help of a section (its dotted name), or of all but the plug-ins' own, which are listed with a line each."""
+        if section and not any(one.dest.startswith(f"{section}.") for one in self._actions):
+            self.error(f"unrecognized arguments: --{section}.help")
+        apart = [name for name in self._plugin_sections() if name != section]
+        texts = [one.help for one in self._actions]
+        description, self.usage = self.description, "%(prog)s [--config FILE] [--section.key VALUE ...]"
+        try:
+            if section:
+                self.description = self.usage = SUPPRESS
+            for one in self._actions:
+                if not _shown(one, section, apart):
+                    one.help = SUPPRESS
+            shown = self.format_help().removeprefix(f"usage: {SUPPRESS}").lstrip()
+        finally:
+            self.description = description
+            for one, text in zip(self._actions, texts, strict=True):
+                one.help = text
+        return shown if section else f"{shown}{self._plugins_help()}"
+
+    def print_help(self, file: Any = None) -> None:
+        print(self.section_help(), file=file or sys.stdout)
+
+    def _plugin_sections(self) -> list[str]:
+        """Dotted names of the sections that hold plug-ins' options."""
+        return [
+            _section(where, name)
+            for where, choice in self.choices.items()
+            for name, plugin in choice.registry.items()
+            if hasattr(plugin, "Settings")
+        ]
+
+    def _plugins_help(self) -> str:
+        """The plug-ins by the setting that chooses them, a line each."""
+        lines: list[str] = []
+        for where, choice in self.choices.items():
+            lines += ["", f"--{where}, one of:"]
+            width = max(map(len, choice.registry))
+            for name, plugin in choice.registry.items():
+                own = f" (options: --{_section(where, name)}.help)" if hasattr(plugin, "Settings") else ""
+                lines.append(f"  {name:{width}}  {summary(plugin)}{own}")
+        return "\n".join(lines) + "\n" if lines else ""
+
+
+def _choices(settings: Any, prefix: str = "") -> Iterator[tuple[str, Choice]]:
+    """Dotted name of each setting that chooses plug-ins -> its choice, of a settings dataclass and its sections."""
+    yield from ((f"{prefix}{choice.key}", choice) for choice in plugin_choices(settings))
+    plugins = {name for choice in plugin_choices(settings) for name in choice.registry}
+    hints = get_type_hints(settings)
+    for one in fields(settings):
+        if is_dataclass(hints[one.name]) and one.name not in plugins:
+            yield from _choices(hints[one.name], f"{prefix}{one.name}.")
+
+
+def _section(where: str, name: str) -> str:
+    """Dotted name of a plug-in's options, beside the setting ``where`` that chooses it."""
+    return ".".join([*where.split(".")[:-1], name])
+
+
+def _shown(action: Any, section: str | None, apart: Sequence[str]) -> bool:
+    """Whether an option stands in the help of a section, or, without one, in that of the whole command."""
+    if not isinstance(action.dest, str) or (action.metavar == "CONFIG" and action.dest != "config"):
+        return False
+    if section is not None:
+        return action.dest.startswith(f"{section}.")
+    return not any(action.dest.startswith(f"{name}.") for name in apart)
+
+
+def _value_in(complaint: str) -> str | None:
+    """The value that one of jsonargparse's complaints is about."""
+    for pattern in (
+        r"Given value: (.*)",
+        r"Got value: (.*)",
+        r"Not of type \w+: invalid literal for .*: '(.*)'",
+        r"Not of type \w+: could not convert string to float: '(.*)'",
+        r"Not of type \w+: (.*?) (?:does not conform|not an? )",
+    ):
+        if found := re.search(pattern, complaint):
+            return found[1]
+    return None
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _unknown_in(message: str) -> list[str]:
+    """The names of settings that one of the parser's complaints does not know."""
+    names = re.findall(r"--([\w.-]+)", message) if "unrecognized" in message.lower() else []
+    names += re.findall(r"(?:Option|Key|key) ['\"]([\w.-]+)['\"] is not (?:accepted|expected)", message)
+    grouped = re.findall(r"Group '([\w.-]+)' does not accept option '([\w.-]+)'", message)
+    return names + [".".join(two) for two in grouped]
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    """The known key most like ``name``; where its first part names no section, the section or key most like that."""
+    first, sections = name.split(".")[0], {key.split(".")[0] for key in known}
+    if first not in sections:
+        name, known = first, sorted(sections)
+    return difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]

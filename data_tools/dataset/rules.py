@@ -1,0 +1,169 @@
+"""The settings of a dataset: how a log is read, page views, splits, and how much bad input is allowed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, OpenUnitInterval, PositiveInt
+
+from data_tools.common.checks import Checked, OpenShare
+from data_tools.common.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules(Checked):
+    """How a log is read, how impressions become page views and splits, and how much bad input is allowed.
+
+    Attributes
+    ----------
+    time_unit : str
+        What numeric times are: seconds, milliseconds, microseconds or nanoseconds since 1970, excel (serial days), or
+        dates as digits (YYYYMMDD, YYMMDDHH, ...). "auto" takes what leaves no doubt and says it; "order" means that
+        they only give an order (without a time column, the order of the rows).
+    day_first : bool or null
+        Whether dates such as 05/04/2023 begin with the day, where the log itself does not tell.
+    click_values : str
+        Values of the column click that are clicks, as in purchase,add_to_cart; all others are none.
+    match_ids : "exact", "stripped" or "unpadded"
+        How ids of log and item list are compared: as they are; without blanks round them; or of items also without
+        zeros in front, so that 007 is 7.
+    rating_threshold : float, "own_mean" or null
+        For logs with a column rating instead of click: ratings from here on count as clicks. "own_mean": ratings above
+        the user's own mean do.
+    unclicked : int
+        For logs of clicks alone: unclicked items drawn for each click. They form its page view and are marked (column
+        sampled; dataset.json and reports say so).
+    unclicked_from : str
+        Draw from all items clicked so far, with equal probability (uniform) or in proportion to their clicks so far
+        (popularity); or likewise from the clicked item's category (category, category_popularity). Never an item that
+        the user clicked by then or clicks later in the same split.
+    unclicked_unlike : str
+        Column of the item list, such as product: never draw an item that shares the clicked item's value, such as
+        another colour of the same product.
+    seed : int
+        Seed of these draws.
+    page_gap : int
+        Without a request_id: impressions of a user at most this many seconds apart share a page view. With --time_unit
+        order, any pause is allowed.
+    page_slots : int
+        Without a request_id: most impressions in a page view.
+    valid_from : float
+        The validation split starts at this fraction of the impressions in time order.
+    test_from : float
+        The test split starts at this fraction.
+    new_item_share : float
+        Share of the items, drawn at random, that are treated as launched when validation starts: what earlier page
+        views show of them is left out and counted. For logs whose catalogue hardly grows.
+    max_bad_share : float
+        Largest fraction of the log's rows, or of the item list's lines, that may be set aside.
+    max_bad_image_share : float
+        Largest fraction of the items whose image may be missing or unreadable.
+    engine : "duckdb" or "spark"
+        DuckDB runs on this machine; Spark is for logs that outgrow it (best given as Parquet; text is read here
+        first). Both give the same tables.
+    memory : str
+        Memory limit of the engine. DuckDB spills to disk beside the output.
+    """
+
+    time_unit: Literal[
+        "auto",
+        "seconds",
+        "milliseconds",
+        "microseconds",
+        "nanoseconds",
+        "excel",
+        "YYYYMMDD",
+        "YYMMDDHH",
+        "YYYYMMDDHH",
+        "YYYYMMDDHHMM",
+        "YYMMDDHHMMSS",
+        "YYYYMMDDHHMMSS",
+        "YYYYMMDDHHMMSSmmm",
+        "order",
+    ] = "auto"
+    day_first: bool | None = None
+    click_values: str = ""
+    match_ids: Literal["exact", "stripped", "unpadded"] = "exact"
+    rating_threshold: float | Literal["own_mean"] | None = None
+    unclicked: NonNegativeInt = 0
+    unclicked_from: Literal["uniform", "popularity", "category", "category_popularity"] = "uniform"
+    unclicked_unlike: str = ""
+    seed: int = 0
+    page_gap: NonNegativeInt = 1800
+    page_slots: PositiveInt = 10
+    valid_from: OpenUnitInterval = 0.8
+    test_from: OpenUnitInterval = 0.9
+    new_item_share: OpenShare = 0.0
+    max_bad_share: ClosedUnitInterval = 0.05
+    max_bad_image_share: ClosedUnitInterval = 0.05
+    engine: Literal["duckdb", "spark"] = "duckdb"
+    memory: str = "4GB"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.valid_from >= self.test_from:
+            raise UserError(f"valid_from is {self.valid_from}; must be < test_from, which is {self.test_from}")
+        if isinstance(self.rating_threshold, float) and not math.isfinite(self.rating_threshold):
+            raise UserError(f"rating_threshold is {self.rating_threshold}; must be a finite number or own_mean")
+        if not self.unclicked and (self.unclicked_unlike or self.unclicked_from != "uniform"):
+            raise UserError("unclicked_from and unclicked_unlike do nothing without --unclicked N, the draws per click")
+
+    def gap(self, unit: str) -> int | None:
+        """``page_gap`` in the unit of a log's times; None for any pause."""
+        return None if unit == "order" else self.page_gap * (1000 if unit == "milliseconds" else 1)
+
+    def check_items(self, columns: Collection[str]) -> None:
+        """Raise a UserError if the item list lacks a column that the draws need."""
+        if self.unclicked and self.unclicked_from.startswith("category") and "category" not in columns:
+            raise UserError(f"--unclicked-from {self.unclicked_from} needs a column category in the item list")
+        if self.unclicked_unlike and self.unclicked_unlike not in columns:
+            raise UserError(
+                f"--unclicked-unlike {self.unclicked_unlike} is not a column of the item list; it has {list(columns)}"
+            )
+
+
+class TooMuchBadInput(UserError):
+    """More than the allowed share of some input is bad."""
+
+
+def refuse_above(
+    share: float,
+    bad: Mapping[str, int],
+    total: int,
+    what: str,
+    setting: str,
+    examples: Mapping[str, Sequence[str]] | None = None,
+) -> None:
+    """Stop the job if more than an allowed share of its input is bad.
+
+    Parameters
+    ----------
+    share : float
+        The allowed share.
+    bad : dict of str to int
+        Reason -> count.
+    total : int
+        How many there are in all.
+    what, setting : str
+        What is counted, and the setting that allows more.
+    examples : dict of str to sequence of str, optional
+        Reason -> lines that show the first of it and say how to mend it.
+
+    Raises
+    ------
+    TooMuchBadInput
+        With the reasons, their counts and the examples.
+    """
+    if (found := sum(bad.values())) <= share * total:
+        return
+    counts = "".join(
+        f"\n  {reason}: {count:,}" + "".join(f"\n    {line}" for line in (examples or {}).get(reason, ()))
+        for reason, count in bad.items()
+    )
+    raise TooMuchBadInput(
+        f"{found:,} of {total:,} {what} are unusable, which exceeds the allowed fraction of {share}:{counts}"
+        f"\n  Nothing was written. Fix the input, or raise --{setting}."
+    )
