@@ -155,6 +155,8 @@ def as_parquet(
             parts += converter.delimited(path, form, None, expected)
         elif is_parquet(path):
             parts.append(Part(path, path))
+        elif suffix(path) in PARQUET:
+            raise UserError(f"{path} cannot be read: it is no Parquet file; it begins {head(path, 40)!r}")
         elif _is_json(path):
             parts += converter.json(path, wanted)
         else:
