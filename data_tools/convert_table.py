@@ -30,6 +30,7 @@ import polars as pl
 from rich.console import Console
 
 from data_tools.common.cli import UserError, parse_settings, run_command
+from data_tools.common.parquet import read_parquet
 from data_tools.tables.layouts import LAYOUTS, Layout, layout_of
 from data_tools.tables.peers import read_mapping
 from data_tools.tables.table import EmbeddingTable, describe, read_table, write_table
@@ -139,7 +140,7 @@ def _write(layout: Layout, out: Path, table: EmbeddingTable, vectors: np.ndarray
 def _read_order(path: Path) -> list[Any]:
     try:
         if path.suffix == ".parquet":
-            return pl.read_parquet(path, columns=["item_id"])["item_id"].to_list()
+            return read_parquet(path, columns=["item_id"])["item_id"].to_list()
         return read_mapping(path)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise UserError(f"{path} cannot be read as a list of items: {error}") from None

@@ -27,6 +27,7 @@ import polars as pl
 
 from data_tools.common.errors import UserError
 from data_tools.common.files import digest, read_json, whole_file, whole_folder, write_json
+from data_tools.common.parquet import read_parquet
 
 BLOCK = 1 << 22  # bytes read at a time for a digest
 
@@ -93,7 +94,7 @@ class FeatureStore:
                 raise UserError(f"{file} is missing: the ids of {added['count']:,} items; restore it")
             if digest([file]) != added["ids"]:
                 raise UserError(f"{file} has another digest than store.json records; restore the file written with it")
-        return pl.concat([pl.Series("item_id", [], dtype=pl.String), *(pl.read_parquet(f)["item_id"] for f in files)])
+        return pl.concat([pl.Series("item_id", [], dtype=pl.String), *(read_parquet(f)["item_id"] for f in files)])
 
     def rows_of(self, item_ids: Sequence[Any]) -> np.ndarray:
         """Rows, int64 (M,), of items by id, compared as text; -1 where the store lacks the item."""
