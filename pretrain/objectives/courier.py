@@ -25,11 +25,14 @@ class Targets(NamedTuple):
 
     Attributes
     ----------
-    index : long tensor (n,), into the batch's distinct pictures, -1 for padding
-    row : long tensor (n,), the request of this process that each is of
+    index : long tensor (n,)
+        Into the batch's distinct pictures, -1 for padding.
+    row : long tensor (n,)
+        The request of this process that each is of.
     clicked : bool tensor (n,)
     rebuilt : float tensor (n, D)
-    known : bool tensor (n,), whether there are clicks to rebuild it from
+    known : bool tensor (n,)
+        Whether there are clicks to rebuild it from.
     """
 
     index: Tensor
@@ -56,19 +59,24 @@ class Rivals(NamedTuple):
 def click_targets(history: Tensor, fresh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Each fresh click with the clicks before it alone, so that it is rebuilt from neither itself nor later ones.
 
-    Over the training requests each click is fresh once, and so a target once, as COURIER's order asks, as far as it is
-    in the history of a batch and has a click before it there.
+    Over the training requests each click is fresh once, and so a target once, as COURIER's order asks, if it is in the
+    history of a batch with a click before it.
 
     Parameters
     ----------
-    history : long tensor (B, H), oldest first, right-aligned, -1 for padding
-    fresh : long tensor (B,), how many of the last clicks are new since the user's request before
+    history : long tensor (B, H)
+        Oldest first, right-aligned, -1 for padding.
+    fresh : long tensor (B,)
+        How many of the last clicks are new since the user's request before.
 
     Returns
     -------
-    row : long tensor (M,), the request; M is the same in all processes, at least 1, and filled up with padding
-    target : long tensor (M,), the click; -1 for padding
-    earlier : long tensor (M, H), the clicks before it; -1 for padding
+    row : long tensor (M,)
+        The request; M is the same in all processes, at least 1, and filled up with padding.
+    target : long tensor (M,)
+        The click; -1 for padding.
+    earlier : long tensor (M, H)
+        The clicks before it; -1 for padding.
     """
     place = torch.arange(history.shape[1], device=history.device)
     row, slot = ((history >= 0) & (place >= len(place) - fresh[:, None])).nonzero(as_tuple=True)
@@ -215,8 +223,10 @@ class Courier(Contrastive):
 
         Parameters
         ----------
-        embeddings : float tensor (N, D), of the batch's distinct pictures
-        batch : with history (B, H), fresh (B,), page (B, P), click (B, P) and image_item (N,)
+        embeddings : float tensor (N, D)
+            Of the batch's distinct pictures.
+        batch : dict of tensors
+            With history (B, H), fresh (B,), page (B, P), click (B, P) and image_item (N,).
         """
         if self.options.projection:
             embeddings = self.projection(embeddings)

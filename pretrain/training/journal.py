@@ -36,7 +36,7 @@ class Journal:
         self.images, self.waited, self.started = 0, 0.0, time.time()
         self.watch = CollapseWatch(settings)
         if self.main:
-            runs.trim_log(self.run, step or -1)  # a run that starts anew writes its step 0 again
+            runs.trim_log(self.run, step or -1)  # a run that starts over writes its step 0 again
             self.validation = requests_of(settings, "valid")
             self.best = Best(self.run, settings.evaluation.choose_on)
 

@@ -102,40 +102,12 @@ def environment(tmp_path):
 
 def test_they_are_trained_and_exported_with_their_options(environment, tiny_world, tmp_path):
     shards, out = tiny_world / "shards", tmp_path / "run"
-    arguments = [
-        "--objective.name",
-        "pull",
-        "--objective.pull.length",
-        "3",
-        "--encoder.family",
-        "pixels",
-        "--encoder.name",
-        "2",
-        "--encoder.pixels.width",
-        "6",
-        "--encoder.dimensions",
-        "0",
-        "--encoder.image_size",
-        "16",
-        "--batch.rows",
-        "16",
-        "--batch.workers",
-        "0",
-        "--optim.steps",
-        "20",
-        "--optim.lr",
-        "0.1",
-        "--optim.warmup",
-        "0",
-        "--optim.precision",
-        "fp32",
-        "--log_every",
-        "1",
-        "--evaluation.every",
-        "20",
-    ]
+    chosen = "--objective.name pull --objective.pull.length 3 --encoder.family pixels --encoder.pixels.width 6"
+    small = "--encoder.name 2 --encoder.dimensions 0 --encoder.image_size 16 --batch.rows 16 --batch.workers 0"
+    quick = "--optim.steps 20 --optim.lr 0.1 --optim.warmup 0 --optim.precision fp32 --log_every 1"
+    arguments = [str(shards), str(out), *f"{chosen} {small} {quick} --evaluation.every 20".split()]
     process = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(shards), str(out), *arguments],
+        [sys.executable, "-c", SCRIPT, *arguments],
         env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr

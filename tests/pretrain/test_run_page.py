@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from data_tools.common.cli import UserError, parse_settings
 from data_tools.common.files import read_json, write_json
 from pretrain.evaluation.page_auc import Requests
-from pretrain.pages.charts import collapse_charts, loss_charts
+from pretrain.pages.charts import collapse_charts, loss_charts, validation_chart
 from pretrain.pages.pictures import as_image, attention_rows, neighbour_rows
 from pretrain.pages.run import write_page
 from pretrain.settings import Settings as Pretrain
@@ -64,6 +64,12 @@ def test_charts_are_of_what_was_logged():
     log += [{"step": s, "loss": 2.0, "chance": 3.0, "a_loss": 2.0, "a_loss_chance": 3.0, "spread": 0.5} for s in (1, 2)]
     assert [name for name, _ in loss_charts(log)] == ["loss"]  # the only term is the loss
     assert [name for name, _ in collapse_charts(log)] == ["Spread (healthy: at least 0.1)"]
+
+
+def test_a_slice_without_page_views_is_left_out_of_the_chart():
+    log = [{"step": s, "valid_page_auc_warm": 0.5 + s / 10, "valid_page_auc_cold": math.nan} for s in (0, 1)]
+    assert "warm items" in validation_chart(log, 1) and "cold items" not in validation_chart(log, 1)
+    assert validation_chart([], 0) == ""
 
 
 def test_a_run_without_weights_says_so(tmp_path):
