@@ -105,6 +105,13 @@ def test_links_lead_somewhere(page):
             assert heading in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles], target
 
 
+def test_the_architecture_names_every_folder():
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    for package in ("data_tools", "pretrain", "downstream"):
+        for folder in sorted(path.parent for path in (ROOT / package).glob("*/__init__.py")):
+            assert f"`{folder.name}/`" in text, f"{package}/{folder.name} is not in ARCHITECTURE.md"
+
+
 def test_the_site_lists_every_page():
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     listed = re.findall(r"^  - .*: (\S+\.md)$", text, re.MULTILINE)
