@@ -183,7 +183,7 @@ def export(settings: Settings) -> dict[str, Any]:
         if state.is_main_process:
             count = sum(shard["items"] for shard in index["items"])
             info = {
-                **describe(count, size, settings.dtype),
+                **describe(count, size, settings.dtype, folder=folder),
                 "normalised": settings.normalise,
                 "layer": settings.layer,
                 **says,
