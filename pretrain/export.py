@@ -186,7 +186,7 @@ def export(settings: Settings) -> dict[str, Any]:
             if not sum(count):
                 raise UserError(f"none of the {sum(broken)} pictures of {settings.data} can be decoded")
             info = {
-                **describe(sum(count), max(size), settings.dtype),
+                **describe(sum(count), max(size), settings.dtype, folder=folder),
                 "broken_pictures": sum(broken),
                 "normalised": settings.normalise,
                 "layer": settings.layer,

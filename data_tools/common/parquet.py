@@ -33,3 +33,23 @@ def parquet_table(backend: Any, paths: Sequence[Path], **options: Any) -> ir.Tab
 def engine_path(path: str | Path) -> str:
     """A path as DuckDB takes it, which reads patterns."""
     return glob.escape(str(path))
+
+
+def sql_name(name: str) -> str:
+    """A column's name in DuckDB's SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def sql_text(value: str | Path) -> str:
+    """A text in DuckDB's SQL."""
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+def sql_table(paths: Sequence[Path], **options: bool) -> str:
+    """Parquet files in DuckDB's SQL; further ``options`` are those of its ``read_parquet``."""
+    files = ", ".join(sql_text(engine_path(path)) for path in paths)
+    return (
+        f"read_parquet([{files}], hive_partitioning = false"
+        + "".join(f", {name} = {str(value).lower()}" for name, value in options.items())
+        + ")"
+    )

@@ -23,6 +23,7 @@ from data_tools.log.understood import catalogue_keys, understand
 from data_tools.reading import inputs
 from data_tools.reading.columns import LOG_COLUMNS, LOG_OPTIONAL, free_names, resolve_columns
 from data_tools.reading.form import Form, Given
+from data_tools.reading.page_rows import unfolded
 
 HINTS = {
     "click": "\n  Ratings instead: --rating-threshold 4. Clicks alone: --unclicked 4 draws unclicked items.",
@@ -115,6 +116,7 @@ def read_log(run: Engine, log: Log, catalogue: pl.DataFrame, rules: Rules, *, fo
     found = inputs.as_parquet(
         log.place, work, "log", expected=wanted, form=log.form, given=log.given, wanted=wanted, memory=rules.memory
     )
+    found = unfolded(found, log.columns, wanted, work, rules.memory)
     where, total = str(log.place), found.rows
     columns = {ours: found.columns[name] for ours, name in _resolve(list(found.columns), log, rules).items()}
     table = run.read(found.parts, found.columns.values())

@@ -85,7 +85,7 @@ def _place(found: Found, row: int) -> str:
 
 def _line_numbers(part: Part, found: Found) -> Iterator[int]:
     """The line of each row of a text file, in the order of its rows."""
-    if part.path == part.source:
+    if part.path == part.source or part.unfolded:
         return
     if part.form is None:
         yield from (one.number for one in lines.json_objects(part.source) if one.row is not None)

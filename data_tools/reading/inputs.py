@@ -109,7 +109,7 @@ def _is_json(path: Path) -> bool:
     if suffix(path) in JSON_LINES:
         return True
     start = head(path).decode(errors="replace").lstrip("\ufeff \r\n\t")
-    if re.match(r"\[\s*\{", start):
+    if re.match(r"\[\s*\{|\{\s*[\r\n]+\s*\"", start):
         return True
     return start.startswith("{") and lines.json_object(1, start.partition("\n")[0]).row is not None
 

@@ -33,6 +33,8 @@ class Part:
         The columns of ``path``.
     keys : dict of str to str or None
         Columns of one value that the file itself lacks, made of folder names.
+    unfolded : bool
+        Whether a row of ``source`` is several of ``path``.
     """
 
     path: Path
@@ -40,6 +42,7 @@ class Part:
     form: Form | None = None
     names: frozenset[str] = frozenset()
     keys: dict[str, str | None] = field(default_factory=dict)
+    unfolded: bool = False
 
 
 def safe_names(names: Iterable[str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_tools.common.errors import UserError
-from data_tools.common.parquet import engine_path
+from data_tools.common.parquet import engine_path, sql_name, sql_table, sql_text
 from data_tools.reading import lines
 from data_tools.reading.form import UTF8, Form, Given, find_encoding, find_form
 from data_tools.reading.opened import compression, head, opened_text
@@ -129,21 +129,21 @@ class Converter:
                 if form.quoted or form.names is not None:
                     return True
                 # Quotes round whole values protect them: then they are no part of the text.
-                wrapped = " OR ".join(f"regexp_matches({_column(name)}, '^\".*\"$', 's')" for name in names)
-                return not engine.sql(f"FROM {_written(out)} WHERE {wrapped} LIMIT 1").fetchall()
+                wrapped = " OR ".join(f"regexp_matches({sql_name(name)}, '^\".*\"$', 's')" for name in names)
+                return not engine.sql(f"FROM {sql_table([out])} WHERE {wrapped} LIMIT 1").fetchall()
         except duckdb.Error:
             return False
 
     def _drop_headers(self, path: Path, outs: Sequence[Path], names: Mapping[str, str]) -> None:
         """Leave out rows that are the header again, as where files were put together."""
-        same = " AND ".join(f"trim({_column(safe)}) = {_text(name)}" for safe, name in names.items())
+        same = " AND ".join(f"trim({sql_name(safe)}) = {sql_text(name)}" for safe, name in names.items())
         dropped = 0
         with self._engine() as engine:
             for out in outs:
-                repeated = engine.sql(f"SELECT count(*) FROM {_written(out)} WHERE {same}").fetchall()[0][0]
+                repeated = engine.sql(f"SELECT count(*) FROM {sql_table([out])} WHERE {same}").fetchall()[0][0]
                 if repeated:
                     kept = self._next()
-                    engine.sql(f"FROM {_written(out)} WHERE ({same}) IS NOT TRUE").write_parquet(str(kept))
+                    engine.sql(f"FROM {sql_table([out])} WHERE ({same}) IS NOT TRUE").write_parquet(str(kept))
                     kept.replace(out)
                     dropped += repeated
         if dropped:
@@ -168,7 +168,7 @@ class Converter:
         first = head(path).decode(errors="replace").lstrip("\ufeff \r\n\t").partition("\n")[0]
         if first and lines.json_object(1, first).row is None:
             with self._engine() as engine:
-                read = f"read_json_objects({_text(engine_path(path))}, format = ?, hive_partitioning = false)"
+                read = f"read_json_objects({sql_text(engine_path(path))}, format = ?, hive_partitioning = false)"
                 try:
                     found = engine.execute(f"SELECT json FROM {read}", ["array" if first[0] == "[" else "unstructured"])
                     self.notes.append(f"{path.name} is read as JSON that is not one object a line")
@@ -186,18 +186,6 @@ def _readings(form: Form) -> list[Form]:
     if not form.quoted or len(form.delimiter) > 1 or form.names:
         return [form]
     return [form, replace(form, escape="\\"), replace(form, quoted=False)]
-
-
-def _column(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
-
-
-def _written(path: Path) -> str:
-    return f"read_parquet({_text(engine_path(path))}, hive_partitioning = false)"
 
 
 def _blocks(rows: Iterator[Any]) -> Iterator[list[Any]]:
