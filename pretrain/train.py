@@ -67,7 +67,7 @@ def build(settings: Settings) -> TrainingState:
     read_index(settings.data, digests=settings.verify and processes.is_main_process)
     checkpoint = runs.open_run(settings, processes.wait_for_everyone)
     torch.manual_seed(settings.seed)
-    encoder = build_encoder(settings.encoder)
+    encoder = build_encoder(settings.encoder, settings.data)
     objective = build_objective(settings, encoder)
     optimizer = build_optimizer(encoder, settings.optim, objective)
     resumed: dict[str, Any] = {"step": 0, "seconds": 0.0}
@@ -128,6 +128,7 @@ def training_batches(state: TrainingState) -> DataLoader:
         start=state.step,
         views=objective.views,
         annotate=objective.annotate,
+        pictures=state.encoder.family.takes == "pictures",
     )
 
 

@@ -116,9 +116,11 @@ def requests_of(settings: Settings, split: str, **instead: Any) -> Requests:
 
 @torch.no_grad()
 def embed(encoder: torch.nn.Module, images: PictureSet | Tensor, batch: int = 256) -> Tensor:
-    """Embeddings, unit float32 (N, D), of pictures, uint8 (N, 3, S, S), in evaluation mode."""
+    """Embeddings, unit float32 (N, D), of pictures, uint8 (N, 3, S, S), or of their items, in evaluation mode."""
     if not len(images):
         return torch.empty(0, 1)
+    if isinstance(images, PictureSet) and encoder.family.takes == "items":
+        images = torch.tensor(images.items)
     device = next(encoder.parameters()).device
     training = encoder.training
     encoder.eval()

@@ -86,7 +86,7 @@ def load_run_encoder(
         If the run has no such weights.
     """
     named = read_settings(run).encoder
-    encoder = build_encoder(named, initial_weights=False)  # which need not be at hand any more
+    encoder = build_encoder(named, data, initial_weights=False)  # which need not be at hand any more
     load_weights_of(encoder, run, weights)
     record = {
         "encoder": in_use(named),
@@ -117,13 +117,8 @@ def average_weights(encoder: ImageEncoder, run: Path, wise_ft: Factor, data: str
 
 
 def preprocessing(encoder: ImageEncoder, image_size: int) -> dict[str, Any]:
-    """How a picture becomes the tower's input."""
-    return {
-        "image_size": image_size,
-        "mean": encoder.mean.flatten().tolist(),
-        "std": encoder.std.flatten().tolist(),
-        "resize": "whole picture to a square, bilinear with antialiasing",
-    }
+    """How an item becomes the tower's input, for ``table.json``."""
+    return encoder.family.preprocessing(image_size, encoder.mean.flatten().tolist(), encoder.std.flatten().tolist())
 
 
 def generic_encoder(named: Encoder) -> tuple[ImageEncoder, dict[str, Any]]:

@@ -47,7 +47,7 @@ def write_page(run: Path, data: str | None = None, examples: int = 6, seed: int 
         raise UserError(f"{run} holds no weights yet (no best.safetensors); let it train to its first validation")
     requests = requests_of(settings, "valid", shards=data or settings.data, limit=REQUESTS, seed=seed)
     pictures, views = choose_pictures(requests, examples, seed)
-    units = _embedded(run, settings, requests)
+    units = _embedded(run, settings, data or settings.data, requests)
     temperature = _attention_temperature(settings)
     log, best = runs.read_log(run), read_json(run / "best.json")
     context = {
@@ -74,9 +74,9 @@ def write_page(run: Path, data: str | None = None, examples: int = 6, seed: int 
     return path
 
 
-def _embedded(run: Path, settings: Settings, requests: Requests) -> dict[str, Tensor]:
+def _embedded(run: Path, settings: Settings, data: str, requests: Requests) -> dict[str, Tensor]:
     """Unit embeddings (N, D) of the requests' pictures before and after training."""
-    encoder = build_encoder(settings.encoder, initial_weights=False)
+    encoder = build_encoder(settings.encoder, data, initial_weights=False)
     units = {}
     for name, weights in (("before training", "initial"), ("trained", "trained")):
         load_weights_of(encoder, run, weights)

@@ -125,9 +125,10 @@ def print_start(
     """One line on what is trained and how, and notes on what may surprise."""
     parameters = sum(parameter.numel() for parameter in encoder.parameters())
     named = settings.encoder
+    size = f" at {named.image_size} px" if encoder.family.takes == "pictures" else ""
     console.print(
         f"{settings.objective.name}: {named.name} ({parameters / 1e6:.2f} M parameters) from "
-        f"{named.weights or encoder.family.hub_weights or 'random weights'} at {named.image_size} px, "
+        f"{named.weights or encoder.family.hub_weights or 'random weights'}{size}, "
         f"{accelerator.num_processes} process(es) on {accelerator.device}, {precision}, "
         f"{settings.batch.rows} rows a step, steps {step} to {settings.optim.steps}, run folder {settings.out}"
     )
