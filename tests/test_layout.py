@@ -15,7 +15,6 @@ LATE = {
     "pyspark": "an extra",
     "ibis.backends.pyspark": "an extra",
     "faiss": "its threads are unwelcome in training",
-    "webdataset": "loads torch, which processes that write shards have no need of",
 }
 
 
