@@ -83,7 +83,7 @@ def whole_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def work_folder(path: str | Path) -> Iterator[Path]:
-    """Hold ``path``, which is to be made, and yield a folder beside it for what is needed on the way.
+    """Yield a folder beside ``path``, which is to be made, for what is needed on the way.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def work_folder(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     _refuse_existing(path)
-    with locked(path) as held:
+    with locked(path, purpose="work") as held:
         for left in _left_behind(path, "work") if held else ():
             shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.work-") as work:

@@ -15,15 +15,14 @@ from data_tools.common.errors import UserError
 
 # Some mounted buckets and network disks know no locks: there, keeping writers apart is up to the user.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-_held: dict[tuple[int, Path], bool] = {}
 
 
 @contextlib.contextmanager
-def locked(path: str | Path, wait: bool = False) -> Iterator[bool]:
-    """Hold a place (a file or folder that may not exist yet) for this process while the block runs.
+def locked(path: str | Path, wait: bool = False, purpose: str = "") -> Iterator[bool]:
+    """Hold a place (a file or folder that may not exist yet) while the block runs.
 
     The lock is a file ``.NAME.lock`` beside the place. The system frees it when a process ends, however it ends, so
-    that what a killed process left behind counts for nothing. A process that holds the place already may enter again.
+    that what a killed process left behind counts for nothing.
 
     Parameters
     ----------
@@ -31,6 +30,8 @@ def locked(path: str | Path, wait: bool = False) -> Iterator[bool]:
         The place.
     wait : bool
         Wait for another process instead of refusing.
+    purpose : str
+        Locks of one place for several purposes do not exclude each other.
 
     Yields
     ------
@@ -40,23 +41,18 @@ def locked(path: str | Path, wait: bool = False) -> Iterator[bool]:
     Raises
     ------
     UserError
-        If another process holds the place.
+        If the place is held already, by another process or by this one.
     """
     path = Path(os.path.abspath(path))
-    if (key := (os.getpid(), path)) in _held:
-        yield _held[key]
-        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.parent / f".{path.name}.lock"
+    lock = path.parent / f".{path.name}{purpose and '.'}{purpose}.lock"
     descriptor, certain = _acquire(lock, path, wait)
-    _held[key] = certain
     holder = f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%H:%M')}"
     try:
         os.truncate(descriptor, 0)
         os.write(descriptor, holder.encode())
         yield certain
     finally:
-        del _held[key]
         lock.unlink(missing_ok=True)  # before it is freed: whoever waits for it sees that it is gone, and makes its own
         os.close(descriptor)
 

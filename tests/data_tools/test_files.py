@@ -49,7 +49,7 @@ def test_an_existing_folder_is_kept_unless_asked(tmp_path):
 WRITER = """
 import sys, time
 from data_tools.common.files import {function}
-with {function}(sys.argv[1]) as scratch:
+with {function}(sys.argv[1]{more}) as scratch:
     {write}
     print('half', flush=True)
     time.sleep(60)
@@ -57,9 +57,9 @@ with {function}(sys.argv[1]) as scratch:
 
 
 @contextlib.contextmanager
-def writer(path, function="whole_folder", write="(scratch / 'half').write_text('x')"):
+def writer(path, function="whole_folder", write="(scratch / 'half').write_text('x')", more=""):
     """Another process that has begun to write."""
-    program = WRITER.format(function=function, write=write)
+    program = WRITER.format(function=function, write=write, more=more)
     with subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE) as process:
         try:
             process.stdout.readline()
@@ -82,7 +82,7 @@ def test_what_a_killed_writer_leaves_is_removed_by_the_next(tmp_path):
 @pytest.mark.parametrize("function", [whole_folder, work_folder, resumable_folder])
 def test_a_second_writer_is_refused_and_the_first_one_goes_on(tmp_path, function):
     made_with = [1] if function is resumable_folder else []
-    with writer(tmp_path / "out") as process:
+    with writer(tmp_path / "out", function.__name__, more=", 1" if made_with else "") as process:
         before = sorted(path.name for path in tmp_path.iterdir())
         said = rf"another process is writing .*out \(process {process.pid} on "
         with pytest.raises(UserError, match=said), function(tmp_path / "out", *made_with):
@@ -109,7 +109,7 @@ def test_who_replaces_a_folder_waits_for_the_other(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_process_may_enter_its_own_lock_again(tmp_path):
+def test_a_place_is_written_while_work_for_it_goes_on(tmp_path):
     with work_folder(tmp_path / "out") as work, whole_folder(tmp_path / "out"):
         assert work.is_dir()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
