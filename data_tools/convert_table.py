@@ -3,9 +3,11 @@
 The suffix tells the layout, or ``--layout`` names it; a folder without one is our own (:mod:`data_tools.tables.table`).
 
 npy       vectors in NAME.npy, ids in NAME.ids.npy or NAME.ids.txt
-npz       the arrays ids and vectors (key and value are read too)
-h5        the data sets key and value (ids and vectors are read too)
-parquet   item_id and embedding (key and value are read too)
+npz       the arrays ids and vectors (key and value are read too, and any two that fit together)
+h5        the data sets key and value (as npz are read too, in any group; a data set for each item)
+parquet   item_id and embedding, a list of numbers (key and value are read too; lists as text; a column a dimension)
+csv       item_id and a column for each dimension (as parquet, and without a header, are read too); tsv likewise
+torch     NAME.pt, a dict of ids and vectors (a vector for each id, and a table with ids beside it, are read too)
 faiss     NAME.faiss or NAME.index; ids inside, or beside it as for npy
 fuxictr   a pretrained_emb of FuxiCTR: key and value in .h5, .npz or .parquet
 recbole   DATASET.itememb, an atomic file for RecBole's additional_feat_suffix
@@ -30,6 +32,8 @@ import polars as pl
 from rich.console import Console
 
 from data_tools.common.cli import UserError, parse_settings, run_command
+from data_tools.common.parquet import read_parquet
+from data_tools.reading.opened import COMPRESSED
 from data_tools.tables.layouts import LAYOUTS, Layout, layout_of
 from data_tools.tables.peers import read_mapping
 from data_tools.tables.table import EmbeddingTable, describe, read_table, write_table
@@ -66,9 +70,10 @@ def join(tables: Sequence[EmbeddingTable], missing: str = "stop", order: Sequenc
     vectors = np.concatenate([vectors for vectors, _ in looked_up], axis=1)
     kept = np.all([found for _, found in looked_up], axis=0) | (missing != "drop")
     ids = [item for item, keep in zip(wanted, kept, strict=True) if keep]
+    notes = tuple(note for table in tables for note in table.notes)
     if len(tables) == 1:
-        return EmbeddingTable(ids, vectors[kept], tables[0].info)
-    return EmbeddingTable(ids, vectors[kept], {"joined": [table.info for table in tables]})
+        return EmbeddingTable(ids, vectors[kept], tables[0].info, notes)
+    return EmbeddingTable(ids, vectors[kept], {"joined": [table.info for table in tables]}, notes)
 
 
 @dataclass
@@ -114,9 +119,11 @@ def convert(settings: Settings) -> EmbeddingTable:
     out, vectors = Path(settings.out), table.vectors.astype(settings.dtype)
     if not np.isfinite(vectors).all():
         raise UserError(f"values up to {np.abs(table.vectors).max():g} do not fit {settings.dtype}; write float32")
+    if out.suffix.lower() in COMPRESSED:
+        raise UserError(f"{out}: no layout goes by {out.suffix}; name the file without it, and compress it afterwards")
     layout = layout_of(out, settings.layout)
     if layout is None:
-        own = {name: value for name, value in table.info.items() if name not in describe(0, 0, "")}
+        own = {name: value for name, value in table.info.items() if name not in (*describe(0, 0, ""), "parts")}
         write_table(out, table.ids, vectors, own)
         return table
     _write(LAYOUTS[layout], out, table, vectors)
@@ -139,7 +146,7 @@ def _write(layout: Layout, out: Path, table: EmbeddingTable, vectors: np.ndarray
 def _read_order(path: Path) -> list[Any]:
     try:
         if path.suffix == ".parquet":
-            return pl.read_parquet(path, columns=["item_id"])["item_id"].to_list()
+            return read_parquet(path, columns=["item_id"])["item_id"].to_list()
         return read_mapping(path)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise UserError(f"{path} cannot be read as a list of items: {error}") from None
@@ -148,6 +155,8 @@ def _read_order(path: Path) -> list[Any]:
 def main() -> None:
     settings = parse_settings(Settings, __doc__)
     table = convert(settings)
+    for note in table.notes:
+        Console(stderr=True).print(note, markup=False)
     norms = np.linalg.norm(table.vectors, axis=1)
     Console(highlight=False, soft_wrap=True).print(
         f"{settings.out or settings.table}: {len(table.ids):,} items, size {table.vectors.shape[1]}; norms "

@@ -42,6 +42,7 @@ from data_tools.dataset.rules import Rules
 from data_tools.dataset.show import show
 from data_tools.dataset.write import write_dataset
 from data_tools.reading.columns import ITEM_COLUMNS, ITEM_OPTIONAL, LOG_COLUMNS, LOG_OPTIONAL, parse_columns
+from data_tools.reading.form import Given, given_form
 from data_tools.reading.item_list import read_items
 
 
@@ -63,6 +64,11 @@ class Settings(Rules):
         Our names for the log's columns, as in user_id=player,click=liked.
     item_columns : str
         Our names for the item list's columns, as in item_id=game,image=cover.
+    encoding, delimiter, header : str
+        Of text files of the log, where they do not tell: as in cp1252; as in ";"; and the names of the columns, as in
+        a,b,c, where the first line is no header.
+    item_encoding, item_delimiter, item_header : str
+        The same of the item list.
     source : str
         Where the data come from, for the record.
     licence : str
@@ -75,8 +81,24 @@ class Settings(Rules):
     out: Path
     columns: str = ""
     item_columns: str = ""
+    encoding: str = ""
+    delimiter: str = ""
+    header: str = ""
+    item_encoding: str = ""
+    item_delimiter: str = ""
+    item_header: str = ""
     source: str = ""
     licence: str = ""
+
+    @property
+    def log_form(self) -> Given:
+        """What is said of the form of the log's text files."""
+        return given_form(self.encoding, self.delimiter, self.header)
+
+    @property
+    def item_form(self) -> Given:
+        """What is said of the form of the item list's text files."""
+        return given_form(self.item_encoding, self.item_delimiter, self.item_header)
 
 
 def prepare(settings: Settings) -> Path:
@@ -85,17 +107,19 @@ def prepare(settings: Settings) -> Path:
     item_columns = parse_columns(settings.item_columns, "--item-columns", (*ITEM_COLUMNS, *ITEM_OPTIONAL))
     category = item_columns.pop("category") if "+" in item_columns.get("category", "") else None
     with work_folder(settings.out) as work:
-        items, broken, pictures = read_items(settings.items, item_columns, work)
+        listed = read_items(settings.items, item_columns, work, given=settings.item_form)
+        items = listed.items
         if category:
             items = with_category(items, category, item_columns, settings.items)
         return write_dataset(
             settings.out,
-            Log(settings.impressions, columns),
+            Log(settings.impressions, columns, given=settings.log_form),
             items,
-            pictures or settings.images,
+            listed.pictures or settings.images,
             rules=settings,
             info={"source": settings.source, "licence": settings.licence},
-            broken_items=broken,
+            broken_items=listed.broken,
+            notes=listed.notes,
         )
 
 

@@ -14,11 +14,12 @@ from rich.console import Console
 
 from data_tools.common.cli import parse_settings, progress_bar, run_command
 from data_tools.common.provenance import this_command
-from downstream.studies.cascade import CascadeSettings, run, write_report
+from downstream.studies.cascade import CascadeSettings as Settings
+from downstream.studies.cascade import run, write_report
 
 
 def main() -> None:
-    settings = parse_settings(CascadeSettings, __doc__)
+    settings = parse_settings(Settings, __doc__)
     with progress_bar() as progress:
         figures, data = run(settings, progress)
     verdict = write_report(figures, data, settings, this_command(__spec__.name))

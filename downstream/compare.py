@@ -73,7 +73,7 @@ class Settings:
     encoder_seeds : which pre-training seeds to use: places, from 0, in each source's list of runs or tables; null for
         all of them
     design : "paired" runs one cell a CTR seed, the k-th with the k-th encoder, from the first again where a source has
-        fewer; "crossed" runs every encoder with every CTR seed
+        fewer (the report says which cells were run); "crossed" runs every encoder with every CTR seed
     seeds : former name of ctr_seeds
     primary : the one difference that the comparison is made for, declared before the run: the main source against
         another (``against``) on all, warm or cold items (``slice``), by one of the models (``model``); null for none
@@ -168,11 +168,6 @@ def _pairs(settings: Settings, source: str, encoders: list[int]) -> list[tuple[i
     """(CTR seed, encoder) of the cells of one source; encoder 0 of a source that has none."""
     if settings.design == "crossed":
         return list(product(settings.ctr_seeds, encoders or [0]))
-    if len(encoders) > len(settings.ctr_seeds):
-        raise UserError(
-            f"source {source!r} has {len(encoders)} encoders, but there are {len(settings.ctr_seeds)} ctr_seeds, one a "
-            "cell with design paired: add ctr_seeds, choose encoder_seeds, or set design crossed"
-        )
     return [(seed, encoders[place % len(encoders)] if encoders else 0) for place, seed in enumerate(settings.ctr_seeds)]
 
 

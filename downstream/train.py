@@ -16,7 +16,8 @@ from rich.table import Table
 
 from data_tools.common.cli import parse_settings, progress_bar, run_command
 from downstream.training.fit import Result
-from downstream.training.run import RunSettings, train
+from downstream.training.run import RunSettings as Settings
+from downstream.training.run import train
 
 
 def show(result: Result, console: Console) -> None:
@@ -28,7 +29,7 @@ def show(result: Result, console: Console) -> None:
 
 
 def main() -> None:
-    settings = parse_settings(RunSettings, __doc__)
+    settings = parse_settings(Settings, __doc__)
     state = PartialState(cpu=not torch.cuda.is_available())
     with progress_bar(state.is_main_process) as progress:
         result = train(settings, progress)

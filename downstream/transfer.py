@@ -16,11 +16,12 @@ from rich.console import Console
 from data_tools.common.cli import parse_settings, progress_bar, run_command
 from data_tools.common.provenance import this_command
 from downstream.data.ctr_data import load_ctr_data
-from downstream.studies.transfer import TransferSettings, measure, write_report
+from downstream.studies.transfer import TransferSettings as Settings
+from downstream.studies.transfer import measure, write_report
 
 
 def main() -> None:
-    settings = parse_settings(TransferSettings, __doc__)
+    settings = parse_settings(Settings, __doc__)
     data = load_ctr_data(settings.dataset, settings.training.data)
     with progress_bar() as progress:
         figures = measure(data, settings, progress)

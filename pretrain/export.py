@@ -4,6 +4,8 @@ accelerate launch pretrain/export.py --run runs/my-run --data SHARDS --out TABLE
 accelerate launch pretrain/export.py --run runs/my-run --weights initial --data SHARDS --out TABLE    # before training
 accelerate launch pretrain/export.py --run runs/my-run --wise_ft validation --data SHARDS --out TABLE # between the two
 accelerate launch pretrain/export.py --encoder.name resnet50 --encoder.weights FILE --data SHARDS --out TABLE
+
+A run on vectors (--encoder.family table) is exported for every vector of its table, or of another one by --vectors.
 """
 
 from __future__ import annotations
@@ -29,12 +31,14 @@ from data_tools.common.checks import Checked
 from data_tools.common.cli import UserError, parse_settings, progress_bar, run_command
 from data_tools.common.files import whole_folder, write_json
 from data_tools.sharding.read import Place, Shards, open_shards
-from data_tools.tables.table import describe, write_part
+from data_tools.tables.table import describe, read_table, write_part
 from pretrain.data.pictures import decoded
 from pretrain.encoder.image_encoder import ImageEncoder
 from pretrain.evaluation.saved_encoder import check_wise_ft, generic_encoder, load_run_encoder, preprocessing
 from pretrain.runtime.precision import use_all_cores
 from pretrain.settings import Encoder
+
+ROWS_A_PART = 100_000  # of a table of vectors
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,9 @@ class Settings(Checked):
         Pre-training run; null exports the encoder that the encoder section names (a generic encoder).
     weights : str
         Of the run: trained (best on validation) or initial (before training).
+    vectors : str or None
+        Of a run on vectors: the table whose vectors are exported, such as one with new items; null takes the table that
+        it was trained on.
     wise_ft : float, str or None
         Average of the run's initial (0) and trained (1) weights: a factor, or "validation" for the one with the best
         within-page AUC on the validation split of data; null takes weights as they are.
@@ -71,6 +78,7 @@ class Settings(Checked):
     out: str
     run: str | None = None
     weights: Literal["trained", "initial"] = "trained"
+    vectors: str | None = None
     wise_ft: float | str | None = None
     layer: Literal["embedding", "features"] | None = None
     normalise: bool = True
@@ -159,6 +167,35 @@ def export_groups(
     return count, size, broken
 
 
+def export_rows(encoder: ImageEncoder, folder: Path, settings: Settings, advance: Any) -> tuple[int, int, int]:
+    """Embed every vector of a table with an encoder that takes items; see :func:`export_groups`.
+
+    Raises
+    ------
+    UserError
+        If the vectors have another size than those the encoder was trained on.
+    """
+    table = read_table(settings.vectors or settings.encoder.name)
+    tower = encoder.tower
+    if table.vectors.shape[1] != len(tower.centre):
+        raise UserError(
+            f"{settings.vectors} has vectors of size {table.vectors.shape[1]}, the run was trained on vectors of size "
+            f"{len(tower.centre)}; give a table made by the same encoder"
+        )
+    tower.vectors = torch.from_numpy(table.vectors).to(encoder.mean.device)
+    state = PartialState()
+    step = ROWS_A_PART * state.num_processes
+    count, size = 0, 0
+    for start in range(ROWS_A_PART * state.process_index, len(table.ids), step):
+        rows = torch.arange(start, min(start + ROWS_A_PART, len(table.ids)))
+        vectors = torch.cat([encode(encoder, some, settings) for some in rows.split(settings.batch)])
+        found = vectors.to(getattr(torch, settings.dtype)).numpy()
+        write_part(folder / f"part-{start // ROWS_A_PART:05d}.parquet", [table.ids[row] for row in rows], found)
+        count, size = count + len(rows), found.shape[1]
+        advance(len(rows))
+    return count, size, 0
+
+
 def export(settings: Settings) -> dict[str, Any]:
     """Export on all processes, each its share of the catalogue shards; returns what ``table.json`` says."""
     use_all_cores()
@@ -171,6 +208,8 @@ def export(settings: Settings) -> dict[str, Any]:
         settings = replace(settings, encoder=named)
     else:
         encoder, record = generic_encoder(settings.encoder)
+    if settings.vectors and encoder.family.takes != "items":
+        raise UserError(f"--vectors is {settings.vectors}, but the encoder takes pictures: remove it")
     encoder.to(state.device)
     started, listed = time.time(), shards.listed("items")
     info: dict[str, Any] = {}
@@ -180,13 +219,16 @@ def export(settings: Settings) -> dict[str, Any]:
         mine = range(state.process_index, len(listed), state.num_processes)
         progress = stack.enter_context(progress_bar(state.is_main_process))
         bar = progress.add_task("encoding", total=sum(listed[group]["items"] for group in mine))
-        found = export_groups(encoder, shards, mine, folder, settings, lambda n: progress.advance(bar, n))
+        if encoder.family.takes == "items":
+            found = export_rows(encoder, folder, settings, lambda n: progress.advance(bar, n))
+        else:
+            found = export_groups(encoder, shards, mine, folder, settings, lambda n: progress.advance(bar, n))
         count, size, broken = zip(*gather_object([found]), strict=True)
         if state.is_main_process:
             if not sum(count):
                 raise UserError(f"none of the {sum(broken)} pictures of {settings.data} can be decoded")
             info = {
-                **describe(sum(count), max(size), settings.dtype),
+                **describe(sum(count), max(size), settings.dtype, folder=folder),
                 "broken_pictures": sum(broken),
                 "normalised": settings.normalise,
                 "layer": settings.layer,

@@ -132,11 +132,15 @@ def export_encoder(settings: Settings) -> dict[str, Any]:
     Raises
     ------
     UserError
-        If a file's result is further from torch's than the tolerance.
+        If a file's result is further from torch's than the tolerance, or the run's encoder takes no pictures.
     """
     encoder, named, record = load_run_encoder(
         Path(settings.run), settings.weights, wise_ft=settings.wise_ft, data=settings.data
     )
+    if encoder.family.takes != "pictures":
+        raise UserError(
+            f"{settings.run} was trained on vectors, not on pictures; export its vectors with pretrain/export.py --run"
+        )
     encoder = encoder.cpu()
     images = torch.randint(0, 256, (3, 3, named.image_size, named.image_size), dtype=torch.uint8)
     with whole_folder(settings.out) as folder:

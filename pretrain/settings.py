@@ -110,7 +110,7 @@ class Batch(Checked):
     slots : int
         Page-view slots of a request used in training.
     categories : int
-        Categories that the rows of a process and step are drawn from, in equal parts, as far as there are shards of so
+        Categories that the rows of a process and step are drawn from, in equal parts, where there are shards of so
         many: 1 has hard negatives, as COURIER trains; more have varied ones.
     workers : int
         Loader processes a training process; null takes one a core; 0 loads in the training process itself. Batches do

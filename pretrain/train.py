@@ -67,7 +67,7 @@ def build(settings: Settings) -> TrainingState:
     read_index(settings.data, digests=settings.verify and processes.is_main_process)
     checkpoint = runs.open_run(settings, processes.wait_for_everyone)
     torch.manual_seed(settings.seed)
-    encoder = build_encoder(settings.encoder)
+    encoder = build_encoder(settings.encoder, settings.data)
     objective = build_objective(settings, encoder)
     optimizer = build_optimizer(encoder, settings.optim, objective)
     resumed: dict[str, Any] = {"step": 0, "seconds": 0.0}
@@ -128,6 +128,7 @@ def training_batches(state: TrainingState) -> DataLoader:
         start=state.step,
         views=objective.views,
         annotate=objective.annotate,
+        pictures=state.encoder.family.takes == "pictures",
     )
 
 
@@ -136,7 +137,7 @@ def loop(state: TrainingState, batches: DataLoader, journal: Journal) -> None:
     settings, accelerator, steps = state.settings, state.accelerator, state.settings.optim.steps
     main = accelerator.is_main_process
     if main:
-        print_start(settings, accelerator, state.encoder, state.precision, state.step)
+        print_start(settings, accelerator, state.encoder, precision=state.precision, step=state.step)
         console.print(f"{batches.num_workers} loader processes read and decode for each training process")
         if state.step == 0:
             journal.validate(0, state.encoder)

@@ -37,7 +37,7 @@ def example(tiny_world, folder, name="decay"):
 def test_the_example_trains_with_its_option(shop, tiny_world):
     done = run(shop, *example(tiny_world, shop))
     assert done.returncode == 0, done.stderr
-    settings = read_json(shop / "decay" / "run.json")["settings"]
+    settings = read_json(shop / "decay" / "summary.json")["settings"]
     assert settings["image"]["aggregator"] == "decay" and settings["image"]["decay"] == {"half_life": 5.0}
 
 

@@ -14,9 +14,7 @@ MAY_IMPORT = {"data_tools": set(), "pretrain": {"data_tools"}, "downstream": {"d
 LATE = {
     "pyspark": "an extra",
     "ibis.backends.pyspark": "an extra",
-    "onnxruntime": "an extra",
     "faiss": "its threads are unwelcome in training",
-    "webdataset": "loads torch, which processes that write shards have no need of",
 }
 
 

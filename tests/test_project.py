@@ -52,11 +52,17 @@ def test_the_front_page_has_exactly_two_set_up_commands():
     ]
 
 
+def settings_of(module):
+    """The settings class that a command parses."""
+    command = importlib.import_module(module)
+    return getattr(command, re.search(r"parse_settings\((\w+)", Path(command.__file__).read_text(encoding="utf-8"))[1])
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_every_configuration_is_accepted(config):
     header = config.read_text(encoding="utf-8").splitlines()[0]
     program = re.search(r"python -m ([\w.]+)", header)
-    settings = importlib.import_module(program[1]).Settings if program else Pretrain
+    settings = settings_of(program[1]) if program else Pretrain
     needed = [name for name in ("dataset", "out") if f"--{name} " in header]
     flags = [word for name in needed for word in (f"--{name}", name)]
     assert isinstance(parse_settings(settings, "", ["--config", str(config), *flags]), settings)
@@ -82,7 +88,7 @@ def test_every_command_of_a_page_is_understood(page, tmp_path):
             if word == "--config":
                 own = ROOT / arguments[place + 1]
                 arguments[place + 1] = str(own if own.exists() else tmp_path / "compare.yaml")
-        settings = importlib.import_module(module).Settings
+        settings = settings_of(module)
         assert isinstance(parse_settings(settings, "", arguments), settings)
 
 
@@ -97,6 +103,13 @@ def test_links_lead_somewhere(page):
         if heading:
             titles = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
             assert heading in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles], target
+
+
+def test_the_architecture_names_every_folder():
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    for package in ("data_tools", "pretrain", "downstream"):
+        for folder in sorted(path.parent for path in (ROOT / package).glob("*/__init__.py")):
+            assert f"`{folder.name}/`" in text, f"{package}/{folder.name} is not in ARCHITECTURE.md"
 
 
 def test_the_site_lists_every_page():

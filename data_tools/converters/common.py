@@ -15,8 +15,10 @@ import polars as pl
 from data_tools.common.errors import UserError
 from data_tools.dataset.read_log import Log
 from data_tools.reading import lines
-from data_tools.reading.inputs import BROKEN, DELIMITERS, Form, suffix
+from data_tools.reading.form import DELIMITERS, Form
+from data_tools.reading.inputs import BROKEN
 from data_tools.reading.item_list import read_items
+from data_tools.reading.opened import below, suffix
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def find(files: Path, patterns: str | Sequence[str], what: str) -> Path:
     """
     patterns = [patterns] if isinstance(patterns, str) else patterns
     for pattern in patterns:
-        found = sorted(files.rglob(pattern))
+        found = below(files, pattern)
         if len(found) > 1:
             raise UserError(f"{files} has several {pattern} ({what}): {', '.join(map(str, found))}; keep one")
         if found:
@@ -111,7 +113,9 @@ def find_with(files: Path, columns: Collection[str], what: str) -> Path:
         If there is none, or more than one.
     """
     named = {
-        p: lines.header(p, DELIMITERS[suffix(p)], "utf-8-sig") for p in sorted(files.rglob("*.csv*")) if p.is_file()
+        path: lines.header(path, DELIMITERS[suffix(path)], "utf-8-sig")
+        for path in below(files, "*.csv*")
+        if suffix(path) in DELIMITERS
     }
     found = [path for path, header in named.items() if set(columns) <= set(header)]
     if len(found) != 1:
@@ -134,8 +138,8 @@ def listed(
     """An item list and its broken lines, as :func:`data_tools.reading.item_list.read_items` reads them."""
     into = work / "list"
     into.mkdir()
-    items, broken, _ = read_items(place, named, into, form, wanted)
-    return items, broken
+    found = read_items(place, named, into, form, wanted)
+    return found.items, found.broken
 
 
 def copy(sql: str, out: Path, work: Path, parameters: Sequence[Any] = ()) -> None:

@@ -9,7 +9,6 @@ owners do not say which of the hashed columns stand for the user and for the ite
 
 from __future__ import annotations
 
-import glob
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +16,11 @@ import polars as pl
 
 from data_tools.common.checks import Checked
 from data_tools.common.errors import UserError
+from data_tools.common.parquet import engine_path
 from data_tools.converters.common import Converter, Source, find, query
 from data_tools.dataset.read_log import Log
 from data_tools.reading.columns import parse_columns
-from data_tools.reading.inputs import Form
+from data_tools.reading.form import Form
 
 HASHED = tuple(f"C{n}" for n in range(1, 27))
 DISPLAY = ("label", *(f"I{n}" for n in range(1, 14)), *HASHED)
@@ -30,9 +30,10 @@ LICENCE = "the terms that come with the file: no commercial use"
 def _distinct(path: Path, column: str, work: Path, names: tuple[str, ...] | None) -> pl.DataFrame:
     """The values of a column as an item list."""
     columns = f", names = {list(names)}" if names else ""
-    read = f"read_csv(?, delim = '\t', header = {names is None}, all_varchar = true, quote = ''{columns})"
+    options = f"delim = '\t', header = {names is None}, all_varchar = true, quote = '', hive_partitioning = false"
+    read = f"read_csv(?, {options}{columns})"
     sql = f'SELECT DISTINCT "{column}" AS item_id FROM {read} WHERE "{column}" IS NOT NULL ORDER BY 1'
-    return query(sql, work, [glob.escape(str(path))])
+    return query(sql, work, [engine_path(path)])
 
 
 class Criteo(Converter):

@@ -12,7 +12,7 @@ from pathlib import Path
 from data_tools.converters.common import Converter, Source, find, folder, listed
 from data_tools.dataset.read_log import Log
 from data_tools.reading import lines
-from data_tools.reading.inputs import Form
+from data_tools.reading.form import Form
 
 
 class MicroLens(Converter):

@@ -16,7 +16,7 @@ import polars as pl
 from data_tools.common.errors import UserError
 from data_tools.converters.common import Converter, Source, find, folder, listed
 from data_tools.dataset.read_log import Log
-from data_tools.reading.inputs import Form
+from data_tools.reading.form import Form
 
 RATING = ("user_id", "item_id", "rating", "timestamp")
 GENRES = (

@@ -8,15 +8,16 @@ categories). ``feature_map/scl_emb_int8_p90_keys.npy`` and ``..._values.npy``: i
 
 from __future__ import annotations
 
-import glob
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_tools.common.errors import UserError
+from data_tools.common.parquet import engine_path
 from data_tools.converters.common import Converter, Source, copy, find, query
 from data_tools.dataset.read_log import Log
+from data_tools.reading.opened import below
 
 
 def _vectors(files: Path, items: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
@@ -39,10 +40,8 @@ class TaobaoMM(Converter):
     """
 
     def read(self, files: Path, work: Path) -> Source:
-        shards = {
-            part: sorted(glob.escape(str(p)) for p in files.rglob(f"{part}-shard-*.parquet"))
-            for part in ("train", "test")
-        }
+        found = {part: below(files, f"{part}-shard-*.parquet") for part in ("train", "test")}
+        shards = {part: list(map(engine_path, paths)) for part, paths in found.items()}
         for part, found in shards.items():
             if not found:
                 raise UserError(f"{files} has no {part}-shard-*.parquet; put the owners' files there")

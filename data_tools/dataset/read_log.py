@@ -5,19 +5,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import ibis
 import ibis.expr.types as ir
 import polars as pl
-import pyarrow.parquet as pq
 
 from data_tools.common.errors import UserError
+from data_tools.common.parquet import read_parquet, scan_parquet
 from data_tools.dataset.rules import Rules, refuse_above
 from data_tools.log import histories, labels, values
-from data_tools.log.engines import ROW, Engine
+from data_tools.log.engines import Engine
+from data_tools.log.examples import MOST_READ, broken_examples, column_of, id_hint, label_hint, row_examples
+from data_tools.log.times import TimeForm
+from data_tools.log.understood import catalogue_keys, understand
 from data_tools.reading import inputs
-from data_tools.reading.columns import LOG_COLUMNS, LOG_OPTIONAL, resolve_columns
+from data_tools.reading.columns import LOG_COLUMNS, LOG_OPTIONAL, free_names, resolve_columns
+from data_tools.reading.form import Form, Given
+from data_tools.reading.page_rows import unfolded
 
 HINTS = {
     "click": "\n  Ratings instead: --rating-threshold 4. Clicks alone: --unclicked 4 draws unclicked items.",
@@ -36,12 +42,15 @@ class Log:
     columns : dict of str to str
         Our names -> those of the log, where they differ.
     form : Form, optional
-        Of text files whose name does not tell it.
+        Of text files, where it is known for certain.
+    given : Given, optional
+        What a user says of the form of text files.
     """
 
     place: str | Path
     columns: Mapping[str, str]
-    form: inputs.Form | None = None
+    form: Form | None = None
+    given: Given | None = None
 
 
 @dataclass(frozen=True)
@@ -60,8 +69,10 @@ class ReadLog:
         Rows and broken lines read.
     aside : dict of str to int
         Reason -> rows set aside.
-    unit : str
-        Unit of the times.
+    time : TimeForm
+        How its times are read.
+    notes : list of str
+        What was understood of the log.
     """
 
     good: ir.Table
@@ -69,7 +80,13 @@ class ReadLog:
     id_kind: str
     rows: int
     aside: dict[str, int]
-    unit: str
+    time: TimeForm
+    notes: list[str]
+
+    @property
+    def unit(self) -> str:
+        """The unit of the times: "seconds", "milliseconds" or "order"."""
+        return self.time.unit
 
 
 def read_log(run: Engine, log: Log, catalogue: pl.DataFrame, rules: Rules, *, folder: Path, work: Path) -> ReadLog:
@@ -96,30 +113,48 @@ def read_log(run: Engine, log: Log, catalogue: pl.DataFrame, rules: Rules, *, fo
         If the log cannot be read, or more than the allowed share of its rows is unusable.
     """
     wanted = {*LOG_COLUMNS, *LOG_OPTIONAL, *log.columns.values()}
-    paths, broken = inputs.as_parquet(log.place, work, "log", log.form, wanted, rules.memory)
-    where, total = str(log.place), sum(pq.read_metadata(path).num_rows for path in paths) + len(broken)
-    table = run.read(paths)
-    columns = _resolve([name for name in table.columns if name != ROW], log, rules)
-    keys = catalogue.select("item", key=pl.col("item_id").cast(pl.String))
-    known = run.frame("catalogue", keys)
-    judged = run.keep("judged", values.judge(table, columns, known, rules.time_unit, where))
+    found = inputs.as_parquet(
+        log.place, work, "log", expected=wanted, form=log.form, given=log.given, wanted=wanted, memory=rules.memory
+    )
+    found = unfolded(found, log.columns, wanted, work, rules.memory)
+    where, total = str(log.place), found.rows
+    columns = {ours: found.columns[name] for ours, name in _resolve(list(found.columns), log, rules).items()}
+    table = run.read(found.parts, found.columns.values())
+    understood = understand(
+        run,
+        table,
+        columns,
+        where,
+        time_unit=rules.time_unit,
+        day_first=rules.day_first,
+        click_values=rules.click_values,
+        match=rules.match_ids,
+        bad_share=rules.max_bad_share,
+    )
+    known = run.frame("catalogue", catalogue.select("item", key=catalogue_keys(catalogue, rules.match_ids)))
+    judged = run.keep("judged", values.judge(table, columns, known, understood))
 
-    sound, unit, faulty = _one_unit(run, judged, rules, where)
+    sound = judged.filter(judged.fault.isnull()).drop("fault")
+    faulty = judged.filter(judged.fault.notnull()).select("row", reason="fault")
     users = run.keep("users", histories.numbered_users(sound)).rename(user="number")
     again = run.keep("again", values.repeated(sound))
     bad = run.keep("bad", faulty.union(again.select("row", reason=ibis.literal("duplicate row"))))
-    aside = _set_aside(run, table, bad, broken, folder)
-    refuse_above(rules.max_bad_share, aside, total, f"rows of {where}", "max_bad_share")
+    aside = _set_aside(run, table, bad, found.broken, folder)
+    if sum(aside.values()) > rules.max_bad_share * total:
+        shown = _examples(folder / "set_aside.parquet", found, columns, catalogue)
+        refuse_above(rules.max_bad_share, aside, total, f"rows of {where}", "max_bad_share", shown)
     if total == sum(aside.values()):
         raise UserError(f"{where} has no usable impression among its {total} rows")
 
     good = sound.anti_join(again, "row").join(users, "user_id").drop("user_id")
     if "rating" in columns:
         good = run.keep("rated", labels.from_ratings(good, rules.rating_threshold))
+    if understood.some_requests:
+        good = run.keep("requested", histories.with_requests(good, rules.gap(understood.time.unit), rules.page_slots))
     if rules.unclicked:
         good = _as_clicks(run, good, where)
-    kind = str(table[columns["item_id"]].type().copy(nullable=True))
-    return ReadLog(good, users, kind, total, aside, unit)
+    kind = str(values.read_id("item_id", table[columns["item_id"]], understood).type().copy(nullable=True))
+    return ReadLog(good, users, kind, total, aside, understood.time, [*found.notes, *understood.notes])
 
 
 def _resolve(found: Sequence[str], log: Log, rules: Rules) -> dict[str, str]:
@@ -138,34 +173,28 @@ def _resolve(found: Sequence[str], log: Log, rules: Rules) -> dict[str, str]:
     return columns
 
 
-def _one_unit(run: Engine, judged: ir.Table, rules: Rules, where: str) -> tuple[ir.Table, str, ir.Table]:
-    """The sound rows, the unit of their times, and the others (row, reason), those of another unit among them."""
-    sound = judged.filter(judged.fault.isnull()).drop("fault")
-    faulty = judged.filter(judged.fault.notnull()).select("row", reason="fault")
-    if rules.time_unit != "auto":
-        return sound, rules.time_unit, faulty
-    unit = _most_frequent_unit(run, sound, where)
-    other = values.time_unit(sound.timestamp) != unit
-    faulty = faulty.union(sound.filter(other).select("row", reason=ibis.literal("timestamp in another unit")))
-    return sound.filter(~other), unit, faulty
-
-
-def _most_frequent_unit(run: Engine, sound: ir.Table, where: str) -> str:
-    units = sound.group_by(unit=values.time_unit(sound.timestamp)).agg(rows=sound.count())
-    found = run.rows(units).sort("rows", "unit", descending=True)
-    if not len(found):
-        return "seconds"
-    if (unit := found["unit"][0]) not in ("seconds", "milliseconds"):
-        raise UserError(f"the times of {where} look like {unit}; give seconds or milliseconds, or set --time-unit")
-    return unit
-
-
 def _set_aside(run: Engine, table: ir.Table, bad: ir.Table, broken: pl.DataFrame, folder: Path) -> dict[str, int]:
-    """Write the unusable rows and lines; how many there are for each reason."""
+    """Write the unusable rows, and add the lines to those of the item list; how many there are for each reason."""
     run.write(values.set_aside(table, bad), folder / "set_aside.parquet")
-    broken.write_parquet(folder / "set_aside_lines.parquet")
+    lines = folder / "set_aside_lines.parquet"
+    pl.concat([*([read_parquet(lines)] if lines.exists() else []), broken]).write_parquet(lines)
     rows = dict(run.rows(values.count_reasons(bad)).iter_rows())
     return rows | dict(Counter(broken["reason"].to_list()).most_common())
+
+
+def _examples(
+    aside: Path, found: inputs.Found, columns: Mapping[str, str], catalogue: pl.DataFrame
+) -> dict[str, list[str]]:
+    """Reason -> the first rows and lines set aside for it, and how to mend such."""
+    shown = row_examples(aside, found, columns) | broken_examples(found.broken)
+    kept, rows = free_names(found.columns.values(), ("reason", "input_row")), scan_parquet(aside)
+    hints = {"item unknown": partial(id_hint, known=catalogue["item_id"]), "click not 0 or 1": label_hint}
+    for reason, hint in hints.items():
+        if reason in shown:
+            column = kept[columns[column_of(reason)]]
+            held = rows.filter(pl.col("reason") == reason).select(column).head(MOST_READ).collect()
+            shown[reason] += hint(held.to_series())
+    return shown
 
 
 def _as_clicks(run: Engine, good: ir.Table, where: str) -> ir.Table:

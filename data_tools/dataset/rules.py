@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,9 +19,17 @@ class Rules(Checked):
 
     Attributes
     ----------
-    time_unit : "auto", "seconds", "milliseconds" or "order"
-        Unit of numeric times since 1970. "auto" decides by their size; "order" means that they only give an order
-        (without a time column, the order of the rows).
+    time_unit : str
+        What numeric times are: seconds, milliseconds, microseconds or nanoseconds since 1970, excel (serial days), or
+        dates as digits (YYYYMMDD, YYMMDDHH, ...). "auto" takes what leaves no doubt and says it; "order" means that
+        they only give an order (without a time column, the order of the rows).
+    day_first : bool or null
+        Whether dates such as 05/04/2023 begin with the day, where the log itself does not tell.
+    click_values : str
+        Values of the column click that are clicks, as in purchase,add_to_cart; all others are none.
+    match_ids : "exact", "stripped" or "unpadded"
+        How ids of log and item list are compared: as they are; without blanks round them; or of items also without
+        zeros in front, so that 007 is 7.
     rating_threshold : float, "own_mean" or null
         For logs with a column rating instead of click: ratings from here on count as clicks. "own_mean": ratings above
         the user's own mean do.
@@ -60,7 +68,25 @@ class Rules(Checked):
         Memory limit of the engine. DuckDB spills to disk beside the output.
     """
 
-    time_unit: Literal["auto", "seconds", "milliseconds", "order"] = "auto"
+    time_unit: Literal[
+        "auto",
+        "seconds",
+        "milliseconds",
+        "microseconds",
+        "nanoseconds",
+        "excel",
+        "YYYYMMDD",
+        "YYMMDDHH",
+        "YYYYMMDDHH",
+        "YYYYMMDDHHMM",
+        "YYMMDDHHMMSS",
+        "YYYYMMDDHHMMSS",
+        "YYYYMMDDHHMMSSmmm",
+        "order",
+    ] = "auto"
+    day_first: bool | None = None
+    click_values: str = ""
+    match_ids: Literal["exact", "stripped", "unpadded"] = "exact"
     rating_threshold: float | Literal["own_mean"] | None = None
     unclicked: NonNegativeInt = 0
     unclicked_from: Literal["uniform", "popularity", "category", "category_popularity"] = "uniform"
@@ -85,6 +111,10 @@ class Rules(Checked):
         if not self.unclicked and (self.unclicked_unlike or self.unclicked_from != "uniform"):
             raise UserError("unclicked_from and unclicked_unlike do nothing without --unclicked N, the draws per click")
 
+    def gap(self, unit: str) -> int | None:
+        """``page_gap`` in the unit of a log's times; None for any pause."""
+        return None if unit == "order" else self.page_gap * (1000 if unit == "milliseconds" else 1)
+
     def check_items(self, columns: Collection[str]) -> None:
         """Raise a UserError if the item list lacks a column that the draws need."""
         if self.unclicked and self.unclicked_from.startswith("category") and "category" not in columns:
@@ -95,7 +125,18 @@ class Rules(Checked):
             )
 
 
-def refuse_above(share: float, bad: Mapping[str, int], total: int, what: str, setting: str) -> None:
+class TooMuchBadInput(UserError):
+    """More than the allowed share of some input is bad."""
+
+
+def refuse_above(
+    share: float,
+    bad: Mapping[str, int],
+    total: int,
+    what: str,
+    setting: str,
+    examples: Mapping[str, Sequence[str]] | None = None,
+) -> None:
     """Stop the job if more than an allowed share of its input is bad.
 
     Parameters
@@ -108,16 +149,21 @@ def refuse_above(share: float, bad: Mapping[str, int], total: int, what: str, se
         How many there are in all.
     what, setting : str
         What is counted, and the setting that allows more.
+    examples : dict of str to sequence of str, optional
+        Reason -> lines that show the first of it and say how to mend it.
 
     Raises
     ------
-    UserError
-        With the reasons and their counts.
+    TooMuchBadInput
+        With the reasons, their counts and the examples.
     """
     if (found := sum(bad.values())) <= share * total:
         return
-    counts = "".join(f"\n  {reason}: {count:,}" for reason, count in bad.items())
-    raise UserError(
+    counts = "".join(
+        f"\n  {reason}: {count:,}" + "".join(f"\n    {line}" for line in (examples or {}).get(reason, ()))
+        for reason, count in bad.items()
+    )
+    raise TooMuchBadInput(
         f"{found:,} of {total:,} {what} are unusable, which exceeds the allowed fraction of {share}:{counts}"
         f"\n  Nothing was written. Fix the input, or raise --{setting}."
     )

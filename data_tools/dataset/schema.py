@@ -29,6 +29,7 @@ import polars as pl
 
 from data_tools.common.cli import UserError
 from data_tools.common.files import read_json
+from data_tools.common.parquet import read_parquet
 
 SCHEMA_VERSION = 1
 AGAIN = "make the dataset again with python -m data_tools.prepare"
@@ -52,7 +53,7 @@ class Dataset:
         return read_json(self.folder / "dataset.json")
 
     def _table(self, name: str) -> pl.DataFrame:
-        table = pl.read_parquet(self.folder / f"{name}.parquet")
+        table = read_parquet(self.folder / f"{name}.parquet")
         missing = [column for column in REQUIRED[name] if column not in table.columns]
         if missing:
             raise UserError(f"{self.folder / name}.parquet lacks the columns {missing}; {AGAIN}")

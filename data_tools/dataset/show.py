@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from data_tools.common.output import log_event
 from data_tools.dataset.schema import SPLITS, open_dataset
@@ -18,7 +19,7 @@ def show(out: Path) -> None:
     info = open_dataset(out).info
     known = ("counts", "splits", "set_aside", "set_aside_items", "bad_images", "labels", "fingerprint")
     log_event("dataset", folder=str(out), **{name: info[name] for name in known})
-    table = Table("what", "count", title=str(out), title_justify="left")
+    table = Table("what", "count", title=Text(str(out)), title_justify="left")
     table.columns[1].justify = "right"
     rows = info["counts"] | {split: info["splits"][split] for split in SPLITS}
     for section in ("set_aside", "set_aside_items", "bad_images"):
@@ -26,7 +27,13 @@ def show(out: Path) -> None:
     for name, count in rows.items():
         table.add_row(name.replace("_", " "), f"{count:,}")
     console.print(table)
+    if info["dates"][0]:
+        console.print(f"from {info['dates'][0]} to {info['dates'][1]} (UTC)")
+    for note in info["understood"]:
+        console.print(f"understood: {note}", soft_wrap=True, markup=False)
     if drawn := info["labels"]["unclicked_drawn"]:
         said = f"Unclicked items are drawn, not observed: {drawn['per_click']} for each click ({drawn['from']})"
         console.print(f"{said}; {drawn['not_found']:,} draws found none.", soft_wrap=True)
-    console.print(f"next: python -m data_tools.shards --dataset {out} --out {out.parent / 'shards'}", soft_wrap=True)
+    console.print(
+        f"next: python -m data_tools.shards --dataset {out} --out {out.parent / 'shards'}", soft_wrap=True, markup=False
+    )

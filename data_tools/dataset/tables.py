@@ -11,13 +11,15 @@ import ibis.expr.types as ir
 import numpy as np
 import polars as pl
 
+from data_tools.common.parquet import scan_parquet
 from data_tools.dataset.read_log import ReadLog
 from data_tools.dataset.rules import Rules
 from data_tools.dataset.schema import SPLITS
 from data_tools.log import histories
 from data_tools.log.engines import Engine, join_parts
 from data_tools.log.labels import sample_unclicked
-from data_tools.log.values import read_time
+from data_tools.log.time_forms import time_form
+from data_tools.log.times import COUNTS, date_text, read_time
 
 CLICKS_AT_ONCE = 50_000_000  # gathered into lists per user, which no engine spills
 
@@ -40,8 +42,7 @@ def write_tables(
     folder, work : Path
         Where the tables go, and what is made on the way.
     """
-    gap = None if read.unit == "order" else rules.page_gap * (1000 if read.unit == "milliseconds" else 1)
-    timeline = run.keep("timeline", histories.timelines(read.good, gap, rules.page_slots))
+    timeline = run.keep("timeline", histories.timelines(read.good, rules.gap(read.unit), rules.page_slots))
     views = run.keep("views", histories.page_views(timeline))
     starts = histories.split_times(timeline, rules.valid_from, rules.test_from, run.rows)
     viewed, users = timeline.join(views, histories.page_key(timeline)), read.users
@@ -63,8 +64,11 @@ def write_tables(
     counts |= {"items": len(catalogue), "items_with_image": catalogue["image"].count()}
     described = _describe(folder / "impressions.parquet", starts, counts)
     _write_clicks(run, viewed, users, described["counts"], path=folder / "clicks.parquet", work=work)
-    _write_items(run, catalogue, read.unit, folder)
-    return described | {"time_unit": read.unit, "unclicked_drawn": drawn}
+    launches, notes = _write_items(run, catalogue, read, rules, folder)
+    described["counts"] |= launches
+    dates = [date_text(time, read.unit) for time in described["time_range"]]
+    understood = [*read.notes, *notes]
+    return described | {"dates": dates, "time_unit": read.unit, "unclicked_drawn": drawn, "understood": understood}
 
 
 def _late_items(items: int, share: float) -> pl.DataFrame:
@@ -118,20 +122,53 @@ def _write_impressions(run: Engine, final: ir.Table, catalogue: pl.DataFrame, re
     run.write(final.order_by(order).select(ours), folder / "impressions.parquet")
 
 
-def _write_items(run: Engine, catalogue: pl.DataFrame, unit: str, folder: Path) -> None:
-    """The catalogue with ``first_seen``: as given, else the time of the first impression that is not drawn."""
-    shown = pl.scan_parquet(folder / "impressions.parquet")
+def _write_items(
+    run: Engine, catalogue: pl.DataFrame, read: ReadLog, rules: Rules, folder: Path
+) -> tuple[dict[str, int], list[str]]:
+    """Write the catalogue with ``first_seen``: as given, else the time of the first impression that is not drawn.
+
+    Returns
+    -------
+    counts : dict of str to int
+        How many values of a given ``first_seen`` cannot be read.
+    notes : list of str
+        What is worth saying of it.
+    """
+    shown = scan_parquet(folder / "impressions.parquet")
     if "sampled" in shown.collect_schema():
         shown = shown.filter(~pl.col("sampled"))
-    seen = shown.group_by("item").agg(seen=pl.col("timestamp").min()).collect(engine="streaming")
-    items = catalogue.join(seen, on="item", how="left", maintain_order="left")
-    given = pl.lit(None, pl.Int64)
+    seen = shown.group_by("item").agg(pl.col("timestamp").min()).collect(engine="streaming")
+    first = catalogue.select("item").join(seen, on="item", how="left", maintain_order="left")["timestamp"]
+    counts, notes = {}, []
     if "first_seen" in catalogue.columns:
-        times = run.frame("launches", catalogue.select("item", "first_seen"))
-        read = run.rows(times.select("item", given=read_time(times.first_seen, unit)))
-        items, given = items.join(read, on="item", how="left", maintain_order="left"), pl.col("given")
-    items = items.with_columns(first_seen=pl.coalesce(given, "seen"))
-    items.drop("seen", "given", strict=False).write_parquet(folder / "items.parquet")
+        given, notes = _launches(run, catalogue, read, rules)
+        unreadable = catalogue["first_seen"].cast(pl.String).replace("", None).is_not_null() & given.is_null()
+        counts["first_seen_unreadable"] = int(unreadable.sum())
+        if unreadable.any():
+            examples = catalogue["first_seen"].filter(unreadable).cast(pl.String).unique().sort().head(3).to_list()
+            notes.append(
+                f"{unreadable.sum():,} values of first_seen, such as {examples}, are no times like those of the log; "
+                "the first impression is taken instead"
+            )
+        first = given.fill_null(first)
+    catalogue.with_columns(first_seen=first).write_parquet(folder / "items.parquet")
+    return counts, notes
+
+
+def _launches(run: Engine, catalogue: pl.DataFrame, read: ReadLog, rules: Rules) -> tuple[pl.Series, list[str]]:
+    """``first_seen`` of the items in the unit of the log, null where it cannot be read, and what is said of it."""
+    times = run.frame("launches", catalogue.select("item", "first_seen"))
+    asked = "order" if read.unit == "order" else "auto"
+    form = time_form(run, times.first_seen, asked, rules.day_first, "the item list, column 'first_seen'")
+    found = run.rows(times.select("item", time=read_time(times.first_seen, form)[0]))
+    given = catalogue.select("item").join(found, on="item", how="left", maintain_order="left")["time"]
+    if (form.numbers == COUNTS) != (read.time.numbers == COUNTS) and read.unit != "order":
+        given = pl.repeat(None, len(given), dtype=pl.Int64, eager=True)
+    notes = [f"first_seen: {note}" for note in form.notes]
+    if form.unit != read.unit:
+        given = given * 1000 if read.unit == "milliseconds" else given // 1000
+        notes.append(f"first_seen is brought from {form.unit} to {read.unit}, the unit of the log")
+    return given, notes
 
 
 def _write_clicks(
@@ -152,7 +189,7 @@ def _write_clicks(
 
 def _describe(impressions: Path, starts: dict[str, int], counts: dict[str, int]) -> dict[str, Any]:
     """Counts of the impressions that were written."""
-    written = pl.scan_parquet(impressions)
+    written = scan_parquet(impressions)
     time, sampled = pl.col("timestamp"), "sampled" in written.collect_schema()
     facts = written.select(
         impressions=pl.len(),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,17 @@ import polars as pl
 from rich.console import Console
 
 from data_tools.common import files
+from data_tools.common.parquet import scan_parquet
 from data_tools.dataset.read_log import Log, ReadLog, read_log
-from data_tools.dataset.rules import Rules, refuse_above
+from data_tools.dataset.rules import Rules, TooMuchBadInput, refuse_above
 from data_tools.dataset.schema import SCHEMA_VERSION
 from data_tools.dataset.tables import write_tables
 from data_tools.log.engines import engine
-from data_tools.reading.images import copy_images
-from data_tools.reading.item_list import place_images, unique_items
+from data_tools.log.examples import broken_examples, item_examples
+from data_tools.reading.image_places import place_images
+from data_tools.reading.images import copy_images, fault_examples
+from data_tools.reading.inputs import BROKEN
+from data_tools.reading.item_list import unique_items
 
 console = Console(stderr=True)
 
@@ -32,6 +38,7 @@ def write_dataset(
     rules: Rules | None = None,
     info: Mapping[str, Any] | None = None,
     broken_items: pl.DataFrame | None = None,
+    notes: Sequence[str] = (),
 ) -> Path:
     """Check a log, an item list and their images, and write the dataset folder of :mod:`data_tools.dataset.schema`.
 
@@ -54,6 +61,8 @@ def write_dataset(
         Further keys of ``dataset.json``, such as source and licence.
     broken_items : polars.DataFrame, optional
         Lines of the item list that are no item.
+    notes : sequence of str
+        What was understood of the item list.
 
     Returns
     -------
@@ -67,8 +76,10 @@ def write_dataset(
     """
     out, rules = Path(out), rules or Rules()
     log = log if isinstance(log, Log) else Log(log, {})
+    aside = Path(f"{out}.set_aside")
     with (
         files.whole_folder(out) as scratch,
+        _kept_for_a_look(scratch, aside),
         tempfile.TemporaryDirectory(dir=scratch, prefix=".in-") as inside,
         engine(rules.engine, scratch, rules.memory) as run,
     ):
@@ -76,10 +87,10 @@ def write_dataset(
         items, source = place_images(items, images, work)
         catalogue, bad_items = unique_items(items)
         rules.check_items(catalogue.columns)
+        aside_items = _set_items_aside(bad_items, broken_items, len(items), rules, scratch)
         with console.status(f"reading {log.place}"):
             read = read_log(run, log, catalogue, rules, folder=scratch, work=work)
-        aside_items = _set_items_aside(bad_items, broken_items, len(items), rules, scratch)
-        copied, bad_images = _copy_images(catalogue["image"].to_list(), source, scratch, rules, where=images)
+        copied, bad_images = _copy_images(catalogue, source, scratch, rules, where=images)
         with console.status("histories, page views and splits"):
             pictured = catalogue.with_columns(image=copied)
             described = write_tables(run, read, pictured, rules, folder=scratch, work=work)
@@ -88,6 +99,7 @@ def write_dataset(
         record = {
             "schema_version": SCHEMA_VERSION,
             **described,
+            "understood": [*notes, *described["understood"]],
             "set_aside": read.aside,
             "set_aside_items": aside_items,
             "bad_images": bad_images,
@@ -105,28 +117,42 @@ def _counted(reasons: pl.Series) -> dict[str, int]:
     return dict(Counter(reasons.to_list()).most_common())
 
 
+@contextlib.contextmanager
+def _kept_for_a_look(scratch: Path, aside: Path) -> Iterator[None]:
+    """Where bad input stops the job, keep what was set aside, as CSV in ``aside``; of an earlier stop, nothing."""
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        yield
+    except TooMuchBadInput as error:
+        aside.mkdir()
+        for path in sorted(scratch.glob("set_aside*.parquet")):
+            found = scan_parquet(path)
+            found.cast(pl.String).sink_csv(aside / f"{path.stem}.csv")
+        raise TooMuchBadInput(f"{error}\n  What was set aside is in {aside}, to look at.") from None
+
+
 def _set_items_aside(
     bad: pl.DataFrame, broken: pl.DataFrame | None, read: int, rules: Rules, folder: Path
 ) -> dict[str, int]:
     """Write the unusable items and lines of the item list; how many there are for each reason."""
+    broken = pl.DataFrame(schema=BROKEN) if broken is None else broken
     bad.write_parquet(folder / "set_aside_items.parquet")
-    counts = _counted(bad["reason"])
-    if broken is None or not len(broken):
-        return counts
-    lines = _counted(broken["reason"])
-    refuse_above(rules.max_bad_share, lines, read + len(broken), "items", "max_bad_share")
-    aside = folder / "set_aside_lines.parquet"
-    pl.concat([pl.read_parquet(aside), broken]).write_parquet(aside)
-    return counts | lines
+    broken.write_parquet(folder / "set_aside_lines.parquet")
+    counts = _counted(bad["reason"]) | _counted(broken["reason"])
+    shown = item_examples(bad) | broken_examples(broken)
+    refuse_above(rules.max_bad_share, counts, read + len(broken), "lines of the item list", "max_bad_share", shown)
+    return counts
 
 
 def _copy_images(
-    names: Sequence[str | None], source: Path, folder: Path, rules: Rules, *, where: str | Path | None
+    catalogue: pl.DataFrame, source: Path, folder: Path, rules: Rules, *, where: str | Path | None
 ) -> tuple[pl.Series, dict[str, int]]:
     """Copy the pictures into the dataset; their paths there (null for none), and how many are unusable by reason."""
+    names = catalogue["image"].to_list()
     copied, faults = copy_images(names, source, folder / "images")
     bad = _counted(pl.Series([fault for fault in faults if fault], dtype=pl.String))
-    refuse_above(rules.max_bad_image_share, bad, len(names), f"images in {where}", "max_bad_image_share")
+    shown = fault_examples(catalogue["item_id"].to_list(), names, faults, source)
+    refuse_above(rules.max_bad_image_share, bad, len(names), f"images in {where}", "max_bad_image_share", shown)
     return pl.Series([name and f"images/{name}" for name in copied], dtype=pl.String), bad
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from data_tools.common.parquet import scan_parquet
 from data_tools.dataset.schema import SPLITS, Dataset
 
 DAYS = {"seconds": 86_400, "milliseconds": 86_400_000}
@@ -137,10 +138,10 @@ def log_facts(dataset: Dataset) -> dict[str, Any]:
         impressions, clicks, cold: never shown in training).
     """
     folder = Path(dataset.folder)
-    log, clicks = (pl.scan_parquet(folder / f"{name}.parquet") for name in ("impressions", "clicks"))
+    log, clicks = (scan_parquet(folder / f"{name}.parquet") for name in ("impressions", "clicks"))
     columns = log.collect_schema().names()
     day = DAYS.get(dataset.info.get("time_unit", "seconds"))
-    items = pl.scan_parquet(folder / "items.parquet")
+    items = scan_parquet(folder / "items.parquet")
     shown = log.group_by("item").agg(
         impressions=pl.len(),
         clicks=pl.col("click").sum().cast(pl.Int64),

@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_tools.common.cli import UserError
+from data_tools.common.errors import UserError
+from data_tools.common.parquet import engine_path, parquet_table
+from data_tools.reading.parts import Part
 
 ROW = "__row__"
 LAST_SEEN = "Possible"  # DuckDB's advice begins so; it is on settings that are not to be had here
@@ -57,6 +60,7 @@ class DuckDB:
     """
 
     faults = duckdb.Error
+    unsigned = "uint64"  # what it reads unsigned integers of 64 bits as
 
     def __init__(self, work: Path, memory: str) -> None:
         try:
@@ -66,22 +70,33 @@ class DuckDB:
                 memory_limit=memory,
                 preserve_insertion_order=False,  # every order that matters is asked for
             )
+            self.backend.raw_sql("SET TimeZone = 'UTC'")  # otherwise times with a zone become local ones
         except duckdb.Error as error:
             raise UserError(f"DuckDB cannot start with memory {memory!r}: {error}") from error
 
-    def read(self, paths: Sequence[Path]) -> ir.Table:
-        """Parquet files one after the other, with the place of each row in all of them as ``__row__`` (int64)."""
-        counts = [pq.read_metadata(path).num_rows for path in paths]
-        names, before = [str(path) for path in paths], [sum(counts[:n]) for n in range(len(counts))]
-        if len(paths) == 1:
-            log = self.backend.read_parquet(names, file_row_number=True)
-            return log.mutate(**{ROW: log.file_row_number}).drop("file_row_number")
-        log = self.backend.read_parquet(names, file_row_number=True, filename=True)
-        starts = ibis.memtable({"filename": names, "before": before}, schema={"filename": "string", "before": "int64"})
-        placed = log.join(starts, "filename")
-        return placed.mutate(**{ROW: placed.before + placed.file_row_number}).drop(
-            "filename", "before", "file_row_number"
+    def read(self, parts: Sequence[Part], columns: Collection[str]) -> ir.Table:
+        """Some columns of Parquet files one after the other, united by name, those of folders among them; with the
+        place of each row in all of them as ``__row__`` (int64)."""
+        counts = [pq.read_metadata(part.path).num_rows for part in parts]
+        keys = sorted({name for part in parts for name in part.keys})
+        files = pl.DataFrame(
+            {"__file__": [str(part.path) for part in parts], "__before__": list(accumulate(counts[:-1], initial=0))}
+            | {f"__key__{name}": [part.keys.get(name) for part in parts] for name in keys},
+            schema_overrides={f"__key__{name}": pl.String for name in keys},
         )
+        options = {"file_row_number": True, "filename": "__file__", "union_by_name": True, "binary_as_string": True}
+        log = parquet_table(self.backend, [part.path for part in parts], **options)
+        # DuckDB's times of nanoseconds with a zone are unknown to ibis.
+        zoned = [name for name, kind in log.schema().items() if kind.is_unknown() and "TIMESTAMPTZ" in str(kind)]
+        log = log.mutate(**{name: log[name].cast("timestamp('UTC')") for name in zoned})
+        if len(parts) == 1:
+            placed = log.mutate(**{name: ibis.literal(files[name][0]) for name in files.columns})
+        else:
+            placed = log.join(self.frame("files", files), "__file__")
+        for name in keys:
+            own = [placed[name].cast("string")] if name in log.columns else []
+            placed = placed.mutate(**{name: ibis.coalesce(*own, placed[f"__key__{name}"])})
+        return placed.mutate(**{ROW: placed["__before__"] + placed.file_row_number}).select(*columns, ROW)
 
     def frame(self, name: str, frame: pl.DataFrame) -> ir.Table:
         """A small table from memory."""
@@ -111,6 +126,8 @@ class Spark:
     UserError
         If pyspark or Java is missing.
     """
+
+    unsigned = "decimal(20, 0)"
 
     def __init__(self, work: Path, memory: str) -> None:
         try:
@@ -152,17 +169,18 @@ class Spark:
         found.select(typed).write.parquet(folder.absolute().as_uri())
         return folder.absolute().as_uri()
 
-    def read(self, paths: Sequence[Path]) -> ir.Table:
+    def read(self, parts: Sequence[Part], columns: Collection[str]) -> ir.Table:
         """As :meth:`DuckDB.read`."""
         from pyspark.sql import functions
 
         whole, before = None, 0
-        for path in paths:
-            part = self.session.read.parquet(path.absolute().as_uri())
+        for part in parts:
+            rows = self.session.read.parquet(engine_path(part.path.absolute()))
             place = (functions.col("_metadata.row_index") + before).alias(ROW)
-            part, before = part.select("*", place), before + pq.read_metadata(path).num_rows
-            whole = part if whole is None else whole.unionByName(part)
-        return self._view("log", whole)
+            keys = [functions.lit(value).cast("string").alias(name) for name, value in part.keys.items()]
+            rows, before = rows.select("*", place, *keys), before + pq.read_metadata(part.path).num_rows
+            whole = rows if whole is None else whole.unionByName(rows, allowMissingColumns=True)
+        return self._view("log", whole.select(*(f"`{name}`" for name in (*columns, ROW))))
 
     def frame(self, name: str, frame: pl.DataFrame) -> ir.Table:
         """As :meth:`DuckDB.frame`."""

@@ -65,6 +65,16 @@ def timelines(impressions: ir.Table, gap: int | None, slots: int) -> ir.Table:
     return ordered.mutate(**added).drop("place", "pause", "clicked")
 
 
+def with_requests(impressions: ir.Table, gap: int | None, slots: int) -> ir.Table:
+    """Fill in ``request_id`` where it is null: page views made as :func:`timelines` does where there is none at all."""
+    lacking = impressions.filter(impressions.request_id.isnull()).drop("request_id")
+    made = timelines(lacking, gap, slots)
+    made = made.mutate(request_id=ibis.literal("page ") + made.page.cast("string"))
+    own = impressions.filter(impressions.request_id.notnull())
+    own = own.mutate(request_id=own.request_id.cast("string"))
+    return own.union(made.select(own.columns))
+
+
 def page_views(timeline: ir.Table) -> ir.Table:
     """One row a page view: its key (``user`` and ``page`` or ``request_id``), ``page_time`` (int64, the timestamp of
     its first impression) and ``request`` (int64, from 0).

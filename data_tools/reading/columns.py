@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from data_tools.common.cli import UserError
 
@@ -65,3 +65,21 @@ def resolve_columns(
         if ours not in columns:
             raise UserError(f"{where} has no column '{ours}'; it has {list(found)}; say which one it is: {ours}=COLUMN")
     return columns
+
+
+def free_names(names: Iterable[str], taken: Collection[str], apart: bool = False) -> dict[str, str]:
+    """Name -> a name that is none of those taken, whatever the case: with as many underscores behind as it needs.
+
+    Where ``apart``, no two of the names differ by case alone either.
+    """
+    names, closed = list(names), {name.lower() for name in taken}
+    used, free = closed | {name.lower() for name in names}, {}
+    for name in names:
+        other = name
+        if name.lower() in closed:
+            while other.lower() in used:
+                other += "_"
+            used.add(other.lower())
+        free[name] = other
+        closed |= {name.lower()} if apart else set()
+    return free

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -21,13 +22,15 @@ T = TypeVar("T")
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
 MAX_PIXELS = 64_000_000
+ADDRESS = r"[a-z][a-z0-9+.-]*://"
+SHOWN = 3  # of each fault, in a message
 
 
 class BadImage(Exception):
     """A picture that cannot be used.
 
-    ``reason`` is "missing", "outside the folder", "link out of the folder" (copy the files there), "unreadable" or
-    "too large".
+    ``reason`` is "missing", "an address, no file", "outside the folder", "link out of the folder" (copy the files
+    there), "unreadable" or "too large".
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
@@ -109,6 +112,8 @@ def check_image(path: str | Path) -> str:
 def _inside(folder: Path, name: str) -> Path:
     """The path of ``name`` in ``folder``, which neither the name nor a link may leave."""
     relative = os.path.normpath(name)
+    if re.match(ADDRESS, name):
+        raise BadImage("an address, no file", name)
     if "\0" in name or os.path.isabs(relative) or relative.split(os.sep)[0] == os.pardir:
         raise BadImage("outside the folder", name)
     if not (path := folder / relative).resolve().is_relative_to(folder.resolve()):
@@ -153,3 +158,29 @@ def copy_images(names: Sequence[str | None], source: Path, target: Path) -> tupl
     for row, (name, fault) in zip(named, checked, strict=True):
         copied[row], faults[row] = name, fault
     return copied, faults
+
+
+def fault_examples(
+    ids: Sequence[Any], names: Sequence[str | None], faults: Sequence[str | None], source: Path
+) -> dict[str, list[str]]:
+    """Reason -> the first items whose picture cannot be used for it, and what would mend it."""
+    shown: dict[str, list[str]] = {}
+    for item, name, fault in zip(ids, names, faults, strict=True):
+        if fault and len(own := shown.setdefault(fault, [])) < SHOWN:
+            near = _nearby(source, name) if fault == "missing" else None
+            own.append(f"item {item!r}: {name}{near or ''}")
+    if (fault := "an address, no file") in shown:
+        shown[fault].append("download the pictures into a folder, and put their paths in it into the item list")
+    return shown
+
+
+def _nearby(source: Path, name: str) -> str | None:
+    """Where a missing picture may be: in the folder above, without its folders, or spelt in another case."""
+    if (source.parent / name).is_file():
+        return f"; {source.parent / name} exists: say --images {source.parent}"
+    last = Path(name).name
+    if (source / last).is_file():
+        return f"; {source / last} exists: the item list has folders before the name"
+    if source.is_dir() and (alike := [one for one in os.listdir(source) if one.lower() == last.lower()]):
+        return f"; {source / alike[0]} exists: the names differ in upper and lower case"
+    return None

@@ -1,20 +1,47 @@
-"""Item lists as people have them, and where their pictures are: files in a folder, in tars, or bytes in a column."""
+"""Item lists as people have them, pictures in a column of bytes among them."""
 
 from __future__ import annotations
 
-import tarfile
-from collections.abc import Collection, Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import polars as pl
 import pyarrow.parquet as pq
 
-from data_tools.common.cli import UserError
+from data_tools.common.errors import UserError
+from data_tools.common.parquet import scan_parquet
 from data_tools.reading import inputs
-from data_tools.reading.columns import ITEM_COLUMNS, ITEM_OPTIONAL, resolve_columns
+from data_tools.reading.columns import ITEM_COLUMNS, ITEM_OPTIONAL, free_names, resolve_columns
+from data_tools.reading.form import Form, Given
+from data_tools.reading.parts import Part
 
 TEXT = ("item_id", "image", "title", "category")
-TAR = (".tar", ".tgz")
+OURS = ("item", *ITEM_COLUMNS, *ITEM_OPTIONAL)  # in items.parquet
+MOST_EXACT = 2**53  # of whole numbers as float64
+
+
+@dataclass(frozen=True)
+class ItemList:
+    """An item list as it was read.
+
+    Attributes
+    ----------
+    items : polars.DataFrame
+        One row an item: known columns by our names, others by their own, or with underscores behind where ours is one
+        of these.
+    broken : polars.DataFrame
+        The lines that are no row.
+    pictures : Path, optional
+        The folder of the list's own pictures, where its column ``image`` holds bytes.
+    notes : list of str
+        What was understood of it, to be said.
+    """
+
+    items: pl.DataFrame
+    broken: pl.DataFrame
+    pictures: Path | None
+    notes: list[str]
 
 
 def _typed(frame: pl.DataFrame, text: set[str]) -> pl.DataFrame:
@@ -30,71 +57,104 @@ def _typed(frame: pl.DataFrame, text: set[str]) -> pl.DataFrame:
     return frame.with_columns(typed(column) for column in frame)
 
 
-def _spill_bytes(paths: list[Path], column: str, folder: Path) -> pl.Series:
+def _spill_bytes(parts: Sequence[Part], column: str, folder: Path) -> pl.Series:
     """Write the pictures of a column of bytes, or of {bytes, path} as some hubs have it, to files; their names."""
     folder.mkdir()
     names: list[str | None] = []
-    for path in paths:
-        for block in pq.ParquetFile(path).iter_batches(batch_size=256, columns=[column]):
-            for value in block.column(0).to_pylist():
-                data = value.get("bytes") if isinstance(value, dict) else value
-                names.append(None if data is None else str(len(names)))
-                if data is not None:
-                    (folder / names[-1]).write_bytes(data)
+    for part in parts:
+        with pq.ParquetFile(part.path) as file:
+            if column not in part.names:
+                names += [None] * file.metadata.num_rows
+                continue
+            for block in file.iter_batches(batch_size=256, columns=[column]):
+                for value in block.column(0).to_pylist():
+                    data = value.get("bytes") if isinstance(value, dict) else value
+                    names.append(None if data is None else str(len(names)))
+                    if data is not None:
+                        (folder / names[-1]).write_bytes(data)
     return pl.Series(column, names, pl.String)
+
+
+def _read(part: Part, without: Collection[str]) -> pl.DataFrame:
+    """A part of an item list, the keys of its folders among its columns."""
+    lazy = scan_parquet(part.path).drop(without, strict=False)
+    return lazy.with_columns(pl.lit(value, pl.String).alias(name) for name, value in part.keys.items()).collect()
 
 
 def read_items(
     place: str | Path,
     named: Mapping[str, str],
     work: Path,
-    form: inputs.Form | None = None,
+    form: Form | None = None,
     wanted: Collection[str] | None = None,
-) -> tuple[pl.DataFrame, pl.DataFrame, Path | None]:
+    given: Given | None = None,
+) -> ItemList:
     """Read an item list (any form of :mod:`data_tools.reading.inputs`); known columns get our names, others come along.
 
     Parameters
     ----------
-    named : our names to those of the list
-    work : an empty folder for what is made on the way; it must live until the dataset is written
-    form : of text whose name does not tell it
-    wanted : the keys to read of JSON lines; by default those of the first lines
-
-    Returns
-    -------
-    items : one row an item
-    broken : the lines that are no row
-    pictures : the folder that the list's own pictures were written to, where its column ``image`` holds bytes
+    place : str or Path
+    named : dict of str to str
+        Our names -> those of the list.
+    work : Path
+        An empty folder for what is made on the way; it must live until the dataset is written.
+    form : Form, optional
+        Of text, where it is known for certain.
+    wanted : collection of str, optional
+        The keys to read of JSON; by default all.
+    given : Given, optional
+        What a user says of the form of text.
 
     Raises
     ------
     UserError
         If the files cannot be read or lack a column.
     """
-    paths, broken = inputs.as_parquet(place, work, "items", form, wanted)
+    expected = {*ITEM_COLUMNS, *ITEM_OPTIONAL, *named.values()}
+    found = inputs.as_parquet(place, work, "items", expected=expected, form=form, wanted=wanted, given=given)
+    columns = resolve_columns(named, list(found.columns), ITEM_COLUMNS, ITEM_OPTIONAL, str(place))
+    image, pictures = found.columns.get(columns.get("image", "")), None
     try:
-        kinds = pl.read_parquet_schema(paths[0])
-        columns = resolve_columns(named, list(kinds), ITEM_COLUMNS, ITEM_OPTIONAL, str(place))
-        image, pictures = columns.get("image"), None
-        encoded = image is not None and (kinds[image] == pl.Binary or isinstance(kinds[image], pl.Struct))
-        frame = pl.concat(
-            [pl.read_parquet(p, columns=[n for n in kinds if not (encoded and n == image)]) for p in paths],
-            how="vertical_relaxed",
-        )
+        kinds = [scan_parquet(part.path).collect_schema().get(image) for part in found.parts]
+        encoded = any(kind == pl.Binary or isinstance(kind, pl.Struct) for kind in kinds)
+        frames = [_read(part, [image] if encoded else []) for part in found.parts]
+        frame = pl.concat(frames, how="diagonal_relaxed")
     except (pl.exceptions.PolarsError, OSError) as error:
         reason = str(error).split("\n")[0]  # polars goes on with advice on settings that are not to be had here
         raise UserError(f"{place} cannot be read: {reason}") from error
     if encoded:
         pictures = work / "bytes"
-        frame = frame.with_columns(_spill_bytes(paths, image, pictures))
-    if inputs.suffix(inputs.find(place)[0]) != ".parquet" if form is None else True:
+        frame = frame.with_columns(_spill_bytes(found.parts, image, pictures))
+    frame = frame.select(**found.columns)
+    if any(part.path != part.source for part in found.parts):
         frame = _typed(frame, {columns.get(name, name) for name in TEXT})
-    carried = [name for name in frame.columns if name not in columns and name not in columns.values()]
-    return frame.select(**columns).hstack(frame.select(carried)), broken, pictures
+    own = free_names([name for name in frame.columns if name not in columns.values()], (*OURS, *columns))
+    items = frame.select(**columns, **{ours: theirs for theirs, ours in own.items()})
+    items, more = whole_numbers(items)
+    return ItemList(items, found.broken, pictures, [*found.notes, *more])
+
+
+def whole_numbers(items: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+    """The items with ids of text or of integers where they are of another type that holds such, and what was done."""
+    ids, notes = items["item_id"], []
+    kind = ids.dtype
+    if kind in (pl.Categorical, pl.Enum, pl.Binary):
+        ids = ids.cast(pl.String)
+    elif kind.is_decimal() or kind.is_float():
+        whole = ids.cast(pl.Int64, strict=False)
+        if not (whole.cast(kind, strict=False).ne_missing(ids) | (whole.abs() > MOST_EXACT)).any():
+            ids, notes = whole, [f"the item ids of the item list, {kind}, are all whole numbers and read as such"]
+        elif kind.is_decimal() and kind.scale == 0:
+            ids = ids.cast(pl.String)
+    elif kind == pl.String and len(ids) and ids.drop_nulls().str.contains(r"^-?[0-9]+\.0+$").all():
+        ids, notes = ids.str.replace(r"\.0+$", ""), ["the item ids of the item list all end in .0, which is left out"]
+    return items.with_columns(item_id=ids), notes
 
 
 def unique_items(items: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The catalogue with ``item`` (int32, the row) in front, and the items set aside, each with its ``reason``.
+
+    Columns that have a name of ours get an underscore behind it.
 
     Raises
     ------
@@ -108,103 +168,14 @@ def unique_items(items: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     for name in text:
         if items.schema[name].is_nested() or items.schema[name] == pl.Binary:
             raise UserError(f"the item list's {name} is {items.schema[name]}; one text an item is expected")
-    items = items.rename({"item": "item_", "reason": "reason_"}, strict=False)
     items = items.with_columns(pl.col(text).cast(pl.String)).with_columns(pl.col("image").replace("", None))
-    key = pl.col("item_id").cast(pl.String)
+    key = items["item_id"].cast(pl.String)
     missing = key.is_null() | (key.str.strip_chars() == "")
-    reasons = (
-        pl.when(missing).then(pl.lit("item_id missing")).when(~key.is_first_distinct()).then(pl.lit("item_id repeated"))
-    )
-    judged = items.select(reason=reasons, **{name: name for name in items.columns})
-    kept = judged.filter(pl.col("reason").is_null()).drop("reason").with_row_index("item")
-    return kept.with_columns(pl.col("item").cast(pl.Int32)), judged.filter(pl.col("reason").is_not_null())
-
-
-def _plain(name: str) -> str:
-    return name.removeprefix("./")
-
-
-def _unpack(tars: list[Path], names: list[str | None], folder: Path) -> list[str | None]:
-    """Take the named members out of tars; a name may lack its ending, as the keys of webdataset do."""
-    wanted: dict[str, list[int]] = {}
-    for row, name in enumerate(names):
-        if name is not None:
-            wanted.setdefault(_plain(name), []).append(row)
-    folder.mkdir()
-    found = list(names)
-    for path in tars:
-        try:
-            with tarfile.open(path, "r|*") as tar:
-                for member in tar:
-                    name = _plain(member.name)
-                    key = name if name in wanted else str(PurePosixPath(name).with_suffix("")) if name else name
-                    if member.isfile() and key in wanted:
-                        first = wanted[key][0]
-                        (folder / str(first)).write_bytes(tar.extractfile(member).read())
-                        for row in wanted[key]:
-                            found[row] = str(first)
-        except (tarfile.TarError, EOFError, OSError) as error:
-            raise UserError(f"{path} cannot be read as a tar: {error}; make it again") from error
-    return [name if name is None or (folder / name).is_file() else f"gone/{row}" for row, name in enumerate(found)]
-
-
-def _by_id(items: pl.DataFrame, names: list[str]) -> pl.Series:
-    """For each item the name whose last part, without its ending, is the item's id; null where there is none."""
-    of = {PurePosixPath(name).stem: name for name in sorted(names, reverse=True)}
-    return pl.Series("image", [of.get(str(item)) for item in items["item_id"]], pl.String)
-
-
-def _members(tars: list[Path]) -> list[str]:
-    names = []
-    for path in tars:
-        try:
-            with tarfile.open(path, "r|*") as tar:
-                names += [_plain(member.name) for member in tar if member.isfile()]
-        except (tarfile.TarError, EOFError, OSError) as error:
-            raise UserError(f"{path} cannot be read as a tar: {error}; make it again") from error
-    return names
-
-
-def place_images(items: pl.DataFrame, images: str | Path | None, work: Path) -> tuple[pl.DataFrame, Path]:
-    """The items with ``image`` as a path in the folder that comes with them.
-
-    Parameters
-    ----------
-    items : with ``image`` or without: then a picture belongs to the item whose id is its name without the ending
-    images : a folder of pictures, a tar, a folder or a glob of tars, or None for none
-    work : an existing folder for what is taken out of tars
-
-    Raises
-    ------
-    UserError
-        If there is nothing at ``images``, or a tar cannot be read.
-    """
-    if images is None:
-        lacking = items if "image" in items.columns else items.with_columns(image=pl.lit(None, pl.String))
-        if lacking["image"].count():
-            raise UserError("the item list names pictures; say with --images where they are")
-        return lacking, work
-    place = Path(images)
-    tars = (
-        [place]
-        if place.is_file()
-        else sorted(p for end in TAR for p in place.glob(f"*{end}"))
-        if place.is_dir()
-        else []
-    )
-    if not place.exists():
-        try:
-            tars = [p for p in inputs.find(images, (*TAR, ".tar.gz")) if p.suffix in (*TAR, ".gz")]
-        except UserError as error:
-            raise UserError(f"the folder or the tars of images {images} do not exist: {error}") from None
-    if not tars:
-        if "image" in items.columns:
-            return items, place
-        return items.with_columns(
-            _by_id(items, [str(p.relative_to(place)) for p in place.rglob("*") if p.is_file()])
-        ), place
-    if "image" not in items.columns:
-        items = items.with_columns(_by_id(items, _members(tars)))
-    names = items["image"].cast(pl.String).replace("", None).to_list()
-    taken = _unpack(tars, names, work / "tars")
-    return items.with_columns(pl.Series("image", taken, pl.String)), work / "tars"
+    good = ~missing & key.is_first_distinct()
+    reason = pl.select(
+        pl.when(missing).then(pl.lit("item_id missing")).otherwise(pl.lit("item_id repeated"))
+    ).to_series()
+    aside = items.rename(free_names(items.columns, ("reason",)))
+    aside = aside.insert_column(0, reason.alias("reason")).filter(~good)
+    kept = items.rename(free_names(items.columns, ("item",))).filter(good)
+    return kept.insert_column(0, pl.Series("item", range(len(kept)), pl.Int32)), aside

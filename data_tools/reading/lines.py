@@ -6,9 +6,7 @@ file: its line is set aside, and reading goes on with the next one.
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import io
 import json
 import sys
 from collections import deque
@@ -17,41 +15,30 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-
-from data_tools.common.cli import UserError
+from data_tools.common.errors import UserError
+from data_tools.reading.form import UTF8, Form, sound
+from data_tools.reading.opened import opened_text
 
 MOST_LINES = 1000  # of one record
-BLOCK = 50_000  # rows
+BLOCK = 200_000  # rows
 KEPT_TEXT = 10_000  # characters of a broken line
 
 FIELDS, QUOTES, ENCODING, JSON = "wrong number of fields", "quotes not closed", "not UTF-8", "not a JSON object"
+HINTS = {
+    FIELDS: 'a delimiter inside a value needs quotes round it: "a, b"',
+    QUOTES: 'a quote inside quotes is written twice: "a ""big"" thing"',
+    ENCODING: "say how the file is encoded, as in --encoding cp1252 (--item-encoding for the item list)",
+    JSON: "one object a line is expected, or one array of objects",
+}
 
 
 class Line(NamedTuple):
-    """A row, or why there is none; ``number`` (from 1) and ``text`` of the line it begins on."""
+    """A row (values in order, or by name), or why there is none; ``number`` (from 1) and ``text`` of its first line."""
 
-    row: Sequence[str | None] | None
+    row: Sequence[str | None] | dict[str, str | None] | None
     reason: str
     number: int
     text: str
-
-
-@contextlib.contextmanager
-def opened(path: Path, encoding: str = "utf-8-sig") -> Iterator[io.TextIOWrapper]:
-    """The text of a file, compressed or not; what is no UTF-8 becomes lone surrogates, which ``_sound`` finds."""
-    with pa.input_stream(str(path), compression="detect") as stream:
-        yield io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape", newline="")
-
-
-def _sound(text: str) -> bool:
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def header(path: Path, delimiter: str, encoding: str) -> list[str]:
@@ -62,16 +49,16 @@ def header(path: Path, delimiter: str, encoding: str) -> list[str]:
     UserError
         If the file is empty or its first line cannot be read.
     """
-    with opened(path, encoding) as file:
+    with opened_text(path, encoding) as file:
         try:
             names = _split(file, delimiter)
-        except (csv.Error, OSError, EOFError) as error:
+        except csv.Error as error:
             raise UserError(
                 f"{path} cannot be read: {error}; a line with the names of the columns is expected"
             ) from error
     if not names:
         raise UserError(f"{path} is empty; a first line with the names of its columns is expected")
-    if not all(map(_sound, names)):
+    if not all(map(sound, names)):
         raise UserError(f"{path} cannot be read: its first line is not UTF-8; save it as UTF-8")
     return names
 
@@ -112,19 +99,20 @@ class _Held:
 
 
 def _judge(row: Sequence[str], width: int, number: int, text: str) -> Line:
-    if not _sound(text):
+    if not sound(text):
         return Line(None, ENCODING, number, text)
     if len(row) == width + 1 and not row[-1]:  # one delimiter too many at the end, which DuckDB allows, too
         row = row[:-1]
     if len(row) != width:
         return Line(None, FIELDS, number, text)
-    return Line([value or None for value in row], "", number, "")
+    return Line([value or None for value in row], "", number, text)
 
 
-def _quoted(file: Iterator[str], delimiter: str, width: int) -> Iterator[Line]:
+def _quoted(file: Iterator[str], form: Form, width: int) -> Iterator[Line]:
     csv.field_size_limit(sys.maxsize)
     held = _Held(file)
-    records = csv.reader(held, delimiter=delimiter, strict=True)
+    escape = {} if form.escape == '"' else {"escapechar": form.escape, "doublequote": False}
+    records = csv.reader(held, delimiter=form.delimiter, strict=True, **escape)
     while True:
         held.forget()
         try:
@@ -146,14 +134,17 @@ def _plain(file: Iterator[str], delimiter: str, width: int) -> Iterator[Line]:
             yield _judge(text.split(delimiter), width, number, text)
 
 
-def delimited(path: Path, form: Any, width: int) -> Iterator[Line]:
-    """Rows of a file of a :class:`data_tools.reading.inputs.Form` with ``width`` columns, without its header."""
-    with opened(path, form.encoding) as file:
+def delimited(path: Path, form: Form, width: int) -> Iterator[Line]:
+    """Rows of a file with ``width`` columns, without what stands above them and its header."""
+    with opened_text(path, form.encoding) as file:
+        for _ in range(form.skipped):
+            file.readline()
         if form.quoted and len(form.delimiter) == 1:
-            found = _quoted(file, form.delimiter, width)
+            found = _quoted(file, form, width)
         else:
             found = _plain(file, form.delimiter, width)
-        yield from found if form.names else islice(found, 1, None)
+        for line in found if form.names else islice(found, 1, None):
+            yield line._replace(number=line.number + form.skipped)
 
 
 def _as_text(value: Any) -> str | None:
@@ -162,53 +153,28 @@ def _as_text(value: Any) -> str | None:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _objects(path: Path) -> Iterator[tuple[int, str, dict[str, Any] | None]]:
-    with opened(path) as file:
+def json_object(number: int, text: str) -> Line:
+    """The object that a text is, its values as text."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        return Line(None, JSON, number, text)
+    values = {name: _as_text(value) for name, value in found.items()}
+    if not all(map(sound, filter(None, values.values()))):
+        return Line(None, ENCODING, number, text)
+    return Line({name: value for name, value in values.items() if sound(name)}, "", number, text)
+
+
+def json_objects(path: Path) -> Iterator[Line]:
+    """The objects of a file that holds one a line."""
+    with opened_text(path, UTF8) as file:
         for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                value = json.loads(line)
-            except (ValueError, RecursionError):
-                value = None
-            yield number, line, value if isinstance(value, dict) else None
+            if line.strip():
+                yield json_object(number, line)
 
 
-def json_rows(path: Path, names: Sequence[str]) -> Iterator[Line]:
-    """The values of JSON objects, one a line, as text; a key that a line lacks is null."""
-    for number, line, value in _objects(path):
-        if value is None:
-            yield Line(None, JSON, number, line)
-            continue
-        row = [_as_text(value.get(name)) for name in names]
-        if all(_sound(one) for one in row if one):
-            yield Line(row, "", number, "")
-        else:
-            yield Line(None, ENCODING, number, line)
-
-
-def keys(paths: Sequence[Path]) -> list[str]:
-    """The keys of the first thousand lines of JSON lines, in the order of their appearance."""
-    found = {}
-    for path in paths:
-        for _, _, value in islice(_objects(path), 1000):
-            found |= dict.fromkeys(value or ())
-    return [name for name in found if _sound(name)]
-
-
-def blocks(
-    found: Iterable[Line], broken: list[tuple[str, str, int, str]], path: Path
-) -> Iterator[list[Sequence[str | None]]]:
-    """Rows in blocks; the broken lines are appended to ``broken`` as (reason, file, number, text)."""
-    block: list[Sequence[str | None]] = []
-    for line in found:
-        if line.row is not None:
-            block.append(line.row)
-        else:
-            text = line.text.rstrip("\r\n")[:KEPT_TEXT].encode("utf-8", "backslashreplace").decode()
-            broken.append((line.reason, str(path), line.number, text))
-        if len(block) == BLOCK:
-            yield block
-            block = []
-    if block:
-        yield block
+def kept_text(text: str) -> str:
+    """The text of a broken line as it is set aside."""
+    return text.rstrip("\r\n")[:KEPT_TEXT].encode("utf-8", "backslashreplace").decode()

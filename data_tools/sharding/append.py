@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_tools.common.cli import UserError
+from data_tools.common.parquet import read_parquet
 from data_tools.dataset.schema import Dataset
 from data_tools.sharding.files import files_of
 from data_tools.sharding.plan import Held
@@ -48,7 +49,7 @@ def held_of(folder: Path, index: dict[str, Any], dataset: Dataset) -> Held:
     columns = ["item", "item_id", "source_crc32"]
     parts = [table.read(tar, shard["items"], columns) for tar, shard in enumerate(index["items"])]
     known = pl.from_arrow(pa.concat_tables(parts)).with_columns(pl.col("item_id").cast(pl.String))
-    items = pl.read_parquet(dataset.folder / "items.parquet", columns=["item", "item_id", "image"])
+    items = read_parquet(dataset.folder / "items.parquet", columns=["item", "item_id", "image"])
     items = items.with_columns(pl.col("item_id").cast(pl.String))
     items = items.join(known.rename({"item": "number"}), on="item_id", how="left", maintain_order="left")
     new = items["number"].is_null().to_numpy()

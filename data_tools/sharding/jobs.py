@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from data_tools.common.cli import UserError
 from data_tools.common.files import digest, read_json, write_json
+from data_tools.common.parquet import scan_parquet
 from data_tools.sharding.files import encode_json, member_size, write_tar
 from data_tools.sharding.plan import Plan, ranges
 from data_tools.sharding.stored import Stored
@@ -137,7 +138,7 @@ def _write_requests(
 
 def _items(dataset: Path, rows: list[int]) -> pl.DataFrame:
     """What the catalogue says of some items, by their row."""
-    items = pl.scan_parquet(dataset / "items.parquet")
+    items = scan_parquet(dataset / "items.parquet")
     known = items.collect_schema().names()
     columns = [name for name in ("item", "item_id", "title", "category") if name in known]
     part = items.slice(rows[0], rows[-1] + 1 - rows[0]).select(columns)

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from data_tools.common.cli import UserError
 from data_tools.common.files import read_json, whole_folder, write_json
+from data_tools.common.parquet import parquet_table
 from data_tools.dataset.schema import SPLITS, Dataset
 
 # Arrays of a plan: one file each, read as memory maps.
@@ -216,8 +217,8 @@ def _plan_pages(dataset: Dataset, settings: Any, folder: Path, work: Path) -> tu
     """Write the pictured slots, page view after page view; return the page views' arrays and the categories."""
     engine = ibis.duckdb.connect(work / "plan.duckdb", temp_directory=str(work / "spill"), memory_limit=settings.memory)
     try:
-        log = engine.read_parquet(dataset.folder / "impressions.parquet", file_row_number=True)
-        items = engine.read_parquet(dataset.folder / "items.parquet")
+        log = parquet_table(engine, [dataset.folder / "impressions.parquet"], file_row_number=True)
+        items = parquet_table(engine, [dataset.folder / "items.parquet"])
         category = items.category.cast("string").fill_null("") if "category" in items.columns else ibis.literal("")
         items = items.select("item", pictured=items.image.notnull(), name=category)
         categories = sorted(items.name.as_table().distinct().execute()["name"].to_list())

@@ -10,6 +10,7 @@ import polars as pl
 
 from data_tools.common.cli import UserError
 from data_tools.common.files import read_json, write_json
+from data_tools.common.parquet import read_parquet
 from data_tools.dataset.rules import Rules
 from data_tools.dataset.schema import open_dataset
 from data_tools.dataset.write import write_dataset
@@ -94,7 +95,7 @@ def _write_log(world: World, catalogue: Catalogue, log: pl.DataFrame, path: Path
 
 def write_oracle(dataset: Path, log: pl.DataFrame) -> None:
     """Add ``oracle`` to ``dataset.json``, from the ``log`` that the dataset was written from."""
-    written = pl.read_parquet(dataset / "impressions.parquet", columns=["item", "scene", "split"])
+    written = read_parquet(dataset / "impressions.parquet", columns=["item", "scene", "split"])
     if not written["item"].equals(log["item"].cast(written["item"].dtype)):
         raise UserError(f"{dataset} does not belong to the world in world.json beside it; remove both")
     record = dict(open_dataset(dataset).info)

@@ -93,7 +93,7 @@ def _read(world: World) -> tuple[pl.DataFrame, np.ndarray]:
         raise UserError(f"the folder of photographs {folder} does not exist")
     columns = parse_columns(world.photo_columns, "--world.photo_columns", (*ITEM_COLUMNS, *ITEM_OPTIONAL))
     with tempfile.TemporaryDirectory() as work:
-        read, _, _ = read_items(folder / "items.csv", columns, Path(work))
+        read = read_items(folder / "items.csv", columns, Path(work)).items
     if "image" not in read.columns:
         raise UserError(f"{folder / 'items.csv'} has no column 'image'; set --world.photo_columns image=COLUMN")
     listed = read.filter(pl.col("item_id").is_first_distinct())

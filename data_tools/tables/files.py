@@ -1,35 +1,40 @@
-"""Embedding tables in common files; readers and writers as in :mod:`data_tools.tables.layouts`."""
+"""Embedding tables in files of arrays; readers and writers as in :mod:`data_tools.tables.layouts`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import pickle
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
+import torch
 
-from data_tools.common.cli import UserError
+from data_tools.common.errors import UserError
+from data_tools.tables.frames import Table
 
-Table = tuple[list[Any], np.ndarray]
 # Names under which programs keep ids and vectors: ours, and FuxiCTR's.
 NAMES = (("ids", "vectors"), ("key", "value"))
-PARQUET = ("item_id", "embedding")
 
 
-def _pick(found: Sequence[str], path: Path) -> tuple[str, str]:
+def _pick(arrays: Mapping[str, Any], path: Path) -> tuple[str, str]:
+    """The names of ids and vectors: known ones, or those of the only table and the only list that goes with it."""
+    last = {name.rpartition("/")[2]: name for name in arrays}
     for names in NAMES:
-        if set(names) <= set(found):
-            return names
+        if set(names) <= set(last):
+            return last[names[0]], last[names[1]]
+    tables = [name for name, array in arrays.items() if len(array.shape) == 2]
+    lists = [name for name, array in arrays.items() if len(tables) == 1 and array.shape == arrays[tables[0]].shape[:1]]
+    if len(tables) == len(lists) == 1:
+        return lists[0], tables[0]
     wanted = " or ".join(f"{ids!r} and {vectors!r}" for ids, vectors in NAMES)
-    raise UserError(f"{path} holds the arrays {sorted(found)}; {wanted} are expected")
+    seen = ", ".join(f"{name} {tuple(array.shape)}" for name, array in sorted(arrays.items())[:8])
+    raise UserError(f"{path} holds the arrays {seen}; {wanted}, or one list of ids and one table, are expected")
 
 
-def _listed(ids: np.ndarray) -> list[Any]:
-    return [item.decode() if isinstance(item, bytes) else item for item in ids.tolist()]
+def _listed(ids: Any) -> list[Any]:
+    return [item.decode() if isinstance(item, bytes) else item for item in np.asarray(ids).tolist()]
 
 
 def id_array(ids: Sequence[Any]) -> np.ndarray:
@@ -37,16 +42,42 @@ def id_array(ids: Sequence[Any]) -> np.ndarray:
     return np.array(ids) if all(isinstance(item, int) for item in ids) else np.array([str(item) for item in ids])
 
 
+def _load(path: Path) -> Any:
+    """What numpy saved, but no objects, which it would have to unpickle.
+
+    Raises
+    ------
+    UserError
+        If there are objects.
+    """
+    try:
+        loaded = np.load(path, mmap_mode="r")
+        return {name: loaded[name] for name in loaded.files} if isinstance(loaded, np.lib.npyio.NpzFile) else loaded
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise
+        raise UserError(
+            f"{path} cannot be read: it holds objects (a pickle), which are never loaded as they can run code; save "
+            "ids as text: numpy.array(ids, dtype=str)"
+        ) from None
+
+
 def read_npy(path: Path) -> Table:
     """Vectors in ``<name>.npy``, ids in ``<name>.ids.npy`` or, one a line, ``<name>.ids.txt``."""
-    return _ids_beside(path), np.load(path, mmap_mode="r")
+    return _ids_beside(path), _load(path)
 
 
 def _ids_beside(path: Path) -> list[Any]:
-    for ids in (path.with_suffix(".ids.npy"), path.with_suffix(".ids.txt")):
+    names = [f"{path.stem}{mark}ids{suffix}" for mark in "._" for suffix in (".npy", ".txt")]
+    for ids in (path.with_name(name) for name in names):
         if ids.exists():
-            return _listed(np.load(ids)) if ids.suffix == ".npy" else ids.read_text(encoding="utf-8").splitlines()
-    raise UserError(f"{path} needs its item ids beside it, as {path.stem}.ids.npy or {path.stem}.ids.txt")
+            return _listed(_load(ids)) if ids.suffix == ".npy" else _lines(ids)
+    raise UserError(f"{path} needs its item ids beside it, as {names[0]} or {names[1]}")
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a text file, without a byte-order mark and without blank ones at the end."""
+    return path.read_text(encoding="utf-8-sig").rstrip().split("\n")
 
 
 def write_npy(path: Path, ids: Sequence[Any], vectors: np.ndarray) -> None:
@@ -55,10 +86,10 @@ def write_npy(path: Path, ids: Sequence[Any], vectors: np.ndarray) -> None:
 
 
 def read_npz(path: Path) -> Table:
-    """The arrays ``ids`` and ``vectors`` (ours), or ``key`` and ``value`` (FuxiCTR)."""
-    with np.load(path) as arrays:
-        ids, vectors = _pick(arrays.files, path)
-        return _listed(arrays[ids]), arrays[vectors]
+    """The arrays ``ids`` and ``vectors`` (ours), ``key`` and ``value`` (FuxiCTR), or the only two that fit together."""
+    arrays = _load(path)
+    ids, vectors = _pick(arrays, path)
+    return _listed(arrays[ids]), arrays[vectors]
 
 
 def write_npz(path: Path, ids: Sequence[Any], vectors: np.ndarray, names: Sequence[str] = NAMES[0]) -> None:
@@ -67,10 +98,16 @@ def write_npz(path: Path, ids: Sequence[Any], vectors: np.ndarray, names: Sequen
 
 
 def read_h5(path: Path) -> Table:
-    """The data sets ``key`` and ``value`` (FuxiCTR), or ``ids`` and ``vectors``."""
+    """The data sets ``key`` and ``value`` (FuxiCTR), ``ids`` and ``vectors``, the only two that fit together, in any
+    group; or a data set for each item, called by its id."""
+    found: dict[str, h5py.Dataset] = {}
     with h5py.File(path, "r") as file:
-        ids, vectors = _pick(list(file), path)
-        return _listed(file[ids][:]), file[vectors][:]
+        file.visititems(lambda name, one: found.update({name: one}) if isinstance(one, h5py.Dataset) else None)
+        shapes = {one.shape for one in found.values()}
+        if len(found) > 2 and len(shapes) == 1 and len(next(iter(shapes))) == 1:
+            return [name.rpartition("/")[2] for name in found], np.stack([one[:] for one in found.values()])
+        ids, vectors = _pick(found, path)
+        return _listed(found[ids][:]), found[vectors][:]
 
 
 def write_h5(path: Path, ids: Sequence[Any], vectors: np.ndarray) -> None:
@@ -80,23 +117,36 @@ def write_h5(path: Path, ids: Sequence[Any], vectors: np.ndarray) -> None:
         file["value"] = vectors
 
 
-def read_parquet(path: Path) -> Table:
-    """One file with ``item_id`` and ``embedding`` (a list of numbers), or ``key`` and ``value`` (FuxiCTR)."""
-    names = PARQUET
-    if not set(names) <= set(found := pl.read_parquet_schema(path)):
-        names = _pick(list(found), path)
-    frame = pl.read_parquet(path, columns=list(names))
-    vectors = frame[names[1]].cast(pl.List(pl.Float32))
-    lengths = vectors.list.len().unique()
-    if len(lengths) > 1 or vectors.null_count():
-        raise UserError(f"{path}: embeddings of several sizes {sorted(lengths.to_list(), key=str)}; one is expected")
-    return frame[names[0]].to_list(), vectors.explode(empty_as_null=False).to_numpy().reshape(len(frame), -1)
+def read_torch(path: Path) -> Table:
+    """Tensors alone: ids and vectors in a dict or a pair, a vector for each id in a dict, or one table of vectors (as
+    the weights of an embedding are), with ids beside it as for ``.npy``."""
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"{path} is no file of plain tensors: {reason}; save a dict of tensors") from None
+    if isinstance(found, tuple | list) and len(found) == 2:
+        found = {"ids": found[0], "vectors": found[1]}
+    if isinstance(found, torch.Tensor):
+        return _ids_beside(path), _array(found)
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds a {type(found).__name__}; a dict with ids and vectors is expected")
+    arrays = {name: _array(one) for name, one in found.items() if isinstance(one, torch.Tensor | list | tuple)}
+    if len(arrays) == 1:
+        return _ids_beside(path), next(iter(arrays.values()))
+    shapes = {array.shape for array in arrays.values()}
+    if len(arrays) > 2 and len(shapes) == 1 and len(next(iter(shapes))) == 1:
+        return list(arrays), np.stack(list(arrays.values()))
+    ids, vectors = _pick({str(name): array for name, array in arrays.items()}, path)
+    return _listed(arrays[ids]), arrays[vectors]
 
 
-def write_parquet(path: Path, ids: Sequence[Any], vectors: np.ndarray, names: Sequence[str] = PARQUET) -> None:
-    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
-    columns = [pa.array(ids), pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])]
-    pq.write_table(pa.table(columns, names=list(names)), path)
+def _array(value: Any) -> np.ndarray:
+    return value.float().numpy() if isinstance(value, torch.Tensor) and value.is_floating_point() else np.asarray(value)
+
+
+def write_torch(path: Path, ids: Sequence[Any], vectors: np.ndarray) -> None:
+    torch.save({"ids": list(ids), "vectors": torch.from_numpy(np.ascontiguousarray(vectors))}, path)
 
 
 def read_faiss(path: Path) -> Table:

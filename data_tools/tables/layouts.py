@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.common.cli import UserError
-from data_tools.tables import files, peers
+from data_tools.common.errors import UserError
+from data_tools.reading.opened import suffix
+from data_tools.tables import files, frames, peers
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,9 @@ LAYOUTS = {
     "npy": Layout((".npy",), files.read_npy, files.write_npy),
     "npz": Layout((".npz",), files.read_npz, files.write_npz),
     "h5": Layout((".h5", ".hdf5"), files.read_h5, files.write_h5),
-    "parquet": Layout((".parquet",), files.read_parquet, files.write_parquet),
+    "parquet": Layout((".parquet", ".pq"), frames.read_parquet, frames.write_parquet),
+    "csv": Layout((".csv", ".tsv"), frames.read_csv, frames.write_csv),
+    "torch": Layout((".pt", ".pth"), files.read_torch, files.write_torch),
     "faiss": Layout((".faiss", ".index"), files.read_faiss, files.write_faiss),
     "fuxictr": Layout((), peers.read_fuxictr, peers.write_fuxictr),
     "recbole": Layout((".itememb",), peers.read_recbole, peers.write_recbole),
@@ -53,6 +56,7 @@ def layout_of(path: Path, named: str | None = None) -> str | None:
     if (path / "image_feat.npy").exists():
         return "mmrec"
     known = {suffix: name for name, layout in LAYOUTS.items() for suffix in layout.suffixes}
-    if path.suffix and not path.is_dir() and path.suffix not in known:
-        raise UserError(f"{path}: no layout goes by {path.suffix}; known are {', '.join(known)}; or name a --layout")
-    return None if path.is_dir() else known.get(path.suffix)
+    ending = suffix(path) or path.suffix.lower()  # of table.csv.gz that of table.csv
+    if ending and not path.is_dir() and ending not in known:
+        raise UserError(f"{path}: no layout goes by {ending}; known are {', '.join(known)}; or name a --layout")
+    return None if path.is_dir() else known.get(ending)

@@ -10,7 +10,8 @@ import numpy as np
 import polars as pl
 
 from data_tools.common.cli import UserError
-from data_tools.tables.files import Table, read_h5, read_npz, read_parquet, write_h5, write_npz, write_parquet
+from data_tools.tables.files import read_h5, read_npz, write_h5, write_npz
+from data_tools.tables.frames import Table, read_parquet, write_parquet
 
 
 def read_fuxictr(path: Path) -> Table:
@@ -35,9 +36,9 @@ def write_fuxictr(path: Path, ids: Sequence[Any], vectors: np.ndarray) -> None:
 
 
 def _fuxictr_suffix(path: Path) -> str:
-    if path.suffix not in (".npz", ".h5", ".parquet"):
+    if path.suffix.lower() not in (".npz", ".h5", ".parquet"):
         raise UserError(f"{path}: FuxiCTR reads .h5, .npz and .parquet files, not {path.suffix or 'a folder'}")
-    return path.suffix
+    return path.suffix.lower()
 
 
 def read_recbole(path: Path) -> Table:

@@ -1,7 +1,8 @@
 """Embedding tables: item ids and their vectors, with where they came from.
 
 Our own form is a folder of Parquet parts (``item_id``, ``embedding`` as a fixed-size list of float16 or float32) and
-``table.json`` (count, size, dtype, normalised, layer, encoder, preprocessing, weights, checkpoint, dataset).
+``table.json`` (count, size, dtype, the digest of each part, normalised, layer, encoder, preprocessing, weights,
+checkpoint, dataset).
 Tables made elsewhere load too: :mod:`data_tools.convert_table` lists the layouts.
 """
 
@@ -16,8 +17,8 @@ import numpy as np
 import polars as pl
 
 from data_tools.common.cli import UserError
-from data_tools.common.files import read_json, whole_folder, write_json
-from data_tools.tables.files import read_parquet, write_parquet
+from data_tools.common.files import digest, read_json, whole_folder, write_json
+from data_tools.tables.frames import read_parquet, write_parquet
 from data_tools.tables.layouts import LAYOUTS, layout_of
 
 
@@ -30,11 +31,13 @@ class EmbeddingTable:
     ids : item ids as given in the log, N strings or integers
     vectors : float32 array (N, D)
     info : what ``table.json`` says of them; empty for tables made elsewhere
+    notes : what was understood of a table made elsewhere, to be said
     """
 
     ids: list[Any]
     vectors: np.ndarray
     info: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def lookup(self, item_ids: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
         """Vectors in the order of ``item_ids``.
@@ -80,12 +83,30 @@ def write_table(folder: str | Path, ids: Sequence[Any], vectors: np.ndarray, inf
     """Write a whole table of one part; ``info`` is joined into ``table.json``."""
     with whole_folder(folder) as scratch:
         write_part(scratch / "part-00000.parquet", ids, vectors)
-        write_json(scratch / "table.json", {**describe(*vectors.shape, str(vectors.dtype)), **info})
+        described = describe(*vectors.shape, str(vectors.dtype), folder=scratch)
+        write_json(scratch / "table.json", {**described, **info})
 
 
-def describe(count: int, size: int, dtype: str) -> dict[str, Any]:
-    """The part of ``table.json`` that every table has."""
-    return {"format_version": 1, "count": count, "size": size, "dtype": dtype}
+def describe(count: int, size: int, dtype: str, folder: Path | None = None) -> dict[str, Any]:
+    """The part of ``table.json`` that every table has; with the digests of the parts in ``folder``."""
+    described = {"format_version": 1, "count": count, "size": size, "dtype": dtype}
+    return described if folder is None else {**described, "parts": _digests(folder)}
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {part.name: digest([part]) for part in sorted(folder.glob("part-*.parquet"))}
+
+
+def _check_parts(folder: Path, promised: dict[str, str]) -> None:
+    """Raise a UserError if a part is missing, too many, or not as it was written."""
+    found = _digests(folder)
+    if missing := sorted(promised.keys() - found.keys()):
+        raise UserError(f"{folder} lacks {', '.join(missing)}, which table.json promises; export it again")
+    if changed := sorted(name for name in found if found[name] != promised.get(name)):
+        raise UserError(
+            f"{folder / changed[0]} is not as it was written: its digest is not the one in table.json; copy the table "
+            "again, or export it again"
+        )
 
 
 def _read_parts(folder: Path) -> tuple[list[Any], np.ndarray]:
@@ -109,6 +130,8 @@ def read_table(path: str | Path, layout: str | None = None) -> EmbeddingTable:
     try:
         if (path / "table.json").exists() and not layout:
             info = read_json(path / "table.json")
+            if "parts" in info:
+                _check_parts(path, info["parts"])
             ids, vectors = _read_parts(path)
         elif path.exists() and (found := layout_of(path, layout)):
             ids, vectors = LAYOUTS[found].read(path)
@@ -117,11 +140,26 @@ def read_table(path: str | Path, layout: str | None = None) -> EmbeddingTable:
             raise UserError(f"no embedding table at {path}: a folder with table.json, or a file in {suffixes}")
     except (ValueError, KeyError, OSError, EOFError, pl.exceptions.PolarsError) as error:
         raise UserError(f"{path} cannot be read as a table of vectors: {error}") from None
+    notes = []
+    if not info:
+        ids, vectors, notes = _without_missing(ids, vectors)
     vectors = _checked(ids, vectors, path)
     found = {"count": len(ids), "size": vectors.shape[1]}
     if info and (promised := {name: info[name] for name in found}) != found:
         raise UserError(f"{path}: {found} is there, but table.json promises {promised}; export it again")
-    return EmbeddingTable(ids, vectors, info)
+    return EmbeddingTable(ids, vectors, info, tuple(notes))
+
+
+def _without_missing(ids: list[Any], vectors: np.ndarray) -> tuple[list[Any], np.ndarray, list[str]]:
+    """A table without the rows that are null or NaN throughout: their items have no vector; and what is said of it."""
+    if vectors.ndim != 2 or len(ids) != len(vectors) or vectors.dtype.kind != "f" or not vectors.shape[1]:
+        return ids, vectors, []
+    missing = np.isnan(vectors).all(axis=1)
+    if not missing.any() or missing.all():
+        return ids, vectors, []
+    kept = [item for item, gone in zip(ids, missing, strict=True) if not gone]
+    first = ids[int(missing.argmax())]
+    return kept, vectors[~missing], [f"{missing.sum():,} rows without a vector, as of item {first!r}, count as missing"]
 
 
 def _checked(ids: list[Any], vectors: np.ndarray, path: Path) -> np.ndarray:

@@ -27,6 +27,7 @@ import polars as pl
 
 from data_tools.common.errors import UserError
 from data_tools.common.files import digest, read_json, whole_file, whole_folder, write_json
+from data_tools.common.parquet import read_parquet
 
 BLOCK = 1 << 22  # bytes read at a time for a digest
 
@@ -37,7 +38,7 @@ def file_of(part: int) -> str:
 
 
 def rows_in_part(count: int, part: int, parts: int) -> int:
-    """How many of the rows 0 to ``count`` - 1 lie in a part."""
+    """How many of the rows 0 to ``count`` - 1 are in a part."""
     return (count - part + parts - 1) // parts
 
 
@@ -93,7 +94,7 @@ class FeatureStore:
                 raise UserError(f"{file} is missing: the ids of {added['count']:,} items; restore it")
             if digest([file]) != added["ids"]:
                 raise UserError(f"{file} has another digest than store.json records; restore the file written with it")
-        return pl.concat([pl.Series("item_id", [], dtype=pl.String), *(pl.read_parquet(f)["item_id"] for f in files)])
+        return pl.concat([pl.Series("item_id", [], dtype=pl.String), *(read_parquet(f)["item_id"] for f in files)])
 
     def rows_of(self, item_ids: Sequence[Any]) -> np.ndarray:
         """Rows, int64 (M,), of items by id, compared as text; -1 where the store lacks the item."""
@@ -174,7 +175,7 @@ class Partition:
         return sum(part.nbytes for part in self.maps.values())
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """Features (n, \\*shape) of the store's rows (n,), which must lie in these parts."""
+        """Features (n, \\*shape) of the store's rows (n,), which must be in these parts."""
         features = np.empty((len(rows), *self.store.shape), dtype=self.store.dtype)
         part, position = rows % self.store.parts, rows // self.store.parts
         for number, values in self.maps.items():
@@ -183,7 +184,7 @@ class Partition:
         return features
 
     def holds(self, rows: np.ndarray) -> np.ndarray:
-        """Which of the store's rows (n,) lie in these parts, bool (n,)."""
+        """Which of the store's rows (n,) are in these parts, bool (n,)."""
         return np.isin(rows % self.store.parts, list(self.maps))
 
 

@@ -19,7 +19,7 @@ CHUNK = 1 << 24  # bytes of features read at a time where all are passed over
 
 
 class ImageServer(nn.Module):
-    """Embeddings of items whose raw features lie in a store that the processes share (arXiv 1711.06505).
+    """Embeddings of items whose raw features are in a store that the processes share (arXiv 1711.06505).
 
     Every process constructs it and calls it in every step, with the items that its part of the batch shows; the replica
     of the embedding model, ``layers``, keeps the same weights everywhere, because its gradient is averaged here and

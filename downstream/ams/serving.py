@@ -80,7 +80,8 @@ def precompute(model: EmbeddingModel, store: FeatureStore, out: str | Path, info
             rows = np.arange(start, min(start + step, store.count))
             vectors = model(partition.read(rows))
             write_part(folder / f"part-{number:05d}.parquet", ids[rows].to_list(), vectors)
-        write_json(folder / "table.json", {**describe(store.count, len(model.no_image), "float32"), **info})
+        described = describe(store.count, len(model.no_image), "float32", folder=folder)
+        write_json(folder / "table.json", {**described, **info})
 
 
 class Serving:

@@ -15,12 +15,14 @@ WORK = ("asked", "embedded")
 
 @dataclass
 class Traffic:
-    """Running counts of one process. What a process keeps for itself does not travel and is not counted.
+    """Running counts of one process. What stays in the process does not travel and is not counted.
 
     Attributes
     ----------
-    sent, received : kind (one of ``KINDS``) -> bytes
-    work : "asked", requests answered for any process; "embedded", images put through the embedding model
+    sent, received : Counter
+        Kind (one of ``KINDS``) -> bytes.
+    work : Counter
+        "asked", requests answered for any process; "embedded", images put through the embedding model.
     """
 
     sent: Counter = field(default_factory=Counter)

@@ -41,6 +41,7 @@ import pyarrow.parquet as pq
 
 from data_tools.common.errors import UserError
 from data_tools.common.files import read_json, whole_folder, write_json
+from data_tools.common.parquet import read_parquet, scan_parquet
 from data_tools.dataset.schema import REQUIRED, SPLITS, Dataset
 
 # Raise it when the arrays or their codes change: cached ones are then written again.
@@ -82,7 +83,7 @@ class _ArrayFile:
 
 
 def _columns(dataset: Dataset, name: str) -> list[str]:
-    """The columns of a table, which has to hold those of the format."""
+    """The columns of a table, which must have those of the format."""
     path = dataset.folder / f"{name}.parquet"
     found = pq.read_schema(path).names
     if missing := [column for column in REQUIRED[name] if column not in found]:
@@ -148,7 +149,7 @@ def _write_impressions(
     path = dataset.folder / "impressions.parquet"
     found = _columns(dataset, "impressions")
     columns = ["user", "item", "click", "clicks_before", "split", *(c for c in ("scene", "conversion") if c in found)]
-    counts = dict(pl.scan_parquet(path).group_by("split").len().collect().iter_rows())
+    counts = dict(scan_parquet(path).group_by("split").len().collect().iter_rows())
     first, last = (int(part * counts.get("train", 0)) for part in (settings.train_from, settings.train_until))
     kinds = {"click": np.float32, "user": np.int32, "item": np.int32, "clicks_before": np.int32}
     kinds |= {name: kind for name, kind in (("scene", np.int32), ("conversion", np.float32)) if name in found}
@@ -198,7 +199,7 @@ def _write_impressions(
 
 
 def _write_clicks(dataset: Dataset, folder: Path) -> int:
-    """Write all clicks, a user's after the other's; returns the number of users."""
+    """Write all clicks, one user after the other; returns the number of users."""
     clicked, offsets = (
         _ArrayFile(folder / f"{name}.npy", kind) for name, kind in (("clicked", "i4"), ("offsets", "i8"))
     )
@@ -215,7 +216,7 @@ def _write_clicks(dataset: Dataset, folder: Path) -> int:
 
 def _write(dataset: Dataset, folder: Path, settings: CodeSettings) -> None:
     columns = [c for c in ("item", "item_id", "category", "title") if c in _columns(dataset, "items")]
-    items = pl.read_parquet(dataset.folder / "items.parquet", columns=columns)
+    items = read_parquet(dataset.folder / "items.parquet", columns=columns)
 
     def column(name: str) -> pl.Series:
         return items[name] if name in items.columns else pl.Series(name, [None] * len(items), dtype=pl.String)
@@ -226,7 +227,7 @@ def _write(dataset: Dataset, folder: Path, settings: CodeSettings) -> None:
     warm, known = found["warm"], {}
     arrays = {"warm": warm}
     arrays["user_code"], rows = _codes(pl.Series(np.arange(users)), found["met"])
-    known["user"] = pl.read_parquet(dataset.folder / "clicks.parquet", columns=["user_id"])["user_id"][rows]
+    known["user"] = read_parquet(dataset.folder / "clicks.parquet", columns=["user_id"])["user_id"][rows]
     arrays["item_code"], rows = _codes(items["item"], warm)
     known["item"] = items["item_id"][rows]
     arrays["category_code"], known["category"] = _codes(column("category"), warm)

@@ -169,7 +169,7 @@ class CTRData:
     def occurrences(self, chunk: int = 8192) -> dict[str, np.ndarray]:
         """Number of training impressions that show each code: feature -> int64 (codes,).
 
-        An impression shows an item's codes where the item is shown or stands in the history cut to H.
+        An impression shows an item's codes where the item is shown or is in the history cut to H.
         """
         counts = {name: np.zeros(size, dtype=np.int64) for name, size in self.sizes.items()}
         rows = self.rows["train"]

@@ -32,8 +32,12 @@ class Pictures:
 
     Parameters
     ----------
-    folder, files : picture of each item, by row; None where it has none
-    size : side of the square in pixels
+    folder : Path
+        Of the dataset.
+    files : list of str or None
+        Picture of each item, by row; None where it has none.
+    size : int
+        Side of the square in pixels.
     """
 
     def __init__(self, folder: Path, files: list[str | None], size: int) -> None:
@@ -55,8 +59,8 @@ class Pictures:
             picture = read_image((self.folder / self.files[row]).read_bytes(), 2 * self.size)
         except (BadImage, OSError) as fault:
             raise UserError(
-                f"the table has a vector of the item in row {row}, but its picture {self.files[row]} is of no use: "
-                f"{fault}; with tune 'encoder' the table and the pictures have to be of the same dataset"
+                f"the table has a vector of the item in row {row}, but its picture {self.files[row]} cannot be read: "
+                f"{fault}; with image.tune 'encoder', table and pictures must be of the same dataset"
             ) from None
         return self.resize(v2.functional.pil_to_tensor(picture))
 
@@ -72,15 +76,24 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a table was made from pictures, as its ``table.json`` says.
+    """How a table was made from pictures, according to its ``table.json``.
 
     Attributes
     ----------
-    name, arguments : of the timm model
-    embedding : size of the linear layer after it; None where the table holds the model's own features
-    image_size, mean, std : of the input
-    normalised : whether vectors have length 1
-    weights : file of the weights
+    name : str
+        Of the timm model.
+    arguments : dict
+        Of the timm model.
+    embedding : int or None
+        Size of the linear layer after it; None where the table has the model's own features.
+    image_size : int
+        Side of the input in pixels.
+    mean, std : list of float
+        Of the input's channels.
+    normalised : bool
+        Whether vectors have length 1.
+    weights : Path
+        File of the weights.
     """
 
     name: str

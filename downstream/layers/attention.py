@@ -49,7 +49,7 @@ class ActivationUnit(nn.Module):
         weights = self.scores(e, gather(query, row))
         if self.softmax:
             scores = torch.full(mask.shape, -torch.inf, dtype=e.dtype, device=e.device).masked_scatter(mask, weights)
-            # A row without behaviours is all -inf: its softmax is nan and has to be kept out, also of the gradient.
+            # A row without behaviours is all -inf: its softmax is nan, which must not reach the gradient.
             scores = scores.masked_fill(~mask.any(dim=1, keepdim=True), 0.0)
             weights = gather(torch.softmax(scores, dim=1).flatten(), slot)
         return torch.zeros_like(query).index_add(0, row, weights[:, None] * e)

@@ -70,7 +70,7 @@ class CTRModel(ClickModel):
 
     def __init__(self, sizes: dict[str, int], settings: ModelSettings, options: Any, images: MakeImages | None) -> None:
         super().__init__()
-        # The IDs are made first: with one seed they start alike, whatever stands beside them.
+        # The IDs are made first: with one seed they start alike, whatever else the model has.
         used = {name: codes for name, codes in sizes.items() if codes > FIRST_KNOWN or name not in OPTIONAL}
         self.ids = nn.ModuleDict({name: id_embedding(codes, settings.embedding) for name, codes in used.items()})
         self.item_width = settings.embedding * len(used.keys() & {"item", "category", "words"})

@@ -137,17 +137,23 @@ def _interval(values: list[list[float]], level: float = 0.95, draws: int = 1000)
 
 
 def measure(cascades: Sequence[Cascade], rows: np.ndarray, advance: Callable[[], None]) -> dict[str, Any]:
-    """What the stages let through and what they cost, over the requests of some impressions.
+    """What the stages keep and what they cost, over the requests of some impressions.
 
     Parameters
     ----------
-    cascades : one a seed
+    cascades : sequence of Cascade
+        One for each seed.
+    rows : numpy.ndarray
+        The impressions.
+    advance : callable
+        Called after each request of each cascade.
 
     Returns
     -------
-    dict with
-        candidates : mean number; whole_ms_p50 : of the ranker on all candidates
-        stages : name, kept, survival and survival_new (mean, low, high), ms_p50, ms_p99, operations
+    dict
+        ``candidates``, their mean number; ``ms_p50`` and ``ms_p99`` of a request, and ``whole_ms_p50`` of the ranker on
+        all candidates, in milliseconds; ``stages``, of each: name, kept, survival and survival_new (mean, low, high),
+        ms_p50, ms_p99, operations.
     """
     found = {stage: {"survival": [], "survival_new": [], "seconds": []} for stage in STAGES}
     candidates, whole = [], []

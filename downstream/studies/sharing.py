@@ -77,7 +77,7 @@ def scene_parts(data: CTRData) -> dict[str, Part]:
 
 
 def separate_scenes(data: CTRData, train: Train) -> Iterator[tuple[str, Scores]]:
-    """One model a scene; and one model of all that is not told the scene."""
+    """One model a scene; and one model of all that does not see the scene."""
     rows = data.rows["test"]
     scores = np.full(len(rows), np.nan, dtype=np.float32)
     for scene in np.unique(data.scene[rows]):

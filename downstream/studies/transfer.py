@@ -122,10 +122,10 @@ def measure(data: CTRData, settings: TransferSettings, progress: Progress) -> di
 
     Returns
     -------
-    dict with
-        parts : name -> impressions and positives of the test split
-        cells : contestant, part, seed, auc, gauc, log_loss
-        differences : a, b, part, metric and an interval; the mean is a - b, b a contestant that does not share
+    dict
+        ``parts``, name -> impressions and positives of the test split; ``cells``, each of contestant, part, seed, auc,
+        gauc, log_loss; ``differences``, each of a, b, part, metric and an interval, where the mean is a - b and b a
+        contestant that does not share.
     """
     table = read_table(settings.table) if settings.table else None
     parts = KINDS[settings.kind][0](data)

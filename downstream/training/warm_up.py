@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from data_tools.common.errors import UserError
 from data_tools.common.files import read_json
+from data_tools.common.parquet import read_parquet
 from downstream.data.arrays import UNKNOWN, VOCABULARY
 from downstream.data.ctr_data import CTRData
 from downstream.images.features import Features
@@ -74,7 +75,7 @@ class WarmUp:
     def _codes(self, feature: str) -> tuple[torch.Tensor, torch.Tensor]:
         """The codes, then and now, of the IDs that both runs know, and of "unknown", which both have."""
         then, now = (
-            pl.read_parquet(path).filter(pl.col("feature") == feature)
+            read_parquet(path).filter(pl.col("feature") == feature)
             for path in (self.run / VOCABULARY, self.data.vocabulary)
         )
         both = then.join(now, on="id", suffix="_now")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from data_tools.sharding.read import Pictures
-from pretrain.data.transforms import Decoder
+from pretrain.data.transforms import Decoder, ItemNumbers
 
 # What a batch says of its catalogue records besides: tensors (n, ...) by name.
 Annotate = Callable[[list[dict[str, Any]]], dict[str, Tensor]]
@@ -27,7 +27,7 @@ def places(items: list[int], index: dict[int, int]) -> list[int]:
     return [index.setdefault(item, len(index)) for item in items]
 
 
-def request_batch(encoded: Encoded, decoder: Decoder, history: int, slots: int) -> dict[str, Tensor]:
+def request_batch(encoded: Encoded, decoder: Decoder | ItemNumbers, history: int, slots: int) -> dict[str, Tensor]:
     """Decode and lay out a batch of requests."""
     pictures, requests = encoded
     index: dict[int, int] = {}
@@ -49,7 +49,7 @@ def request_batch(encoded: Encoded, decoder: Decoder, history: int, slots: int) 
 
 
 def item_batch(
-    encoded: Encoded, decoder: Decoder, views: int = 2, annotate: Annotate | None = None
+    encoded: Encoded, decoder: Decoder | ItemNumbers, views: int = 2, annotate: Annotate | None = None
 ) -> dict[str, Tensor]:
     """Views of each catalogue picture, decoded once, and what is to be said of it."""
     pictures, records = encoded

@@ -36,7 +36,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from data_tools.common.cli import UserError
 from data_tools.sharding.read import Pictures, PlacedPictures, Shards, open_shards
 from pretrain.data.collate import Annotate, Encoded, item_batch, items_of, request_batch
-from pretrain.data.transforms import Decoder, training_transform
+from pretrain.data.transforms import Decoder, ItemNumbers, training_transform
 from pretrain.data.workers import Loader, loader_processes, prefetched
 from pretrain.settings import Batch
 
@@ -211,6 +211,7 @@ def loader(
     start: int = 0,
     views: int = 2,
     annotate: Annotate | None = None,
+    pictures: bool = True,
 ) -> Loader:
     """Endless training batches of one process.
 
@@ -222,6 +223,8 @@ def loader(
     image_size : side of the square pictures
     seed, process, processes, start : see :class:`BatchStream`
     views, annotate : see :func:`pretrain.data.collate.item_batch`
+    pictures : bool
+        Whether ``images`` holds pictures; otherwise the items' numbers, for encoders that take items.
 
     Raises
     ------
@@ -243,7 +246,7 @@ def loader(
     # A self-contained shard is read whole by each process that needs some of it: there, one process a shard stream.
     workers = loader_processes(settings.workers, None if shards.shared else settings.shard_streams)
     cache = int(settings.cache_mb * 1e6) // max(workers, 1)
-    decoder = Decoder(training_transform(settings, image_size), cache)
+    decoder = Decoder(training_transform(settings, image_size), cache) if pictures else ItemNumbers()
     if kind == "items":
         collate = partial(item_batch, decoder=decoder, views=views, annotate=annotate)
     else:

@@ -107,3 +107,15 @@ class Decoder:
         self._size += picture.nbytes
         while self._size > self.cache_bytes:
             self._size -= self._kept.popitem(last=False)[1].nbytes
+
+
+class ItemNumbers:
+    """Stands where a :class:`Decoder` does for encoders that take items: nothing is read or decoded."""
+
+    def transform(self, item: Tensor) -> Tensor:
+        """Items have one view."""
+        return item
+
+    def __call__(self, pictures: Pictures, item: int) -> Tensor:
+        """The item's number, long ()."""
+        return torch.tensor(item)

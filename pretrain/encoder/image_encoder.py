@@ -53,9 +53,8 @@ class ImageEncoder(nn.Module):
         return self.family.layer_groups(self.tower, stages)
 
     def features(self, images: Tensor) -> Tensor:
-        """Pictures, uint8 (N, 3, S, S), to the tower's features, (N, F)."""
-        pixels = (images.to(self.mean.dtype) / 255 - self.mean) / self.std
-        return self.tower(pixels.contiguous(memory_format=torch.channels_last))
+        """Pictures, uint8 (N, 3, S, S), or items, long (N,), as the family takes, to the tower's features, (N, F)."""
+        return self.tower(self.family.prepared(images, self.mean, self.std))
 
     def forward(self, images: Tensor, seeds: Tensor | None = None) -> Tensor:
         """Pictures, uint8 (N, 3, S, S), to embeddings, (N, D), not normalised.
@@ -78,12 +77,14 @@ def family_of(settings: Encoder) -> EncoderFamily:
     return ENCODERS[settings.family](options_of(settings, settings.family))
 
 
-def build_encoder(settings: Encoder, initial_weights: bool = True) -> ImageEncoder:
+def build_encoder(settings: Encoder, data: str | None = None, *, initial_weights: bool = True) -> ImageEncoder:
     """Build an encoder.
 
     Parameters
     ----------
     settings : Encoder
+    data : str, optional
+        Shards whose items it is given, for a family that takes items.
     initial_weights : bool
         Whether the weights that the settings name are loaded; False for an encoder whose weights are replaced.
 
@@ -102,7 +103,10 @@ def build_encoder(settings: Encoder, initial_weights: bool = True) -> ImageEncod
     if settings.gradient_checkpointing:
         tower.set_grad_checkpointing(True)
     with torch.no_grad():  # some towers pool into another width than they say
-        features = tower.eval()(torch.zeros(1, 3, settings.image_size, settings.image_size)).shape[1]
+        example = family.example(settings.image_size, 1)
+        features = tower.eval()(example.float() if example.dtype == torch.uint8 else example).shape[1]
+    if data:
+        family.attach(tower, settings.name, data)
     tower = Tower(tower.train(), settings.mean or mean, settings.std or std)
     encoder = ImageEncoder(tower, features, family, settings)
     if not any(parameter.requires_grad for parameter in encoder.parameters()):

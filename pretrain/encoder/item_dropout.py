@@ -42,9 +42,12 @@ def picture_seeds(items: Tensor, views: int, *parts: int) -> Tensor:
 
     Parameters
     ----------
-    items : long tensor (n,); with several views, all first views stand before all second ones
-    views : how often each item stands in the batch
-    parts : further numbers that the seeds depend on, such as seed and step
+    items : long tensor (n,)
+        With several views, all first views come before all second ones.
+    views : int
+        How often each item is in the batch.
+    *parts : int
+        Further numbers that the seeds depend on, such as seed and step.
     """
     start = _signed(int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]))
     view = torch.arange(len(items), device=items.device) // max(1, len(items) // views)

@@ -61,7 +61,8 @@ def alignment(embeddings: Tensor, history: Tensor) -> float:
     Parameters
     ----------
     embeddings : float tensor (N, D)
-    history : long tensor (B, H), indices into ``embeddings``, -1 for padding
+    history : long tensor (B, H)
+        Indices into ``embeddings``, -1 for padding.
     """
     unit = F.normalize(embeddings.detach().float(), dim=-1)
     first, second = history[:, :-1], history[:, 1:]

@@ -16,6 +16,7 @@ from data_tools.measures.simscore import sim_scores
 from data_tools.sharding.read import open_shards
 from pretrain.data.collate import places
 from pretrain.data.pictures import PictureSet
+from pretrain.settings import Settings
 
 # Items of page views: what each slice holds.
 SLICES = {"warm": "in a training request", "cold": "in no training request"}
@@ -100,11 +101,26 @@ def load_requests(shards: str | Path, split: str, *, image_size: int, history: i
     )
 
 
+def requests_of(settings: Settings, split: str, **instead: Any) -> Requests:
+    """The requests of a split that a run is scored on; ``instead`` replaces parameters of :func:`load_requests`."""
+    evaluation = settings.evaluation
+    wanted = {
+        "shards": settings.data,
+        "image_size": settings.encoder.image_size,
+        "history": evaluation.history,
+        "limit": evaluation.requests,
+        "seed": settings.seed,
+    }
+    return load_requests(split=split, **wanted | instead)
+
+
 @torch.no_grad()
 def embed(encoder: torch.nn.Module, images: PictureSet | Tensor, batch: int = 256) -> Tensor:
-    """Embeddings, unit float32 (N, D), of pictures, uint8 (N, 3, S, S), in evaluation mode."""
+    """Embeddings, unit float32 (N, D), of pictures, uint8 (N, 3, S, S), or of their items, in evaluation mode."""
     if not len(images):
         return torch.empty(0, 1)
+    if isinstance(images, PictureSet) and encoder.family.takes == "items":
+        images = torch.tensor(images.items)
     device = next(encoder.parameters()).device
     training = encoder.training
     encoder.eval()

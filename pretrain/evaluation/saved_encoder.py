@@ -13,7 +13,7 @@ from data_tools.common.errors import UserError
 from data_tools.common.files import digest
 from data_tools.common.plugins import in_use
 from pretrain.encoder.image_encoder import ImageEncoder, build_encoder
-from pretrain.evaluation.page_auc import load_requests
+from pretrain.evaluation.page_auc import requests_of
 from pretrain.evaluation.wise_ft import choose_factor, interpolate
 from pretrain.settings import Encoder
 from pretrain.training.runs import read_settings
@@ -86,7 +86,7 @@ def load_run_encoder(
         If the run has no such weights.
     """
     named = read_settings(run).encoder
-    encoder = build_encoder(named, initial_weights=False)  # which need not be at hand any more
+    encoder = build_encoder(named, data, initial_weights=False)  # which need not be at hand any more
     load_weights_of(encoder, run, weights)
     record = {
         "encoder": in_use(named),
@@ -107,17 +107,9 @@ def average_weights(encoder: ImageEncoder, run: Path, wise_ft: Factor, data: str
     if wise_ft == "validation":
         state, settings = PartialState(), read_settings(run)
         if state.is_main_process:
-            evaluation = settings.evaluation
-            requests = load_requests(
-                data,
-                "valid",
-                image_size=settings.encoder.image_size,
-                history=evaluation.history,
-                limit=evaluation.requests,
-                seed=settings.seed,
-            )
-            wanted = {"requests": requests, "choose_on": evaluation.choose_on}
-            chosen = list(choose_factor(encoder.to(state.device), initial, tuned, **wanted))
+            requests, choose_on = requests_of(settings, "valid", shards=data), settings.evaluation.choose_on
+            encoder.to(state.device)
+            chosen = list(choose_factor(encoder, initial, tuned, requests=requests, choose_on=choose_on))
         chosen = broadcast_object_list(chosen)
     factor, curve = chosen
     encoder.load_state_dict(interpolate(initial, tuned, factor))
@@ -125,13 +117,8 @@ def average_weights(encoder: ImageEncoder, run: Path, wise_ft: Factor, data: str
 
 
 def preprocessing(encoder: ImageEncoder, image_size: int) -> dict[str, Any]:
-    """How a picture becomes the tower's input."""
-    return {
-        "image_size": image_size,
-        "mean": encoder.mean.flatten().tolist(),
-        "std": encoder.std.flatten().tolist(),
-        "resize": "whole picture to a square, bilinear with antialiasing",
-    }
+    """How an item becomes the tower's input, for ``table.json``."""
+    return encoder.family.preprocessing(image_size, encoder.mean.flatten().tolist(), encoder.std.flatten().tolist())
 
 
 def generic_encoder(named: Encoder) -> tuple[ImageEncoder, dict[str, Any]]:

@@ -51,9 +51,9 @@ class Objective(nn.Module):
     batches : str
         "requests", or "items" for catalogue pictures (see ``pretrain.data.stream``).
     views : int
-        How often a batch of catalogue pictures holds each, augmented anew.
+        How often a batch of catalogue pictures holds each, augmented each time.
     annotate : callable or None
-        What a batch of catalogue pictures holds besides: records (n) -> dict of tensors (n, ...).
+        What else a batch of catalogue pictures holds: records (n) -> dict of tensors (n, ...).
     """
 
     batches = "requests"

@@ -82,7 +82,8 @@ class Clip(Contrastive):
         Parameters
         ----------
         embeddings : float tensor (n, D)
-        batch : with text (n, L) and has_text (n,)
+        batch : dict of tensors
+            With text (n, L) and has_text (n,).
         """
         text, kept = self.text(batch["text"]), batch["has_text"]
         key = _title_key(batch["text"])

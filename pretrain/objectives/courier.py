@@ -25,11 +25,14 @@ class Targets(NamedTuple):
 
     Attributes
     ----------
-    index : long tensor (n,), into the batch's distinct pictures, -1 for padding
-    row : long tensor (n,), the request of this process that each is of
+    index : long tensor (n,)
+        Into the batch's distinct pictures, -1 for padding.
+    row : long tensor (n,)
+        The request of this process that each is of.
     clicked : bool tensor (n,)
     rebuilt : float tensor (n, D)
-    known : bool tensor (n,), whether there are clicks to rebuild it from
+    known : bool tensor (n,)
+        Whether there are clicks to rebuild it from.
     """
 
     index: Tensor
@@ -56,19 +59,24 @@ class Rivals(NamedTuple):
 def click_targets(history: Tensor, fresh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Each fresh click with the clicks before it alone, so that it is rebuilt from neither itself nor later ones.
 
-    Over the training requests each click is fresh once, and so a target once, as COURIER's order asks, as far as it is
-    in the history of a batch and has a click before it there.
+    Over the training requests each click is fresh once, and so a target once, as COURIER's order asks, if it is in the
+    history of a batch with a click before it.
 
     Parameters
     ----------
-    history : long tensor (B, H), oldest first, right-aligned, -1 for padding
-    fresh : long tensor (B,), how many of the last clicks are new since the user's request before
+    history : long tensor (B, H)
+        Oldest first, right-aligned, -1 for padding.
+    fresh : long tensor (B,)
+        How many of the last clicks are new since the user's request before.
 
     Returns
     -------
-    row : long tensor (M,), the request; M is the same in all processes, at least 1, and filled up with padding
-    target : long tensor (M,), the click; -1 for padding
-    earlier : long tensor (M, H), the clicks before it; -1 for padding
+    row : long tensor (M,)
+        The request; M is the same in all processes, at least 1, and filled up with padding.
+    target : long tensor (M,)
+        The click; -1 for padding.
+    earlier : long tensor (M, H)
+        The clicks before it; -1 for padding.
     """
     place = torch.arange(history.shape[1], device=history.device)
     row, slot = ((history >= 0) & (place >= len(place) - fresh[:, None])).nonzero(as_tuple=True)
@@ -215,8 +223,10 @@ class Courier(Contrastive):
 
         Parameters
         ----------
-        embeddings : float tensor (N, D), of the batch's distinct pictures
-        batch : with history (B, H), fresh (B,), page (B, P), click (B, P) and image_item (N,)
+        embeddings : float tensor (N, D)
+            Of the batch's distinct pictures.
+        batch : dict of tensors
+            With history (B, H), fresh (B,), page (B, P), click (B, P) and image_item (N,).
         """
         if self.options.projection:
             embeddings = self.projection(embeddings)
@@ -240,7 +250,10 @@ class Courier(Contrastive):
             shown = Targets(page.flatten(), row, clicked.flatten(), rebuilt.flatten(0, 1), present.flatten())
             share = self.page_share if options.log_q else None
             rivals = Rivals(~shown.clicked, options.page_negative_weight)
-            found["pv_loss"] = (options.pv_weight, self._retrieve(unit, batch, shown, rivals, share, page_view=True))
+            found["pv_loss"] = (
+                options.pv_weight,
+                self._retrieve(unit, batch, shown, rivals, log_share=share, page_view=True),
+            )
             if options.queue:
                 self._remember(batch, shown)
         if options.ucs_weight:
@@ -249,7 +262,7 @@ class Courier(Contrastive):
             everything = torch.ones_like(target, dtype=torch.bool)
             chosen = Targets(target, row, everything, again, (earlier >= 0).any(1))
             share = self.click_share if options.log_q else None
-            ucs = self._retrieve(unit, batch, chosen, Rivals(everything, 0.0), share, page_view=False)
+            ucs = self._retrieve(unit, batch, chosen, Rivals(everything, 0.0), log_share=share, page_view=False)
             found["ucs_loss"] = (options.ucs_weight, ucs)
         if options.ctr_weight:
             logits = self.click(torch.cat([rebuilt, unit[page.clamp(min=0)]], dim=-1)).squeeze(-1)
@@ -277,8 +290,8 @@ class Courier(Contrastive):
         batch: dict[str, Tensor],
         targets: Targets,
         rivals: Rivals,
-        log_share: Tensor | None,
         *,
+        log_share: Tensor | None,
         page_view: bool,
     ) -> Term:
         """InfoNCE of the targets among those of the global batch, and for page views among those in memory."""

@@ -60,8 +60,10 @@ class Scl(Contrastive):
 
         Parameters
         ----------
-        embeddings : float tensor (N, D), of the batch's distinct pictures
-        batch : with images (N, 3, S, S), history (B, H), page (B, P), click (B, P) and image_item (N,)
+        embeddings : float tensor (N, D)
+            Of the batch's distinct pictures.
+        batch : dict of tensors
+            With images (N, 3, S, S), history (B, H), page (B, P), click (B, P) and image_item (N,).
         """
         unit = F.normalize(embeddings.float(), dim=-1)
         page, before = batch["page"], batch["history"][:, -1:]

@@ -26,8 +26,10 @@ class SimClr(Contrastive):
 
         Parameters
         ----------
-        embeddings : float tensor (2n, D), first views of n pictures, then their second views in the same order
-        batch : with image_item (2n,)
+        embeddings : float tensor (2n, D)
+            First views of n pictures, then their second views in the same order.
+        batch : dict of tensors
+            With image_item (2n,).
         """
         item = batch["image_item"]
         count = len(item)

@@ -44,8 +44,8 @@ class SimSiam(Objective):
 
     L = D(p_1, z_2) / 2 + D(p_2, z_1) / 2 with D the negative cosine and z without gradient (equation 2 of the paper).
 
-    The projector (three layers) and the predictor (two, with a bottleneck) stand behind the embedding, as in the paper,
-    and are thrown away with the run.
+    The projector (three layers) and the predictor (two, with a bottleneck) follow the embedding, as in the paper, and
+    are thrown away with the run.
     """
 
     batches = "items"
@@ -80,7 +80,8 @@ class SimSiam(Objective):
 
         Parameters
         ----------
-        embeddings : float tensor (2n, D), first views of n pictures, then their second views in the same order
+        embeddings : float tensor (2n, D)
+            First views of n pictures, then their second views in the same order.
         """
         projected = self.projector(embeddings.float())
         predicted = self.predictor(projected)

@@ -49,6 +49,7 @@ class Supervised(Objective):
         Parameters
         ----------
         embeddings : float tensor (n, D)
-        batch : with category (n,)
+        batch : dict of tensors
+            With category (n,).
         """
         return {"supervised_loss": classification(self.classifier(embeddings.float()), batch["category"])}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from data_tools.common.charts import curves
@@ -19,8 +20,8 @@ FIGURES = {
 
 
 def _points(log: list[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:
-    """Steps and values of a key of the log, where it was logged."""
-    lines = [line for line in log if key in line]
+    """Steps and values of a key of the log, where it was logged and is a number."""
+    lines = [line for line in log if math.isfinite(line.get(key, math.nan))]
     return [line["step"] for line in lines], [line[key] for line in lines]
 
 
@@ -64,4 +65,7 @@ def collapse_charts(log: list[dict[str, Any]]) -> list[tuple[str, str]]:
 def validation_chart(log: list[dict[str, Any]], best_step: int) -> str:
     """Within-page AUC of each slice by step, with the step whose weights were kept."""
     lines = {f"{name} items": _points(log, f"valid_page_auc_{name}") for name in SLICES}
-    return curves(lines, "step", "", "within-page AUC of warm and cold items by step", mark=best_step)
+    lines = {name: points for name, points in lines.items() if points[0]}  # a slice may have no page views
+    if not lines:
+        return ""
+    return curves(lines, "step", "", f"within-page AUC by step: {', '.join(lines)}", mark=best_step)

@@ -12,7 +12,7 @@ from data_tools.common.errors import UserError
 from data_tools.common.files import read_json, whole_file
 from data_tools.common.plugins import in_use, options_of
 from pretrain.encoder.image_encoder import build_encoder, family_of
-from pretrain.evaluation.page_auc import SLICES, Requests, embed, load_requests
+from pretrain.evaluation.page_auc import SLICES, Requests, embed, requests_of
 from pretrain.evaluation.saved_encoder import load_weights_of
 from pretrain.objectives import OBJECTIVES
 from pretrain.pages.charts import collapse_charts, loss_charts, validation_chart
@@ -45,16 +45,9 @@ def write_page(run: Path, data: str | None = None, examples: int = 6, seed: int 
     settings, made = runs.read_settings(run), read_json(run / "run.json")
     if not (run / "best.safetensors").exists():
         raise UserError(f"{run} holds no weights yet (no best.safetensors); let it train to its first validation")
-    requests = load_requests(
-        data or settings.data,
-        "valid",
-        image_size=settings.encoder.image_size,
-        history=settings.evaluation.history,
-        limit=REQUESTS,
-        seed=seed,
-    )
+    requests = requests_of(settings, "valid", shards=data or settings.data, limit=REQUESTS, seed=seed)
     pictures, views = choose_pictures(requests, examples, seed)
-    units = _embedded(run, settings, requests)
+    units = _embedded(run, settings, data or settings.data, requests)
     temperature = _attention_temperature(settings)
     log, best = runs.read_log(run), read_json(run / "best.json")
     context = {
@@ -62,7 +55,7 @@ def write_page(run: Path, data: str | None = None, examples: int = 6, seed: int 
         "settings": settings,
         "start": settings.encoder.weights or family_of(settings.encoder).hub_weights or "random weights",
         "sections": _sections(settings),
-        "made": {name: made[name] for name in ("commit", "versions", "machine")},
+        "made": made,
         "slices": SLICES,
         "summary": runs.read_summary(run) if (run / "summary.json").exists() else None,
         "stopped": read_json(run / runs.STOPPED) if (run / runs.STOPPED).exists() else None,
@@ -81,9 +74,9 @@ def write_page(run: Path, data: str | None = None, examples: int = 6, seed: int 
     return path
 
 
-def _embedded(run: Path, settings: Settings, requests: Requests) -> dict[str, Tensor]:
+def _embedded(run: Path, settings: Settings, data: str, requests: Requests) -> dict[str, Tensor]:
     """Unit embeddings (N, D) of the requests' pictures before and after training."""
-    encoder = build_encoder(settings.encoder, initial_weights=False)
+    encoder = build_encoder(settings.encoder, data, initial_weights=False)
     units = {}
     for name, weights in (("before training", "initial"), ("trained", "trained")):
         load_weights_of(encoder, run, weights)

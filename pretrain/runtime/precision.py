@@ -23,7 +23,7 @@ def choose_precision(encoder: ImageEncoder, wanted: str, image_size: int) -> str
     if wanted == "auto" and torch.cuda.is_available():
         wanted = "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     if wanted == "auto":
-        images = torch.zeros(64, 3, image_size, image_size, dtype=torch.uint8)
+        images = encoder.family.example(image_size, 64)
         seconds = {"fp32": math.inf, "bf16": math.inf}
         before = {name: value.clone() for name, value in encoder.state_dict().items()}
         for precision in ("fp32", "bf16") * 3:

@@ -23,7 +23,7 @@ def _option_names(plugin: type) -> set[str]:
 
 
 def _encoder(made: dict[str, Any]) -> dict[str, Any]:
-    """``pretrained`` (true, or an open_clip tag) and ``arguments`` stood beside the name; now they are the family's."""
+    """``pretrained`` (true, or an open_clip tag) and ``arguments`` were shared; now they are the family's options."""
     family, name = split_name(made.get("family", "timm"), made.get("name", "test_byobnet"))
     values = {key: value for key, value in made.items() if key not in ("pretrained", "arguments", *ENCODERS)}
     former = {key: made[key] for key in ("pretrained", "arguments") if key in made}
@@ -36,7 +36,7 @@ def _encoder(made: dict[str, Any]) -> dict[str, Any]:
 
 
 def _objective(made: dict[str, Any]) -> dict[str, Any]:
-    """COURIER's options and the temperature stood outside the objectives' sections, whatever the objective was."""
+    """COURIER's options and the temperature were shared by all objectives; now they are each objective's own."""
     name = made.get("name", "courier")
     known = _option_names(OBJECTIVES[name])
     former = {key: value for key, value in made.items() if key in known and key not in OBJECTIVES}

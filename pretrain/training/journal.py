@@ -16,7 +16,7 @@ from data_tools.common.files import write_json
 from data_tools.sharding.files import read_index
 from pretrain.encoder.image_encoder import ImageEncoder
 from pretrain.evaluation.collapse import CollapsedError, CollapseWatch, alignment, collapse_figures, unhealthy
-from pretrain.evaluation.page_auc import Requests, encoder_page_auc, load_requests
+from pretrain.evaluation.page_auc import encoder_page_auc, requests_of
 from pretrain.objectives.parts.losses import Term
 from pretrain.runtime.distributed import total
 from pretrain.settings import Settings
@@ -24,19 +24,6 @@ from pretrain.training import runs
 from pretrain.training.best import Best
 
 console = Console(highlight=False, soft_wrap=True)
-
-
-def requests_of(settings: Settings, split: str) -> Requests:
-    """The requests of a split that are scored."""
-    evaluation = settings.evaluation
-    return load_requests(
-        settings.data,
-        split,
-        image_size=settings.encoder.image_size,
-        history=evaluation.history,
-        limit=evaluation.requests,
-        seed=settings.seed,
-    )
 
 
 class Journal:
@@ -49,7 +36,7 @@ class Journal:
         self.images, self.waited, self.started = 0, 0.0, time.time()
         self.watch = CollapseWatch(settings)
         if self.main:
-            runs.trim_log(self.run, step or -1)  # a run that starts anew writes its step 0 again
+            runs.trim_log(self.run, step or -1)  # a run that starts over writes its step 0 again
             self.validation = requests_of(settings, "valid")
             self.best = Best(self.run, settings.evaluation.choose_on)
 
@@ -132,13 +119,16 @@ class Journal:
         self.accelerator.log(figures, step=step)
 
 
-def print_start(settings: Settings, accelerator: Accelerator, encoder: ImageEncoder, precision: str, step: int) -> None:
+def print_start(
+    settings: Settings, accelerator: Accelerator, encoder: ImageEncoder, *, precision: str, step: int
+) -> None:
     """One line on what is trained and how, and notes on what may surprise."""
     parameters = sum(parameter.numel() for parameter in encoder.parameters())
     named = settings.encoder
+    size = f" at {named.image_size} px" if encoder.family.takes == "pictures" else ""
     console.print(
         f"{settings.objective.name}: {named.name} ({parameters / 1e6:.2f} M parameters) from "
-        f"{named.weights or encoder.family.hub_weights or 'random weights'} at {named.image_size} px, "
+        f"{named.weights or encoder.family.hub_weights or 'random weights'}{size}, "
         f"{accelerator.num_processes} process(es) on {accelerator.device}, {precision}, "
         f"{settings.batch.rows} rows a step, steps {step} to {settings.optim.steps}, run folder {settings.out}"
     )

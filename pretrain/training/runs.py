@@ -58,7 +58,7 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 
 
 def open_run(settings: Settings, wait: Callable[[], None]) -> Path | None:
-    """The checkpoint to resume from; None for a run that starts anew.
+    """The checkpoint to resume from; None for a new run.
 
     Parameters
     ----------

@@ -58,10 +58,14 @@ class Step:
 
     Parameters
     ----------
-    model : encoder, pictures (N, 3, S, S) and seeds (N,) -> embeddings (N, D); it may be wrapped for many processes
-    objective : embeddings and batch -> terms; it may be wrapped, too
-    micro_batch : pictures encoded at a time; 0 encodes all at once
-    accelerator : scales the loss for fp16, and holds back the exchange of gradients until the last micro-batch
+    model : nn.Module
+        Encoder, pictures (N, 3, S, S) and seeds (N,) -> embeddings (N, D); it may be wrapped for many processes.
+    objective : nn.Module
+        Embeddings and batch -> terms; it may be wrapped, too.
+    micro_batch : int
+        Pictures encoded at a time; 0 encodes all at once.
+    accelerator : Accelerator or None
+        Scales the loss for fp16, and holds back the exchange of gradients until the last micro-batch.
     """
 
     def __init__(
@@ -76,7 +80,8 @@ class Step:
 
         Returns
         -------
-        terms : by name; the objective is the sum of their losses
+        terms : dict of Term
+        By name; the objective is the sum of their losses.
         embeddings : float tensor (N, D)
         """
         images = batch["images"]

@@ -12,9 +12,9 @@ from rich.table import Table
 from data_tools.common.files import write_json
 from data_tools.common.provenance import peak_memory
 from data_tools.measures.effective_rank import effective_rank
-from pretrain.evaluation.page_auc import SLICES, embed, encoder_page_auc, oracle_page_auc
+from pretrain.evaluation.page_auc import SLICES, embed, encoder_page_auc, oracle_page_auc, requests_of
 from pretrain.settings import Settings
-from pretrain.training.journal import console, requests_of
+from pretrain.training.journal import console
 from pretrain.training.runs import read_log
 
 

@@ -49,7 +49,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work, seconds, datasets = Path(folder), {}, {}
         (work / "list").mkdir()
-        items, _, _ = read_items(settings.items, {}, work / "list")
+        items = read_items(settings.items, {}, work / "list").items
         for engine in ("duckdb", "spark"):
             started = time.perf_counter()
             rules = Rules(engine=engine, max_bad_share=0.5, new_item_share=0.1)

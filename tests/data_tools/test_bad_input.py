@@ -63,7 +63,7 @@ def test_repeated_items_and_bad_images(source):
     lines += ["0,00.png,1,3", ",00.png,1,3"]
     (source / "items.csv").write_text("\n".join(["item_id,image,item,first_seen", *lines]))
     write_log(source, ["a,0,5,1", "a,1,6,1"])
-    dataset = run(source, max_bad_image_share=0.7)
+    dataset = run(source, max_bad_share=0.3, max_bad_image_share=0.7)
     assert dataset.items["image"].to_list() == ["images/0.jpg", None, None, None, None, None]
     assert dataset.items["item_"].to_list() == [9, 8, 7, 6, 5, 4]
     assert dataset.items["first_seen"].to_list() == [0, 10, 20, 30, 40, 50]
@@ -90,7 +90,8 @@ def test_too_many_bad_images_stop_with_the_counts(source):
         ({"columns": "click=click,click=user_id"}, ["given twice"]),
         ({"item_columns": "image=imag"}, ["items.csv has no column 'imag'", "nearest is 'image'"]),
         ({"log": "none.csv"}, ["none.csv does not exist"]),
-        ({"log": "00.png"}, ["ends neither in .csv"]),
+        ({"log": "00.png"}, ["00.png is a picture"]),
+        ({"log": "notes.doc"}, ["ends neither in .csv"]),
         ({"log": "fake.parquet"}, ["fake.parquet cannot be read"]),
         ({"items": "fake.parquet"}, ["fake.parquet cannot be read"]),
         ({"log": "ragged.csv"}, ["1 of 2 rows of", "wrong number of fields: 1"]),
@@ -106,10 +107,11 @@ def test_too_many_bad_images_stop_with_the_counts(source):
 def test_mistakes_are_told_with_what_to_do(source, settings, words):
     (source / "fake.parquet").write_text("no parquet")
     (source / "empty.csv").touch()
+    (source / "notes.doc").write_text("a note")
     write_log(source, ["a,00,5,1", "a,00,6"], name="ragged.csv")
     pl.DataFrame({"item_id": ["00"], "image": [None], "category": [["a"]]}).write_parquet(source / "list.parquet")
     (source / "latin.csv").write_bytes("user_id,item_id,timestamp,click\nJosé,00,5,1\n".encode("latin-1"))
-    log = {"user_id": [1.0, None], "item_id": ["00", "00"], "timestamp": [1, 2], "click": [0, 1]}
+    log = {"user_id": [1.5, None], "item_id": ["00", "00"], "timestamp": [1, 2], "click": [0, 1]}
     pl.DataFrame(log).write_parquet(source / "float.parquet")
     message = stopped(source, **settings)
     for word in words:

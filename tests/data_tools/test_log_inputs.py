@@ -13,7 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prepare_helpers import run, stopped, write_log
 
-from data_tools.reading import inputs, lines
+from data_tools.reading import lines
+from data_tools.reading.form import Form
+from data_tools.reading.text import Converter
 
 COLUMNS = ["user_id", "item_id", "timestamp", "click"]
 
@@ -127,8 +129,8 @@ def test_json_lines_that_are_no_object_are_set_aside(source):
     [
         ("nothing/*.csv", {}, ["holds no file"]),
         ("mixed", {"a.csv": "x\n1\n", "b.tsv": "x\n1\n"}, ["several forms"]),
-        ("odd", {"a.csv": "x\n1\n", "b.xls": ""}, ["b.xls ends neither in .csv"]),
-        ("other", {"a.csv": "x\n1\n", "b.csv": "y\n1\n"}, ["has the columns ['y']", "has ['x']"]),
+        ("odd", {"a.csv": "x\n1\n", "b.xls": "x"}, ["b.xls ends neither in .csv"]),
+        ("other", {"a.csv": "x\n1\n", "b.csv": "y\n1\n"}, ["no column 'user_id'; it has ['x', 'y']"]),
         ("twice", {"a.csv": "x,x\n1,2\n"}, ["names a column twice"]),
         ("keyless", {"a.jsonl": '{"a": 1}'}, ["has the keys ['a']"]),
     ],
@@ -154,15 +156,12 @@ def test_milliseconds_are_told_by_their_size_and_rows_of_another_unit_set_aside(
     write_log(source, [*rows, "u,10,1700000000,1", "u,11,2023-11-14,1"])
     dataset = run(source, max_bad_share=0.3, page_gap=1000)
     assert dataset.info["time_unit"] == "milliseconds"
-    assert dataset.info["set_aside"] == {"timestamp in another unit": 2}
-    assert dataset.info["counts"]["requests"] == 1, "page_gap is in seconds, whatever the unit of the log"
-    assert run(source, out="shorter", max_bad_share=0.3, page_gap=999).info["counts"]["requests"] == 6
+    assert dataset.info["set_aside"] == {"timestamp in another unit": 1}
+    assert dataset.info["counts"]["requests"] == 2, "page_gap is in seconds, whatever the unit of the log"
+    assert run(source, out="shorter", max_bad_share=0.3, page_gap=999).info["counts"]["requests"] == 7
     stated = run(source, out="stated", time_unit="milliseconds").impressions
     assert stated.filter(item_id="11")["timestamp"].to_list() == [1_699_920_000_000]
     assert len(stated) == 8
-    write_log(source, [f"u,00,{1_700_000_000_000_000 + n},0" for n in range(3)], name="micro.csv")
-    with pytest.raises(Exception, match="look like microseconds"):
-        run(source, "micro.csv", out="micro")
 
 
 def test_an_order_in_place_of_times(source):
@@ -204,9 +203,9 @@ def test_both_readers_of_delimited_text_read_the_same(tmp_path, rows, delimiter)
     writer.writerows([["a", "b", "c"], *rows])
     path = tmp_path / "log.csv"
     path.write_text(text.getvalue(), encoding="utf-8", newline="")
-    form = inputs.Form(delimiter)
+    form = Form(delimiter)
     found = list(lines.delimited(path, form, 3))
     assert [line.row for line in found] == [[cell or None for cell in row] for row in rows]
     out = tmp_path / "out.parquet"
-    if inputs.Converted(tmp_path, "log", "1GB")._fast([path], form, ["a", "b", "c"], out):
+    if Converter(tmp_path, "log", "1GB")._fast(path, form, ["a", "b", "c"], out):
         assert pl.read_parquet(out).rows() == [tuple(line.row) for line in found]

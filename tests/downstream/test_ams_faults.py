@@ -54,7 +54,7 @@ def test_a_lost_process_is_named_by_all_others_in_time(tmp_path, lost, blow):
             if rank != lost:
                 process.join(10 * LIMIT)
                 said = (tmp_path / f"said-{rank}").read_text()
-                assert f"error: rank {rank}: nothing has been heard of rank {lost} of 3" in said, said
+                assert f"error: rank {rank}: no heartbeat from rank {lost} of 3" in said, said
                 assert "Traceback" not in said
                 assert process.exitcode == 1
         assert time.monotonic() - struck < 5 * LIMIT  # on a machine that others use too

@@ -57,7 +57,7 @@ def test_a_restart_loses_nothing(small_world, tmp_path):
         processes[1].send_signal(signal.SIGKILL)
         said = processes[0].communicate(timeout=60)[1]
         assert processes[0].returncode == 1
-        assert "rank 0: nothing has been heard of rank 1 of 2" in said and "Traceback" not in said
+        assert "rank 0: no heartbeat from rank 1 of 2" in said and "Traceback" not in said
     finally:
         for process in processes:
             process.kill()

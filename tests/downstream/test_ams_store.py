@@ -84,7 +84,7 @@ def test_an_interrupted_appending_leaves_nothing(store):
     [
         (["i3"], features(1), "there already"),
         (["x", "x"], features(2), "twice"),
-        (["x"], features(1, width=5), r"\(6,\) each expected"),
+        (["x"], features(1, width=5), r"each must be \(6,\)"),
         (["x"], np.full((1, 6), np.nan), "NaN"),
     ],
 )

@@ -90,7 +90,7 @@ def test_a_resumed_training_does_only_what_is_left(data, tmp_path, monkeypatch):
     rates = []
     monkeypatch.setattr(ClickModel, "after_step", lambda self, lr: rates.append(lr))
     with progress_bar(shown=False) as progress:
-        result = fit(data, None, settings(data), 1, progress, Checkpoints(tmp_path, 4))
+        result = fit(data, None, settings(data), 1, progress=progress, checkpoints=Checkpoints(tmp_path, 4))
     steps = -(-len(data.rows["train"]) // 128)
     assert len(rates) == 2 * steps - 8 and len(result.epochs) == 2
 
@@ -118,7 +118,7 @@ def test_a_loss_that_is_not_finite_is_named(data, monkeypatch):
 
 def test_wrong_settings_are_named():
     for wrong in ({"lr_decay": 0.0}, {"lr_decay_steps": 0}, {"patience": -1}, {"epochs": 0}):
-        with pytest.raises(UserError, match="are expected"):
+        with pytest.raises(UserError, match="must be >"):
             replace(OptimSettings(), **wrong)
 
 

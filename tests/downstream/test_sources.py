@@ -46,13 +46,13 @@ def finished(run: Path) -> str:
 
 
 def test_ids_only_needs_nothing(commands):
-    assert make_tables(Source(), None) == [] and commands == []
+    assert make_tables(Source(), None) == {} and commands == []
 
 
 def test_a_run_is_exported_once_with_the_weights_asked_for(commands, shards, tmp_path):
     run = finished(tmp_path / "run")
     for weights in ("trained", "initial", "trained"):
-        assert make_tables(Source(run=run, weights=weights), shards) == [Path(run) / "tables" / weights]
+        assert make_tables(Source(run=run, weights=weights), shards) == {0: Path(run) / "tables" / weights}
     assert [(module, options["--weights"], options["--data"]) for module, options in commands] == [
         ("pretrain.export", "trained", shards),
         ("pretrain.export", "initial", shards),
@@ -63,7 +63,7 @@ def test_runs_of_several_seeds_are_trained_where_missing(commands, shards, tmp_p
     (tmp_path / "run1").mkdir()  # begun and stopped
     runs = [finished(tmp_path / "run0"), str(tmp_path / "run1"), str(tmp_path / "run2")]
     tables = make_tables(Source(train="courier.yaml", run=runs, data=shards), None)
-    assert tables == [Path(run) / "tables" / "trained" for run in runs]
+    assert tables == {seed: Path(run) / "tables" / "trained" for seed, run in enumerate(runs)}
     trainings = [options for module, options in commands if module == "pretrain.train"]
     assert [(one["--out"], one["--seed"], one.get("--resume")) for one in trainings] == [
         (runs[1], "1", "true"),
@@ -95,7 +95,7 @@ def test_what_cannot_be_made_is_asked_for(commands, shards, tmp_path):
 
 def test_a_table_older_than_its_run_is_refused(commands, shards, tmp_path):
     run = finished(tmp_path / "run")
-    [table] = make_tables(Source(run=run), shards)
+    [table] = make_tables(Source(run=run), shards).values()
     os.utime(table / "table.json", (0, 0))
     with pytest.raises(UserError, match="older than the run"):
         make_tables(Source(run=run), shards)
@@ -108,7 +108,7 @@ def test_a_table_that_another_comparison_makes_meanwhile_is_taken(monkeypatch, s
 
     monkeypatch.setattr(subprocess, "run", second_of_two)
     run = finished(tmp_path / "run")
-    assert make_tables(Source(run=run), shards) == [Path(run) / "tables" / "trained"]
+    assert make_tables(Source(run=run), shards) == {0: Path(run) / "tables" / "trained"}
 
 
 def test_a_failing_command_is_named(monkeypatch, shards, tmp_path):
@@ -129,3 +129,11 @@ def test_a_failing_command_is_named(monkeypatch, shards, tmp_path):
 def test_contradictions_are_refused(given, message):
     with pytest.raises(UserError, match=message):
         Source(**given)
+
+
+def test_only_the_chosen_pre_training_seeds_are_made(commands, shards, tmp_path):
+    runs = [str(tmp_path / f"run{seed}") for seed in range(3)]
+    assert list(make_tables(Source(train="courier.yaml", run=runs), shards, [2])) == [2]
+    assert [given["--seed"] for module, given in commands if module == "pretrain.train"] == ["2"]
+    with pytest.raises(UserError, match=r"encoder_seeds names \[3\], but a source has 3 runs"):
+        make_tables(Source(train="courier.yaml", run=runs), shards, [0, 3])

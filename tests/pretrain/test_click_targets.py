@@ -13,7 +13,6 @@ from pretrain.data.collate import request_batch
 from pretrain.data.records import log_shares, records
 from pretrain.data.transforms import Decoder, plain_transform
 from pretrain.objectives.courier import click_targets
-from pretrain.settings import Batch
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +79,7 @@ def test_a_short_history_leaves_out_what_does_not_fit(holed, log):
 
 def test_shares_are_those_of_the_targets(holed, log):
     clicks = [record["history"][-1] for record in records(holed / "shards", "requests") if record["fresh"]]
-    _, share = log_shares(holed / "shards", Batch(history=1))
+    _, share = log_shares(holed / "shards", history=1, slots=10)
     item, times = Counter(clicks).most_common(1)[0]
     unclicked = len(share) - len(set(clicks))
     assert float(share[item].exp()) == pytest.approx(times / (len(clicks) + unclicked))

@@ -7,16 +7,11 @@ from pretrain.evaluation.collapse import (
     CollapseWatch,
     alignment,
     collapse_figures,
-    effective_rank,
     likely_causes,
     unhealthy,
 )
+from pretrain.objectives.courier import Courier
 from pretrain.settings import Guards, Objective, Settings
-
-
-def test_effective_rank_of_known_spectra():
-    assert effective_rank(torch.ones(10, 4)) == pytest.approx(1.0, abs=1e-3)
-    assert effective_rank(torch.eye(6)) == pytest.approx(6.0, rel=1e-5)
 
 
 def test_figures_tell_spread_from_collapsed():
@@ -41,9 +36,9 @@ def test_watch_stops_only_a_lasting_collapse():
     watch = CollapseWatch(Settings(), patience=3)
     bad, good = {"effective_rank": 1.1, "mean_cosine": 0.999}, {"effective_rank": 9.0, "mean_cosine": 0.3}
     for figures in (bad, bad, good, bad, bad):
-        watch.look(figures)
+        watch.check(figures)
     with pytest.raises(CollapsedError, match=r"effective rank 1.1 \(at least 2\), mean cosine 0.999 \(at most 0.99\)"):
-        watch.look(bad)
+        watch.check(bad)
 
 
 def test_the_limits_agree_with_each_other():
@@ -67,7 +62,12 @@ def test_dead_dimensions_are_counted():
     assert set(unhealthy({"dead_share": 0.75, "spread": 0.4, "alignment": float("nan")})) == {"dead_share"}
 
 
-def test_the_surest_cause_comes_first():
-    assert "objective.contrast" in likely_causes(Settings(objective=Objective(contrast=False)))[0]
+def test_an_objective_names_causes_of_its_own():
+    assert "no negatives" in likely_causes(Settings(objective=Objective(name="simsiam")))[0]
+
+
+def test_the_likeliest_cause_comes_first():
+    without = Objective(courier=Courier.Settings(contrast=False))
+    assert "objective.courier.contrast" in likely_causes(Settings(objective=without))[0]
     assert "learning rate" in likely_causes(Settings())[0]
     assert not any("guard" in cause for cause in likely_causes(Settings(objective=Objective(guards=Guards(koleo=1)))))

@@ -11,16 +11,17 @@ from torch.nn import functional as F
 from data_tools.common.cli import UserError
 from pretrain.data.records import log_shares
 from pretrain.encoder.image_encoder import build_encoder
-from pretrain.objectives import OBJECTIVES
-from pretrain.settings import Batch, Encoder, Objective, Settings
+from pretrain.objectives.base import Context
+from pretrain.objectives.courier import Courier
+from pretrain.settings import Encoder
 
 ENCODER = SimpleNamespace(dimensions=8)
 SHARPER = {"attention_temperature": 0.1}
 
 
-def courier(data=None, **settings):
+def courier(data=None, encoder=ENCODER, **options):
     torch.manual_seed(0)
-    return OBJECTIVES["courier"](Settings(data=data, objective=Objective(**settings)), ENCODER)
+    return Courier(Courier.Settings(**options), Context(encoder, data))
 
 
 @pytest.fixture
@@ -132,7 +133,7 @@ def by_hand(embeddings, batch, settings, shares=(None, None), memory=()):
 )
 def test_equals_the_formulas(settings, embeddings, batch):
     module = courier(**SHARPER, **settings)
-    expected = by_hand(embeddings, batch, module.settings)
+    expected = by_hand(embeddings, batch, module.options)
     found = module(embeddings, batch)
     assert {"pv_loss", "ucs_loss"} <= found.keys()
     for name, term in found.items():
@@ -142,26 +143,25 @@ def test_equals_the_formulas(settings, embeddings, batch):
 def test_popular_items_are_corrected_for(embeddings, batch, tiny_world):
     data = str(tiny_world / "shards")
     module = courier(data, log_q=0.7, **SHARPER)
-    expected = by_hand(embeddings, batch, module.settings, log_shares(data, Batch()))
+    expected = by_hand(embeddings, batch, module.options, log_shares(data, history=30, slots=10))
     for name, term in module(embeddings, batch).items():
         assert float(term.loss) == pytest.approx(expected[name], rel=1e-5, abs=1e-6)  # logits reach 20, losses do not
-    without = by_hand(embeddings, batch, Objective(**SHARPER))
+    without = by_hand(embeddings, batch, Courier.Settings(**SHARPER))
     assert expected["pv_loss"] != pytest.approx(without["pv_loss"], rel=1e-3)
 
 
 def test_remembered_items_are_negatives_of_page_views(embeddings, batch):
     encoder = build_encoder(Encoder(dimensions=8, image_size=32))
     batch["images"] = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
-    settings = Settings(objective=Objective(queue=5, momentum=0.9, **SHARPER))
-    module = OBJECTIVES["courier"](settings, encoder)
+    module = courier(encoder=encoder, queue=5, momentum=0.9, **SHARPER)
     module.memory.key[:2], module.memory.item[:2] = F.normalize(torch.randn(2, 8), dim=-1), torch.tensor([12, 99])
     memory = list(zip([12, 99], module.memory.key[:2].clone(), strict=True))
-    expected = by_hand(embeddings, batch, module.settings, memory=memory)
+    expected = by_hand(embeddings, batch, module.options, memory=memory)
     found = module(embeddings, batch)
     assert {name: float(term.loss) for name, term in found.items()} == pytest.approx(
         {name: expected[name] for name in found}, rel=1e-5
     )
-    assert expected["pv_loss"] > by_hand(embeddings, batch, module.settings)["pv_loss"]
+    assert expected["pv_loss"] > by_hand(embeddings, batch, module.options)["pv_loss"]
     assert module.memory.item.tolist() == [13, 14, 10, 12, 15]  # the newest page views come first
     keys = F.normalize(copy.deepcopy(encoder).eval()(batch["images"][[3, 4, 0, 2, 5]]), dim=-1)
     torch.testing.assert_close(module.memory.key, keys.detach())
@@ -174,14 +174,14 @@ def test_a_term_of_weight_zero_is_left_out(embeddings, batch):
 def test_matryoshka_is_the_mean_over_sizes(embeddings, batch):
     found = courier(matryoshka=[2, 5], page_weight=1.0, **SHARPER)(embeddings, batch)
     for name, term in found.items():
-        alone = Objective(page_weight=1.0, **SHARPER)
+        alone = Courier.Settings(page_weight=1.0, **SHARPER)
         parts = [by_hand(embeddings[:, :size], batch, alone)[name] for size in (2, 5, 8)]
         assert float(term.loss) == pytest.approx(sum(parts) / 3, rel=1e-5)
 
 
 def test_the_projection_stands_between_embedding_and_loss(embeddings, batch):
     module = courier(projection=5, **SHARPER)
-    expected = by_hand(module.projection(embeddings).detach(), batch, module.settings)
+    expected = by_hand(module.projection(embeddings).detach(), batch, module.options)
     assert float(module(embeddings, batch)["pv_loss"].loss.detach()) == pytest.approx(expected["pv_loss"], rel=1e-5)
 
 
@@ -216,6 +216,7 @@ def test_a_learned_temperature_has_a_gradient_and_a_floor(embeddings, batch):
         ({"pv_weight": 0.0, "ucs_weight": 0.0}, "nothing to learn"),
         ({"queue": 8, "matryoshka": [4]}, "whole embeddings"),
         ({"queue": 8, "contrast": False}, "whose negatives they are"),
+        ({"learn_temperature": True, "contrast": False}, "no temperature is used"),
     ],
 )
 def test_contradictions_are_refused(settings, message):

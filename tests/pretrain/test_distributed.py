@@ -6,31 +6,44 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
+from pretrain.encoder.families.timm_models import Timm
 from pretrain.encoder.image_encoder import build_encoder
 from pretrain.encoder.item_dropout import picture_seeds
-from pretrain.objectives import OBJECTIVES
+from pretrain.objectives.clip import Clip
+from pretrain.objectives.courier import Courier
+from pretrain.objectives.scl import Scl
+from pretrain.objectives.simsiam import SimSiam
 from pretrain.runtime.distributed import gather, in_processes
-from pretrain.settings import Clip, Encoder, Guards, Objective, Scl, Settings, SimSiam
+from pretrain.settings import Encoder, Guards, Objective, Settings
+from pretrain.training.state import build_objective
 from pretrain.training.step import Step
 
 # Layer norm: batch norm's statistics are each process's own. Dropout and stochastic depth are on.
 ENCODER = Encoder(
-    name="test_convnext", dimensions=16, image_size=32, arguments={"drop_rate": 0.2, "drop_path_rate": 0.3}
+    name="test_convnext",
+    dimensions=16,
+    image_size=32,
+    timm=Timm.Settings(arguments={"drop_rate": 0.2, "drop_path_rate": 0.3}),
 )
 CASES = {
     "courier": Objective(),
     "simclr": Objective(name="simclr"),
     "supervised": Objective(name="supervised"),
-    "scl": Objective(name="scl", scl=Scl(queue=9)),
-    "simsiam": Objective(name="simsiam", simsiam=SimSiam(width=12, bottleneck=6)),
-    "clip": Objective(name="clip", clip=Clip(context=8, width=8, layers=1, heads=2), learn_temperature=True),
+    "scl": Objective(name="scl", scl=Scl.Settings(queue=9)),
+    "simsiam": Objective(name="simsiam", simsiam=SimSiam.Settings(width=12, bottleneck=6)),
+    "clip": Objective(name="clip", clip=Clip.Settings(context=8, width=8, layers=1, heads=2, learn_temperature=True)),
     "courier-everything": Objective(
-        temperature=0.2, learn_temperature=True, ctr_weight=1, page_weight=1, reconstruction="multihead", projection=8,
-        page_negative_weight=3, log_q=1, guards=Guards(koleo=0.1, variance=1, covariance=1),
+        courier=Courier.Settings(
+            temperature=0.2, learn_temperature=True, ctr_weight=1, page_weight=1, reconstruction="multihead",
+            projection=8, page_negative_weight=3, log_q=1,
+        ),
+        guards=Guards(koleo=0.1, variance=1, covariance=1),
     ),
-    "courier-sizes": Objective(matryoshka=[4, 8], unclicked_negatives=False, reconstruction="mean"),
-    "courier-queue": Objective(queue=9, page_positives=True),
-    "courier-without-contrast": Objective(contrast=False),
+    "courier-sizes": Objective(
+        courier=Courier.Settings(matryoshka=[4, 8], unclicked_negatives=False, reconstruction="mean")
+    ),
+    "courier-queue": Objective(courier=Courier.Settings(queue=9, page_positives=True)),
+    "courier-without-contrast": Objective(courier=Courier.Settings(contrast=False)),
 }  # fmt: skip
 
 
@@ -83,7 +96,7 @@ def loss_and_gradient(case, shards, micro_batch, rank=0, processes=1):
     """Of this process's share of the global batch: the loss, and the gradients of encoder and objective."""
     torch.manual_seed(0)
     encoder = build_encoder(ENCODER)
-    objective = OBJECTIVES[CASES[case].name](Settings(data=shards, objective=CASES[case]), encoder).train()
+    objective = build_objective(Settings(data=shards, objective=CASES[case]), encoder)
     if hasattr(objective, "memory"):
         objective.memory.key[:4], objective.memory.item[:4] = torch.randn(4, 16), torch.tensor([3, 101, 104, 7])
     batch = global_batch()
@@ -156,7 +169,7 @@ def test_micro_batches_equal_the_whole(case, whole, tiny_world):
 
 
 def test_dropout_is_on(whole, tiny_world, monkeypatch):
-    monkeypatch.setitem(ENCODER.arguments, "drop_path_rate", 0.0)
+    monkeypatch.setitem(ENCODER.timm.arguments, "drop_path_rate", 0.0)
     loss, _ = loss_and_gradient("courier", str(tiny_world / "shards"), 0)
     assert not torch.isclose(loss, whole["courier"][0])
 

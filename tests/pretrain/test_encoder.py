@@ -4,6 +4,7 @@ import timm
 import torch
 
 from data_tools.common.cli import UserError
+from pretrain.encoder.families.timm_models import Timm
 from pretrain.encoder.image_encoder import build_encoder
 from pretrain.settings import Encoder
 
@@ -58,5 +59,24 @@ def test_frozen_norm_keeps_its_statistics():
 
 
 def test_open_clip_towers_work():
-    encoder = build_encoder(Encoder(name="open_clip:RN50", dimensions=8, image_size=32))
+    encoder = build_encoder(Encoder(family="open_clip", name="RN50", dimensions=8, image_size=32))
     assert encoder.eval()(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape == (2, 8)
+
+
+def test_a_name_may_begin_with_its_family():
+    assert Encoder(name="open_clip:RN50") == Encoder(family="open_clip", name="RN50")
+
+
+def test_an_unknown_family_lists_those_known():
+    with pytest.raises(UserError, match="unknown encoder family 'tim'; choose one of open_clip, timm"):
+        Encoder(family="tim")
+
+
+def test_options_of_another_family_are_refused():
+    with pytest.raises(UserError, match=r"--encoder\.timm\.pretrained is True, but encoder\.family is 'open_clip'"):
+        Encoder(family="open_clip", name="RN50", timm=Timm.Settings(pretrained=True))
+
+
+def test_arguments_that_do_not_fit_are_named():
+    with pytest.raises(UserError, match=r"--encoder\.timm\.arguments do not fit test_byobnet"):
+        build_encoder(Encoder(timm=Timm.Settings(arguments={"no_such": 1})))

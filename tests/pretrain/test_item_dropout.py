@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from pretrain.encoder.families.timm_models import Timm
 from pretrain.encoder.image_encoder import build_encoder
 from pretrain.encoder.item_dropout import ItemDropout, picture_seeds, uniform
 from pretrain.settings import Encoder
@@ -48,7 +49,7 @@ def test_drops_the_share_it_says_and_keeps_the_mean(whole):
 def test_a_pictures_dropout_is_its_own(name, arguments):
     """Alone, or among others: the same embedding. Attention over windows included."""
     torch.manual_seed(0)
-    encoder = build_encoder(Encoder(name=name, dimensions=4, image_size=32, arguments=arguments))
+    encoder = build_encoder(Encoder(name=name, dimensions=4, image_size=32, timm=Timm.Settings(arguments=arguments)))
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     seeds = picture_seeds(torch.arange(4), 1, 0)
     with torch.no_grad():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from data_tools.common.cli import UserError
-from pretrain.encoder.depth import layer_groups
+from pretrain.encoder.families.timm_models import Timm
 from pretrain.encoder.image_encoder import build_encoder
 from pretrain.settings import Encoder, Optim
 from pretrain.training.optim import build_optimizer
@@ -12,7 +12,7 @@ from pretrain.training.optim import build_optimizer
 TOWERS = {
     "test_byobnet": {},
     "test_convnext": {},
-    "test_vit": {"arguments": {"img_size": 32}},
+    "test_vit": {"timm": Timm.Settings(arguments={"img_size": 32})},
     "open_clip:RN50": {},
     "open_clip:ViT-S-32-alt": {},
 }
@@ -27,7 +27,7 @@ def encoder(name, **settings):
 def test_groups_follow_the_forward_pass(name):
     """A group's output cannot depend on a later group: its parameters get their gradients in backward order."""
     made = encoder(name)
-    groups = layer_groups(made.tower, stages=False)
+    groups = made.layer_groups(stages=False)
     order = []
     for key, parameter in made.tower.named_parameters():
         parameter.register_post_accumulate_grad_hook(lambda _, key=key: order.append(groups[key]))
@@ -44,7 +44,7 @@ def test_frozen_stages_keep_weights_and_statistics(name):
     optimizer = build_optimizer(made, Optim(lr=0.1))
     made(torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)).square().sum().backward()
     optimizer.step()
-    groups = layer_groups(made.tower, stages=True)
+    groups = made.layer_groups(stages=True)
     moved = {key for key, value in made.state_dict().items() if not torch.equal(value, before[key])}
     assert {groups[key] for key in groups if f"tower.{key}" in moved} == set(range(2, max(groups.values()) + 1))
     norms = {key for key in moved if "running" in key}
@@ -56,7 +56,7 @@ def test_learning_rates_fall_towards_the_stem():
     optimizer = build_optimizer(made, Optim(lr=1.0, layer_decay=0.5))
     scales = {id(p): group["scale"] for group in optimizer.param_groups for p in group["params"]}
     found = {name: scales[id(parameter)] for name, parameter in made.named_parameters()}
-    groups = layer_groups(made.tower, stages=False)
+    groups = made.layer_groups(stages=False)
     last = max(groups.values())
     assert found["head.weight"] == 1
     assert all(found[f"tower.{name}"] == 0.5 ** (last - group) for name, group in groups.items())
@@ -74,7 +74,7 @@ def test_a_learning_rate_scales_the_step():
     optimizer.step()
     moved = {name: float((value - before[name]).detach().abs().max()) for name, value in made.named_parameters()}
     assert moved["head.weight"] == pytest.approx(1e-3, rel=0.01)
-    groups = layer_groups(made.tower, stages=False)
+    groups = made.layer_groups(stages=False)
     expected = 1e-3 * 0.5 ** (max(groups.values()) - groups["patch_embed.proj.weight"])
     assert moved["tower.patch_embed.proj.weight"] == pytest.approx(expected, rel=0.01)
 

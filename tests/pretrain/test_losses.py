@@ -109,4 +109,4 @@ def test_triplet_equals_the_formula():
     cosines = [[float(F.cosine_similarity(a, b, dim=0)) for a, b in zip(anchor, o, strict=True)] for o in (near, far)]
     values = [max(0.0, 0.3 - n + f) for n, f in zip(*cosines, strict=True)]
     expected = sum(value for value, counts in zip(values, kept, strict=True) if counts) / 4
-    assert float(triplet(anchor, near, far, kept, 0.3).loss) == pytest.approx(expected, rel=1e-5)
+    assert float(triplet(anchor, near, far, kept=kept, margin=0.3).loss) == pytest.approx(expected, rel=1e-5)

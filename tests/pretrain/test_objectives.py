@@ -12,17 +12,20 @@ from data_tools.common.cli import UserError
 from pretrain.data.records import categories
 from pretrain.encoder.image_encoder import build_encoder
 from pretrain.objectives import OBJECTIVES
+from pretrain.objectives.base import Context
 from pretrain.objectives.clip import Titles
 from pretrain.objectives.simsiam import GlobalBatchNorm
-from pretrain.settings import Clip, Encoder, Objective, Scl, Settings
+from pretrain.settings import Encoder
 
 ENCODER = SimpleNamespace(dimensions=5)
-SMALL_TEXT = Clip(context=8, width=8, layers=1, heads=2)
+SMALL_TEXT = {"context": 8, "width": 8, "layers": 1, "heads": 2}
 
 
-def made(name, encoder=ENCODER, data=None, **settings):
+def made(name, encoder=ENCODER, data=None, **options):
     torch.manual_seed(0)
-    return OBJECTIVES[name](Settings(data=data, objective=Objective(name=name, **settings)), encoder).train()
+    objective = OBJECTIVES[name]
+    settings = objective.Settings(**options) if hasattr(objective, "Settings") else None
+    return objective(settings, Context(encoder, data)).train()
 
 
 @pytest.fixture
@@ -74,7 +77,7 @@ def test_global_batch_norm_is_batch_norm_in_one_process(embeddings):
 
 
 def test_clip_agrees_with_open_clip(embeddings):
-    module = made("clip", clip=SMALL_TEXT, temperature=0.1)
+    module = made("clip", **SMALL_TEXT, temperature=0.1)
     records = [{"title": f"thing number {number}"} for number in range(8)]
     batch = Titles(None, 8)(records)
     text = module.text(batch["text"])
@@ -83,7 +86,7 @@ def test_clip_agrees_with_open_clip(embeddings):
 
 
 def test_clip_takes_no_title_and_the_same_title_for_what_they_are(embeddings):
-    module = made("clip", clip=SMALL_TEXT)
+    module = made("clip", **SMALL_TEXT)
     records = [{"title": "red hat"}, {"title": "blue hat"}, {"title": "red hat"}, {"title": None}]
     batch = Titles(None, 8)(records)
     assert batch["has_text"].tolist() == [True, True, True, False]
@@ -106,7 +109,7 @@ def test_clip_tunes_a_whole_open_clip_model_from_a_file(tmp_path):
     torch.save(peer.state_dict(), tmp_path / "whole.pth")
     file = str(tmp_path / "whole.pth")
     encoder = build_encoder(Encoder(name="open_clip:ViT-S-32-alt", weights=file, dimensions=0, image_size=32)).eval()
-    module = made("clip", encoder, clip=Clip(model="ViT-S-32-alt", weights=file)).eval()
+    module = made("clip", encoder, model="ViT-S-32-alt", weights=file).eval()
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     tokens = module.annotate([{"title": "a red hat"}, {"title": "shoes"}])["text"]
     with torch.no_grad():
@@ -117,7 +120,7 @@ def test_clip_tunes_a_whole_open_clip_model_from_a_file(tmp_path):
 
 def test_clip_refuses_a_text_tower_of_another_size():
     with pytest.raises(UserError, match="256 dimensions, the encoder's 5"):
-        made("clip", clip=Clip(model="ViT-S-32-alt"))
+        made("clip", model="ViT-S-32-alt")
 
 
 def test_supervised_is_the_cross_entropy_of_known_categories(tiny_world):
@@ -145,7 +148,7 @@ def scl_batch():
 def test_scl_equals_the_formulas():
     torch.manual_seed(0)
     encoder = build_encoder(Encoder(dimensions=5, image_size=32))
-    module = made("scl", encoder, temperature=0.1, scl=Scl(queue=7, margin=0.4, triplet_weight=2.0))
+    module = made("scl", encoder, temperature=0.1, queue=7, margin=0.4, triplet_weight=2.0)
     module.memory.key[:2], module.memory.item[:2] = F.normalize(torch.randn(2, 5), dim=-1), torch.tensor([12, 99])
     batch, embeddings = scl_batch(), torch.randn(6, 5)
     with torch.no_grad():
@@ -171,7 +174,7 @@ def test_scl_equals_the_formulas():
 def test_scl_remembers_keys_and_moves_the_slow_encoder():
     torch.manual_seed(0)
     encoder = build_encoder(Encoder(dimensions=5, image_size=32))
-    module = made("scl", encoder, scl=Scl(queue=6, momentum=0.9))
+    module = made("scl", encoder, queue=6, momentum=0.9)
     batch = scl_batch()
     module(torch.randn(6, 5), batch)
     assert module.memory.item.tolist() == [12, 14, 15, 12, -1, -1]

@@ -8,15 +8,9 @@ from torch.nn import functional as F
 from data_tools.common.cli import UserError, parse_settings
 from data_tools.common.files import read_json, write_json
 from pretrain.evaluation.page_auc import Requests
-from pretrain.run_page import (
-    Settings,
-    as_image,
-    attention_rows,
-    collapse_charts,
-    loss_charts,
-    neighbour_rows,
-    write_page,
-)
+from pretrain.pages.charts import collapse_charts, loss_charts, validation_chart
+from pretrain.pages.pictures import as_image, attention_rows, neighbour_rows
+from pretrain.pages.run import write_page
 from pretrain.settings import Settings as Pretrain
 from pretrain.train import train
 
@@ -34,8 +28,8 @@ def test_a_run_becomes_one_page_that_needs_no_other_file(tiny_world, tmp_path):
         "--evaluation.every 1"
     )
     summary = train(parse_settings(Pretrain, "", small.split()))
-    html = write_page(Settings(run=str(out), examples=2)).read_text(encoding="utf-8")
-    assert f"<b>{summary['page_auc']['seen']['trained']:.4f}</b>" in html
+    html = write_page(out, examples=2).read_text(encoding="utf-8")
+    assert f"<b>{summary['page_auc']['warm']['trained']:.4f}</b>" in html
     assert not re.search(r'(?:src|href)="(?!data:image/jpeg|#)', html)
     assert html.count("before training</div>") == 2
     assert html.count('alt="the target"') == 2
@@ -57,7 +51,7 @@ def test_attention_weights_are_multiples_of_an_equal_share(pictures):
         history=torch.tensor([[1, 2, 3, -1]]),
         page=torch.tensor([[2, 0]]),
         click=torch.tensor([[False, True]]),
-        seen=torch.zeros(1, 2, dtype=torch.bool),
+        warm=torch.zeros(1, 2, dtype=torch.bool),
         oracle=None,
     )
     clicks = attention_rows(unit, requests, [0], 0.5)[0]["clicks"]
@@ -66,14 +60,20 @@ def test_attention_weights_are_multiples_of_an_equal_share(pictures):
 
 
 def test_charts_are_of_what_was_logged():
-    log = [{"step": 0, "valid_page_auc_seen": 0.5}]
+    log = [{"step": 0, "valid_page_auc_warm": 0.5}]
     log += [{"step": s, "loss": 2.0, "chance": 3.0, "a_loss": 2.0, "a_loss_chance": 3.0, "spread": 0.5} for s in (1, 2)]
     assert [name for name, _ in loss_charts(log)] == ["loss"]  # the only term is the loss
     assert [name for name, _ in collapse_charts(log)] == ["Spread (healthy: at least 0.1)"]
+
+
+def test_a_slice_without_page_views_is_left_out_of_the_chart():
+    log = [{"step": s, "valid_page_auc_warm": 0.5 + s / 10, "valid_page_auc_cold": math.nan} for s in (0, 1)]
+    assert "warm items" in validation_chart(log, 1) and "cold items" not in validation_chart(log, 1)
+    assert validation_chart([], 0) == ""
 
 
 def test_a_run_without_weights_says_so(tmp_path):
     write_json(tmp_path / "run.json", {"settings": {}})
     assert read_json(tmp_path / "run.json")
     with pytest.raises(UserError, match="first validation"):
-        write_page(Settings(run=str(tmp_path)))
+        write_page(tmp_path)

@@ -19,9 +19,8 @@ from accelerate.state import AcceleratorState
 from data_tools.common.cli import UserError, parse_settings
 from pretrain.encoder.image_encoder import ImageEncoder
 from pretrain.evaluation.collapse import CollapsedError
-from pretrain.run_page import Settings as PageSettings
-from pretrain.run_page import write_page
-from pretrain.settings import Encoder, Settings
+from pretrain.pages.run import write_page
+from pretrain.settings import Settings
 from pretrain.train import train
 from pretrain.training import runs
 from pretrain.training.optim import schedule
@@ -54,7 +53,7 @@ def finished(tiny_world, tmp_path_factory):
 def test_summary_says_what_the_issue_of_a_run_is(finished):
     out, summary = finished
     assert json.loads((out / "summary.json").read_text()) == summary
-    for name in ("seen", "unseen"):
+    for name in ("warm", "cold"):
         figures = summary["page_auc"][name]
         assert 0 < figures["untrained"] < 1
         assert 0 < figures["trained"] < 1
@@ -80,7 +79,7 @@ def test_run_folder_can_be_understood_later(finished):
     logged = [line for line in lines if "loss" in line]
     assert [line["step"] for line in logged] == [2, 4, 6]
     assert {"chance", "pv_loss_chance", "effective_rank", "spread", "mean_cosine", "alignment"} <= logged[0].keys()
-    assert [line["step"] for line in lines if "valid_page_auc_unseen" in line] == [0, 4, 6]
+    assert [line["step"] for line in lines if "valid_page_auc_cold" in line] == [0, 4, 6]
     assert list((out / "tensorboard").rglob("events.*"))
 
 
@@ -146,27 +145,27 @@ def test_mixed_precision_trains_and_full_precision_judges(tiny_world, tmp_path, 
 def test_without_contrast_a_run_collapses_and_is_stopped(tiny_world, tmp_path):
     """COURIER's ablation: reconstruction alone. The same run with a guard goes on."""
     arguments = ["--log_every", "1", "--optim.steps", "60", "--optim.lr", "0.02", "--evaluation.requests", "20"]
-    with pytest.raises(CollapsedError, match=r"objective.contrast is false"):
-        run(settings(tiny_world / "shards", tmp_path / "c", *arguments, "--objective.contrast", "false"))
+    with pytest.raises(CollapsedError, match=r"objective.courier.contrast is false"):
+        run(settings(tiny_world / "shards", tmp_path / "c", *arguments, "--objective.courier.contrast", "false"))
     lines = [json.loads(line) for line in (tmp_path / "c" / "log.jsonl").read_text().splitlines()]
     cosine = [line["mean_cosine"] for line in lines if "loss" in line]
     assert cosine[0] < 0.9
     assert cosine[-1] > 0.99
-    page = write_page(PageSettings(run=str(tmp_path / "c"), data=str(tiny_world / "shards"))).read_text()
+    page = write_page(tmp_path / "c", str(tiny_world / "shards")).read_text()
     assert f"Stopped at step {lines[-1]['step']}</b>: the embeddings have collapsed" in page
     steps = lines[-1]["step"] + 2
-    guarded = [*arguments, "--objective.contrast", "false", "--objective.guards.variance", "1"]
+    guarded = [*arguments, "--objective.courier.contrast", "false", "--objective.guards.variance", "1"]
     assert run(settings(tiny_world / "shards", tmp_path / "g", *guarded, "--optim.steps", steps))["steps"] == steps
 
 
 def test_a_run_that_gets_no_better_stops_early(tiny_world, tmp_path, monkeypatch):
     found = iter([0.5, 0.7, 0.6, 0.7, 0.65, 0.9])
-    monkeypatch.setattr("pretrain.training.journal.judged", lambda *_, **__: next(found))
+    monkeypatch.setattr("pretrain.training.best.chosen_auc", lambda *_, **__: next(found))
     arguments = settings(tiny_world / "shards", tmp_path / "e", "--evaluation.every", "1", "--evaluation.patience", "3")
     summary = run(arguments)
     assert (summary["steps"], summary["best_step"], summary["stopped_early"]) == (4, 1, True)
     assert [line["step"] for line in summary["validation"]] == [0, 1, 2, 3, 4]
-    assert {"seen", "unseen"} <= summary["validation"][0].keys()
+    assert {"warm", "cold"} <= summary["validation"][0].keys()
     assert runs.checkpoints(tmp_path / "e")[-1].name == "step-000004"
     assert run([*arguments, "--resume"])["steps"] == 4  # it does not go on by itself
     assert run([*arguments, "--resume", "--evaluation.patience", "4", "--optim.steps", "5"])["steps"] == 5
@@ -191,9 +190,10 @@ def test_baselines_train_on_catalogue_pictures(objective, tiny_world, tmp_path):
 
 @pytest.mark.parametrize("objective", ["scl", "clip"])
 def test_what_an_objective_learns_is_resumed(objective, tiny_world, tmp_path):
-    small = ["--objective.scl.queue", "64", "--objective.clip.width", "8", "--objective.clip.layers", "1"]
-    arguments = settings(tiny_world / "shards", tmp_path / "r", "--objective.name", objective, *small)
-    arguments += ["--optim.steps", "4", "--objective.learn_temperature", "true"]
+    small = {"scl": ["queue", "64"], "clip": ["width", "8"]}[objective]
+    arguments = settings(tiny_world / "shards", tmp_path / "r", "--objective.name", objective, "--optim.steps", "4")
+    for option, value in (small, ["learn_temperature", "true"]):
+        arguments += [f"--objective.{objective}.{option}", value]
     run(arguments)
     second, last = runs.checkpoints(tmp_path / "r")
     kept = {name: safetensors.torch.load_file(last / f"{name}.safetensors") for name in ("encoder", "objective")}
@@ -250,6 +250,35 @@ def test_a_run_from_before_a_setting_existed_goes_on(finished, tiny_world, tmp_p
     assert run([*settings(tiny_world / "shards", out), "--resume"])["steps"] == 6
 
 
+def test_a_run_of_a_former_version_goes_on(finished, tiny_world, tmp_path):
+    """Its settings stood in other places, and its log and summary called warm items seen."""
+    out = tmp_path / "former"
+    shutil.copytree(finished[0], out)
+    made = json.loads((out / "run.json").read_text())
+    options = made["settings"]["objective"].pop("courier")
+    made["settings"]["objective"] |= options | {"scl": {"queue": 7}}  # options of what was not chosen had no effect
+    made["settings"]["encoder"] |= made["settings"]["encoder"].pop("timm")
+    del made["settings"]["encoder"]["family"], made["settings"]["encoder"]["open_clip"]
+    made["settings"]["batch"]["lanes"] = made["settings"]["batch"].pop("shard_streams")
+    made["settings"]["evaluation"]["choose_on"] = "unseen"
+    made["settings"]["world"] = {"an_option": "that is gone"}
+    (out / "run.json").write_text(json.dumps(made))
+    log = (out / "log.jsonl").read_text()
+    (out / "log.jsonl").write_text(log.replace("auc_warm", "auc_seen").replace("auc_cold", "auc_unseen"))
+    assert runs.read_settings(out) == runs.read_settings(finished[0])
+    summary = run([*settings(tiny_world / "shards", out), "--resume"])
+    assert summary["validation"] == finished[1]["validation"]
+    with pytest.raises(UserError, match="resume with the same"):
+        run([*settings(tiny_world / "shards", out), "--resume", "--objective.courier.pv_weight", "2"])
+
+
+def test_a_history_above_that_of_the_shards_is_named(tiny_world, tmp_path, capsys):
+    run(settings(tiny_world / "shards", tmp_path / "h", "--batch.history", 31, "--optim.steps", 1))
+    printed = capsys.readouterr().out
+    assert "--batch.history is 31, but the shards keep the last 30 clicks of a request" in printed
+    assert "--evaluation.history" not in printed
+
+
 def test_unknown_objective_is_refused(tiny_world, tmp_path):
     with pytest.raises(UserError, match="courier"):
         run(settings(tiny_world / "shards", tmp_path / "u", "--objective.name", "curier"))
@@ -292,15 +321,33 @@ def test_a_wrong_key_in_a_file_names_the_right_one(tmp_path, capsys):
         ["--optim.steps", "0"],
         ["--batch.crop_scale", "1.5"],
         ["--optim.precision", "fp8"],
-        ["--objective.reconstruction", "self"],
+        ["--objective.courier.reconstruction", "self"],
         ["--objective.guards.koleo", "-1"],
         ["--optim.micro_batch", "-4"],
-        ["--objective.learn_temperature", "--objective.contrast", "false"],
         ["--objective.scl.momentum", "2"],
+        ["--evaluation.choose_on", "unseen"],
+        ["--objective.temperature", "0.1"],  # each objective with a temperature has its own
+        ["--objective.simsiam.temperature", "0.1"],
     ],
 )
-def test_contradictions_are_refused_at_once(arguments):
-    with pytest.raises(UserError):
+def test_values_out_of_range_are_refused_at_once(arguments, capsys):
+    with pytest.raises(SystemExit):
+        parse_settings(Settings, "", arguments)
+    assert arguments[0][2:] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--objective.courier.learn_temperature", "--objective.courier.contrast", "false"], "no temperature is used"),
+        (["--objective.name", "simclr", "--objective.courier.pv_weight", "3"], "choose --objective.name courier"),
+        (["--objective.scl.queue", "3"], "choose --objective.name scl"),
+        (["--encoder.open_clip.tag", "t"], "choose --encoder.family open_clip"),
+        (["--encoder.weights", "w", "--encoder.timm.pretrained"], "give one of them"),
+    ],
+)
+def test_contradictions_are_refused_at_once(arguments, message):
+    with pytest.raises(UserError, match=message):
         parse_settings(Settings, "", arguments)
 
 
@@ -312,11 +359,6 @@ def test_a_switch_needs_no_value():
     assert parse_settings(Settings, "", ["--resume", "--optim.steps", "6"]).resume
     assert parse_settings(Settings, "", ["--optim.steps", "6", "--resume"]).resume
     assert not parse_settings(Settings, "", ["--resume", "false"]).resume
-
-
-def test_two_names_for_the_weights_are_refused():
-    with pytest.raises(UserError, match="one of them"):
-        Settings(encoder=Encoder(weights="w.safetensors", pretrained=True))
 
 
 def test_two_processes_train(tiny_world, tmp_path):

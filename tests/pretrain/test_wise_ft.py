@@ -43,7 +43,7 @@ def test_the_factor_is_the_one_that_ranks_best():
         history=torch.tensor([[0], [0]]),
         page=torch.tensor([[0, 1], [0, 2]]),
         click=torch.tensor([[True, False], [True, False]]),
-        seen=torch.zeros(2, 2, dtype=torch.bool),
+        warm=torch.zeros(2, 2, dtype=torch.bool),
         oracle=None,
     )
     # a weight of 0 for one colour makes every picture the same direction: a tie, AUC one half
@@ -51,13 +51,13 @@ def test_the_factor_is_the_one_that_ranks_best():
         Colours(1.0, 0.0),
         {"weight": torch.tensor([1.0, 0.0])},
         {"weight": torch.tensor([0.0, 1.0])},
-        requests,
-        "unseen",
+        requests=requests,
+        choose_on="cold",
     )
     assert [line["factor"] for line in curve] == list(FACTORS)
-    assert curve[0]["unseen"] == curve[-1]["unseen"] == 0.5
+    assert curve[0]["cold"] == curve[-1]["cold"] == 0.5
     assert factor == 0.9  # of equal ones the nearest to the tuned
-    assert curve[9]["unseen"] == 1.0
+    assert curve[9]["cold"] == 1.0
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_a_table_of_weights_in_between(run_folder, tiny_world, monkeypatch):
     assert (vectors["start"] == vectors["zero"]).all()
     assert (vectors["end"] == vectors["one"]).all()
     said = read_json(run_folder / "chosen" / "table.json")["wise_ft"]
-    best = max(said["validation"], key=lambda line: (line["unseen"], line["factor"]))
+    best = max(said["validation"], key=lambda line: (line["cold"], line["factor"]))
     assert said["factor"] == best["factor"]
 
 

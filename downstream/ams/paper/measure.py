@@ -38,13 +38,25 @@ def measure(
 
     Parameters
     ----------
-    meter : reads how many bytes this process's network device has sent, for a second opinion on what is counted
+    work : Workload
+        What a process has in a batch.
+    store : FeatureStore
+        The raw features.
+    settings : ServerSettings
+        Of the image server.
+    steps : int
+        Measured, after two to warm up.
+    row_of_item : numpy.ndarray
+        The store's row of each item; by default they are in the same order.
+    meter : callable
+        Reads how many bytes this process's network device has sent, to check the counts.
 
     Returns
     -------
-    figures : ``seconds`` of each step (the slowest process's); ``images`` and ``ids``, what travelled and was worked a
-        step (see :func:`downstream.ams.traffic.summary`); ``stored``, bytes of features that each process keeps;
-        ``metered``, bytes that ``meter`` saw leave all processes a step
+    dict
+        ``seconds`` of each step (of the slowest process); ``images`` and ``ids``, bytes and work a step (see
+        :func:`downstream.ams.traffic.summary`); ``stored``, bytes of features that each process keeps; ``metered``,
+        bytes a step that ``meter`` saw leave all processes.
     """
     model = build(work, store, settings, row_of_item)
     exclude_from_ddp(model)
@@ -108,7 +120,14 @@ def measure_together(
 
     Parameters
     ----------
-    store : of :meth:`downstream.ams.paper.workload.Workload.make_store`; read by all, each its own parts
+    cases : sequence of tuple
+        (Workload, ServerSettings, row_of_item) each.
+    processes : int
+        Of the group.
+    steps : int
+        Measured of each case.
+    store : Path
+        Of :meth:`downstream.ams.paper.workload.Workload.make_store`; each process reads its own parts.
     """
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "store").symlink_to(store)

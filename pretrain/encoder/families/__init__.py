@@ -9,10 +9,11 @@ from __future__ import annotations
 from data_tools.common.plugins import Registry
 from pretrain.encoder.families.base import EncoderFamily
 from pretrain.encoder.families.open_clip_models import OpenClip
+from pretrain.encoder.families.tables import Table
 from pretrain.encoder.families.timm_models import Timm
 
 ENCODERS: Registry[type[EncoderFamily]] = Registry(
-    "encoder family", "visual_interest.encoder_families", {"timm": Timm, "open_clip": OpenClip}
+    "encoder family", "visual_interest.encoder_families", {"timm": Timm, "open_clip": OpenClip, "table": Table}
 )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from pretrain.encoder.depth import layer_groups
 
@@ -35,10 +36,13 @@ class EncoderFamily:
 
     Attributes
     ----------
+    takes : str
+        What the tower is given: "pictures", uint8 (N, 3, S, S), or "items", long (N,).
     part : str
         Prefix of the image tower's parameters in a file that holds a whole model; empty where there is none.
     """
 
+    takes = "pictures"
     part = ""
 
     def __init__(self, options: Any) -> None:
@@ -53,6 +57,29 @@ class EncoderFamily:
             If there is no such model, or the options do not fit it.
         """
         raise NotImplementedError
+
+    def attach(self, tower: nn.Module, name: str, data: str) -> None:
+        """Tell a tower that takes items which items those of the shards ``data`` are; nothing for pictures.
+
+        Raises
+        ------
+        UserError
+            If the tower knows too few of them.
+        """
+
+    def example(self, image_size: int, count: int) -> Tensor:
+        """An input of ``count`` pictures or items, for trials."""
+        return torch.zeros(count, 3, image_size, image_size, dtype=torch.uint8)
+
+    def prepared(self, images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+        """What the tower is called with: pictures, uint8 (N, 3, S, S), normalised."""
+        pixels = (images.to(mean.dtype) / 255 - mean) / std
+        return pixels.contiguous(memory_format=torch.channels_last)
+
+    def preprocessing(self, image_size: int, mean: list[float], std: list[float]) -> dict[str, Any]:
+        """How an item becomes the tower's input, for ``table.json``."""
+        resize = "whole picture to a square, bilinear with antialiasing"
+        return {"image_size": image_size, "mean": mean, "std": std, "resize": resize}
 
     @property
     def hub_weights(self) -> str | None:

@@ -56,7 +56,8 @@ def koleo(unit: Tensor) -> Tensor:
 
     Parameters
     ----------
-    unit : float tensor (n, D), unit vectors
+    unit : float tensor (n, D)
+        Unit vectors.
     """
     if len(unit) < 2:
         return unit.sum() * 0
@@ -72,7 +73,8 @@ def variance(unit: Tensor) -> Tensor:
 
     Parameters
     ----------
-    unit : float tensor (n, D), unit vectors
+    unit : float tensor (n, D)
+        Unit vectors.
     """
     if len(unit) < 2:
         return unit.sum() * 0
@@ -85,7 +87,8 @@ def covariance(unit: Tensor) -> Tensor:
 
     Parameters
     ----------
-    unit : float tensor (n, D), unit vectors
+    unit : float tensor (n, D)
+        Unit vectors.
     """
     if len(unit) < 2:
         return unit.sum() * 0

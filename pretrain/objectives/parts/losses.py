@@ -17,8 +17,10 @@ class Term(NamedTuple):
 
     Attributes
     ----------
-    loss : scalar whose mean over processes is the mean over the global batch
-    chance : the same without gradient for embeddings that know nothing: ln(number of candidates)
+    loss : tensor
+        Scalar whose mean over processes is the mean over the global batch.
+    chance : tensor
+        The same without gradient for embeddings that know nothing: ln(number of candidates).
     """
 
     loss: Tensor
@@ -54,18 +56,27 @@ def info_nce(
 
     Parameters
     ----------
-    query : float tensor (Q, D), this process's reconstructions r_b
-    query_item : long tensor (Q,), the item each one reconstructs
-    query_kept : bool tensor (Q,), the queries that count as rows of the loss
-    candidate : float tensor (A, D), the embeddings p_a of all processes
+    query : float tensor (Q, D)
+        This process's reconstructions r_b.
+    query_item : long tensor (Q,)
+        The item each one reconstructs.
+    query_kept : bool tensor (Q,)
+        The queries that count as rows of the loss.
+    candidate : float tensor (A, D)
+        The embeddings p_a of all processes.
     candidate_item : long tensor (A,)
-    candidate_kept : bool tensor (A,), false for padding
-    positive : long tensor (Q,), column of b's own candidate
-    temperature : tau; a tensor where it is learned
-    bias : float tensor broadcastable to (Q, A), added to the logits: -log q for candidates drawn more often than
-        others, log w for candidates that weigh w in the sum, -inf for those to leave out; b's own must stay finite
-    further : bool tensor (Q, A), candidates that are b's positives besides its own: a query's loss is then the mean
-        over its positives of -log softmax (SupCon's L_out, arXiv 2004.11362, equation 2)
+    candidate_kept : bool tensor (A,)
+        False for padding.
+    positive : long tensor (Q,)
+        Column of b's own candidate.
+    temperature : float or tensor
+        tau; a tensor where it is learned.
+    bias : float tensor broadcastable to (Q, A)
+        Added to the logits: -log q for candidates drawn more often than others, log w for candidates that weigh w in
+        the sum, -inf for those to leave out; b's own must stay finite.
+    further : bool tensor (Q, A)
+        Candidates that are b's positives besides its own: a query's loss is then the mean over its positives of -log
+        softmax (SupCon's L_out, arXiv 2004.11362, equation 2).
 
     Returns
     -------
@@ -95,9 +106,12 @@ def within_page(score: Tensor, positive: Tensor, negative: Tensor, temperature: 
 
     Parameters
     ----------
-    score : float tensor (B, P), such as cos(p_j, r_j)
-    positive, negative : bool tensors (B, P); a page view without one of each does not count
-    temperature : tau
+    score : float tensor (B, P)
+        Such as cos(p_j, r_j).
+    positive, negative : bool tensors (B, P)
+        A page view without one of each does not count.
+    temperature : float or tensor
+        tau.
     """
     logits = score.float() / temperature
     rivals = logits.masked_fill(~negative, float("-inf"))
@@ -114,7 +128,8 @@ def triplet(anchor: Tensor, positive: Tensor, negative: Tensor, *, kept: Tensor,
     ----------
     anchor, positive, negative : float tensors broadcastable to (..., D)
     kept : bool tensor (...)
-    margin : by which the positive must be nearer
+    margin : float
+        By which the positive must be nearer.
     """
     near, far = (F.cosine_similarity(anchor.float(), other.float(), dim=-1) for other in (positive, negative))
     values = F.relu(margin - near + far)
@@ -139,7 +154,8 @@ def classification(logits: Tensor, label: Tensor) -> Term:
     Parameters
     ----------
     logits : float tensor (n, C)
-    label : long tensor (n,), -1 where unknown: such rows do not count
+    label : long tensor (n,)
+        -1 where unknown: such rows do not count.
     """
     values = F.cross_entropy(logits.float(), label, ignore_index=-1, reduction="none")
     kept = label >= 0

@@ -49,8 +49,10 @@ class MomentumQueue(nn.Module):
 
         Parameters
         ----------
-        images : (N, 3, S, S), the batch's distinct pictures
-        slots : long tensor (n,), indices into them
+        images : uint8 tensor (N, 3, S, S)
+            The batch's distinct pictures.
+        slots : long tensor (n,)
+            Indices into them.
         wanted : bool tensor (n,)
         """
         keys = torch.zeros(len(slots), self.key.shape[1], device=slots.device)

@@ -15,15 +15,21 @@ def reconstruct(target: Tensor, history: Tensor, present: Tensor, temperature: f
 
     Parameters
     ----------
-    target : float tensor (B, T, D), unit vectors p
-    history : float tensor (B, H, D), unit vectors h
-    present : bool tensor (B, H), false where a history slot is padding
-    temperature : s
+    target : float tensor (B, T, D)
+        Unit vectors p.
+    history : float tensor (B, H, D)
+        Unit vectors h.
+    present : bool tensor (B, H)
+        False where a history slot is padding.
+    temperature : float
+        s.
 
     Returns
     -------
-    reconstructed : float tensor (B, T, D); zeros for a row whose history is empty
-    attention : float tensor (B, T, H); rows sum to 1, or to 0 for an empty history
+    reconstructed : float tensor (B, T, D)
+        Zeros for a row whose history is empty.
+    attention : float tensor (B, T, H)
+        Rows sum to 1, or to 0 for an empty history.
     """
     scores = torch.einsum("btd,bhd->bth", target, history) / temperature
     scores = scores.masked_fill(~present[:, None, :], float("-inf"))
@@ -40,7 +46,8 @@ def history_mean(history: Tensor, present: Tensor, targets: int) -> Tensor:
     ----------
     history : float tensor (B, H, D)
     present : bool tensor (B, H)
-    targets : T
+    targets : int
+        T, how many targets a row has.
 
     Returns
     -------

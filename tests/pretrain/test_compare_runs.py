@@ -1,4 +1,4 @@
-"""Runs side by side: one line a group of seeds, means by hand."""
+"""Finished runs in one table: one line a group of seeds, means by hand."""
 
 import json
 import os
@@ -6,17 +6,17 @@ import os
 import pytest
 
 from data_tools.common.cli import UserError
-from pretrain.compare_runs import finished_runs, lines, markdown
+from pretrain.pages.comparison import finished_runs, markdown, table_lines
 
 
-def write_run(folder, seed, lr, unseen, seen, validation):
+def write_run(folder, seed, lr, cold, warm, validation, names=("cold", "warm")):
     folder.mkdir(parents=True)
     data = "shards" if seed else os.path.abspath("shards")
     settings = {"data": data, "seed": seed, "out": str(folder), "resume": False, "optim": {"lr": lr}}
     made = {"settings": settings, "commit": "abc", "machine": {"cpu": "one", "gpu": None}}
     auc = {
         name: {"trained": value, "untrained": 0.5 + seed / 100, "oracle": 0.9}
-        for name, value in (("unseen", unseen), ("seen", seen))
+        for name, value in zip(names, (cold, warm), strict=True)
     }
     figures = {"page_auc": auc, "effective_rank": 7.0 + seed, "steps": 60, "seconds": 100.0, "seed": seed}
     (folder / "run.json").write_text(json.dumps(made))
@@ -31,7 +31,7 @@ def test_seeds_of_one_setting_are_one_line(tmp_path):
     (tmp_path / "stopped-0").mkdir()
     groups = finished_runs(f"{tmp_path}/*")
     assert {name: len(own) for name, own in groups.items()} == {"plain": 2, "sharp": 1}
-    oracle, first, second, untrained = lines(groups)  # the best on validation comes first, whatever the test says
+    oracle, first, second, untrained = table_lines(groups)  # the best on validation comes first, whatever the test says
     assert oracle[3:5] == ["0.9000", "0.9000"]
     assert second == ["sharp", "0", "0.7400", "0.7000", "0.5800", "7.0", "60", "100"]
     assert first == [
@@ -45,10 +45,22 @@ def test_seeds_of_one_setting_are_one_line(tmp_path):
         "100 ± 0",
     ]
     assert untrained[3] == "0.5050 ± 0.0071"  # a seed once, however many runs have it
-    assert "| plain | 0, 1 |" in markdown(groups, lines(groups), "x")
+    assert "| plain | 0, 1 |" in markdown(groups, "x")
 
 
-def test_no_finished_run_is_said(tmp_path):
+def test_runs_of_former_versions_stand_beside_todays(tmp_path):
+    write_run(tmp_path / "new-0", 0, 0.1, 0.60, 0.62, 0.70)
+    write_run(tmp_path / "old-1", 1, 0.1, 0.64, 0.66, 0.80, names=("unseen", "seen"))
+    made = json.loads((tmp_path / "old-1" / "run.json").read_text())
+    former = {"name": "courier", "temperature": 0.05, "pv_weight": 1.0, "scl": {"queue": 9}}  # what had no effect
+    made["settings"] |= {"objective": former, "batch": {"lanes": 0}, "evaluation": {"choose_on": "unseen"}}
+    (tmp_path / "old-1" / "run.json").write_text(json.dumps(made))
+    groups = finished_runs(f"{tmp_path}/*")
+    assert [[one.folder.name for one in own] for own in groups.values()] == [["new-0", "old-1"]]
+    assert table_lines(groups)[1][3:5] == ["0.6200 ± 0.0283", "0.6400 ± 0.0283"]
+
+
+def test_without_a_finished_run_the_message_says_so(tmp_path):
     (tmp_path / "stopped").mkdir()
     with pytest.raises(UserError, match=r"1 folders, none with a finished run"):
         finished_runs(f"{tmp_path}/*")

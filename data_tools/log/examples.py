@@ -1,0 +1,127 @@
+"""The first rows and lines that were set aside, with their files, and what would mend them: for messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+
+import polars as pl
+import pyarrow.parquet as pq
+
+from data_tools.common.parquet import scan_parquet
+from data_tools.reading import lines
+from data_tools.reading.columns import free_names
+from data_tools.reading.inputs import Found
+from data_tools.reading.parts import Part
+
+SHOWN = 3  # of each reason
+MOST_READ = 300_000  # rows, to find the line of one
+LOOKED_AT = 10_000  # ids, values
+WIDTH = 80  # characters of a broken line
+
+
+def broken_examples(broken: pl.DataFrame) -> dict[str, list[str]]:
+    """Reason -> the first of its lines, and how to mend such."""
+    shown: dict[str, list[str]] = {}
+    for reason, file, line, text in broken.iter_rows():
+        own = shown.setdefault(reason, [])
+        if len(own) < SHOWN:
+            own.append(f"{file}, line {line}: {text[:WIDTH]}")
+    return {reason: [*own, *([lines.HINTS[reason]] if reason in lines.HINTS else [])] for reason, own in shown.items()}
+
+
+def item_examples(bad: pl.DataFrame) -> dict[str, list[str]]:
+    """Reason -> the first of the items set aside for it, and how to mend such."""
+    shown: dict[str, list[str]] = {}
+    for row in bad.group_by("reason", maintain_order=True).head(SHOWN).iter_rows(named=True):
+        values = ", ".join(f"{name} {value!r}" for name, value in row.items() if name != "reason" and value is not None)
+        shown.setdefault(row["reason"], []).append(values[:WIDTH])
+    if (reason := "item_id repeated") in shown:
+        shown[reason].append("one line an item is expected, with one picture; the first line of each id is kept")
+    return shown
+
+
+def row_examples(aside: Path, found: Found, columns: Mapping[str, str]) -> dict[str, list[str]]:
+    """Reason -> file, line and value of the first of its rows.
+
+    Parameters
+    ----------
+    aside : Path
+        The rows set aside, as :func:`data_tools.log.values.set_aside` gives them.
+    found : Found
+        The log.
+    columns : dict of str to str
+        Our names -> those in the parts.
+    """
+    kept = free_names(found.columns.values(), ("reason", "input_row"))
+    users = {inside: user for user, inside in found.columns.items()}
+    first = scan_parquet(aside).group_by("reason", maintain_order=True).head(SHOWN).collect()
+    shown: dict[str, list[str]] = {}
+    for row in first.iter_rows(named=True):
+        ours = column_of(row["reason"])
+        said = "" if ours not in columns else f": {users[columns[ours]]} {row[kept[columns[ours]]]!r}"
+        shown.setdefault(row["reason"], []).append(f"{_place(found, row['input_row'])}{said}")
+    return shown
+
+
+def column_of(reason: str) -> str:
+    """Our name of the column that a reason is about."""
+    return "item_id" if reason == "item unknown" else reason.partition(" ")[0]
+
+
+def _place(found: Found, row: int) -> str:
+    """File and line, or row, of a row of the log."""
+    before = dict.fromkeys((part.source for part in found.parts), 0)
+    for part in found.parts:
+        rows = pq.read_metadata(part.path).num_rows
+        if row < rows:
+            number = before[part.source] + row
+            line = next(islice(_line_numbers(part, found), number, None), None) if number < MOST_READ else None
+            return f"{part.source}, " + (f"row {number + 1}" if line is None else f"line {line}")
+        row, before[part.source] = row - rows, before[part.source] + rows
+    return ""
+
+
+def _line_numbers(part: Part, found: Found) -> Iterator[int]:
+    """The line of each row of a text file, in the order of its rows."""
+    if part.path == part.source or part.unfolded:
+        return
+    if part.form is None:
+        yield from (one.number for one in lines.json_objects(part.source) if one.row is not None)
+        return
+    users = {inside: user for user, inside in found.columns.items()}
+    names = [users[name] for name in pq.read_schema(part.path).names if name in users]
+    for one in lines.delimited(part.source, part.form, len(names)):
+        if one.row is not None and (part.form.names or [str(value).strip() for value in one.row] != names):
+            yield one.number
+
+
+def label_hint(values: pl.Series) -> list[str]:
+    """What to do about labels that are neither 0 nor 1."""
+    counts = values.drop_nulls().value_counts(sort=True).head(8)
+    seen = ", ".join(f"{value} ({count:,})" for value, count in counts.iter_rows())
+    return [
+        f"values: {seen}; say which are clicks, as in --click-values {counts[0, 0]}. Where they count clicks or are "
+        "ratings, name the column rating and set --rating-threshold 1"
+    ]
+
+
+def id_hint(unknown: pl.Series, known: pl.Series) -> list[str]:
+    """How ids of the log that the item list lacks would match some that it has."""
+    ids = unknown.drop_nulls().unique().sort().head(LOOKED_AT)
+    known = known.cast(pl.String).drop_nulls()
+    changes = {
+        "without blanks round them: --match-ids stripped": lambda ids: ids.str.strip_chars(),
+        "without zeros in front: --match-ids unpadded": lambda ids: ids.str.strip_chars().str.replace("^0+(.)", "${1}"),
+        "if upper and lower case were alike: write them in one": lambda ids: ids.str.strip_chars().str.to_lowercase(),
+        "without .0 behind: store ids as text or as integers": lambda ids: ids.str.replace(r"[.]0+$", ""),
+    }
+    for how, change in changes.items():
+        own, theirs = change(ids), change(known)
+        matching = own.is_in(theirs.implode())
+        if matching.any():
+            at = int(matching.arg_max())
+            pair = known[int((theirs == own[at]).arg_max())]
+            return [f"{matching.mean():.0%} of these ids would match {how}; {ids[at]!r} and {pair!r} for example"]
+    return [f"the item list has ids such as {known.head(SHOWN).to_list()}"]

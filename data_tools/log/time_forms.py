@@ -1,0 +1,208 @@
+"""Which form the times of a column have.
+
+A form is taken only where the column itself leaves no other reading. What could be two things is refused, with the
+setting that decides it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo, available_timezones
+
+import ibis
+import ibis.expr.types as ir
+
+from data_tools.common.errors import UserError
+from data_tools.log.engines import Engine
+from data_tools.log.numbers import digits, number, whole
+from data_tools.log.times import (
+    COUNTS,
+    DAY_FIRST,
+    DIGITS,
+    EXCEL,
+    EXCEL_DAYS,
+    FAR,
+    MOMENT,
+    MONTH_FIRST,
+    ORDER,
+    SMALL,
+    UNITS,
+    WRITTEN,
+    TimeForm,
+    local_time,
+)
+
+SURE = 0.9  # of a column's numbers have the form that is taken
+
+
+def time_form(run: Engine, column: ir.Value, asked: str, day_first: bool | None, where: str) -> TimeForm:
+    """The form that a column of times has.
+
+    Parameters
+    ----------
+    run : Engine
+        What looks through the column.
+    column : ibis column
+    asked : str
+        What the user says that numbers are; "auto" to find out.
+    day_first : bool, optional
+        What the user says of dates such as 05/04/2023.
+    where : str
+        The column, for messages.
+
+    Raises
+    ------
+    UserError
+        If the column could be read in two ways, or not at all.
+    """
+    kind = column.type()
+    if kind.is_timestamp() or kind.is_date():
+        return TimeForm(ORDER if asked == ORDER else "seconds")
+    if not (kind.is_string() or kind.is_numeric()):
+        raise UserError(f"{where} is {kind}; numbers, dates or text are expected")
+    counts = run.rows(_counted(column)).row(0, named=True)
+    form = TimeForm(asked, strict=False)
+    if asked == "auto":
+        form = _form_of_numbers(counts, where)
+    if counts["others"]:
+        form = _with_written(run, column, form, day_first, where)
+    return form
+
+
+def _counted(column: ir.Value) -> ir.Table:
+    """What is counted to find the form of a column."""
+    given = column
+    if column.type().is_string():
+        given = column.strip()
+        given = (given == "").ifelse(ibis.null("string"), given)
+    value = whole(given)
+    size = value.abs()
+    counts = {
+        "numbers": value.count(),
+        "others": given.count() - value.count(),
+        "dated": ibis.literal(0),
+        "least": value.min(),
+        "most": value.max(),
+        COUNTS: (size < SMALL).sum(),
+        EXCEL: value.between(*EXCEL_DAYS).sum(),
+        "fractions": (number(given) != value).sum(),
+    }
+    if column.type().is_string():
+        counts["dated"] = given.re_search(MOMENT).sum()
+        counts["others"] = counts["others"] - counts["dated"]
+    for unit, scale in UNITS.items():
+        counts[unit] = ((size >= SMALL * scale) & (size < FAR * scale)).sum()
+    for form in DIGITS:
+        counts[form] = _valid_digits(value, form).sum()
+    return column.as_table().agg(**counts)
+
+
+def _valid_digits(value: ir.Value, form: str) -> ir.Value:
+    """Whether a number is a date as digits: by its parts, each in its range."""
+    year = 4 if form.startswith("YYYY") else 2
+    pairs, rest = (len(form.removesuffix("mmm")) - year) // 2, 1000 if form.endswith("mmm") else 1
+    whole_date = value // rest
+    years = whole_date // 100**pairs
+    valid = years.between(1970, 2099) if year == 4 else years.between(0, 99)
+    for place, most in zip(range(pairs), (12, 31, 23, 59, 59), strict=False):
+        part = whole_date // 100 ** (pairs - 1 - place) % 100
+        valid &= part.between(1 if place < 2 else 0, most)
+    return valid
+
+
+def _form_of_numbers(counts: Mapping[str, int], where: str) -> TimeForm:
+    """What the numbers of a column are, by what was counted."""
+    total, least, most = counts["numbers"], counts["least"], counts["most"]
+    if not total:
+        return TimeForm()
+    sure = SURE * total
+    choice = "say what they are with --time-unit"
+    if fitting := [form for form in DIGITS if counts[form] >= sure]:
+        if len(fitting) > 1:
+            raise UserError(f"{where}: numbers from {least} to {most} can be {' or '.join(fitting)}; {choice}")
+        return TimeForm(fitting[0], notes=(f"times are read as {fitting[0]}: {least} to {most}",))
+    if counts[EXCEL] >= sure:
+        if not counts["fractions"]:
+            raise UserError(
+                f"{where}: numbers from {least} to {most} can be days of Excel ({_excel(least)} to {_excel(most)}) or "
+                f"seconds from some start; {choice}: excel, seconds or order"
+            )
+        return TimeForm(EXCEL, notes=(f"times are read as Excel's days: {least} is {_excel(least)}",))
+    found = {unit: counts[unit] for unit in (*UNITS, *([] if counts["dated"] > total else [COUNTS]))}
+    unit = max(found, key=lambda name: found[name])
+    if found[unit] < total / 2:
+        raise UserError(
+            f"{where}: numbers from {least} to {most} are no times since 1970 in seconds, milliseconds, microseconds "
+            f"or nanoseconds, and no dates as digits such as 20231225120000; {choice}"
+        )
+    notes = {
+        COUNTS: f"times from {least} to {most} are no dates but counts, taken for seconds from some start; "
+        "if they are durations or the like, name another column, or say --time-unit order",
+        "microseconds": "times are read as microseconds and kept in milliseconds",
+        "nanoseconds": "times are read as nanoseconds and kept in milliseconds",
+    }
+    return TimeForm(unit, notes=(notes[unit],) if unit in notes else ())
+
+
+def _excel(days: int) -> str:
+    return str((datetime(1899, 12, 30) + timedelta(days=days)).date())
+
+
+def _with_written(run: Engine, column: ir.Value, form: TimeForm, day_first: bool | None, where: str) -> TimeForm:
+    """A form with those of the text that is neither a number nor ISO 8601."""
+    text = column.strip()
+    texts = text.as_table().filter(text != "", whole(text).isnull(), ~text.re_search(MOMENT)).select(text=text)
+    text = texts.text
+    counts = {name: text.re_search(one.pattern).sum() for name, one in WRITTEN.items()}
+    counts |= {"example": text.min(), "zoned": text.re_search("[A-Za-z]/[A-Za-z]").sum()}
+    for name in (DAY_FIRST, MONTH_FIRST):
+        against = digits(text.re_extract(WRITTEN[name].pattern, WRITTEN[name].month)) > 12
+        counts |= {f"against {name}": against.sum(), f"example against {name}": text.min(where=against)}
+    found = run.rows(texts.agg(**counts)).row(0, named=True)
+    names, why = [name for name in WRITTEN if found[name]], ""
+    if DAY_FIRST in names:
+        if day_first is None:
+            if not (found[f"against {DAY_FIRST}"] or found[f"against {MONTH_FIRST}"]):
+                raise UserError(
+                    f"{where}: times such as {found['example']!r} can be {DAY_FIRST} or {MONTH_FIRST}; say --day-first "
+                    "true or false"
+                )
+            day_first = found[f"against {MONTH_FIRST}"] >= found[f"against {DAY_FIRST}"]
+        other = MONTH_FIRST if day_first else DAY_FIRST
+        names.remove(other)
+        if found[f"against {other}"]:
+            why = f": {found[f'example against {other}']!r} rules out {other}"
+    why = why or f", such as {found['example']!r}"
+    notes = [f"times are read as {', '.join(names)}{why}"] if names else []
+    zones = _zones(run, texts, names) if found["zoned"] else {}
+    return replace(form, written=tuple(names), zones=zones, notes=(*form.notes, *notes))
+
+
+def _zones(run: Engine, texts: ir.Table, names: Sequence[str]) -> dict[str, list[tuple[str, int]]]:
+    """How far each zone that is named is ahead of UTC, and until when, over the time that the texts span."""
+    spans: dict[str, list[str]] = {}
+    for name in names:
+        local, zone = local_time(texts.text, WRITTEN[name])
+        found = texts.select(zone=zone, local=local).filter(ibis._.zone.contains("/")).group_by("zone")
+        for row in run.rows(found.agg(first=ibis._.local.min(), last=ibis._.local.max())).iter_rows(named=True):
+            spans.setdefault(row["zone"], []).extend([row["first"], row["last"]])
+    known = available_timezones()
+    return {zone: _steps(ZoneInfo(zone), min(ends), max(ends)) for zone, ends in spans.items() if zone in known}
+
+
+def _steps(zone: ZoneInfo, first: str, last: str) -> list[tuple[str, int]]:
+    """(local time until which it holds, seconds ahead of UTC) of a zone between two local times, to the hour."""
+    try:
+        hour, end = (datetime.fromisoformat(text[:10]) for text in (first, last))
+    except ValueError:
+        return []
+    steps, ahead = [], zone.utcoffset(hour)
+    while hour < end + timedelta(days=1):
+        step = timedelta(days=1) if zone.utcoffset(hour + timedelta(days=1)) == ahead else timedelta(hours=1)
+        hour += step
+        if zone.utcoffset(hour) != ahead:
+            steps.append((str(hour), int(ahead.total_seconds())))
+            ahead = zone.utcoffset(hour)
+    return [*steps, ("9999", int(ahead.total_seconds()))]

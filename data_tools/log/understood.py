@@ -1,0 +1,243 @@
+"""What the columns of a log mean where that is not plain, found in the whole of the log and said.
+
+Ids that a program stored as floating-point numbers, labels spelt Y and N, times in one of many forms. Nothing is
+guessed from a sample, and only what the column itself makes certain is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import ibis
+import ibis.expr.types as ir
+import polars as pl
+
+from data_tools.common.errors import UserError
+from data_tools.log.engines import Engine
+from data_tools.log.numbers import number
+from data_tools.log.time_forms import time_form
+from data_tools.log.times import TimeForm
+
+IDS = ("user_id", "item_id", "request_id")
+MATCHES = ("exact", "stripped", "unpadded")
+WHOLE_TEXT = "text of whole numbers"
+YES, NO = ("1", "true", "t", "yes", "y"), ("0", "false", "f", "no", "n")
+MINUS = "-1"
+MOST_EXACT = 2**53  # of whole numbers as float64
+
+
+@dataclass(frozen=True)
+class LabelForm:
+    """What counts as a click.
+
+    Attributes
+    ----------
+    yes, no : tuple of str
+        Values as :func:`label_text` has them; "no" is empty where all others are none.
+    null_is_no : bool
+        Whether nothing is no click.
+    """
+
+    yes: tuple[str, ...] = YES
+    no: tuple[str, ...] = NO
+    null_is_no: bool = False
+
+
+@dataclass(frozen=True)
+class Understood:
+    """How the columns of a log are read.
+
+    Attributes
+    ----------
+    time : TimeForm
+    label : LabelForm
+        Of the column click.
+    ids : dict of str to str
+        Our name of a column of ids -> the type that it is read as, or that it is text of numbers such as "12.0".
+    match : str
+        How ids are compared, one of ``MATCHES``.
+    some_requests : bool
+        Whether so many rows lack a request_id that these are no mistakes.
+    notes : tuple of str
+        What was understood, to be said.
+    """
+
+    time: TimeForm = field(default_factory=TimeForm)
+    label: LabelForm = field(default_factory=LabelForm)
+    ids: Mapping[str, str] = field(default_factory=dict)
+    match: str = "exact"
+    some_requests: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def label_text(value: ir.Value) -> ir.Value:
+    """Labels as lower-case text, whole numbers without a fraction: 1.0 and "1" alike."""
+    if value.type().is_boolean():
+        return value.ifelse("1", "0")
+    text, found = value.cast("string").strip().lower(), number(value)
+    exact = (found == found.floor()) & (found.abs() < MOST_EXACT)
+    return exact.ifelse(found.try_cast("int64").cast("string"), text)
+
+
+def understand(
+    run: Engine,
+    log: ir.Table,
+    columns: Mapping[str, str],
+    where: str,
+    *,
+    time_unit: str = "auto",
+    day_first: bool | None = None,
+    click_values: str = "",
+    match: str = "exact",
+    bad_share: float = 0.05,
+) -> Understood:
+    """Look through a log for what its columns mean.
+
+    Parameters
+    ----------
+    run : Engine
+    log : ibis table
+    columns : dict of str to str
+        Our names -> those of the log.
+    where : str
+        The log, for messages.
+    time_unit : str
+        What numbers in the column timestamp are, where that is not to be found out.
+    day_first : bool, optional
+        Whether dates such as 05/04/2023 begin with the day.
+    click_values : str
+        The values of the column click that are clicks, with commas between; all others are none.
+    match : str
+        How ids are compared, one of ``MATCHES``.
+    bad_share : float
+        More rows than this share without a label are no mistakes.
+
+    Raises
+    ------
+    UserError
+        If a column cannot be used, or could mean two things.
+    """
+    notes: list[str] = []
+    time = TimeForm(time_unit, strict=False)
+    if "timestamp" in columns:
+        column = log[columns["timestamp"]]
+        time = time_form(run, column, time_unit, day_first, f"{where}, column '{columns['timestamp']}'")
+    label = LabelForm()
+    if "click" in columns:
+        label, notes = _label_form(run, log[columns["click"]], click_values, bad_share)
+    ids = {name: columns[name] for name in IDS if name in columns}
+    forms, more = _id_forms(run, log, ids, where)
+    some_requests = "request_id" in ids and _lacking(run, log[ids["request_id"]]) > bad_share
+    if some_requests:
+        notes.append("many rows lack a request_id: their page views are made of impressions that follow each other")
+    return Understood(time, label, forms, match, some_requests, (*time.notes, *notes, *more))
+
+
+def _lacking(run: Engine, column: ir.Value) -> float:
+    """The share of rows without a value in a column; 0 where all lack one."""
+    given = (column.strip() != "") if column.type().is_string() else column.notnull()
+    share = run.rows(column.as_table().agg(share=given.fill_null(False).cast("int8").mean()))["share"][0]
+    return 1 - share if share else 0.0
+
+
+def _label_form(run: Engine, column: ir.Value, values: str, bad_share: float) -> tuple[LabelForm, list[str]]:
+    """What counts as a click in a column, and what is worth saying of it."""
+    if values:
+        yes = tuple(value.strip().lower() for value in values.split(",") if value.strip())
+        return LabelForm(yes, ()), []
+    text = label_text(column)
+    text = (text == "").ifelse(ibis.null("string"), text)
+    counts = {name: text.isin(known).sum() for name, known in (("yes", YES), ("no", NO), ("minus", (MINUS,)))}
+    counts |= {"spelt": text.isin((*YES[2:], *NO[2:])).sum(), "given": text.count(), "rows": text.isnull().count()}
+    found = run.rows(column.as_table().agg(**counts)).row(0, named=True)
+    found = {name: count or 0 for name, count in found.items()}
+    notes = ["labels spelt y, yes or t are read as clicks, those spelt n, no or f as none"] if found["spelt"] else []
+    if found["yes"] and not found["no"] and found["yes"] + found["minus"] == found["given"]:
+        if found["minus"]:
+            return LabelForm(YES, (*NO, MINUS)), [*notes, "labels of -1 are read as no click"]
+        if found["rows"] - found["given"] > bad_share * found["rows"]:
+            return LabelForm(null_is_no=True), [*notes, "rows without a label are no clicks, as all others are clicks"]
+    return LabelForm(), notes
+
+
+def _id_forms(run: Engine, log: ir.Table, ids: Mapping[str, str], where: str) -> tuple[dict[str, str], list[str]]:
+    """What the columns of ids that are neither plain text nor integers are read as, and what is said of it."""
+    counts = {}
+    for name, column in ids.items():
+        value, kind = log[column], log[column].type()
+        if kind.is_string():
+            given = (value.strip() != "").ifelse(value, ibis.null("string"))
+            whole = given.strip().re_search(r"^-?[0-9]+[.]0+$")
+        elif kind.is_floating():
+            given = value.isnan().ifelse(ibis.null(kind), value)
+            whole = (given == given.floor()) & (given.abs() <= MOST_EXACT)
+        elif kind.is_decimal():
+            given = value
+            whole = (given == given.floor()) & given.between(-(2**63), 2**63 - 1)
+            counts[f"{name} least"] = given.min()
+        elif kind.is_integer() or kind.is_uuid():
+            continue
+        else:
+            raise UserError(f"{where}: column '{column}' ({name}) is {kind}; store ids as text or as integers")
+        counts |= {f"{name} whole": whole.sum(), f"{name} given": given.count()}
+        counts[f"{name} example"] = given.cast("string").max(where=~whole)
+    found = run.rows(log.agg(**counts)).row(0, named=True) if counts else {}
+    forms, notes = {name: "string" for name in ids if log[ids[name]].type().is_uuid()}, []
+    for name in (name for name in ids if f"{name} given" in found):
+        kind, column = log[ids[name]].type(), ids[name]
+        least, given = found.get(f"{name} least"), found[f"{name} given"]
+        all_whole = given and found[f"{name} whole"] == given
+        if kind == ibis.dtype(run.unsigned) and (least is None or least >= 0):
+            continue
+        if kind.is_string():
+            if all_whole:
+                forms[name] = WHOLE_TEXT
+                notes.append(f"the ids in {column} all end in .0, which is left out: 12.0 is 12")
+        elif all_whole or not given:
+            forms[name] = "int64"
+            if kind.is_floating() and given:
+                notes.append(f"the ids in {column}, {kind}, are all whole numbers and read as such")
+        elif kind.is_decimal() and kind.scale == 0:
+            forms[name] = "string"
+        else:
+            example = found[f"{name} example"]
+            raise UserError(
+                f"{where}: column '{column}' ({name}) is {kind} and has values such as {example}, which are no whole "
+                "numbers that it holds exactly; store ids as text or as integers"
+            )
+    return forms, notes
+
+
+def read_id(name: str, value: ir.Value, understood: Understood) -> ir.Value:
+    """The values of a column of ids as text or as integers, as they are compared."""
+    form = understood.ids.get(name)
+    if form == WHOLE_TEXT:
+        value = value.strip().re_replace(r"[.]0+$", "")
+    elif form:
+        value = value.isnan().ifelse(ibis.null(value.type()), value) if value.type().is_floating() else value
+        value = value.try_cast(form)
+    if value.type().is_string() and understood.match != "exact":
+        value = value.strip()
+        if name == "item_id" and understood.match == "unpadded":
+            value = value.re_extract("^0*(.+)$", 1)
+    return value
+
+
+def catalogue_keys(catalogue: pl.DataFrame, match: str) -> pl.Series:
+    """The ids of a catalogue as text, as they are compared.
+
+    Raises
+    ------
+    UserError
+        If two items are then alike.
+    """
+    keys = catalogue["item_id"].cast(pl.String)
+    if match != "exact":
+        keys = keys.str.strip_chars()
+    if match == "unpadded":
+        keys = keys.str.extract("^0*(.+)$", 1)
+    if keys.is_duplicated().any():
+        alike = catalogue.filter(keys.is_duplicated())["item_id"].head(4).to_list()
+        raise UserError(f"--match-ids {match} makes items of the item list alike: {alike}; compare them as they are")
+    return keys

@@ -1,0 +1,179 @@
+"""How a text file is laid out: encoding, delimiter, names of the columns; found in its first lines.
+
+A delimiter other than the ending's is taken only where the header gives the wanted names by it and not by the usual
+one. What was found in this way is said.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from data_tools.common.errors import UserError
+from data_tools.reading.opened import head, suffix
+
+DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".psv": "|"}
+GUESSED = {",": "comma", "\t": "tab", ";": "semicolon", "|": "pipe", "\x01": "^A", "::": "::"}
+ENCODINGS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark its own begins with
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+COMMENT = "#"
+UTF8 = "utf-8-sig"
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a text file is laid out.
+
+    Attributes
+    ----------
+    delimiter : str
+        Between fields; of several characters for files without quotes, such as "::".
+    names : tuple of str, optional
+        Of the columns, for files whose first line is no header.
+    encoding : str
+        Of the text.
+    quoted : bool
+        Whether quotes protect delimiters and line breaks.
+    escape : str
+        What stands before a quote inside quotes: another quote, or a backslash.
+    skipped : int
+        Lines above the header.
+    """
+
+    delimiter: str = ","
+    names: tuple[str, ...] | None = None
+    encoding: str = UTF8
+    quoted: bool = True
+    escape: str = '"'
+    skipped: int = 0
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a user says of the form of text files; None for what is to be found out.
+
+    Attributes
+    ----------
+    encoding, delimiter : str, optional
+    names : tuple of str, optional
+        Of the columns of files without a header.
+    """
+
+    encoding: str | None = None
+    delimiter: str | None = None
+    names: tuple[str, ...] | None = None
+
+
+def given_form(encoding: str, delimiter: str, header: str) -> Given:
+    """What a user says, "" for what is to be found out."""
+    names = tuple(name.strip() for name in header.split(",")) if header else None
+    return Given(encoding or None, delimiter.replace(r"\t", "\t") or None, names)
+
+
+def find_form(path: Path, wanted: Collection[str], given: Given | None = None) -> tuple[Form, list[str], list[str]]:
+    """The form of a text file, its columns, and what is worth saying of them.
+
+    Parameters
+    ----------
+    path : Path
+    wanted : collection of str
+        Names of which some are expected in the header.
+    given : Given, optional
+
+    Raises
+    ------
+    UserError
+        If the file is empty, or its first lines are not in the encoding expected.
+    """
+    given = given or Given()
+    encoding = find_encoding(path, given.encoding)
+    lines = _first_lines(path, encoding)
+    usual = given.delimiter or DELIMITERS.get(suffix(path), ",")
+
+    def fits(delimiter: str, lines: Sequence[str] = lines) -> int:
+        """How well a delimiter suits the first line: wanted names that it gives, or whether it gives all columns."""
+        if given.names:
+            return int(len(_split(lines, delimiter)) == len(given.names))
+        return len({*column_names(lines, delimiter)} & {*wanted})
+
+    skipped = 0
+    for line in lines:
+        if not skipped and (said := re.fullmatch(r'"?sep=(\\t|[^"])"?', line.strip(), re.IGNORECASE)):
+            usual = said[1].replace(r"\t", "\t")
+        elif line.strip() and not (
+            line.startswith(COMMENT) and not any(fits(one, [line]) for one in (usual, *GUESSED))
+        ):
+            break
+        skipped += 1
+    lines = lines[skipped:]
+    if not any(lines):
+        raise UserError(f"{path} is empty; a first line with the names of its columns is expected")
+    delimiter = given.delimiter or max((usual, *GUESSED), key=partial(fits, lines=lines))
+    names = list(given.names or column_names(lines, delimiter))
+    if not all(map(sound, names)):
+        raise UserError(f"{path} cannot be read: its first line is not UTF-8; say its --encoding, as in cp1252")
+    notes = [f"{path.name} is read as {encoding}"] if encoding not in (UTF8, given.encoding) else []
+    if delimiter != usual:
+        notes.append(f"{path.name} is read with a {GUESSED[delimiter]} between its columns")
+    if skipped:
+        notes.append(f"{path.name}: the first {skipped} lines are passed over (comments, blank lines or sep=)")
+    return Form(delimiter, given.names, encoding, skipped=skipped), names, notes
+
+
+def column_names(lines: Sequence[str], delimiter: str) -> list[str]:
+    """The names in a header, without blanks round them or a comment sign before them; "unnamed_N" for an empty one."""
+    names = _split([line.removeprefix(COMMENT) for line in lines[:1]] + list(lines[1:]), delimiter)
+    return [name.strip() or f"unnamed_{place}" for place, name in enumerate(names, 1)]
+
+
+def sound(text: str) -> bool:
+    """Whether a text was read without bytes outside its encoding."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _split(lines: Sequence[str], delimiter: str) -> list[str]:
+    if len(delimiter) > 1:
+        return lines[0].split(delimiter)
+    return next(csv.reader(lines, delimiter=delimiter, skipinitialspace=True), [])
+
+
+def find_encoding(path: Path, given: str | None = None) -> str:
+    """The encoding by the mark that a file begins with, as it was given, or as the zeros of UTF-16 tell."""
+    start = head(path, 64)
+    if mark := next((name for mark, name in ENCODINGS.items() if start.startswith(mark)), None):
+        return mark
+    if given:
+        try:
+            name = codecs.lookup(given).name
+        except LookupError:
+            raise UserError(f"unknown encoding {given!r}; choose utf-8, utf-16, latin-1, cp1252, ...") from None
+        return UTF8 if name == "utf-8" else name
+    even, odd = start[::2], start[1::2]
+    if start and all(even) and not any(odd):
+        return "utf-16-le"
+    return "utf-16-be" if start and all(odd) and not any(even) else UTF8
+
+
+def _first_lines(path: Path, encoding: str) -> list[str]:
+    """The lines at the start of a file, without their ends."""
+    start = head(path)
+    try:
+        text = codecs.getincrementaldecoder(encoding)("strict" if "16" in encoding else "surrogateescape").decode(start)
+    except UnicodeError as error:
+        raise UserError(f"{path} is not {encoding}: {error}; say its --encoding") from None
+    return re.split(r"\r\n|\n|\r", text)

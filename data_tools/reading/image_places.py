@@ -1,0 +1,156 @@
+"""Where the pictures of an item list are: files in a folder, or in tars and zips."""
+
+from __future__ import annotations
+
+import contextlib
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import polars as pl
+
+from data_tools.common.errors import UserError
+from data_tools.reading import inputs
+
+ARCHIVES = (".tar", ".tgz", ".zip")
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+MOST_NAMED = 3  # of examples in a message
+
+Member = tuple[str, Callable[[], bytes]]
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("./")
+
+
+@contextlib.contextmanager
+def _members(path: Path) -> Iterator[Iterator[Member]]:
+    """Name and contents of each file in a tar or a zip.
+
+    Raises
+    ------
+    UserError
+        If it cannot be read.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                files = (one for one in archive.infolist() if not one.is_dir())
+                yield ((_plain(one.filename), partial(archive.read, one)) for one in files)
+        else:
+            with tarfile.open(path, "r|*") as tar:
+                yield ((_plain(one.name), tar.extractfile(one).read) for one in tar if one.isfile())
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, RuntimeError) as error:
+        raise UserError(f"{path} cannot be read as a tar or a zip: {error}; make it again") from error
+
+
+def _unpack(archives: list[Path], names: list[str | None], folder: Path) -> list[str | None]:
+    """Take the named members out of archives; a name may lack its ending, as the keys of webdataset do."""
+    wanted: dict[str, list[int]] = {}
+    for row, name in enumerate(names):
+        if name is not None:
+            wanted.setdefault(_plain(name), []).append(row)
+    folder.mkdir()
+    found = list(names)
+    for path in archives:
+        with _members(path) as members:
+            for name, contents in members:
+                key = name if name in wanted else str(PurePosixPath(name).with_suffix("")) if name else name
+                if key in wanted:
+                    first = str(wanted[key][0])
+                    (folder / first).write_bytes(contents())
+                    for row in wanted[key]:
+                        found[row] = first
+    return [name if name is None or (folder / name).is_file() else f"gone/{row}" for row, name in enumerate(found)]
+
+
+def _by_id(items: pl.DataFrame, names: Iterable[str]) -> pl.Series:
+    """For each item the picture whose name, with or without its ending, is the item's id; null where there is none.
+
+    Of several the one that lies in the fewest folders. What is hidden is no picture of an item.
+
+    Raises
+    ------
+    UserError
+        If several lie equally deep.
+    """
+    of: dict[str, list[PurePosixPath]] = {}
+    for path in map(PurePosixPath, dict.fromkeys(names)):
+        if not any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
+            if path.suffix.lower() in PICTURES:
+                of.setdefault(path.stem, []).append(path)
+            of.setdefault(path.name, []).append(path)
+    chosen, unclear = [], []
+    for item in map(str, items["item_id"]):
+        paths = sorted(of.get(item, ()), key=lambda path: (len(path.parts), path))
+        if len(paths) > 1 and len(paths[0].parts) == len(paths[1].parts):
+            unclear.append(f"{item}: {paths[0]} or {paths[1]}")
+        chosen.append(str(paths[0]) if paths else None)
+    if unclear:
+        raise UserError(
+            f"{len(unclear):,} items have several pictures named by their id, {'; '.join(unclear[:MOST_NAMED])}; "
+            "remove the others, or name each item's picture in a column image of the item list"
+        )
+    return pl.Series("image", chosen, pl.String)
+
+
+def _archives(images: str | Path) -> list[Path]:
+    """The tars and zips at a place: itself, those it is a glob of, or those in a folder without pictures of its own.
+
+    Raises
+    ------
+    UserError
+        If there is nothing.
+    """
+    place = Path(images)
+    if place.is_file():
+        return [place]
+    if place.is_dir():
+        if any(p.suffix.lower() in PICTURES for p in place.iterdir()):
+            return []
+        return sorted(p for p in place.iterdir() if p.name.lower().endswith((*ARCHIVES, ".tar.gz")))
+    try:
+        return inputs.find(images, ARCHIVES)
+    except UserError as error:
+        raise UserError(f"the folder, the tars or the zips of images {images} do not exist: {error}") from None
+
+
+def place_images(items: pl.DataFrame, images: str | Path | None, work: Path) -> tuple[pl.DataFrame, Path]:
+    """The items with ``image`` as a path in the folder that comes with them.
+
+    Parameters
+    ----------
+    items : polars.DataFrame
+        With ``image`` or without: then a picture belongs to the item whose id is its name without the ending.
+    images : str or Path, optional
+        A folder of pictures, a tar or a zip, a folder or a glob of such; None for none.
+    work : Path
+        An existing folder for what is taken out of archives.
+
+    Raises
+    ------
+    UserError
+        If there is nothing at ``images``, an archive cannot be read, or two pictures are named by the id of an item.
+    """
+    if images is None:
+        lacking = items if "image" in items.columns else items.with_columns(image=pl.lit(None, pl.String))
+        if lacking["image"].count():
+            raise UserError("the item list names pictures; say with --images where they are")
+        return lacking, work
+    place, archives = Path(images), _archives(images)
+    if not archives:
+        if "image" not in items.columns:
+            files = (p.relative_to(place).as_posix() for p in place.rglob("*") if p.is_file())
+            items = items.with_columns(_by_id(items, files))
+        return items, place
+    if "image" not in items.columns:
+        names: list[str] = []
+        for path in archives:
+            with _members(path) as members:
+                names += [name for name, _ in members]
+        items = items.with_columns(_by_id(items, names))
+    named = items["image"].cast(pl.String).replace("", None).to_list()
+    taken = _unpack(archives, named, work / "archives")
+    return items.with_columns(pl.Series("image", taken, pl.String)), work / "archives"

@@ -1,0 +1,153 @@
+"""Files opened by what they hold, whatever they are called: compressed or not, text, JSON or Parquet."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import lzma
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+import pyarrow as pa
+
+from data_tools.common.errors import UserError
+
+COMPRESSED = (".gz", ".zst", ".bz2", ".xz", ".lz4", ".zip")
+MAGIC = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh": "bz2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x04\x22\x4d\x18": "lz4",
+    b"PK\x03\x04": "zip",
+}
+PARQUET = b"PAR1"
+SAVE_AS_CSV = "save it as CSV (UTF-8)"
+# What is no text and is sometimes taken for it, and what to do about it.
+FOREIGN = {
+    b"ARROW1": ("an Arrow (Feather) file", 'import polars as p; p.read_ipc("{0}").write_parquet("{0}.parquet")'),
+    b"ORC": (
+        "an ORC file",
+        'from pyarrow import orc, parquet as p; p.write_table(orc.read_table("{0}"), "{0}.parquet")',
+    ),
+    b"Obj\x01": ("an Avro file", 'import polars as p; p.read_avro("{0}").write_parquet("{0}.parquet")'),
+    b"SQLite format 3": ("an SQLite database", None),
+    b"\x89HDF": ("an HDF5 file", None),
+    b"\xd0\xcf\x11\xe0": ("an Excel workbook", None),
+    b"version https://git-lfs": ("a pointer of git-LFS, not the file itself", None),
+    b"\x89PNG": ("a picture", None),
+    b"\xff\xd8\xff": ("a picture", None),
+    b"%PDF": ("a PDF", None),
+}
+FAULTS = (OSError, EOFError, pa.ArrowException, zipfile.BadZipFile, lzma.LZMAError, zlib.error)
+
+
+def suffix(path: Path) -> str:
+    """The ending that tells the form of a file, without that of its compression: ".csv" for log.CSV.gz."""
+    name = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
+    return name.suffix.lower()
+
+
+def compression(path: Path) -> str | None:
+    """How a file is compressed, by its first bytes; None for not at all."""
+    with open(path, "rb") as file:
+        head = file.read(8)
+    return next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), None)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """The contents of a file, decompressed where they are compressed; of a zip the one file in it.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be decompressed, or is a zip of several.
+    """
+    kind = compression(path)
+    try:
+        if kind is None:
+            with open(path, "rb") as file:
+                yield file
+        elif kind == "zip":
+            with zipfile.ZipFile(path) as archive, archive.open(_only_member(path, archive)) as file:
+                yield file
+        elif kind == "xz":
+            with lzma.open(path) as file:
+                yield file
+        else:
+            with pa.input_stream(str(path), compression=kind) as file:
+                yield file
+    except FAULTS as error:
+        if getattr(error, "errno", None) == errno.ENOSPC:  # of what is written meanwhile
+            raise
+        raise UserError(f"{path} cannot be read: {error}") from error
+    except RuntimeError as error:  # of zipfile: a password is needed
+        raise UserError(f"{path} cannot be read: {error}; unpack it first") from error
+
+
+def _only_member(path: Path, archive: zipfile.ZipFile) -> str:
+    names = [name for name in archive.namelist() if not name.endswith("/") and not hidden(name)]
+    if any(name == "[Content_Types].xml" for name in names):
+        raise UserError(f"{path} is an Excel workbook (or the like); {SAVE_AS_CSV}")
+    if len(names) != 1:
+        raise UserError(
+            f"{path} is a zip of {len(names)} files, {names[:5]}; one is expected: unpack it and name the file"
+        )
+    return names[0]
+
+
+def hidden(name: str) -> bool:
+    """Whether a relative path is hidden, or left by a program: ".thumbs/a.png", "_SUCCESS", "__MACOSX/._a.csv"."""
+    return any(part.startswith((".", "_")) for part in PurePosixPath(name).parts)
+
+
+def head(path: Path, size: int = 1 << 16) -> bytes:
+    """The first bytes of what a file holds."""
+    with opened(path) as file:
+        return file.read(size)
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a file is Parquet.
+
+    Raises
+    ------
+    UserError
+        If it is neither that nor text; the message says what it is and what to do.
+    """
+    start = head(path, 512)
+    if start.startswith(PARQUET):
+        if kind := compression(path):
+            raise UserError(f"{path} is Parquet inside {kind}; decompress it first")
+        return True
+    for magic, (what, command) in FOREIGN.items():
+        if start.startswith(magic):
+            advice = f"make Parquet of it: python -c '{command.format(path)}'" if command else "export CSV or Parquet"
+            raise UserError(f"{path} is {what}; {advice if 'Excel' not in what else SAVE_AS_CSV}")
+    if start[257:262] == b"ustar":
+        raise UserError(f"{path} is a tar archive; unpack it and name the file in it")
+    return False
+
+
+@contextlib.contextmanager
+def opened_text(path: Path, encoding: str = "utf-8-sig") -> Iterator[io.TextIOWrapper]:
+    """The text of a file, compressed or not; bytes outside the encoding become lone surrogates."""
+    with opened(path) as file:
+        try:
+            yield io.TextIOWrapper(file, encoding=encoding, errors="surrogateescape", newline="")
+        except UnicodeError as error:
+            raise UserError(f"{path} is not {encoding}: {error}") from error
+
+
+def below(folder: Path, pattern: str) -> list[Path]:
+    """Files below a folder that a glob names, in order.
+
+    None that is hidden or that an archiver left (``__MACOSX``), and no compressed file beside what was unpacked of it.
+    """
+    found = {p for p in folder.rglob(pattern) if p.is_file() and not hidden(p.relative_to(folder).as_posix())}
+    return sorted(p for p in found if not (p.suffix.lower() in COMPRESSED and p.with_suffix("").is_file()))

@@ -1,0 +1,128 @@
+"""Parts of a log or an item list: Parquet files that need not agree on more than the names of their columns."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_tools.common.errors import UserError
+from data_tools.reading.columns import free_names
+from data_tools.reading.form import Form
+
+# What engines call the place of a row; a user's column of such a name gets another.
+RESERVED = ("file_row_number", "__file__", "__before__", "__row__", "__place__", "__reason__")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A Parquet file with rows of a user's file.
+
+    Attributes
+    ----------
+    path : Path
+        The Parquet file.
+    source : Path
+        The user's file.
+    form : Form, optional
+        Of a delimited ``source``; None for JSON and Parquet.
+    names : frozenset of str
+        The columns of ``path``.
+    keys : dict of str to str or None
+        Columns of one value that the file itself lacks, made of folder names.
+    unfolded : bool
+        Whether a row of ``source`` is several of ``path``.
+    """
+
+    path: Path
+    source: Path
+    form: Form | None = None
+    names: frozenset[str] = frozenset()
+    keys: dict[str, str | None] = field(default_factory=dict)
+    unfolded: bool = False
+
+
+def safe_names(names: Iterable[str]) -> dict[str, str]:
+    """Name -> a name that engines do not use themselves and that differs from all others by more than case."""
+    return free_names(names, RESERVED, apart=True)
+
+
+def _class(kind: pa.DataType) -> str:
+    if pa.types.is_dictionary(kind):
+        return _class(kind.value_type)
+    if pa.types.is_nested(kind):
+        return "lists or structs"
+    if pa.types.is_temporal(kind):
+        return "times"
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or kind == pa.bool_():
+        return "numbers"
+    return "nothing" if kind == pa.null() else "text"
+
+
+def united(
+    parts: Sequence[Part], safe: Mapping[str, str], expected: Collection[str], folder: Path, name: str
+) -> tuple[list[Part], dict[str, str]]:
+    """Parts that an engine can unite by the names of their columns.
+
+    Parameters
+    ----------
+    parts : sequence of Part
+    safe : dict of str to str
+        Name in the user's files -> name in the parts, where they differ already.
+    expected : collection of str
+        The columns that matter.
+    folder, name
+        Where a copy of a part goes that has to be written anew, and what its name begins with.
+
+    Returns
+    -------
+    parts : list of Part
+    columns : dict of str to str
+        Name in the user's files -> name in the parts, of all that can be united, in the order of their appearance.
+
+    Raises
+    ------
+    UserError
+        If a part is no Parquet, or a column that matters is of kinds that cannot be united.
+    """
+    schemas = [_schema(part.path) for part in parts]
+    renamed = safe_names(dict.fromkeys(name for schema in schemas for name in schema))
+    users, columns = {new: old for old, new in safe.items()}, {}
+    for column, new in renamed.items():
+        held = {_class(schema[column]): part for schema, part in zip(schemas, parts, strict=True) if column in schema}
+        held.pop("nothing", None)
+        alike = len(held) < 2 or set(held) in ({"numbers", "text"}, {"times", "text"})
+        old = users.get(column, column)
+        if alike:
+            columns[old] = new
+        elif old in expected:
+            where = ", ".join(f"{kind} in {part.source}" for kind, part in held.items())
+            raise UserError(f"column '{old}' holds {where}; write it in one type")
+    changed = {old: new for old, new in renamed.items() if old != new}
+    made = []
+    for number, (part, schema) in enumerate(zip(parts, schemas, strict=True)):
+        if schema.keys() & changed.keys():
+            part = replace(part, path=_renamed(part.path, changed, folder / f"{name}-renamed-{number:06d}.parquet"))
+        made.append(replace(part, names=frozenset(renamed[column] for column in schema)))
+    return made, columns
+
+
+def _schema(path: Path) -> dict[str, pa.DataType]:
+    try:
+        found = pq.read_schema(path)
+    except (OSError, EOFError, pa.ArrowException) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    return dict(zip(found.names, found.types, strict=True))
+
+
+def _renamed(path: Path, names: Mapping[str, str], out: Path) -> Path:
+    """A copy of a file with other names for some columns."""
+    with pq.ParquetFile(path) as file:
+        schema = pa.schema([one.with_name(names.get(one.name, one.name)) for one in file.schema_arrow])
+        with pq.ParquetWriter(out, schema) as writer:
+            for block in file.iter_batches():
+                writer.write_batch(pa.RecordBatch.from_arrays(block.columns, schema=schema))
+    return out

@@ -1,0 +1,133 @@
+"""Embedding tables in Parquet and CSV: a column of vectors, or a column for each dimension; in lists or in text."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_tools.common.errors import UserError
+from data_tools.common.parquet import read_parquet as read_frame
+from data_tools.reading.form import DELIMITERS, find_form
+from data_tools.reading.opened import opened_text
+
+PARQUET = ("item_id", "embedding")
+# Names under which programs keep ids and vectors: ours, and FuxiCTR's.
+NAMES = (PARQUET, ("key", "value"), ("ids", "vectors"))
+ID_NAMES = ("item_id", "id", "key", "ids", "item", "asin", "iid", "product_id", "__index_level_0__")
+LISTS = (pl.List, pl.Array)
+
+Table = tuple[list[Any], np.ndarray]
+
+
+def read_parquet(path: Path) -> Table:
+    """One file with ``item_id`` and ``embedding`` (numbers in a list or in text), ``key`` and ``value`` (FuxiCTR), one
+    column of ids and one of lists, or ids and a column for each dimension. A null vector becomes NaN."""
+    return _from_frame(read_frame(path), path)
+
+
+def write_parquet(path: Path, ids: Sequence[Any], vectors: np.ndarray, names: Sequence[str] = PARQUET) -> None:
+    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
+    columns = [pa.array(ids), pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])]
+    pq.write_table(pa.table(columns, names=list(names)), path)
+
+
+def read_csv(path: Path) -> Table:
+    """Delimited text with the columns of :func:`read_parquet`, or, without a header, ids and then numbers."""
+    form, names, _ = find_form(path, {name for pair in NAMES for name in pair} | {*ID_NAMES})
+    bare = len(names) > 2 and all(map(_is_number, names[1:])) and names[1:] != [str(n) for n in range(len(names) - 1)]
+    with opened_text(path, form.encoding) as file:
+        frame = pl.read_csv(
+            io.BytesIO(file.read().encode()),
+            separator=form.delimiter,
+            has_header=False,
+            skip_rows=form.skipped + (not bare),
+            new_columns=["item_id", *(f"e{n}" for n in range(1, len(names)))] if bare else names,
+            infer_schema=False,
+        )
+    kept = {name for name in frame.columns if name in ID_NAMES}
+    numbers = {name: frame[name].cast(pl.Float32, strict=False) for name in frame.columns if name not in kept}
+    whole = [column for name, column in numbers.items() if column.null_count() == frame[name].null_count()]
+    return _from_frame(frame.with_columns(whole), path)
+
+
+def write_csv(path: Path, ids: Sequence[Any], vectors: np.ndarray) -> None:
+    """Ids and a column for each dimension, with commas (tabs for .tsv) between."""
+    columns = {f"e{number}": column for number, column in enumerate(vectors.astype(np.float32).T)}
+    frame = pl.DataFrame({"item_id": pl.Series(ids, strict=False)} | columns)
+    frame.write_csv(path, separator=DELIMITERS[path.suffix.lower()])
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _from_frame(frame: pl.DataFrame, path: Path) -> Table:
+    ids, vectors = _columns(frame, path)
+    if ids == "__index_level_0__":
+        frame = frame.rename({ids: "item_id"})
+        ids = "item_id"
+    keys = frame[ids].cast(pl.String) if frame[ids].dtype in (pl.Categorical, pl.Enum, pl.Binary) else frame[ids]
+    if isinstance(vectors, str):
+        return keys.to_list(), _listed(frame[vectors], path)
+    return keys.to_list(), frame.select(pl.col(vectors).cast(pl.Float32)).fill_null(float("nan")).to_numpy()
+
+
+def _columns(frame: pl.DataFrame, path: Path) -> tuple[str, str | list[str]]:
+    """The column of the ids, and that of the vectors or those of the dimensions."""
+    for ids, vectors in NAMES:
+        if {ids, vectors} <= set(frame.columns):
+            return ids, vectors
+    lists = [name for name, kind in frame.schema.items() if isinstance(kind, LISTS)]
+    numbers = [name for name, kind in frame.schema.items() if kind.is_numeric()]
+    named = [name for name in ID_NAMES if name in frame.columns]
+    others = [name for name in frame.columns if name not in lists]
+    texts = [name for name in others if name not in numbers]
+    ids = named[:1] or next((one for one in (texts, others) if len(one) == 1), [])
+    if ids and len(lists) == 1:
+        return ids[0], lists[0]
+    if ids and not lists:
+        stems = {name: re.sub(r"\d+$", "", name) for name in numbers if name not in ids and name[-1:].isdigit()}
+        stem = next(iter(Counter(stems.values()).most_common(1)), (None, 0))[0]
+        wide = [name for name in stems if stems[name] == stem]
+        if len(wide) > 1:
+            return ids[0], wide
+    kinds = ", ".join(f"{name} ({kind})" for name, kind in list(frame.schema.items())[:8])
+    raise UserError(
+        f"{path} holds the columns {kinds}{', ...' if frame.width > 8 else ''}; expected are item_id and embedding (a "
+        "list of numbers), or item_id and a column for each dimension: e0, e1, ..."
+    )
+
+
+def _listed(column: pl.Series, path: Path) -> np.ndarray:
+    """Vectors in lists, or in text such as "[0.1, 0.2]" or "0.1 0.2"; NaN for null ones."""
+    if column.dtype == pl.String:
+        text = column.str.strip_chars(" \t\r\n[](){}").str.replace_all(r"[\s,;|]+", " ")
+        if (cut := text.str.contains("...", literal=True).fill_null(False)).any():
+            raise UserError(
+                f"{path}: vectors are cut short by '...', such as {column.filter(cut)[0][:60]!r}; write all numbers"
+            )
+        parts = text.str.split(" ")
+        column = parts.cast(pl.List(pl.Float32), strict=False)
+        if (bad := column.list.eval(pl.element().is_null()).list.any() & parts.is_not_null()).any():
+            raise UserError(f"{path}: no vector of numbers in {parts.filter(bad)[0].to_list()[:6]}")
+    vectors = column.cast(pl.List(pl.Float32))
+    sizes = vectors.list.len().drop_nulls().unique().sort().to_list()
+    if len(sizes) != 1:
+        raise UserError(f"{path}: embeddings of several sizes {sizes}; one is expected")
+    if vectors.null_count():
+        nothing = pl.Series([[float("nan")] * sizes[0]], dtype=pl.List(pl.Float32))
+        vectors = pl.select(pl.when(vectors.is_null()).then(nothing).otherwise(vectors)).to_series()
+    return vectors.explode(empty_as_null=False).to_numpy().reshape(len(vectors), -1)
