@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Make a dataset of a public data set, from the files that its owners publish.
 
 python -m data_tools.convert --source movielens --files ml-1m/ --out DATASET

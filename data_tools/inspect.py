@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """What a dataset looks like, and what to know before training on it.
 
 python -m data_tools.inspect --dataset runs/world/dataset --out page.html

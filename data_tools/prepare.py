@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Make a dataset of your own log and images.
 
 python -m data_tools.prepare --impressions log.csv --items items.csv --images pictures/ --out DATASET \\

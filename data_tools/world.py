@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """The simulated world: a shop whose users' tastes are planted, so that the right answer is known.
 
 python -m data_tools.world --out runs/world                                              # rendered pictures

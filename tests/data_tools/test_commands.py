@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -176,3 +177,41 @@ def test_the_second_of_two_prepares_is_refused(source, prepare):
     said = f"error: another process is writing {source / 'made'} (process {os.getpid()} on "
     assert second.returncode == 1 and second.stderr.startswith(said)
     assert [path.name for path in source.iterdir() if path.name.startswith(".")] == []
+
+
+def test_completion_knows_the_settings_of_a_command(tmp_path):
+    pytest.importorskip("argcomplete", reason="completion is an extra: pip install -e '.[completion]'")
+    line = "prepare --unclicked"
+    program = "import sys; sys.argv = ['prepare']; from data_tools import prepare; prepare.main()"
+    asked = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_IFS": "\n"}
+    asked |= {"_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "found")}
+    subprocess.run([sys.executable, "-c", program], env=environment() | asked, check=False)
+    found = (tmp_path / "found").read_text().split()
+    assert {"--unclicked", "--unclicked_from", "--unclicked_unlike"} <= set(found)
+
+
+@pytest.mark.slow
+def test_a_wheel_runs_from_elsewhere_and_brings_its_configurations(tmp_path):
+    root = environment()["PYTHONPATH"]
+    shutil.copytree(root, tmp_path / "source", ignore=shutil.ignore_patterns(".git", "results", "*.egg-info", "runs"))
+    pip = [sys.executable, "-m", "pip"]
+    subprocess.run([*pip, "wheel", "-q", "--no-deps", "-w", tmp_path, tmp_path / "source"], check=True)
+    wheel = next(tmp_path.glob("*.whl"))
+    subprocess.run([sys.executable, "-m", "venv", "--system-site-packages", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", "--ignore-installed", wheel], check=True)
+    here = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p.endswith("site-packages"))}
+    own = subprocess.run(
+        [python, "-c", "import data_tools, sysconfig; print(data_tools.__file__, sysconfig.get_path('purelib'))"],
+        cwd=tmp_path,
+        env=here,
+        text=True,
+        capture_output=True,
+        check=True,
+    ).stdout.split()
+    assert own[0].startswith(own[1]), "the wheel's own package runs"
+    command = [python, "-m", "pretrain.train", "--config", "configs/pretrain/scl.yaml", "--print_config"]
+    said = subprocess.run(command, cwd=tmp_path, env=here, text=True, capture_output=True)
+    assert said.returncode == 0 and "name: scl" in said.stdout, said.stderr
+    page = [python, "-c", "from data_tools.common.pages import TEMPLATES; print(len(list(TEMPLATES.iterdir())))"]
+    assert int(subprocess.run(page, cwd=tmp_path, env=here, text=True, capture_output=True, check=True).stdout) > 2
