@@ -30,9 +30,13 @@ from data_tools.common.files import digest, read_json, whole_folder, write_json
 from data_tools.sharding.read import Place, Shards, open_shards
 from data_tools.tables.table import describe, write_part
 from pretrain.data.pictures import decoded
+from pretrain.data.transforms import plain_transform
+from pretrain.data.workers import loader_processes
 from pretrain.encoder.image_encoder import ImageEncoder, build_encoder
 from pretrain.evaluation.page_auc import load_requests
 from pretrain.evaluation.wise_ft import choose_factor, interpolate
+from pretrain.runtime.memory import keep_freed_memory
+from pretrain.runtime.trial import try_out
 from pretrain.settings import Encoder, Evaluation
 from pretrain.training.optim import use_all_cores
 
@@ -55,6 +59,7 @@ class Settings:
         normalise: Scale each vector to length 1.
         dtype: float32 or float16.
         batch: Pictures encoded at a time.
+        dry_run: Write nothing; say from a short trial what the export will take.
         encoder: The encoder to export where no run is given.
     """
 
@@ -67,6 +72,7 @@ class Settings:
     normalise: bool = True
     dtype: str = "float32"
     batch: int = 256
+    dry_run: bool = False
     encoder: Encoder = field(default_factory=Encoder)
 
     def __post_init__(self) -> None:
@@ -216,15 +222,37 @@ def preprocessing(encoder: ImageEncoder, image_size: int) -> dict[str, Any]:
     }
 
 
+def plan_export(encoder: ImageEncoder, shards: Shards, settings: Settings, processes: int) -> dict[str, Any]:
+    """What an export will take, as ``plan``: lines to print."""
+    images = sum(group["items"] for group in shards.listed("items"))
+    width: list[int] = []
+    trial = try_out(
+        "export",
+        shards,
+        plain_transform(settings.encoder.image_size),
+        lambda batch: width.append(encode(encoder, batch, settings).shape[1]),
+        images=images,
+        batch=settings.batch,
+        workers=loader_processes(None),
+        processes=processes,
+        written=0,
+    )
+    written = images * width[0] * (4 if settings.dtype == "float32" else 2)
+    return {"plan": replace(trial, written=written).lines()}
+
+
 def export(settings: Settings) -> dict[str, Any]:
     """Export on all processes, each its share of the catalogue shards; returns what ``table.json`` says."""
     use_all_cores()
+    keep_freed_memory()
     state = PartialState(cpu=not torch.cuda.is_available())
     shards = open_shards(settings.data)
     encoder, says = load_encoder(settings)
     settings.encoder = Encoder(**says["encoder"])
     encoder.to(state.device)
     started, listed = time.time(), shards.listed("items")
+    if settings.dry_run:
+        return plan_export(encoder, shards, settings, state.num_processes)
     with ExitStack() as stack:
         folder = str(stack.enter_context(whole_folder(settings.out))) if state.is_main_process else None
         folder = Path(broadcast_object_list([folder])[0])
@@ -255,7 +283,9 @@ def export(settings: Settings) -> dict[str, Any]:
 def main() -> None:
     settings = parse_settings(Settings, __doc__)
     info = export(settings)
-    if info:
+    if settings.dry_run:
+        Console(highlight=False, soft_wrap=True).print("\n".join(info["plan"]))
+    elif info:
         rate = info["count"] / info["seconds"]
         Console().print(
             f"{settings.out}: {info['count']:,} vectors of size {info['size']}, each picture encoded once, "

@@ -257,6 +257,7 @@ class Settings:
         out: Run folder.
         resume: Go on from the newest checkpoint of the run folder.
         verify: Check the digest of every shard before the first step; their sizes are checked always.
+        dry_run: Train nothing; say from a short trial what the run will take.
         seed: Seed of weights, batches and augmentation.
         log_every: Steps between log lines.
         checkpoint_every: Steps between checkpoints.
@@ -267,6 +268,7 @@ class Settings:
     out: str = "runs/default"
     resume: bool = False
     verify: bool = False
+    dry_run: bool = False
     seed: int = 0
     log_every: int = 20
     checkpoint_every: int = 50

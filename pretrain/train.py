@@ -24,15 +24,21 @@ from data_tools.common import provenance
 from data_tools.common.cli import UserError, parse_settings, progress_bar, run_command
 from data_tools.common.files import read_json, write_json
 from data_tools.sharding.files import read_index
+from data_tools.sharding.read import open_shards
 from data_tools.simulation.make import make_world
 from data_tools.simulation.settings import World
+from pretrain.data.collate import items_of
 from pretrain.data.stream import loader, mixed_seed
+from pretrain.data.transforms import training_transform
+from pretrain.data.workers import loader_processes
 from pretrain.encoder.image_encoder import build_encoder
 from pretrain.encoder.item_dropout import picture_seeds
 from pretrain.evaluation.collapse import CollapsedError
 from pretrain.objectives import OBJECTIVES
 from pretrain.objectives.parts.losses import Term
 from pretrain.runtime.distributed import in_processes, total
+from pretrain.runtime.memory import keep_freed_memory
+from pretrain.runtime.trial import try_out
 from pretrain.settings import Settings
 from pretrain.training import runs
 from pretrain.training.journal import Journal, console, say_start, say_summary, summarise, write_compare_config
@@ -77,12 +83,15 @@ def train(settings: Settings) -> dict[str, Any]:
     """Train as the settings say and return what ``summary.json`` holds (on the first process; elsewhere nothing)."""
     # Data, run folder, encoder
     use_all_cores()
+    keep_freed_memory()
     state = PartialState(cpu=not torch.cuda.is_available())
     embedded = settings.data is None and settings.out == Settings().out and settings.world == World()
     settings = replace(settings, data=settings.data or str(default_world(settings.world, state)))
     if settings.objective.name not in OBJECTIVES:
         raise UserError(f"--objective.name {settings.objective.name!r} is none of {', '.join(OBJECTIVES)}")
     read_index(settings.data, digests=settings.verify and state.is_main_process)
+    if settings.dry_run:
+        return {"plan": plan_training(settings, state)}
     run, optim = Path(settings.out), settings.optim
     checkpoint = open_run(settings, state)
     torch.manual_seed(settings.seed)
@@ -185,6 +194,40 @@ def train(settings: Settings) -> dict[str, Any]:
     return summary
 
 
+def plan_training(settings: Settings, state: PartialState) -> list[str]:
+    """What a run will take, in lines: its pictures, images a second, memory, hours and bytes."""
+    shards, optim = open_shards(settings.data), settings.optim
+    encoder = build_encoder(settings.encoder).to(state.device)
+    precision = choose_precision(encoder, optim.precision, settings.encoder.image_size)
+    rows = settings.batch.rows // state.num_processes
+    if OBJECTIVES[settings.objective.name](settings, encoder).batches == "requests":
+        some = shards.records("train", 0)[:rows]
+        distinct = {item for record in some for item in items_of(record)}
+        pictures = round(len(distinct) * rows / len(some))
+    else:
+        pictures = 2 * rows
+
+    def step(images: Tensor) -> None:
+        with torch.autocast(state.device.type, torch.bfloat16, enabled=precision != "fp32"):
+            loss = encoder(images.to(state.device)).float().square().mean()
+        loss.backward()
+        encoder.zero_grad()
+
+    trial = try_out(
+        f"training, {optim.steps} steps of about {pictures:,} pictures a process in {precision}",
+        shards,
+        training_transform(settings.batch, settings.encoder.image_size),
+        step,
+        images=optim.steps * pictures * state.num_processes,
+        batch=min(pictures, optim.micro_batch or pictures),
+        workers=loader_processes(settings.batch.workers),
+        processes=state.num_processes,
+        # Initial and best weights, and two checkpoints of weights with AdamW's two moments.
+        written=(1 + 1 + 2 * 3) * sum(parameter.nbytes for parameter in encoder.parameters()),
+    )
+    return trial.lines()
+
+
 def start_run(settings: Settings, encoder: torch.nn.Module) -> None:
     """Record what is about to be trained, and the encoder before training."""
     run = Path(settings.out)
@@ -216,7 +259,8 @@ def stop_at_nan(run: Path, batch: dict[str, Tensor], terms: dict[str, Term], ste
 
 def main() -> None:
     try:
-        train(parse_settings(Settings, __doc__))
+        for line in train(parse_settings(Settings, __doc__)).get("plan", []):
+            console.print(line)
     except CollapsedError as error:
         raise UserError(str(error)) from None
 

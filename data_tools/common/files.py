@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
@@ -16,7 +17,23 @@ from typing import Any
 from data_tools.common.cli import UserError
 
 
+def refuse_url(path: str | Path) -> None:
+    """Refuse a URL where a folder or file of this machine is expected.
+
+    Raises
+    ------
+    UserError
+        If it is one.
+    """
+    if found := re.match(r"([a-z][a-z0-9+.-]+):/", str(path)):
+        raise UserError(
+            f"{path} is a URL ({found[1]}), and only local folders are read and written; copy it here first, or mount "
+            "the storage"
+        )
+
+
 def _beside(path: Path) -> Path:
+    refuse_url(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.parent / f".{path.name}.partial-{uuid.uuid4().hex[:8]}"
 
@@ -70,6 +87,7 @@ def resumable_folder(path: str | Path, made_with: Any) -> Iterator[Path]:
     UserError
         If ``path`` exists, or another process is at work on it.
     """
+    refuse_url(path)
     path = Path(path)
     if path.exists():
         raise UserError(f"{path} exists already; name another folder or remove this one first")
