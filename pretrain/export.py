@@ -33,9 +33,13 @@ from data_tools.common.files import whole_folder, write_json
 from data_tools.sharding.read import Place, Shards, open_shards
 from data_tools.tables.table import describe, read_table, write_part
 from pretrain.data.pictures import decoded
+from pretrain.data.transforms import plain_transform
+from pretrain.data.workers import loader_processes
 from pretrain.encoder.image_encoder import ImageEncoder
 from pretrain.evaluation.saved_encoder import check_wise_ft, generic_encoder, load_run_encoder, preprocessing
+from pretrain.runtime.memory import keep_freed_memory
 from pretrain.runtime.precision import use_all_cores
+from pretrain.runtime.trial import try_out
 from pretrain.settings import Encoder
 
 ROWS_A_PART = 100_000  # of a table of vectors
@@ -70,6 +74,8 @@ class Settings(Checked):
         float32 or float16.
     batch : int
         Pictures encoded at a time.
+    dry_run : bool
+        Write nothing; print from a short trial what the export will take.
     encoder : Encoder
         The encoder to export where no run is given.
     """
@@ -84,6 +90,7 @@ class Settings(Checked):
     normalise: bool = True
     dtype: Literal["float32", "float16"] = "float32"
     batch: PositiveInt = 256
+    dry_run: bool = False
     encoder: Encoder = field(default_factory=Encoder)
 
     def __post_init__(self) -> None:
@@ -196,9 +203,37 @@ def export_rows(encoder: ImageEncoder, folder: Path, settings: Settings, advance
     return count, size, 0
 
 
+def plan_export(encoder: ImageEncoder, shards: Shards, settings: Settings, processes: int) -> dict[str, Any]:
+    """What an export will take, as ``plan``: lines to print.
+
+    Raises
+    ------
+    UserError
+        If the encoder takes no pictures.
+    """
+    if encoder.family.takes != "pictures":
+        raise UserError("--dry_run measures how pictures are read and encoded; an encoder of vectors reads none")
+    images = sum(group["items"] for group in shards.listed("items"))
+    width: list[int] = []
+    trial = try_out(
+        "export",
+        shards,
+        plain_transform(settings.encoder.image_size),
+        lambda batch: width.append(encode(encoder, batch, settings).shape[1]),
+        images=images,
+        batch=settings.batch,
+        workers=loader_processes(None),
+        processes=processes,
+        written=0,
+    )
+    written = images * width[0] * (4 if settings.dtype == "float32" else 2)
+    return {"plan": replace(trial, written=written).lines()}
+
+
 def export(settings: Settings) -> dict[str, Any]:
     """Export on all processes, each its share of the catalogue shards; returns what ``table.json`` says."""
     use_all_cores()
+    keep_freed_memory()
     state = PartialState(cpu=not torch.cuda.is_available())
     shards = open_shards(settings.data)
     if settings.run:
@@ -213,6 +248,8 @@ def export(settings: Settings) -> dict[str, Any]:
     encoder.to(state.device)
     started, listed = time.time(), shards.listed("items")
     info: dict[str, Any] = {}
+    if settings.dry_run:
+        return plan_export(encoder, shards, settings, state.num_processes)
     with ExitStack() as stack:
         folder = str(stack.enter_context(whole_folder(settings.out))) if state.is_main_process else None
         folder = Path(broadcast_object_list([folder])[0])
@@ -245,7 +282,9 @@ def export(settings: Settings) -> dict[str, Any]:
 def main() -> None:
     settings = parse_settings(Settings, __doc__)
     info = export(settings)
-    if info:
+    if settings.dry_run:
+        Console(highlight=False, soft_wrap=True).print("\n".join(info["plan"]))
+    elif info:
         rate = info["count"] / info["seconds"]
         Console().print(
             f"{settings.out}: {info['count']:,} vectors of size {info['size']}, each picture encoded once, "

@@ -215,6 +215,8 @@ class Settings(Checked):
         Continue from the newest checkpoint of the run folder.
     verify : bool
         Check the digest of every shard before the first step; their sizes are always checked.
+    dry_run : bool
+        Train nothing; print from a short trial what the run will take.
     seed : int
         Seed of weights, batches and augmentation.
     log_every : int
@@ -239,6 +241,7 @@ class Settings(Checked):
     out: str = "runs/default"
     resume: bool = False
     verify: bool = False
+    dry_run: bool = False
     seed: int = 0
     log_every: PositiveInt = 20
     checkpoint_every: PositiveInt = 50

@@ -32,12 +32,14 @@ from pretrain.encoder.item_dropout import picture_seeds
 from pretrain.evaluation.collapse import CollapsedError
 from pretrain.objectives.parts.losses import Term
 from pretrain.runtime.distributed import in_processes, total
+from pretrain.runtime.memory import keep_freed_memory
 from pretrain.runtime.precision import choose_precision, use_all_cores
 from pretrain.settings import Settings
 from pretrain.training import runs
 from pretrain.training.journal import Journal, console, print_start
 from pretrain.training.next_steps import print_next_steps, write_compare_config
 from pretrain.training.optim import build_optimizer, schedule
+from pretrain.training.plan import plan_training
 from pretrain.training.state import TrainingState, build_objective
 from pretrain.training.step import EncoderPass, Step
 from pretrain.training.summary import print_summary, summarise
@@ -46,12 +48,23 @@ WORLD = Path("runs/world")
 
 
 def train(settings: Settings) -> dict[str, Any]:
-    """Train as the settings say and return what ``summary.json`` holds (on the first process; elsewhere nothing)."""
-    state = build(settings)
+    """Train as the settings say and return what ``summary.json`` holds (on the first process; elsewhere nothing).
+
+    With ``dry_run``, nothing is trained, and ``plan`` is returned: lines on what the run will take.
+    """
+    use_all_cores()
+    keep_freed_memory()
+    processes = PartialState(cpu=not torch.cuda.is_available())
+    embedded = is_embedded_default(settings)
+    settings = replace(settings, data=settings.data or str(default_world(settings.world, processes)))
+    read_index(settings.data, digests=settings.verify and processes.is_main_process)
+    if settings.dry_run:
+        return {"plan": plan_training(settings, processes)}
+    state = build(settings, processes)
     batches = training_batches(state)
     journal = Journal(state.settings, state.accelerator, state.step)
     loop(state, batches, journal)
-    return finish(state, journal, embedded=is_embedded_default(settings))
+    return finish(state, journal, embedded=embedded)
 
 
 def is_embedded_default(settings: Settings) -> bool:
@@ -59,12 +72,8 @@ def is_embedded_default(settings: Settings) -> bool:
     return settings.data is None and settings.out == Settings().out and settings.world == World()
 
 
-def build(settings: Settings) -> TrainingState:
-    """Data, run folder, encoder, objective and optimiser, new or from the newest checkpoint."""
-    use_all_cores()
-    processes = PartialState(cpu=not torch.cuda.is_available())
-    settings = replace(settings, data=settings.data or str(default_world(settings.world, processes)))
-    read_index(settings.data, digests=settings.verify and processes.is_main_process)
+def build(settings: Settings, processes: PartialState) -> TrainingState:
+    """Run folder, encoder, objective and optimiser, new or from the newest checkpoint."""
     checkpoint = runs.open_run(settings, processes.wait_for_everyone)
     torch.manual_seed(settings.seed)
     encoder = build_encoder(settings.encoder, settings.data)
@@ -225,7 +234,9 @@ def finish(state: TrainingState, journal: Journal, *, embedded: bool) -> dict[st
 
 def main() -> None:
     try:
-        train(parse_settings(Settings, __doc__))
+        done = train(parse_settings(Settings, __doc__))
+        for line in done.get("plan", []):
+            console.print(line)
     except CollapsedError as error:
         raise UserError(str(error)) from None
 

@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -24,7 +25,23 @@ from data_tools.common.errors import UserError
 from data_tools.common.locks import locked
 
 
+def refuse_url(path: str | Path) -> None:
+    """Refuse a URL where a folder or file of this machine is expected.
+
+    Raises
+    ------
+    UserError
+        If it is one.
+    """
+    if found := re.match(r"([a-z][a-z0-9+.-]+):/", str(path)):
+        raise UserError(
+            f"{path} is a URL ({found[1]}), and only local folders are read and written; copy it here first, or mount "
+            "the storage"
+        )
+
+
 def _beside(path: Path) -> Path:
+    refuse_url(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.parent / f".{path.name}.partial-{uuid.uuid4().hex[:8]}"
 
@@ -112,6 +129,7 @@ def resumable_folder(path: str | Path, made_with: Any) -> Iterator[Path]:
     UserError
         If ``path`` exists, or another process is writing it.
     """
+    refuse_url(path)
     path = Path(path)
     _refuse_existing(path)
     scratch = path.parent / f".{path.name}.partial"

@@ -28,7 +28,7 @@ from typing import Any
 import polars as pl
 
 from data_tools.common.cli import UserError
-from data_tools.common.files import read_json
+from data_tools.common.files import read_json, refuse_url
 from data_tools.common.parquet import read_parquet
 
 SCHEMA_VERSION = 1
@@ -80,6 +80,7 @@ def open_dataset(folder: str | Path) -> Dataset:
     UserError
         If the folder is not a dataset, or has another version of the format.
     """
+    refuse_url(folder)
     dataset = Dataset(Path(folder))
     if not (dataset.folder / "dataset.json").exists():
         raise UserError(f"{folder} has no dataset.json; make a dataset with: python -m data_tools.prepare --help")

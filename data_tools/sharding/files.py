@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.common.cli import UserError, progress_bar
-from data_tools.common.files import digest, read_json
+from data_tools.common.files import digest, read_json, refuse_url
 
 FORMAT_VERSION = 3  # 3: each picture once, and requests as tables that refer to them
 READABLE = (2, FORMAT_VERSION)  # folders of version 2 are of the layout "streaming"
@@ -120,6 +120,7 @@ def read_index(shards: str | Path, digests: bool = False) -> dict[str, Any]:
         Naming the first file that is missing, of another size or of another digest, or the format's version if it is
         another.
     """
+    refuse_url(shards)
     folder = Path(shards)
     if not (folder / "index.json").exists():
         raise UserError(f"{folder} holds no shards (no index.json); write them with: python -m data_tools.shards")

@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from data_tools.common.cli import UserError
-from data_tools.common.files import digest, read_json, whole_folder, write_json
+from data_tools.common.files import digest, read_json, refuse_url, whole_folder, write_json
 from data_tools.tables.frames import read_parquet, write_parquet
 from data_tools.tables.layouts import LAYOUTS, layout_of
 
@@ -125,6 +125,7 @@ def read_table(path: str | Path, layout: str | None = None) -> EmbeddingTable:
         If there is none, or it has missing or repeated ids, another number of ids than of vectors, vectors that are no
         numbers or of several sizes, or values that are not finite as float32.
     """
+    refuse_url(path)
     path = Path(path)
     info: dict[str, Any] = {}
     try:

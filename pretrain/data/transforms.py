@@ -8,7 +8,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
 
 import numpy as np
 import torch
@@ -56,20 +55,45 @@ def plain_transform(image_size: int) -> Transform:
     return Transform(v2.Resize((image_size, image_size), antialias=True), 2 * image_size)
 
 
+@dataclass(frozen=True)
+class RandomView:
+    """torchvision's random crop and mirror of one picture, to the bit, with the same draws in the same order.
+
+    torchvision's modules take any nest of inputs, and spend more time on finding the picture in it than on a small
+    picture itself: here a view of 64 px takes three fifths of the time.
+
+    Attributes
+    ----------
+    crop : what draws the crops; None takes the whole picture
+    image_size : side of the view
+    flip : mirror half of the pictures
+    """
+
+    crop: v2.RandomResizedCrop | None
+    image_size: int
+    flip: bool
+
+    def __call__(self, picture: Tensor) -> Tensor:
+        size = [self.image_size, self.image_size]
+        if self.crop:
+            drawn = self.crop.make_params([picture])
+            view = v2.functional.resized_crop_image(picture, **drawn, size=size, antialias=True)
+        else:
+            view = v2.functional.resize_image(picture, size, antialias=True)
+        return v2.functional.horizontal_flip_image(view) if self.flip and torch.rand(1) < 0.5 else view
+
+
 def training_transform(settings: Batch, image_size: int) -> Transform:
     """Random crop, mirror and colour jitter of one picture, as the settings say."""
     crop = v2.RandomResizedCrop(image_size, scale=(settings.crop_scale, 1.0), antialias=True)
     # The smallest crop, of a square picture and an aspect of 3:4, still has a view's pixels.
     at_least = ceil(image_size * max(2, (settings.crop_scale * min(crop.ratio)) ** -0.5))
-    steps: list[Any] = [crop]
-    if settings.crop_scale == 1:
-        steps = [plain_transform(image_size).steps]
-    if settings.flip:
-        steps.append(v2.RandomHorizontalFlip())
-    if settings.colour_jitter:
-        strength = settings.colour_jitter
-        steps.append(v2.ColorJitter(strength, strength, strength, strength / 4))
-    return Transform(v2.Compose(steps), at_least)
+    view = RandomView(None if settings.crop_scale == 1 else crop, image_size, settings.flip)
+    if not settings.colour_jitter:
+        return Transform(view, at_least)
+    strength = settings.colour_jitter
+    jitter = v2.ColorJitter(strength, strength, strength, strength / 4)
+    return Transform(v2.Compose([view, jitter]), at_least)
 
 
 class Decoder:

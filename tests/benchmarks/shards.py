@@ -30,7 +30,7 @@ from rich.console import Console
 from data_tools.common.cli import UserError, parse_settings, run_command
 from data_tools.common.files import write_json
 from data_tools.dataset.schema import SCHEMA_VERSION, open_dataset
-from data_tools.sharding.files import encode_json, read_shard, shards_of
+from data_tools.sharding.files import encode_json, files_of, read_shard
 from data_tools.sharding.write import Settings as Shards
 from data_tools.sharding.write import write_shards
 
@@ -119,7 +119,7 @@ def theirs(dataset: Path, shards: Path, index: dict[str, Any], out: Path) -> np.
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     os.sync()
-    for shard in shards_of(index):
+    for shard in files_of(index):
         images, records = read_shard(shards / shard["file"])
         order = list(images)
         encoded = [encode_json(record) for record in records]
@@ -136,7 +136,7 @@ def theirs(dataset: Path, shards: Path, index: dict[str, Any], out: Path) -> np.
                     tar.write({"__key__": f"r{record['request']:012d}", "json": data})
         seconds += now() - start
     written = {file.name: file.stat().st_size for file in out.iterdir()}
-    if written != {shard["file"]: shard["bytes"] for shard in shards_of(index)}:
+    if written != {shard["file"]: shard["bytes"] for shard in files_of(index)}:
         raise UserError("the two sides wrote other bytes")
     return seconds
 
@@ -175,8 +175,8 @@ def measure(settings: Settings, scratch: Path) -> dict[str, Any]:
         sides["ours"].append(seconds)
         sides["webdataset"].append(theirs(large, scratch / "shards", index, scratch / "copied"))
         sides["ours, a process a core"].append(ours(large, scratch / "parallel", os.cpu_count())[1])
-    images = sum(shard.get("images", shard.get("items")) for shard in shards_of(index))
-    megabytes = sum(shard["bytes"] for shard in shards_of(index)) / 1e6
+    images = sum(shard.get("images", shard.get("items")) for shard in files_of(index))
+    megabytes = sum(shard["bytes"] for shard in files_of(index)) / 1e6
     seconds = {name: np.min(times, axis=0) for name, times in sides.items()}
     memory = {"idle": peak_memory("--help")}
     memory |= {f"{n}x": writing_memory(path, scratch / "m") for n, path in ((1, small), (settings.times, large))}

@@ -8,6 +8,7 @@ import pytest
 import torch
 import webdataset as wds
 from PIL import Image
+from torchvision.transforms import v2
 
 from data_tools.common.cli import UserError
 from data_tools.common.files import read_json
@@ -197,6 +198,23 @@ def test_large_jpegs_are_decoded_small_and_look_the_same():
     found = plain_transform(64)
     difference = (found(found.decode(file.getvalue())).float() - expected).abs()
     assert difference.mean() < 1 and difference.max() < 8
+
+
+@pytest.mark.parametrize("crop_scale", [0.3, 1])
+@pytest.mark.parametrize("flip", [False, True])
+def test_views_are_those_of_torchvision(crop_scale, flip):
+    view = training_transform(Batch(crop_scale=crop_scale, flip=flip), 24)
+    first = v2.RandomResizedCrop(24, (0.3, 1), antialias=True) if crop_scale < 1 else v2.Resize((24, 24))
+    theirs = v2.Compose([first, *([v2.RandomHorizontalFlip()] if flip else [])])
+    torch.manual_seed(0)
+    for seed in range(60):
+        sides = torch.randint(5, 90, (2,)).tolist()
+        picture = torch.randint(0, 256, (*sides, 3), dtype=torch.uint8).permute(2, 0, 1)
+        found = []
+        for transform in (view, theirs):
+            torch.manual_seed(seed)
+            found.append((transform(picture), torch.rand(3)))
+        assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
 
 
 def test_small_crops_keep_their_pixels():
