@@ -21,6 +21,7 @@ from data_tools.common.files import whole_file
 from data_tools.common.provenance import made_by, this_command
 from downstream.comparison.analysis import analyse
 from downstream.comparison.cells import Cell, run_cells
+from downstream.comparison.looks import part_of_test, register
 from downstream.comparison.segment_gains import gains_by_segment
 from downstream.comparison.sources import Source, make_tables
 from downstream.comparison.spec import NO_FORM, ComparisonSpec, Primary
@@ -77,6 +78,8 @@ class Settings:
     seeds : former name of ctr_seeds
     primary : the one difference that the comparison is made for, declared before the run: the main source against
         another (``against``) on all, warm or cold items (``slice``), by one of the models (``model``); null for none
+    test_days : days of the test split that are scored, from and until, counted from its start, such as [0, 7]; null for
+        all. A headline can be confirmed on days that no earlier comparison saw
     training : what all CTR trainings share, before what forms and models change; each takes the options that it uses
     bootstrap : settings of the intervals
     cache : folder of the cells; by default runs/compare/<name of out>
@@ -100,6 +103,7 @@ class Settings:
     design: Literal["paired", "crossed"] = "paired"
     seeds: list[int] | None = None
     primary: Primary | None = None
+    test_days: tuple[float, float] | None = None
     training: TrainingDefaults = field(default_factory=TrainingDefaults)
     bootstrap: BootstrapSettings = field(default_factory=BootstrapSettings)
     cache: str | None = None
@@ -128,6 +132,8 @@ class Settings:
         for name in ("ctr_seeds", "encoder_seeds"):
             if len(set(getattr(self, name) or [])) < len(getattr(self, name) or []):
                 raise UserError(f"{name} names a seed twice: {getattr(self, name)}")
+        if self.test_days and not 0 <= self.test_days[0] < self.test_days[1]:
+            raise UserError(f"test_days is {list(self.test_days)}; give two rising numbers from 0, such as [0, 7]")
         if self.primary and self.primary.against not in set(self.sources) - {self.main}:
             raise UserError(
                 f"primary.against is {self.primary.against!r}; choose one of {sorted(set(self.sources) - {self.main})}"
@@ -204,9 +210,11 @@ def compare(settings: Settings, command: str) -> str:
     )
     with progress_bar() as progress:
         rows = run_cells(plan(settings, tables), cache, data, settings.workers, progress)
+        if settings.test_days:
+            data, rows = part_of_test(data, rows, settings.test_days)
         figures = analyse(rows, data, spec, settings.bootstrap, progress)
         segments = gains_by_segment(rows, data, spec, settings.bootstrap, progress)
-        looked_at, correlations = table_diagnostics(rows, data, spec, progress)
+        looked_at, correlations = table_diagnostics(rows, data, spec, settings.bootstrap.level, progress)
     runs, curves = encoder_runs(sources)
     figures = replace(
         figures,
@@ -215,6 +223,7 @@ def compare(settings: Settings, command: str) -> str:
         proxy_correlations=correlations,
         encoder_runs=runs,
         encoder_curves=curves,
+        looks=register(data, rows, spec, settings.title, len(figures.differences)),
         made_by=made_by(command),
     )
     context = report_context(

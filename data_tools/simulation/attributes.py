@@ -8,6 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 
 
+def covariance_embedding(factor: np.ndarray) -> np.ndarray:
+    """The embedding of values whose tastes are ``normal @ factor.T``, less each user's mean: float64 (values, n).
+
+    Scalar products are the tastes' covariances over users, scaled to a mean variance of one.
+    """
+    centred = factor - factor.mean(axis=0)
+    return centred / np.sqrt((centred**2).sum(axis=1).mean() or 1.0)
+
+
 @dataclass(frozen=True)
 class Named:
     """An attribute with a few values, each with a taste of its own.

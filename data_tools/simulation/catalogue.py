@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_tools.simulation.attributes import Attributes, Named
+from data_tools.simulation.attributes import Attributes, Named, covariance_embedding
 from data_tools.simulation.settings import DAY, World
 
 # Drawn at random, so that no picture shows it.
@@ -50,7 +50,7 @@ def draw_arrivals(world: World, items: int, rng: np.random.Generator) -> np.ndar
 
 def draw_named(values: int, share: float, items: int, rng: np.random.Generator) -> Named:
     """An attribute whose values are drawn at random."""
-    return Named(rng.integers(values, size=items), values, share)
+    return Named(rng.integers(values, size=items), values, share, embedding=covariance_embedding(np.eye(values)))
 
 
 def planted_vectors(catalogue: Catalogue) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +25,13 @@ from data_tools.simulation.settings import START, World
 from data_tools.tables.table import write_table
 
 SPLITS = Rules(valid_from=0.75, test_from=0.85)
+# What table.json says of the planted table; one that says otherwise is of an earlier version and made anew.
+PLANTED = {"encoder": "planted attributes", "scalar_products": "covariances of the tastes"}
+
+
+def _is_current(planted: Path) -> bool:
+    """Whether the planted table is there, as this version makes it."""
+    return planted.exists() and PLANTED.items() <= read_json(planted / "table.json").items()
 
 
 def _check_same(made: Path, world: World) -> None:
@@ -46,13 +54,14 @@ def make_world(world: World, folder: str | Path, requests_per_shard: int = 1024)
     folder = Path(folder)
     dataset, planted, shards = folder / "dataset", folder / "planted", folder / "shards"
     _check_same(folder / "world.json", world)
-    if not dataset.exists() or not planted.exists() or "oracle" not in open_dataset(dataset).info:
+    if not dataset.exists() or not _is_current(planted) or "oracle" not in open_dataset(dataset).info:
         catalogue, log = simulate(world)
         write_json(folder / "world.json", asdict(world))
         if not dataset.exists():
             write_shop(world, catalogue, log, folder)
-        if not planted.exists():
-            write_table(planted, catalogue.ids, planted_vectors(catalogue), {"encoder": "planted attributes"})
+        if not _is_current(planted):
+            shutil.rmtree(planted, ignore_errors=True)
+            write_table(planted, catalogue.ids, planted_vectors(catalogue), PLANTED)
         write_oracle(dataset, log)
     if not shards.exists():
         write_shards(Shards(dataset=str(dataset), out=str(shards), requests_per_shard=requests_per_shard))

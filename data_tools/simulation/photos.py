@@ -33,7 +33,7 @@ from data_tools.common.cli import UserError
 from data_tools.reading.columns import ITEM_COLUMNS, ITEM_OPTIONAL, parse_columns
 from data_tools.reading.images import BadImage, read_image
 from data_tools.reading.item_list import read_items
-from data_tools.simulation.attributes import Attributes, Measured, Named
+from data_tools.simulation.attributes import Attributes, Measured, Named, covariance_embedding
 from data_tools.simulation.catalogue import BRANDS, Catalogue, draw_arrivals, draw_named
 from data_tools.simulation.settings import World
 
@@ -134,9 +134,7 @@ def _colour(codes: np.ndarray, mean_colours: np.ndarray, share: float) -> Named:
     means = np.stack([mean_colours[codes == value].mean(axis=0) for value in range(values)])
     distance = np.linalg.norm(means[:, None] - means, axis=2)
     factor = np.linalg.cholesky(np.exp(-0.5 * (distance / ALIKE) ** 2) + 1e-6 * np.eye(values))
-    centred = factor - factor.mean(axis=0)
-    embedding = centred / np.sqrt((centred**2).sum(axis=1).mean() or 1.0)
-    return Named(codes, values, share, blend=lambda taste: taste @ factor.T, embedding=embedding)
+    return Named(codes, values, share, lambda taste: taste @ factor.T, covariance_embedding(factor))
 
 
 def _standardised(amounts: np.ndarray) -> np.ndarray:

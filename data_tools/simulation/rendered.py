@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
-from data_tools.simulation.attributes import Named
+from data_tools.simulation.attributes import Named, covariance_embedding
 from data_tools.simulation.catalogue import BRANDS, Catalogue, draw_arrivals, draw_named
 from data_tools.simulation.render import CATEGORIES, COLOURS, CUTS, PATTERNS, encode, render
 from data_tools.simulation.settings import World
@@ -21,13 +21,20 @@ def _circle(taste: np.ndarray) -> np.ndarray:
     return taste + 0.8 * (np.roll(taste, 1, axis=1) + np.roll(taste, -1, axis=1))
 
 
+def _circle_embedding(values: int) -> np.ndarray:
+    """float64 (values, values): scalar products are the covariances of the tastes that :func:`_circle` blends."""
+    return covariance_embedding(_circle(np.eye(values)).T)
+
+
 def rendered_catalogue(world: World, rng: np.random.Generator) -> Catalogue:
     """Draw the products; attributes are independent of popularity and of each other."""
     n = world.items
     arrival = draw_arrivals(world, n, rng)
     category = rng.integers(len(CATEGORIES), size=n)
     visible = {
-        "colour": Named(rng.integers(len(COLOURS), size=n), len(COLOURS), 0.55, blend=_circle),
+        "colour": Named(
+            rng.integers(len(COLOURS), size=n), len(COLOURS), 0.55, _circle, _circle_embedding(len(COLOURS))
+        ),
         "pattern": draw_named(len(PATTERNS), 0.3, n, rng),
         "cut": draw_named(len(CUTS), 0.15, n, rng),
     }

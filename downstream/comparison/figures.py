@@ -58,11 +58,16 @@ SCHEMAS = {
         **dict.fromkeys(PROXIES, Float64),
         "spectrum": List(Float64),
         "gain": Float64,
-        "test_correlation": Float64,
-        "ceiling": Float64,
+        "saw_until": Int64,
+        **dict.fromkeys(("auc_before", "auc_on_test"), Float64),
+        **dict.fromkeys(("change_correlation", "change_ceiling", "rate_correlation", "rate_ceiling"), Float64),
         "flagged": String,
     },
-    "proxy_correlations": {"proxy": String, "correlation": Float64},
+    "proxy_correlations": {
+        "proxy": String,
+        **dict.fromkeys(("correlation", "slope", "slope_low", "slope_high"), Float64),
+    },
+    "looks": {"time": String, "title": String, "contrasts": Int64, "primary": String},
     "encoder_runs": {
         "source": String,
         "run": String,
@@ -115,9 +120,12 @@ class Figures:
     tables : polars.DataFrame
         Each embedding table by itself: see ``downstream.comparison.tables``.
     proxy_correlations : polars.DataFrame
-        Spearman's correlation of each proxy with the gain over the tables.
+        Spearman's correlation of each proxy with the gain over the tables, and the exchange rate: the gain for a unit
+        of the proxy (least squares) with its interval.
     encoder_runs, encoder_curves : polars.DataFrame
         How the encoders were trained: see ``downstream.report.encoder_runs``.
+    looks : polars.DataFrame
+        Other comparisons that scored the same test rows.
     bootstrap : dict
         Settings of the intervals.
     made_by : dict
@@ -137,6 +145,7 @@ class Figures:
     proxy_correlations: pl.DataFrame = field(default_factory=partial(frame, "proxy_correlations"))
     encoder_runs: pl.DataFrame = field(default_factory=partial(frame, "encoder_runs"))
     encoder_curves: pl.DataFrame = field(default_factory=partial(frame, "encoder_curves"))
+    looks: pl.DataFrame = field(default_factory=partial(frame, "looks"))
     bootstrap: dict[str, Any] = field(default_factory=dict)
     made_by: dict[str, Any] = field(default_factory=dict)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import faiss
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import linregress, spearmanr, t
 
 from data_tools.measures.effective_rank import effective_rank
 from data_tools.measures.group_auc import page_auc
@@ -17,7 +20,7 @@ PROXIES = (
     "page AUC of SimScore",
     "page AUC of SimScore, centred",
     f"recall@{RECALL_AT} of the next click",
-    "effective rank",
+    "RankMe",
 )
 
 
@@ -27,21 +30,26 @@ def _histories(data: CTRData, rows: np.ndarray) -> np.ndarray:
     return np.where(batch["mask"], batch["row"][batch["history"]], -1)
 
 
+def history_scores(unit: np.ndarray, data: CTRData, rows: np.ndarray) -> np.ndarray:
+    """Mean cosine of the shown item and the user's last H clicks, by unit vectors: float32 (len(rows),)."""
+    return np.concatenate(
+        [
+            sim_scores(unit, _histories(data, part), data.item[part, None])[:, 0]
+            for part in np.array_split(rows, max(len(rows) // 2048, 1))
+        ]
+    )
+
+
 def sim_score_page_auc(vectors: np.ndarray, data: CTRData, split: str, limit: int = 50_000) -> float:
     """Within-page AUC of the mean cosine of the shown item and the user's last H clicks (COURIER, arXiv 2306.05001).
 
     On the first ``limit`` impressions of the split that have a history. Raises ValueError where no page view has both
     labels.
     """
-    unit = unit_vectors(vectors)
     rows = data.rows[split]
     rows = rows[data.clicks_before[rows] > 0][:limit]
-    scores = [
-        sim_scores(unit, _histories(data, part), data.item[part, None])[:, 0]
-        for part in np.array_split(rows, max(len(rows) // 2048, 1))
-    ]
     request = data.dataset.impressions["request"].to_numpy()[rows]
-    return page_auc(data.click[rows], np.concatenate(scores), request)
+    return page_auc(data.click[rows], history_scores(unit_vectors(vectors), data, rows), request)
 
 
 def next_click_recall(vectors: np.ndarray, data: CTRData, split: str, k: int = RECALL_AT, limit: int = 5_000) -> float:
@@ -62,26 +70,49 @@ def next_click_recall(vectors: np.ndarray, data: CTRData, split: str, k: int = R
     return float((near == data.item[rows, None]).any(axis=1).mean())
 
 
-def proxies(vectors: np.ndarray, found: np.ndarray, data: CTRData) -> dict[str, float]:
-    """``PROXIES`` of a table joined to the items, the first three on validation; a missing vector counts as zeros."""
+def _value(proxy: Callable[..., float], *given: Any) -> float | None:
+    """A proxy's value; None where it is undefined."""
+    try:
+        return proxy(*given)
+    except ValueError:
+        return None
+
+
+def proxies(vectors: np.ndarray, found: np.ndarray, data: CTRData) -> dict[str, float | None]:
+    """``PROXIES`` of a table joined to the items, the first three on validation; a missing vector counts as zeros.
+
+    None where one is undefined: no page view with both labels, no click with a history, no item of training.
+    """
     fitted = found & data.warm
-    apart = np.where(found[:, None], centred(vectors, fitted), np.float32(0))
-    return dict(
-        zip(
-            PROXIES,
-            (
-                sim_score_page_auc(vectors, data, "valid"),
-                sim_score_page_auc(apart, data, "valid"),
-                next_click_recall(vectors, data, "valid"),
-                effective_rank(vectors[fitted]),
-            ),
-            strict=True,
-        )
+    apart = np.where(found[:, None], centred(vectors, fitted), np.float32(0)) if fitted.any() else vectors
+    values = (
+        _value(sim_score_page_auc, vectors, data, "valid"),
+        _value(sim_score_page_auc, apart, data, "valid"),
+        _value(next_click_recall, vectors, data, "valid"),
+        effective_rank(vectors[fitted]) if fitted.any() else None,
     )
+    return dict(zip(PROXIES, values, strict=True))
 
 
-def proxy_correlations(measured: list[dict[str, float]], gains: list[float]) -> dict[str, float | None]:
+def proxy_correlations(measured: list[dict[str, float | None]], gains: list[float]) -> dict[str, float | None]:
     """Spearman's correlation of each proxy with the gains over all tables; None for fewer than four tables."""
-    if len(gains) < 4:
+    if len(gains) < 4 or any(one[name] is None for one in measured for name in PROXIES):
         return dict.fromkeys(PROXIES)
     return {name: float(spearmanr([one[name] for one in measured], gains).statistic) for name in PROXIES}
+
+
+def exchange_rates(
+    measured: list[dict[str, float | None]], gains: list[float], level: float
+) -> dict[str, tuple[float, float, float] | None]:
+    """The gain for a unit of each proxy with its interval, by least squares over the tables; None where undefined.
+
+    The interval is Student's with n - 2 degrees of freedom, for tables that are independent.
+    """
+    found: dict[str, tuple[float, float, float] | None] = dict.fromkeys(PROXIES)
+    for name in PROXIES:
+        values = [one[name] for one in measured]
+        if len(gains) >= 4 and None not in values and np.ptp(values) > 0:
+            fit = linregress(values, gains)
+            reach = t.isf((1 - level) / 2, len(gains) - 2) * fit.stderr
+            found[name] = float(fit.slope), float(fit.slope - reach), float(fit.slope + reach)
+    return found

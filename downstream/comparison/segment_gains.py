@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 
+import numpy as np
 import polars as pl
 from rich.progress import Progress
 
@@ -12,11 +13,17 @@ from downstream.comparison.cells import Row
 from downstream.comparison.figures import frame
 from downstream.comparison.spec import ComparisonSpec
 from downstream.data.ctr_data import CTRData
-from downstream.data.segments import slices
+from downstream.data.segments import Slices, slices
 from downstream.statistics.intervals import BootstrapSettings, difference_interval
 
 # The intervals of a part are read by eye, not tested: fewer draws do.
 MOST_RESAMPLES = 200
+
+
+def _users(data: CTRData) -> Slices:
+    """Test impressions of users with and without an impression in training; nothing where all are alike."""
+    known = np.isin(data.user[data.rows["test"]], data.user[data.rows["train"]])
+    return {} if known.all() or not known.any() else {"user": {"in training": known, "new": ~known}}
 
 
 def gains_by_segment(
@@ -31,7 +38,7 @@ def gains_by_segment(
     work = [
         (model, of, part, mask)
         for model in chosen
-        for of, own in slices(data, "test").items()
+        for of, own in (slices(data, "test") | _users(data)).items()
         for part, mask in own.items()
     ]
     found = []

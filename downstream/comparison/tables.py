@@ -11,8 +11,8 @@ from data_tools.tables.table import read_table
 from downstream.comparison.analysis import choose_forms, grouped
 from downstream.comparison.cells import Row
 from downstream.comparison.figures import frame
-from downstream.comparison.leaks import probe
-from downstream.comparison.proxies import proxies, proxy_correlations
+from downstream.comparison.leaks import probe, saw_until
+from downstream.comparison.proxies import exchange_rates, proxies, proxy_correlations
 from downstream.comparison.spec import ComparisonSpec
 from downstream.data.ctr_data import CTRData
 
@@ -20,7 +20,7 @@ SPECTRUM = 64
 
 
 def table_diagnostics(
-    rows: list[Row], data: CTRData, spec: ComparisonSpec, progress: Progress
+    rows: list[Row], data: CTRData, spec: ComparisonSpec, level: float, progress: Progress
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The tables of a comparison, each with the gain that it brings the first model.
 
@@ -30,9 +30,10 @@ def table_diagnostics(
         source, table (path), size, items without a vector, share of test impressions without one, proxies (see
         ``downstream.comparison.proxies``), spectrum (falling shares of the singular values, at most 64), gain (mean
         GAUC difference from the baseline with the same seeds, in the source's best form; null where GAUC is undefined),
-        test_correlation, ceiling and flagged (see ``downstream.comparison.leaks``).
+        saw_until (time that its training data reach, where table.json says it), and what the
+        leak check found and flagged (see ``downstream.comparison.leaks``).
     proxy_correlations : polars.DataFrame
-        Spearman's correlation of each proxy with the gain over the tables that are not flagged.
+        How each proxy goes with the gain over the tables that are not flagged, with intervals of ``level``.
     """
     groups, chosen = grouped(rows), choose_forms(rows)
     model = next(iter(chosen))
@@ -44,8 +45,9 @@ def table_diagnostics(
                 tables.setdefault((source, str(row.cell.table)), []).append(row)
     shown, found = data.item[data.rows["test"]], []
     for (source, path), own in progress.track(tables.items(), description="tables"):
-        vectors, has_vector = read_table(path).lookup(data.item_ids)
-        known = probe(vectors, has_vector, data)
+        table = read_table(path)
+        vectors, has_vector = table.lookup(data.item_ids)
+        known = probe(vectors, has_vector, data, table.info)
         gains = [(_test_gauc(row), ground[row.cell.seed]) for row in own]
         found.append(
             {
@@ -57,15 +59,24 @@ def table_diagnostics(
                 **proxies(vectors, has_vector, data),
                 "spectrum": spectrum(vectors[has_vector])[:SPECTRUM].tolist(),
                 "gain": None if None in sum(gains, ()) else float(np.mean([ours - base for ours, base in gains])),
-                "test_correlation": known.test,
-                "ceiling": known.ceiling,
+                "saw_until": saw_until(table.info),
+                "auc_before": known.rise.before,
+                "auc_on_test": known.rise.test,
+                "change_correlation": known.change.correlation,
+                "change_ceiling": known.change.ceiling,
+                "rate_correlation": known.rates.correlation,
+                "rate_ceiling": known.rates.ceiling,
                 "flagged": known.reason,
             }
         )
     judged = [one for one in found if one["gain"] is not None and not one["flagged"]]
     correlations = proxy_correlations(judged, [one["gain"] for one in judged])
-    pairs = [{"proxy": name, "correlation": value} for name, value in correlations.items()]
-    return frame("tables", found), frame("proxy_correlations", pairs)
+    rates = exchange_rates(judged, [one["gain"] for one in judged], level)
+    slopes = {
+        name: dict(zip(("slope", "slope_low", "slope_high"), own or (), strict=False)) for name, own in rates.items()
+    }
+    lines = [{"proxy": name, "correlation": value, **slopes[name]} for name, value in correlations.items()]
+    return frame("tables", found), frame("proxy_correlations", lines)
 
 
 def _test_gauc(row: Row) -> float | None:

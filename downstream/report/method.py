@@ -10,9 +10,62 @@ import polars as pl
 from data_tools.dataset.schema import SPLITS
 from downstream.comparison.cells import Row
 from downstream.comparison.figures import Figures
-from downstream.comparison.spec import BEST
+from downstream.comparison.looks import covered
+from downstream.comparison.spec import BEST, NO_FORM, ComparisonSpec
 from downstream.data.ctr_data import CTRData
 from downstream.report.words import METRIC_NAMES, Names
+
+GLOSSARY = {
+    "AUC": "chance that a random click is scored above a random impression without a click",
+    "GAUC": "AUC within each user, averaged over users by their impressions: how well each user's own list is ranked",
+    "NDCG@10": "quality of the first ten places of each page view; 1 if all clicks come first",
+    "log loss": "mean negative log-likelihood of the clicks; lower is better",
+    "ECE": "expected calibration error: mean gap between predicted and observed click rate; lower is better",
+    "page AUC of SimScore": "AUC within each page view of the cosine between an item and the user's last clicks",
+    "RankMe": "number of dimensions that an embedding effectively uses",
+    "warm, cold": "items with and without an impression in the training split",
+    "form": "how vectors enter the CTR model: as they are (Vector), as cosines with the user's clicks (SimScore), as a "
+    "histogram of these (SimTier)",
+    "interval": "range that holds the true difference in 95 of 100 such comparisons, at a level of 95%",
+    "Holm's correction": "stricter p-values, so that among all differences looked at a false star is unlikely",
+}
+
+
+def compared(figures: Figures, rows: list[Row], data: CTRData, spec: ComparisonSpec, names: Names) -> str:
+    """What was compared, in a sentence or two."""
+    test = data.rows["test"]
+    forms = f" as {', '.join(names(form) for form in spec.forms)}" if spec.forms else ""
+    return (
+        f"{', '.join(names(source) for source in figures.sources)}{forms}, in {', '.join(map(names, figures.models))}; "
+        f"{len(rows)} CTR trainings, scored on {len(test):,} test impressions of {len(np.unique(data.user[test])):,} "
+        "users."
+    )
+
+
+def _forms(figures: Figures, row: dict[str, Any]) -> list[str]:
+    """The forms that a difference compares."""
+    chosen = [figures.chosen_form(row["model"], row[side]) for side in "ab"]
+    return [best if best == NO_FORM or row["form"] == BEST else row["form"] for best in chosen]
+
+
+def sure(figures: Figures, data: CTRData) -> str:
+    """How sure the verdict is, and how often this test split was looked at."""
+    tested = {
+        (row["a"], row["b"], *_forms(figures, row), row["model"], row["slice"])
+        for row in figures.differences.iter_rows(named=True)
+        if row["p_holm"] is not None
+    }
+    declared = f"{'one' if figures.differences['primary'].any() else 'none'} declared before the run"
+    looks, level = figures.looks, f"{figures.bootstrap['level']:.0%}"
+    before = "No other comparison has scored these test rows"
+    if len(looks):
+        others = f"{len(looks)} other comparison{'s' * (len(looks) > 1)} with {looks['contrasts'].sum():,} differences"
+        before = (
+            f"{others} scored the same test rows; confirm a headline on fresh ones (--test_days; the test split covers "
+            f"{covered(data)})"
+        )
+    metric = METRIC_NAMES[figures.tested]
+    return f"{level} intervals; {len(tested)} {metric} differences tested together, {declared}. {before}."
 
 
 def splits(data: CTRData) -> list[list[str]]:

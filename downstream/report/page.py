@@ -12,7 +12,7 @@ from downstream.comparison.proxies import PROXIES
 from downstream.comparison.spec import NO_FORM, ComparisonSpec
 from downstream.data.ctr_data import SLICES, CTRData
 from downstream.report.encoder_runs import COLUMNS, training_rows
-from downstream.report.method import limitations, measured, splits
+from downstream.report.method import GLOSSARY, compared, limitations, measured, splits, sure
 from downstream.report.panels import (
     calibration_panel,
     difference_panels,
@@ -34,6 +34,7 @@ from downstream.report.rows import (
     heat_map,
     metric_rows,
     model_rows,
+    proxy_rows,
     table_rows,
     validation_rows,
 )
@@ -116,6 +117,10 @@ def report_context(
         "costs": cost_rows(rows, names),
         "tables": table_rows(figures, names),
         "proxies": PROXIES,
+        "exchange": proxy_rows(figures),
+        "compared": compared(figures, rows, data, spec, names),
+        "sure": sure(figures, data),
+        "glossary": GLOSSARY,
         "spectra": spectra_panel(figures, names),
         "strips": alike,
         "attended": picked,

@@ -105,7 +105,7 @@ def heat_map(figures: Figures, spec: ComparisonSpec, model: str, names: Names) -
 
 
 def table_rows(figures: Figures, names: Names) -> Rows:
-    """One line a table: source, size, its proxies and the gain; below them how each proxy correlates with the gain."""
+    """One line a table: source, size, its proxies and the gain."""
     digits = dict.fromkeys(PROXIES, 4) | {PROXIES[-1]: 1}
     lines = [
         [
@@ -116,10 +116,20 @@ def table_rows(figures: Figures, names: Names) -> Rows:
         ]
         for one in figures.tables.iter_rows(named=True)
     ]
-    correlations = dict(figures.proxy_correlations.iter_rows())
-    if lines and None not in correlations.values():
-        lines.append(["rank correlation with the gain", "", *(f"{correlations[name]:+.2f}" for name in PROXIES), ""])
     return lines
+
+
+def proxy_rows(figures: Figures) -> Rows:
+    """One line a proxy: its rank correlation with the gain over the tables, and the gain for a unit with interval."""
+    return [
+        [
+            one["proxy"],
+            f"{one['correlation']:+.2f}",
+            interval({"mean": one["slope"], "low": one["slope_low"], "high": one["slope_high"]}),
+        ]
+        for one in figures.proxy_correlations.iter_rows(named=True)
+        if one["correlation"] is not None and one["slope"] is not None
+    ]
 
 
 def gate_rows(rows: list[Row], figures: Figures, spec: ComparisonSpec, model: str) -> Rows:

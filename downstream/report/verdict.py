@@ -16,7 +16,7 @@ NOTABLE = 0.005  # share of test impressions without a vector that the verdict m
 def _change(row: dict[str, Any], level: str) -> str:
     amount = f"{abs(row['mean']):.4f}" if row["direction"] else signed(row["mean"])
     if row["low"] is None:
-        return f"{amount} (no interval: fewer than two test users)"
+        return f"{amount} without an interval, since fewer than two test users carry it,"
     return f"{amount} ({level} interval {signed(row['low'])} to {signed(row['high'])})"
 
 
@@ -32,7 +32,8 @@ def _against(figures: Figures, spec: ComparisonSpec, names: Names, rows: list[di
             1: f"raises {what} over {names(other)} by ",
             -1: f"lowers {what} below {names(other)} by ",
             0: f"shows no significant difference from {names(other)} in {what}: ",
-        }[row["direction"]]
+            None: f"cannot be compared with {names(other)} in {what}: ",
+        }[None if row["low"] is None else row["direction"]]
         clauses.append(f"{'' if row['direction'] == last else verb}{_change(row, level)} {PLACES[row['slice']]}")
         last = row["direction"]
     form = names(figures.chosen_form(rows[0]["model"], spec.main))
@@ -95,6 +96,8 @@ def _without_vectors(figures: Figures, names: Names) -> str | None:
 def _conditional(figures: Figures, spec: ComparisonSpec, names: Names) -> str | None:
     """What the intervals do not cover, where there is one encoder or one training."""
     own = figures.cells.filter(pl.col("source") == spec.main)
+    if figures.differences["low"].is_null().all():
+        return None
     if figures.cells["seed"].n_unique() == 1:
         return "Intervals cover users only: there is one CTR training each."
     if own["encoder"].n_unique() == 1 and not figures.differences.is_empty():

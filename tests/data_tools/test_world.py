@@ -1,5 +1,6 @@
 import colorsys
 import dataclasses
+import shutil
 
 import numpy as np
 import polars as pl
@@ -8,9 +9,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from data_tools.common.cli import UserError
-from data_tools.common.files import read_json
+from data_tools.common.files import read_json, write_json
 from data_tools.dataset.schema import open_dataset
 from data_tools.simulation import render
+from data_tools.simulation.attributes import plant, total_taste
 from data_tools.simulation.behaviour import simulate
 from data_tools.simulation.catalogue import planted_vectors
 from data_tools.simulation.make import make_world
@@ -93,6 +95,24 @@ def test_titles_tell_what_the_world_says(tiny_world):
 def test_planted_table_covers_the_catalogue(tiny_world):
     table = read_table(tiny_world / "planted")
     assert set(table.ids) == set(open_dataset(tiny_world / "dataset").items["item_id"])
+
+
+def test_planted_vectors_multiply_to_the_covariance_of_tastes():
+    """What "a perfect visual embedding" claims, by Monte Carlo over many users."""
+    catalogue, _ = simulate(World(items=40, users=10, requests=20))
+    users, items = 20_000, np.arange(40)
+    tastes = plant(catalogue.visible, users, np.random.default_rng(1))
+    rows = [total_taste(catalogue.visible, tastes, np.arange(users), np.full(users, item)) for item in items]
+    vectors = planted_vectors(catalogue)
+    np.testing.assert_allclose(np.cov(rows), vectors @ vectors.T, atol=0.04)
+
+
+def test_a_planted_table_of_an_earlier_version_is_made_anew(tiny_world, tmp_path):
+    shutil.copytree(tiny_world, tmp_path / "world")
+    made, planted = World(**read_json(tiny_world / "world.json")), tmp_path / "world" / "planted"
+    write_json(planted / "table.json", read_json(planted / "table.json") | {"scalar_products": None})
+    make_world(made, tmp_path / "world")
+    assert read_json(planted / "table.json") == read_json(tiny_world / "planted" / "table.json")
 
 
 def test_a_made_world_is_left_alone_and_another_refused(tiny_world):

@@ -35,9 +35,21 @@ def _pictures(folder: Path, vectors: np.ndarray) -> list[str]:
 
 
 def make_world(
-    folder: Path, users: int = 300, items: int = 160, pages: int = 20, taste: float = 2.0, seed: int = 0
+    folder: Path,
+    users: int = 300,
+    items: int = 160,
+    pages: int = 20,
+    taste: float = 2.0,
+    seed: int = 0,
+    *,
+    popularity: float = 0.0,
+    drift: float = 0.0,
 ) -> World:
-    """Users who click what lies along their taste; a quarter of the items is first shown in the test split."""
+    """Users who click what lies along their taste; a quarter of the items is first shown in the test split.
+
+    ``popularity`` and ``drift`` are standard deviations, over items, of the log odds: at all times, and of their change
+    over the whole time.
+    """
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     vectors = rng.normal(size=(items, 4)).astype(np.float32)
@@ -53,7 +65,11 @@ def make_world(
         rng.integers(items, size=(len(order), 5)),
         rng.integers(3 * items // 4, size=(len(order), 5)),
     )
-    probability = 1 / (1 + np.exp(1.0 - taste * np.einsum("pd,pkd->pk", tastes[order], vectors[shown])))
+    odds = taste * np.einsum("pd,pkd->pk", tastes[order], vectors[shown]) - 1.0
+    if popularity or drift:
+        own = np.random.default_rng([seed, 1]).normal(size=(2, items))
+        odds += popularity * own[0][shown] + drift * own[1][shown] * (time / len(order))[:, None]
+    probability = 1 / (1 + np.exp(-odds))
     click = (rng.random(shown.shape) < probability).astype(np.int8)
     impressions = pl.DataFrame(
         {

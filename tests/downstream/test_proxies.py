@@ -1,13 +1,23 @@
 """Proxies against loops, and leaks planted and honest."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from downstream.comparison.leaks import probe
-from downstream.comparison.proxies import next_click_recall, proxies, proxy_correlations, sim_score_page_auc
+from downstream.comparison.proxies import (
+    PROXIES,
+    exchange_rates,
+    next_click_recall,
+    proxies,
+    proxy_correlations,
+    sim_score_page_auc,
+)
 from downstream.data.ctr_data import load_ctr_data
 from downstream.settings import DataSettings
+from tests.benchmarks.leaks import honest, leaky
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +62,7 @@ def test_planted_vectors_beat_random_ones_on_every_behavioural_proxy(data, world
     assert planted["page AUC of SimScore"] > random["page AUC of SimScore"] + 0.1
     assert planted["recall@50 of the next click"] > random["recall@50 of the next click"]
     assert proxy_correlations([planted, random, planted, random], [0.2, 0.0, 0.3, 0.1])["page AUC of SimScore"] > 0.8
-    assert proxy_correlations([planted], [0.2])["effective rank"] is None
+    assert proxy_correlations([planted], [0.2])["RankMe"] is None
 
 
 def test_the_centred_proxy_is_that_of_a_table_centred_by_hand(data, world):
@@ -65,22 +75,49 @@ def test_the_centred_proxy_is_that_of_a_table_centred_by_hand(data, world):
     assert abs(raw - centred) > 1e-3
 
 
-def rates(data, splits):
-    rows = np.concatenate([data.rows[split] for split in splits])
-    shown = np.bincount(data.item[rows], minlength=160)
-    return np.bincount(data.item[rows], weights=data.click[rows], minlength=160) / np.maximum(shown, 1)
+def test_the_exchange_rate_is_the_slope_of_the_gains():
+    measured = [dict.fromkeys(PROXIES, value) for value in (0.5, 0.6, 0.7, 0.8)]
+    slope, low, high = exchange_rates(measured, [0.0, 0.011, 0.019, 0.03], 0.95)[PROXIES[0]]
+    assert slope == pytest.approx(0.098) and low < 0.1 < high < 0.12
+    assert exchange_rates(measured[:3], [0.0, 0.01, 0.02], 0.95)[PROXIES[0]] is None
 
 
-def test_a_table_that_knows_the_test_labels_is_flagged(data, world):
-    found = np.ones(160, dtype=bool)
-    for splits in (["test"], ["valid", "test"]):
-        cheat = np.column_stack([world.random.vectors, rates(data, splits)])
-        assert "correlation" in probe(cheat, found, data).reason
+@pytest.fixture(scope="module")
+def popular(world_maker, tmp_path_factory):
+    """A world whose items differ in popularity, which drifts."""
+    folder = tmp_path_factory.mktemp("popular") / "dataset"
+    return world_maker(folder, users=400, items=300, pages=20, taste=1.5, popularity=0.6, drift=0.2)
 
 
-def test_honest_tables_are_not_flagged(data, world):
-    found = np.ones(160, dtype=bool)
-    known = np.column_stack([world.table.vectors, rates(data, ["train"])])
-    for vectors in (world.table.vectors, world.random.vectors, known):
-        assert probe(vectors, found, data).reason is None
+@pytest.fixture(scope="module")
+def popular_data(popular):
+    return load_ctr_data(popular.folder, DataSettings(history=20))
+
+
+def flagged(table, data, **info):
+    return probe(np.asarray(table, dtype=np.float32), np.ones(len(table), dtype=bool), data, info).reason
+
+
+def test_tables_that_saw_test_labels_are_flagged(popular, popular_data):
+    reasons = {name: flagged(table, popular_data) for name, table in leaky(popular_data, popular.table.vectors, 0)}
+    assert all(reasons.values()), reasons
+    assert "cosines with a user's clicks" in reasons["SVD of test clicks, 32"]
+    assert "click rates" in reasons["click rate on test beside noise"]
+
+
+def test_honest_tables_are_not_flagged(popular, popular_data, data, world):
+    for name, table in honest(popular_data, popular.table.vectors, 0):
+        assert flagged(table, popular_data) is None, name
+    for vectors in (world.table.vectors, world.random.vectors):
+        assert flagged(vectors, data) is None
     assert probe(world.table.vectors, np.arange(160) < 9, data).reason is None  # too few items to tell
+
+
+def test_a_table_that_says_it_saw_the_test_period_is_flagged(popular, popular_data):
+    dataset = replace(popular_data.dataset)
+    dataset.__dict__["info"] = {**popular_data.dataset.info, "splits": {"test_start": 1000}}
+    dataset.__dict__["impressions"] = popular_data.dataset.impressions
+    data = replace(popular_data, dataset=dataset)
+    assert flagged(popular.table.vectors, data, saw_until=999) is None
+    assert "training data reach until 1000" in flagged(popular.table.vectors, data, saw_until=1000)
+    assert flagged(popular.table.vectors, data, saw_until="unknown") is None
