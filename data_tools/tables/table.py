@@ -1,7 +1,8 @@
 """Embedding tables: item ids and their vectors, with where they came from.
 
 Our own form is a folder of Parquet parts (``item_id``, ``embedding`` as a fixed-size list of float16 or float32) and
-``table.json`` (count, size, dtype, normalised, layer, encoder, preprocessing, weights, checkpoint, dataset).
+``table.json`` (count, size, dtype, normalised, layer, encoder, preprocessing, weights, checkpoint, dataset and, where
+known, ``saw_until``: the last time, in the log's unit, of the data that the encoder was trained on).
 Tables made elsewhere load too: :mod:`data_tools.convert_table` lists the layouts.
 """
 
