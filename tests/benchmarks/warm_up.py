@@ -22,7 +22,7 @@ from data_tools.common.cli import UserError, parse_settings, run_command
 from data_tools.common.files import read_json, write_json
 from data_tools.common.provenance import made_by
 from downstream.data.ctr_data import CTRData, DataSettings, load_ctr_data
-from downstream.statistics.intervals import BootstrapSettings, bootstrap_metrics, paired_interval
+from downstream.statistics.intervals import BootstrapSettings, Cells, bootstrap_metrics, difference_interval
 from downstream.statistics.metrics import auc, gauc
 from downstream.training.warm_up import PARTS
 
@@ -85,16 +85,16 @@ def measured(found: dict[str, list[np.ndarray]], data: CTRData, settings: Settin
     click, user = data.click[rows], data.user[rows]
     people, user = np.unique(user, return_inverse=True)
     bootstrap = BootstrapSettings(resamples=settings.resamples)
-    values = {part: np.array([gauc(click, own, user) for own in seeds]) for part, seeds in found.items()}
-    draws = {
-        part: np.stack([bootstrap_metrics(click, own, user, len(people), bootstrap)["gauc"] for own in seeds])
-        for part, seeds in found.items()
-    }
+    seeds, cells = np.arange(len(settings.seeds)), {}
+    for part, own in found.items():
+        values = np.array([gauc(click, scores, user) for scores in own])
+        draws = np.stack([bootstrap_metrics(click, scores, user, len(people), bootstrap)["gauc"] for scores in own])
+        cells[part] = Cells(values, draws, np.zeros_like(seeds), seeds, len(people))
     return {
         part: {
-            "gauc": values[part].tolist(),
+            "gauc": cells[part].values.tolist(),
             "auc": [auc(click, own) for own in found[part]],
-            "over_none": asdict(paired_interval(values[part], values["none"], draws[part], draws["none"], bootstrap)),
+            "over_none": asdict(difference_interval(cells[part], cells["none"], bootstrap)),
         }
         for part in PARTS
     }
