@@ -75,7 +75,7 @@ class Settings:
         all of them
     design : "paired" runs one cell a CTR seed, the k-th with the k-th encoder, from the first again where a source has
         fewer (the report says which cells were run); "crossed" runs every encoder with every CTR seed
-    seeds : former name of ctr_seeds
+    seeds : former name of ctr_seeds, which it replaces where it is given
     primary : the one difference that the comparison is made for, declared before the run: the main source against
         another (``against``) on all, warm or cold items (``slice``), by one of the models (``model``); null for none
     test_days : days of the test split that are scored, from and until, counted from its start, such as [0, 7]; null for
@@ -122,8 +122,6 @@ class Settings:
         if len(set(roles.values())) < len(roles):
             raise UserError(f"one source cannot have two roles, as here: {roles}")
         if self.seeds is not None:
-            if self.ctr_seeds != [0, 1, 2]:
-                raise UserError("both seeds and ctr_seeds are given; seeds is the former name of ctr_seeds, remove it")
             object.__setattr__(self, "ctr_seeds", self.seeds)
             object.__setattr__(self, "seeds", None)
         for name in ("forms", "models", "ctr_seeds"):

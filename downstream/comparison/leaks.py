@@ -37,8 +37,8 @@ from downstream.data.ctr_data import CTRData
 from downstream.statistics.metrics import group_auc
 
 MIN_ITEMS, MIN_IMPRESSIONS, MIN_USERS, MIN_HISTORY = 50, 6, 30, 3
-# Standard errors beyond which chance is no explanation: below 1 in 4,000 a check.
-BEYOND_CHANCE = 3.5
+# Standard errors beyond which chance is no explanation: about 1 in 700 a check.
+BEYOND_CHANCE = 3.0
 # Page AUC that the period alone may bring: other items, other users, longer histories.
 HONEST_DRIFT = 0.01
 HALVES = 20

@@ -162,7 +162,7 @@ def drawn_labels(info: dict[str, Any]) -> list[str]:
     ]
 
 
-def limitations(figures: Figures, rows: list[Row], data: CTRData) -> list[str]:
+def limitations(figures: Figures, data: CTRData, names: Names) -> list[str]:
     """What the figures cannot say."""
     tested = figures.differences.filter(pl.col("p_holm").is_not_null())
     distinct = figures.differences.filter(pl.col("form") != BEST)
@@ -180,6 +180,12 @@ def limitations(figures: Figures, rows: list[Row], data: CTRData) -> list[str]:
         "All models start from nothing on this log; on a long one the IDs know more and embeddings add less "
         "(a caution of COURIER's authors).",
     ]
+    silent = figures.tables.filter(pl.col("saw_until").is_null())["source"].unique(maintain_order=True).to_list()
+    if silent:
+        said.append(
+            f"{', '.join(names(source) for source in silent)}: table.json does not say until when the training data "
+            "reach (saw_until), so that only the vectors themselves were tested for knowledge of test labels."
+        )
     fewest = tested.select(pl.col("encoders").filter(pl.col("encoders") > 1).min()).item()
     if fewest and fewest < 4:
         said.append(

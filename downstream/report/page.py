@@ -127,7 +127,7 @@ def report_context(
         "thumbnails": thumbnails(alike + picked),
         "splits": splits(data),
         "measured": measured(figures, rows, data, training, names),
-        "limitations": limitations(figures, rows, data),
+        "limitations": limitations(figures, data, names),
     }
 
 

@@ -16,6 +16,7 @@ from data_tools.measures.simscore import sim_scores
 from data_tools.sharding.read import open_shards
 from pretrain.data.collate import places
 from pretrain.data.pictures import PictureSet
+from pretrain.encoder.image_encoder import ImageEncoder
 from pretrain.settings import Settings
 
 # Items of page views: what each slice holds.
@@ -119,7 +120,8 @@ def embed(encoder: torch.nn.Module, images: PictureSet | Tensor, batch: int = 25
     """Embeddings, unit float32 (N, D), of pictures, uint8 (N, 3, S, S), or of their items, in evaluation mode."""
     if not len(images):
         return torch.empty(0, 1)
-    if isinstance(images, PictureSet) and encoder.family.takes == "items":
+    takes = encoder.family.takes if isinstance(encoder, ImageEncoder) else "pictures"
+    if isinstance(images, PictureSet) and takes == "items":
         images = torch.tensor(images.items)
     device = next(encoder.parameters()).device
     training = encoder.training

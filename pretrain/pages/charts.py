@@ -21,7 +21,7 @@ FIGURES = {
 
 def _points(log: list[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:
     """Steps and values of a key of the log, where it was logged and is a number."""
-    lines = [line for line in log if math.isfinite(line.get(key, math.nan))]
+    lines = [line for line in log if line.get(key) is not None and math.isfinite(line[key])]
     return [line["step"] for line in lines], [line[key] for line in lines]
 
 

@@ -87,18 +87,14 @@ def measured(found: dict[str, list[np.ndarray]], data: CTRData, settings: Settin
     click, user = data.click[rows], data.user[rows]
     people, user = np.unique(user, return_inverse=True)
     bootstrap = BootstrapSettings(resamples=settings.resamples)
-    values = {part: np.array([gauc(click, own, user) for own in seeds]) for part, seeds in found.items()}
-    draws = {
-        part: np.stack([bootstrap_metrics(click, own, user, len(people), bootstrap)["gauc"] for own in seeds])
-        for part, seeds in found.items()
-    }
-    seeds = np.arange(len(values["none"]))
-    cells = {
-        part: Cells(values[part], draws[part], np.zeros(len(seeds), dtype=int), seeds, len(people)) for part in PARTS
-    }
+    seeds, cells = np.arange(len(settings.seeds)), {}
+    for part, own in found.items():
+        values = np.array([gauc(click, scores, user) for scores in own])
+        draws = np.stack([bootstrap_metrics(click, scores, user, len(people), bootstrap)["gauc"] for scores in own])
+        cells[part] = Cells(values, draws, np.zeros_like(seeds), seeds, len(people))
     return {
         part: {
-            "gauc": values[part].tolist(),
+            "gauc": cells[part].values.tolist(),
             "auc": [auc(click, own) for own in found[part]],
             "over_none": asdict(difference_interval(cells[part], cells["none"], bootstrap)),
         }

@@ -43,7 +43,7 @@ def datasets(tiny_world, log, tmp_path_factory):
     for name, rows, listed, pictures in (("early", early, shown, images), ("late", log, late, changed)):
         rows.write_parquet(folder / f"{name}-log.parquet")
         rules = Rules(valid_from=0.75, test_from=0.85)
-        write_dataset(folder / name, folder / f"{name}-log.parquet", listed, pictures, rules)
+        write_dataset(folder / name, folder / f"{name}-log.parquet", listed, pictures, rules=rules)
     return folder
 
 
@@ -155,7 +155,7 @@ def test_another_past_is_refused(datasets, log, tmp_path):
     log.with_columns(click=1 - pl.col("click")).write_parquet(tmp_path / "log.parquet")
     items = open_dataset(datasets / "late").items.select("item_id", "title", "category", "image")
     rules = Rules(valid_from=0.75, test_from=0.85)
-    write_dataset(tmp_path / "other", tmp_path / "log.parquet", items, datasets / "late", rules)
+    write_dataset(tmp_path / "other", tmp_path / "log.parquet", items, datasets / "late", rules=rules)
     with pytest.raises(UserError, match=r"are not those that .* holds; only later days and new items"):
         write_shards(settings(tmp_path / "other", out, append=True))
     assert len(read_json(out / "index.json")["writings"]) == 1 and not list(out.rglob(".*"))

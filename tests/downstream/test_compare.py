@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 import yaml
 from sklearn.metrics import ndcg_score, roc_auc_score
@@ -24,6 +25,7 @@ from downstream.report.words import Names, signed
 from downstream.settings import DataSettings, OptimSettings
 from downstream.statistics.intervals import BootstrapSettings, Cells, bootstrap_metrics, difference_interval
 from downstream.training.settings import ImageSettings, ModelSettings, TrainingSettings
+from tests.benchmarks.leaks import click_vectors
 
 
 @pytest.fixture(scope="module")
@@ -281,10 +283,10 @@ def test_the_html_is_one_file_without_network(reported):
     sources = re.findall(r'(?:src|href)="([^"]*)"', html)
     assert sources and all(source.startswith(("data:image/jpeg;base64,", "#")) for source in sources)
     assert "url(" not in html.replace("url(#", "")
-    # gains and duels on three slices, three dimensions of segments, calibration, spectra
+    # the first picture, gains and duels on three slices, three dimensions of segments, calibration, spectra
     assert "Epoch by epoch" not in html  # there was one
     assert (
-        html.count("<svg viewBox") - html.count("#picture-") == 11
+        html.count("<svg viewBox") - html.count("#picture-") == 12
         and "prefers-color-scheme: dark" in html
         and 'name="viewport"' in html
     )
@@ -332,6 +334,69 @@ def test_pictures_can_be_left_out(yaml_file, monkeypatch, tmp_path, reported):
     assert "data:image" not in html and "Nearest neighbours" not in html
 
 
+def test_every_comparison_that_scored_the_test_rows_is_counted_once(yaml_file, monkeypatch, tmp_path, reported, world):
+    ledger = world.folder / "test_looks.jsonl"
+    before = ledger.read_text().splitlines()
+    run(monkeypatch, "--config", yaml_file, "--out", tmp_path / "again")
+    assert ledger.read_text().splitlines() == before
+    flags = ["--main", "random", "--primary.against", "ids", "--title", "Once more", "--pictures", "false"]
+    run(monkeypatch, "--config", yaml_file, "--out", tmp_path / "other", *flags)
+    added = [json.loads(line) for line in ledger.read_text().splitlines()[len(before) :]]
+    assert [(one["title"], one["contrasts"], one["primary"]) for one in added] == [
+        ("Once more", 81, "random against ids, all")
+    ]
+    text = (tmp_path / "other" / "report.md").read_text()
+    assert f"{len(before)} other comparison" in text and "one declared before the run" in text
+    assert text.split("\n\n")[1].startswith("Declared before the run: Random vectors (")
+    (row,) = [
+        one for one in json.loads((tmp_path / "other" / "figures.json").read_text())["differences"] if one["primary"]
+    ]
+    assert (row["a"], row["b"], row["slice"], row["metric"], row["form"]) == ("random", "ids", "all", "gauc", "best")
+
+
+def test_a_part_of_the_test_days_is_scored_alone(tiny_world, tmp_path):
+    settings = Settings(
+        out=str(tmp_path / "out"),
+        dataset=str(tiny_world / "dataset"),
+        sources={"ids": None, "courier": Source(table=str(tiny_world / "planted"))},
+        ctr_seeds=[0],
+        training=TrainingSettings(DataSettings(history=5), optim=OptimSettings(batch_size=512)),
+        bootstrap=BootstrapSettings(resamples=20),
+        cache=str(tmp_path / "cache"),
+        test_days=(0.5, 2.0),
+        pictures=False,
+    )
+    compare(settings, "")
+    figures = Figures.read(tmp_path / "out" / "figures.json")
+    shown = load_ctr_data(tiny_world / "dataset", DataSettings()).dataset.impressions
+    test = shown.filter(pl.col("split") == "test")
+    days = (test["timestamp"] - test["timestamp"].min()) / 86_400
+    kept = test.filter((days >= 0.5) & (days < 2.0))
+    assert 0 < len(kept) < len(test)
+    assert figures.calibration.filter(source="ids")["impressions"].sum() == len(kept)
+    oracle = record(figures.oracle, slice="all")
+    assert oracle["auc"] == pytest.approx(roc_auc_score(kept["click"], kept["oracle"]))
+    with pytest.raises(UserError, match=r"test_days .* hold 0 impressions"):
+        compare(replace(settings, test_days=(90.0, 91.0)), "")
+
+
+def test_a_planted_cheat_is_flagged_in_the_first_sentence(world, tmp_path):
+    data = load_ctr_data(world.folder, DataSettings())
+    cheat = np.column_stack([world.random.vectors, click_vectors(data, "test", 16)]).astype(np.float32)
+    write_table(tmp_path / "cheat", world.random.ids, cheat, {})
+    settings = Settings(
+        out=str(tmp_path / "out"),
+        dataset=str(world.folder),
+        sources={"ids": None, "courier": Source(table=str(tmp_path / "cheat"))},
+        ctr_seeds=[0],
+        training=TrainingSettings(DataSettings(history=10), optim=OptimSettings(batch_size=512)),
+        bootstrap=BootstrapSettings(resamples=20),
+        cache=str(tmp_path / "cache"),
+        pictures=False,
+    )
+    assert compare(settings, "").startswith("COURIER appears to know test labels: cosines with a user's clicks")
+
+
 MINIMAL = {"sources": {"ids": None, "courier": Source(table="t")}}
 
 
@@ -349,7 +414,6 @@ MINIMAL = {"sources": {"ids": None, "courier": Source(table="t")}}
         ({"models": []}, "models is empty"),
         ({"workers": 0}, "workers is 0"),
         ({"seeds": []}, "ctr_seeds is empty"),
-        ({"seeds": [0], "ctr_seeds": [1]}, "former name of ctr_seeds"),
         ({"ctr_seeds": [1, 1]}, "a seed twice"),
         ({"primary": Primary("scl")}, "primary.against is 'scl'"),
         ({"primary": Primary("ids", model="din")}, "primary.model is 'din'"),
@@ -385,6 +449,10 @@ def test_named_forms_and_models_change_the_settings_of_their_cells(tmp_path):
     assert ids.training.model == ModelSettings("dicm", hidden=(400, 80))
     assert joint.training.image == settings.training.image
     assert alone.training.image == replace(settings.training.image, behaviour_images=False, hidden=(8,))
+
+
+def test_the_former_name_of_ctr_seeds_still_counts():
+    assert Settings(**MINIMAL, out="o", dataset="d", ctr_seeds=[0, 1], seeds=[5]).ctr_seeds == [5]
 
 
 @pytest.mark.parametrize(

@@ -171,5 +171,5 @@ def test_what_does_not_fit_is_named(data, table, run, tmp_path):
         ImageSettings(weights="file")
     files = join_table(table, data)
     files.pictures[int(np.flatnonzero(files.found & files.warm)[0])] = "missing.png"
-    with pytest.raises(UserError, match=r"its picture .*missing.png is of no use"):
+    with pytest.raises(UserError, match=r"its picture .*missing.png cannot be read"):
         build_model(data, files, ModelSettings(), ImageSettings(tune="encoder"))

@@ -86,7 +86,7 @@ def test_the_exchange_rate_is_the_slope_of_the_gains():
 def popular(world_maker, tmp_path_factory):
     """A world whose items differ in popularity, which drifts."""
     folder = tmp_path_factory.mktemp("popular") / "dataset"
-    return world_maker(folder, users=400, items=300, pages=20, taste=1.5, popularity=0.6, drift=0.2)
+    return world_maker(folder, users=600, items=600, pages=20, taste=1.5, popularity=0.6, drift=0.2)
 
 
 @pytest.fixture(scope="module")

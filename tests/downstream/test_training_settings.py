@@ -69,7 +69,7 @@ def test_a_training_takes_of_shared_options_what_it_uses():
     assert shared.chosen(image=changes).image.simtier.bins == 3
     with pytest.raises(UserError, match=r"image\.simtier\.bins is 3"):
         shared.chosen(image={**changes, "form": "vector"})
-    with pytest.raises(UserError, match=r"unknown key 'simtier\.bin': the nearest known one is 'simtier\.bins'"):
+    with pytest.raises(UserError, match=r"unknown setting simtier\.bin; the nearest is simtier\.bins"):
         shared.chosen(image={"form": "simtier", "simtier": {"bin": 3}})
     with pytest.raises(UserError, match="bins"):
         shared.chosen(image={"form": "simtier", "simtier": {"bins": 1}})

@@ -125,6 +125,41 @@ def test_a_flagged_table_is_not_celebrated():
     assert verdict(flagged("courier"), SPEC) == ["COURIER appears to know test labels: it knows."]
 
 
+def cells(encoders, seeds):
+    keys = zip(encoders, seeds, strict=True)
+    return [{"source": "courier", "form": "vector", "model": "dicm", "encoder": e, "seed": s} for e, s in keys]
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (([0, 0], [0, 1]), "Intervals are conditional on the one encoder of COURIER"),
+        (([0], [0]), "Intervals cover users only: there is one CTR training each."),
+        (([0, 1], [0, 1]), None),
+    ],
+)
+def test_what_intervals_do_not_cover_is_in_the_verdict(keys, said):
+    text = " ".join(verdict(figures(UP, UP, cells=cells(*keys)), SPEC))
+    assert (said in text) if said else "Intervals" not in text
+
+
+def test_one_test_user_gives_no_verdict():
+    row = {"a": "courier", "b": "ids", "form": "vector", "model": "dicm", "slice": "all", "metric": "gauc"}
+    found = figures(UP, UP, differences=[row | {"mean": -0.03, "direction": 0}])
+    assert verdict(found, SPEC)[0] == (
+        "COURIER (Vector) cannot be compared with IDs only in the GAUC of DICM: −0.0300 without an interval, since "
+        "fewer than two test users carry it, on all test impressions."
+    )
+
+
+def test_where_gauc_is_undefined_auc_is_compared():
+    row = {"a": "courier", "b": "ids", "form": "vector", "model": "dicm", "slice": "all", "metric": "auc"}
+    found = figures(UP, UP, differences=[row | {"mean": 0.03, "low": 0.01, "high": 0.05, "direction": 1}])
+    sentences = verdict(found, SPEC)
+    assert sentences[0].startswith("COURIER (Vector) raises the AUC of DICM over IDs only by 0.0300")
+    assert sentences[1].startswith("GAUC is undefined: no test user has both")
+
+
 def test_items_without_a_vector_are_in_the_verdict():
     lacking = [{"source": "courier", "impressions_without_vector": share} for share in (0.9, 0.96)]
     sentence = "Share of test impressions whose item has no vector: 96% (COURIER)."

@@ -68,7 +68,7 @@ def test_a_name_may_begin_with_its_family():
 
 
 def test_an_unknown_family_lists_those_known():
-    with pytest.raises(UserError, match="unknown encoder family 'tim'; choose one of open_clip, timm"):
+    with pytest.raises(UserError, match="unknown encoder family 'tim'; choose one of open_clip, table, timm"):
         Encoder(family="tim")
 
 

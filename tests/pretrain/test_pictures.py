@@ -77,17 +77,17 @@ def test_a_broken_picture_counts_neither_for_nor_against(tiny_world, tmp_path):
         (tmp_path / "dataset" / row["image"]).write_bytes(data[:300] if row["item"] == lost else data)
     write_shards(Shards(dataset=str(tmp_path / "dataset"), out=str(tmp_path / "shards"), requests_per_shard=64))
     encoder = torch.nn.Sequential(torch.nn.Flatten(), Scaled(), torch.nn.Linear(3 * 24 * 24, 4))
-    requests = load_requests(tmp_path / "shards", "test", 24, 30, 1000, 0)
+    requests = load_requests(tmp_path / "shards", "test", image_size=24, history=30, limit=1000, seed=0)
     found = encoder_page_auc(encoder, requests)
-    whole = load_requests(tiny_world / "shards", "test", 24, 30, 1000, 0)
+    whole = load_requests(tiny_world / "shards", "test", image_size=24, history=30, limit=1000, seed=0)
     row = whole.images.items.index(lost)
     assert requests.images.broken == {row}
 
     unit = embed(encoder, whole.images)
-    expected = {"seen": [], "unseen": []}
-    for history, page, click, seen in zip(whole.history, whole.page, whole.click, whole.seen, strict=True):
+    expected = {"warm": [], "cold": []}
+    for history, page, click, seen in zip(whole.history, whole.page, whole.click, whole.warm, strict=True):
         taste = unit[[k for k in history.tolist() if k not in (-1, row)]].sum(0)
-        for name, wanted in (("seen", True), ("unseen", False)):
+        for name, wanted in (("warm", True), ("cold", False)):
             slots = [
                 (float(unit[k] @ taste), bool(c))
                 for k, c, s in zip(page.tolist(), click, seen, strict=True)
