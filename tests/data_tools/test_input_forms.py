@@ -187,7 +187,7 @@ def test_parts_are_united_by_name_and_widened(tmp_path):
     table, found = read(tmp_path, folder, [*NAMES, "scene"])
     assert table.sort("user_id").select("user_id", "item_id", "scene").rows() == [(1, "a", None), (2**40, "7", "s")]
     assert "x" not in found.columns, "what cannot be united is of no use here"
-    with pytest.raises(UserError, match="column 'x' holds lists or structs in .*0.parquet, numbers in"):
+    with pytest.raises(UserError, match=r"column 'x' holds lists or structs in .*0.parquet, numbers in"):
         read(tmp_path, folder, [*NAMES, "x"])
     csv = tmp_path / "texts"
     csv.mkdir()
