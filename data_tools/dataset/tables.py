@@ -19,7 +19,7 @@ from data_tools.log import histories
 from data_tools.log.engines import Engine, join_parts
 from data_tools.log.labels import sample_unclicked
 from data_tools.log.time_forms import time_form
-from data_tools.log.times import COUNTS, date_text, read_time
+from data_tools.log.times import COUNTS, date_text, timed
 
 CLICKS_AT_ONCE = 50_000_000  # gathered into lists per user, which no engine spills
 
@@ -160,8 +160,8 @@ def _launches(run: Engine, catalogue: pl.DataFrame, read: ReadLog, rules: Rules)
     times = run.frame("launches", catalogue.select("item", "first_seen"))
     asked = "order" if read.unit == "order" else "auto"
     form = time_form(run, times.first_seen, asked, rules.day_first, "the item list, column 'first_seen'")
-    found = run.rows(times.select("item", time=read_time(times.first_seen, form)[0]))
-    given = catalogue.select("item").join(found, on="item", how="left", maintain_order="left")["time"]
+    found = run.rows(timed(times.rename(timestamp="first_seen"), form).select("item", "timestamp"))
+    given = catalogue.select("item").join(found, on="item", how="left", maintain_order="left")["timestamp"]
     if (form.numbers == COUNTS) != (read.time.numbers == COUNTS) and read.unit != "order":
         given = pl.repeat(None, len(given), dtype=pl.Int64, eager=True)
     notes = [f"first_seen: {note}" for note in form.notes]

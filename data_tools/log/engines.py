@@ -26,6 +26,7 @@ from data_tools.common.parquet import engine_path, parquet_table
 from data_tools.reading.parts import Part
 
 ROW = "__row__"
+ibis.options.sql.fuse_selects = False  # fused, an expression that others build on is written as often as it is used
 LAST_SEEN = "Possible"  # DuckDB's advice begins so; it is on settings that are not to be had here
 
 

@@ -31,7 +31,7 @@ from data_tools.log.times import (
     UNITS,
     WRITTEN,
     TimeForm,
-    local_time,
+    with_local_time,
 )
 
 SURE = 0.9  # of a column's numbers have the form that is taken
@@ -62,7 +62,8 @@ def time_form(run: Engine, column: ir.Value, asked: str, day_first: bool | None,
         return TimeForm(ORDER if asked == ORDER else "seconds")
     if not (kind.is_string() or kind.is_numeric()):
         raise UserError(f"{where} is {kind}; numbers, dates or text are expected")
-    counts = run.rows(_counted(column)).row(0, named=True)
+    found = run.rows(_counted(column)).row(0, named=True)
+    counts = {name: found[name] if name in ("least", "most") else found[name] or 0 for name in found}
     form = TimeForm(asked, strict=False)
     if asked == "auto":
         form = _form_of_numbers(counts, where)
@@ -73,30 +74,28 @@ def time_form(run: Engine, column: ir.Value, asked: str, day_first: bool | None,
 
 def _counted(column: ir.Value) -> ir.Table:
     """What is counted to find the form of a column."""
-    given = column
-    if column.type().is_string():
-        given = column.strip()
-        given = (given == "").ifelse(ibis.null("string"), given)
-    value = whole(given)
-    size = value.abs()
+    table, text = column.name("given").as_table(), column.type().is_string()
+    if text:
+        table = table.mutate(given=table.given.strip())
+        table = table.mutate(given=(table.given == "").ifelse(ibis.null("string"), table.given))
+    dated = table.given.re_search(MOMENT).fill_null(False) if text else ibis.literal(False)
+    table = table.mutate(value=whole(table.given), number=number(table.given), dated=dated)
+    value, size = table.value, table.value.abs()
     counts = {
         "numbers": value.count(),
-        "others": given.count() - value.count(),
-        "dated": ibis.literal(0),
+        "dated": table.dated.sum(),
+        "others": (table.given.notnull() & value.isnull() & ~table.dated).sum(),
         "least": value.min(),
         "most": value.max(),
+        "fractions": (table.number != value).sum(),
         COUNTS: (size < SMALL).sum(),
         EXCEL: value.between(*EXCEL_DAYS).sum(),
-        "fractions": (number(given) != value).sum(),
     }
-    if column.type().is_string():
-        counts["dated"] = given.re_search(MOMENT).sum()
-        counts["others"] = counts["others"] - counts["dated"]
     for unit, scale in UNITS.items():
         counts[unit] = ((size >= SMALL * scale) & (size < FAR * scale)).sum()
     for form in DIGITS:
         counts[form] = _valid_digits(value, form).sum()
-    return column.as_table().agg(**counts)
+    return table.agg(**counts)
 
 
 def _valid_digits(value: ir.Value, form: str) -> ir.Value:
@@ -152,9 +151,10 @@ def _excel(days: int) -> str:
 
 def _with_written(run: Engine, column: ir.Value, form: TimeForm, day_first: bool | None, where: str) -> TimeForm:
     """A form with those of the text that is neither a number nor ISO 8601."""
-    text = column.strip()
-    texts = text.as_table().filter(text != "", whole(text).isnull(), ~text.re_search(MOMENT)).select(text=text)
-    text = texts.text
+    texts = column.strip().name("__text__").as_table()
+    text = texts["__text__"]
+    texts = texts.filter(text != "", whole(text).isnull(), ~text.re_search(MOMENT))
+    text = texts["__text__"]
     counts = {name: text.re_search(one.pattern).sum() for name, one in WRITTEN.items()}
     counts |= {"example": text.min(), "zoned": text.re_search("[A-Za-z]/[A-Za-z]").sum()}
     for name in (DAY_FIRST, MONTH_FIRST):
@@ -184,10 +184,11 @@ def _zones(run: Engine, texts: ir.Table, names: Sequence[str]) -> dict[str, list
     """How far each zone that is named is ahead of UTC, and until when, over the time that the texts span."""
     spans: dict[str, list[str]] = {}
     for name in names:
-        local, zone = local_time(texts.text, WRITTEN[name])
-        found = texts.select(zone=zone, local=local).filter(ibis._.zone.contains("/")).group_by("zone")
-        for row in run.rows(found.agg(first=ibis._.local.min(), last=ibis._.local.max())).iter_rows(named=True):
-            spans.setdefault(row["zone"], []).extend([row["first"], row["last"]])
+        table = with_local_time(texts, WRITTEN[name])
+        table = table.filter(table["__zone__"].contains("/"))
+        ends = table.group_by("__zone__").agg(first=table["__local__"].min(), last=table["__local__"].max())
+        for zone, first, last in run.rows(ends.select("__zone__", "first", "last")).iter_rows():
+            spans.setdefault(zone, []).extend([first, last])
     known = available_timezones()
     return {zone: _steps(ZoneInfo(zone), min(ends), max(ends)) for zone, ends in spans.items() if zone in known}
 

@@ -121,65 +121,90 @@ class TimeForm:
         return "milliseconds" if self.numbers in (*UNITS,)[1:] or self.numbers.endswith("mmm") else "seconds"
 
 
-def _moment(value: ir.Value) -> ir.Value:
-    """Seconds since 1970 of ISO text, worked out by hand because engines read different forms; null for other text."""
-    text = value.strip()
-    text = text.re_search(MOMENT).ifelse(text, ibis.null("string"))
-    day = text.substr(0, 10).try_cast("date").cast("timestamp").epoch_seconds().cast("int64")
-    hours, rest = digits(text.substr(11, 2)), text.substr(16, 64)
-    seconds = (rest.substr(0, 1) == ":").ifelse(digits(rest.substr(1, 2)), 0)
-    zone = "[+-]([0-9]{2}):?([0-9]{2})?$"
-    ahead = digits(rest.re_extract(zone, 1)) * 3600 + digits(rest.re_extract(zone, 2)) * 60
-    utc = day + hours * 3600 + digits(text.substr(14, 2)) * 60 + seconds - rest.contains("-").ifelse(-ahead, ahead)
-    return (hours < 24).ifelse(utc, ibis.null("int64"))
+def _with_moment(table: ir.Table, source: str, target: str) -> ir.Table:
+    """Add ``target``, seconds since 1970 of the ISO text in ``source``, null for other text; worked out by hand because
+    engines read different forms. In steps, because an expression is worked out, and written, as often as it is used."""
+    text = table[source].strip()
+    table = table.mutate(__iso__=text.re_search(MOMENT).ifelse(text, ibis.null("string")))
+    iso, zone = table["__iso__"], "[+-]([0-9]{2}):?([0-9]{2})?$"
+    table = table.mutate(__day__=iso.substr(0, 10).try_cast("date"), __rest__=iso.substr(16, 64))
+    table = table.mutate(__hours__=digits(table["__iso__"].substr(11, 2)), __minutes__=digits(iso.substr(14, 2)))
+    rest = table["__rest__"]
+    table = table.mutate(
+        __seconds__=(rest.substr(0, 1) == ":").ifelse(digits(rest.substr(1, 2)), 0),
+        __ahead__=digits(rest.re_extract(zone, 1)) * 3600 + digits(rest.re_extract(zone, 2)) * 60,
+        __sign__=rest.contains("-").ifelse(-1, 1),
+    )
+    day = table["__day__"].cast("timestamp").epoch_seconds().cast("int64")
+    clock = table["__hours__"] * 3600 + table["__minutes__"] * 60 + table["__seconds__"]
+    utc = day + clock - table["__ahead__"] * table["__sign__"]
+    table = table.mutate(**{target: (table["__hours__"] < 24).ifelse(utc, ibis.null("int64"))})
+    return table.drop(
+        "__iso__", "__day__", "__rest__", "__hours__", "__minutes__", "__seconds__", "__ahead__", "__sign__"
+    )
 
 
-def local_time(text: ir.Value, form: Written) -> tuple[ir.Value, ir.Value]:
-    """Date and clock of text in a form, as ISO text without a zone, and the zone."""
+def with_local_time(table: ir.Table, form: Written) -> ir.Table:
+    """Add ``__local__``, the date and clock of ``__text__`` in a form as ISO text without a zone, and ``__zone__``.
 
-    def part(group: int, width: int = 2) -> ir.Value:
-        return text.re_extract(form.pattern, group).lpad(width, "0")
+    In steps, because an expression that is used several times would be worked out, and written, as often.
+    """
+    text = table["__text__"]
+    places = {"year": form.year, "month": form.month, "day": form.day}
+    places |= {name: form.clock + n for n, name in enumerate(("hour", "minute", "second", "half", "zone"))}
+    parts = {f"__{name}__": text.re_extract(form.pattern, group) for name, group in places.items()}
+    table = table.mutate(**parts)
+    month, half, hour = (table[f"__{name}__"].lower() for name in ("month", "half", "hour"))
+    table = table.mutate(
+        __month__=ibis.cases(*((month == name, f"{n}") for n, name in enumerate(MONTHS, 1)), else_=month),
+        __hour__=half.isin(["a", "p"])
+        .ifelse(digits(hour) % 12 + (half == "p").ifelse(12, 0), digits(hour))
+        .cast("string"),
+    )
+    date, clock = (
+        [table[f"__{name}__"].lpad(width, "0") for name, width in names]
+        for names in ((("year", 4), ("month", 2), ("day", 2)), (("hour", 2), ("minute", 2), ("second", 2)))
+    )
+    local = date[0] + "-" + date[1] + "-" + date[2] + " " + clock[0] + ":" + clock[1] + ":" + clock[2]
+    return table.mutate(__local__=local).drop(*(name for name in parts if name != "__zone__"))
 
-    month, half = text.re_extract(form.pattern, form.month).lower(), text.re_extract(form.pattern, form.clock + 3)
-    named = ibis.cases(*((month == name, f"{place:02}") for place, name in enumerate(MONTHS, 1)), else_=month)
-    hour, late = digits(part(form.clock)), half.lower().isin(["p"]).ifelse(12, 0)
-    hour = half.lower().isin(["a", "p"]).ifelse(hour % 12 + late, hour).cast("string")
-    date = part(form.year, 4) + "-" + named.lpad(2, "0") + "-" + part(form.day)
-    clock = hour.lpad(2, "0") + ":" + part(form.clock + 1) + ":" + part(form.clock + 2)
-    return date + " " + clock, text.re_extract(form.pattern, form.clock + 4)
 
-
-def _written(text: ir.Value, form: Written, zones: Mapping[str, Sequence[tuple[str, int]]]) -> ir.Value:
-    """Seconds since 1970 of text in a form; null for other text, and where the zone is unknown."""
-    local, zone = local_time(text, form)
-    plain = _moment(local + zone.contains("/").ifelse("", zone.replace("GMT", "UTC")))
-    if not zones:
-        return zone.contains("/").ifelse(ibis.null("int64"), plain)
-    steps = ((zone == name) & (local < until) for name, own in zones.items() for until, _ in own)
+def _with_written(table: ir.Table, form: Written, zones: Mapping[str, Sequence[tuple[str, int]]]) -> ir.Table:
+    """``__date__``, where it is null, from ``__text__`` in a form; still null for other text and unknown zones."""
+    table = with_local_time(table, form)
+    local, zone = table["__local__"], table["__zone__"]
+    named = zone.contains("/")
+    steps = [(zone == name) & (local < until) for name, own in zones.items() for until, _ in own]
     ahead = [seconds for own in zones.values() for _, seconds in own]
-    return plain - ibis.cases(*zip(steps, ahead, strict=True), (~zone.contains("/"), 0)).cast("int64")
+    table = table.mutate(
+        __plain__=local + named.ifelse("", zone.replace("GMT", "UTC")),
+        __ahead_of__=ibis.cases((~named, 0), *zip(steps, ahead, strict=True)).cast("int64"),
+    )
+    table = _with_moment(table, "__plain__", "__moment__")
+    table = table.mutate(__date__=table["__date__"].coalesce(table["__moment__"] - table["__ahead_of__"]))
+    return table.drop("__local__", "__zone__", "__plain__", "__ahead_of__", "__moment__")
 
 
-def _from_digits(value: ir.Value, form: str) -> ir.Value:
-    """Seconds since 1970 (milliseconds, of a form that has them) of dates written as digits alone."""
-    text = whole(value).cast("string")
-    text = (text.length() == len(form)).ifelse(text, ibis.null("string"))
-    year = 4 if form.startswith("YYYY") else 2
+def _with_digits(table: ir.Table, form: str) -> ir.Table:
+    """``__numbers__``: seconds since 1970 (milliseconds, of a form that has them) of dates written as digits alone."""
+    text = whole(table.timestamp).cast("string")
+    table = table.mutate(__digits__=(text.length() == len(form)).ifelse(text, ibis.null("string")))
+    text, year = table["__digits__"], 4 if form.startswith("YYYY") else 2
     pairs = [text.substr(at, 2) for at in range(year, len(form.removesuffix("mmm")), 2)] + [ibis.literal("00")] * 3
     date = ibis.literal("20"[: 4 - year]) + text.substr(0, year) + "-" + pairs[0] + "-" + pairs[1]
-    seconds = _moment(date + " " + pairs[2] + ":" + pairs[3] + ":" + pairs[4])
-    return seconds * 1000 + digits(text.substr(14, 3)) if form.endswith("mmm") else seconds
+    table = table.mutate(__plain__=date + " " + pairs[2] + ":" + pairs[3] + ":" + pairs[4])
+    table = _with_moment(table, "__plain__", "__numbers__")
+    if form.endswith("mmm"):
+        table = table.mutate(__numbers__=table["__numbers__"] * 1000 + digits(table["__digits__"].substr(14, 3)))
+    return table.drop("__digits__", "__plain__")
 
 
 def _numbers(value: ir.Value, form: TimeForm) -> ir.Value:
     """Numbers as the form's unit has them; null for those of another unit."""
-    if form.numbers in DIGITS:
-        return _from_digits(value, form.numbers)
     if form.numbers == EXCEL:
         days = number(value)
-        return (days.between(*EXCEL_DAYS).ifelse(days, ibis.null("float64")) * 86400).round().cast(
-            "int64"
-        ) + EXCEL_EPOCH
+        days = days.between(*EXCEL_DAYS).ifelse(days, ibis.null("float64"))
+        return (days * 86400).round().cast("int64") + EXCEL_EPOCH
     found, scale = whole(value), UNITS.get(form.numbers, 1)
     if form.strict:
         small = found.between(1 - SMALL * scale, SMALL * scale - 1)
@@ -188,18 +213,27 @@ def _numbers(value: ir.Value, form: TimeForm) -> ir.Value:
     return found if scale <= 1000 else found // (scale // 1000)
 
 
-def read_time(value: ir.Value, form: TimeForm) -> tuple[ir.Value, ir.Value]:
-    """Times as int64, null where they cannot be read; and whether a number is of another unit than the column's."""
-    scale = 1000 if form.unit == "milliseconds" else 1
+def timed(table: ir.Table, form: TimeForm) -> ir.Table:
+    """Read the column ``timestamp`` (int64, null where it cannot be read), and add ``__other__``: whether it is a
+    number of another unit than the column's."""
+    value, scale = table.timestamp, 1000 if form.unit == "milliseconds" else 1
     if value.type().is_timestamp() or value.type().is_date():
-        return value.cast("timestamp").truncate("s").epoch_seconds().cast("int64") * scale, ibis.literal(False)
-    numbers = _numbers(value, form)
-    other = whole(value).notnull() & numbers.isnull()
+        seconds = value.cast("timestamp").truncate("s").epoch_seconds().cast("int64")
+        return table.mutate(timestamp=seconds * scale, __other__=ibis.literal(False))
+    table = table.mutate(__whole__=whole(value))
+    if form.numbers in DIGITS:
+        table = _with_digits(table, form.numbers)
+    else:
+        table = table.mutate(__numbers__=_numbers(table.timestamp, form))
+    table = table.mutate(__other__=table["__whole__"].notnull() & table["__numbers__"].isnull())
     if not value.type().is_string():
-        return numbers, other
-    text = value.strip()
-    dates = [_moment(text), *(_written(text, WRITTEN[name], form.zones) for name in form.written)]
-    return ibis.coalesce(numbers, *(date * scale for date in dates)), other
+        return table.mutate(timestamp="__numbers__").drop("__numbers__", "__whole__")
+    table = table.mutate(__text__=table.timestamp.strip())
+    table = _with_moment(table, "__text__", "__date__")
+    for name in form.written:
+        table = _with_written(table, WRITTEN[name], form.zones)
+    table = table.mutate(timestamp=table["__numbers__"].coalesce(table["__date__"] * scale))
+    return table.drop("__numbers__", "__whole__", "__text__", "__date__")
 
 
 def date_text(time: int, unit: str) -> str | None:

@@ -15,7 +15,7 @@ import ibis.expr.types as ir
 
 from data_tools.log.engines import ROW
 from data_tools.log.numbers import number, whole
-from data_tools.log.times import read_time
+from data_tools.log.times import timed
 from data_tools.log.understood import IDS, LabelForm, Understood, label_text, read_id
 from data_tools.reading.columns import free_names
 
@@ -91,35 +91,33 @@ def judge(log: ir.Table, columns: Mapping[str, str], catalogue: ir.Table, unders
         others as they are; item_id is left to the catalogue.
     """
     given = {ours: _blank_as_null(log[theirs]) for ours, theirs in columns.items()}
-    values = {name: _READ[name](value) if name in _READ else value for name, value in given.items()}
-    values |= {name: read_id(name, given[name], understood) for name in IDS if name in given}
-    nothing = {"click"} if understood.label.null_is_no else set()
-    nothing |= {"request_id"} if understood.some_requests else set()
+    table = log.select(row=log[ROW], **given)
+    # In steps, because an expression that is used several times would be worked out, and written, as often.
+    table = table.mutate(**{f"__no_{name}__": table[name].isnull() for name in columns})
+    table = table.mutate(**{name: _READ[name](table[name]) for name in columns if name in _READ})
+    table = table.mutate(**{name: read_id(name, table[name], understood) for name in IDS if name in columns})
+    if "click" in columns:
+        table = table.mutate(click=_label(table.click, understood.label))
+    if understood.label.null_is_no:
+        table = table.mutate(click=table["__no_click__"].ifelse(ibis.literal(0, "int8"), table.click))
+    table = timed(table, understood.time) if "timestamp" in columns else table.mutate(timestamp=table.row)
+
+    allowed = {"click": understood.label.null_is_no, "request_id": understood.some_requests}
+    needed = ("user_id", "item_id", "timestamp", "click", "rating", "request_id")
     faults = [
-        (given[name].isnull(), f"{name} missing")
-        for name in ("user_id", "item_id", "timestamp", "click", "rating", "request_id")
-        if name in given and name not in nothing
+        (table[f"__no_{name}__"], f"{name} missing") for name in needed if name in columns and not allowed.get(name)
     ]
-    if "timestamp" in given:
-        values["timestamp"], other = read_time(given["timestamp"], understood.time)
-        unreadable = given["timestamp"].notnull() & values["timestamp"].isnull()
-        faults += [(other, OTHER_UNIT), (unreadable, "timestamp unreadable")]
-    else:
-        values["timestamp"] = log[ROW]
-    if "click" in given:
-        values["click"] = _label(given["click"], understood.label)
-        if understood.label.null_is_no:
-            values["click"] = given["click"].isnull().ifelse(ibis.literal(0, "int8"), values["click"])
+    faults += [(table["__other__"], OTHER_UNIT)] if "timestamp" in columns else []
     faults += [
-        (given[name].notnull() & values[name].isnull(), _UNREADABLE.get(name, f"{name} unreadable"))
-        for name in ("click", "rating", *OPTIONAL)
-        if name in given and (name == "click" or name in _READ)
+        (~table[f"__no_{name}__"] & table[name].isnull(), _UNREADABLE.get(name, f"{name} unreadable"))
+        for name in ("timestamp", "click", "rating", *OPTIONAL)
+        if name in columns and name != "scene"
     ]
-    values["key"] = values.pop("item_id")
-    read = log.select(row=log[ROW], **values, fault=ibis.cases(*faults))
-    known = read.left_join(_keyed(catalogue, read.key.type()), "key")
+    table = table.mutate(fault=ibis.cases(*faults)).rename(key="item_id")
+    known = table.left_join(_keyed(catalogue, table.key.type()), "key")
     fault = known.fault.coalesce(known.item.isnull().ifelse("item unknown", ibis.null("string")))
-    return known.mutate(fault=fault).drop("key", "key_right")
+    kept = [name for name in columns if name != "item_id"]
+    return known.select("row", "item", *kept, *([] if "timestamp" in columns else ["timestamp"]), fault=fault)
 
 
 def repeated(rows: ir.Table) -> ir.Table:
