@@ -67,7 +67,7 @@ def time_form(run: Engine, column: ir.Value, asked: str, day_first: bool | None,
     form = TimeForm(asked, strict=False)
     if asked == "auto":
         form = _form_of_numbers(counts, where)
-    if counts["others"]:
+    if counts["others"] and kind.is_string():
         form = _with_written(run, column, form, day_first, where)
     return form
 
@@ -104,7 +104,8 @@ def _valid_digits(value: ir.Value, form: str) -> ir.Value:
     pairs, rest = (len(form.removesuffix("mmm")) - year) // 2, 1000 if form.endswith("mmm") else 1
     whole_date = value // rest
     years = whole_date // 100**pairs
-    valid = years.between(1970, 2099) if year == 4 else years.between(0, 99)
+    # A number has no zeros in front: a year below 10 would leave a digit too few.
+    valid = years.between(1970, 2099) if year == 4 else years.between(10, 99)
     for place, most in zip(range(pairs), (12, 31, 23, 59, 59), strict=False):
         part = whole_date // 100 ** (pairs - 1 - place) % 100
         valid &= part.between(1 if place < 2 else 0, most)

@@ -74,9 +74,11 @@ class Understood:
 def label_text(value: ir.Value) -> ir.Value:
     """Labels as lower-case text, whole numbers without a fraction: 1.0 and "1" alike."""
     if value.type().is_boolean():
-        return value.ifelse("1", "0")
+        return ibis.cases((value, "1"), (~value, "0"))
     text, found = value.cast("string").strip().lower(), number(value)
-    exact = (found == found.floor()) & (found.abs() < MOST_EXACT)
+    # Larger ones are null first: engines cast what floor gives to int64.
+    small = (found.abs() < MOST_EXACT).ifelse(found, ibis.null("float64"))
+    exact = small == small.floor()
     return exact.ifelse(found.try_cast("int64").cast("string"), text)
 
 
@@ -171,7 +173,8 @@ def _id_forms(run: Engine, log: ir.Table, ids: Mapping[str, str], where: str) ->
             whole = given.strip().re_search(r"^-?[0-9]+[.]0+$")
         elif kind.is_floating():
             given = value.isnan().ifelse(ibis.null(kind), value)
-            whole = (given == given.floor()) & (given.abs() <= MOST_EXACT)
+            small = (given.abs() <= MOST_EXACT).ifelse(given, ibis.null(kind))
+            whole = (small == small.floor()).fill_null(False) & given.notnull()
         elif kind.is_decimal():
             given = value
             whole = (given == given.floor()) & given.between(-(2**63), 2**63 - 1)
