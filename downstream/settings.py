@@ -152,8 +152,15 @@ class OptimSettings(Checked):
         Steps between two decays.
     patience : int
         Epochs in a row without a better AUC on validation after which training stops; by default it never does.
+    id_optimizer : str
+        Of the embeddings of users, items, categories and scenes. adam steps through whole tables, rows that the batch
+        does not show too: their moments decay and go on moving them. sparse_adam steps through the rows that the batch
+        shows, and leaves all others and their moments alone; its cost does not grow with the tables.
     threads : int
         CPU threads of a process. Small batches gain little from more, and lose much where cores are shared.
+    loader_threads : int
+        Threads of a process that make the next batches, which are the same whatever their number; by default the cores
+        that the model leaves, at most 4.
     """
 
     lr: PositiveFloat = 1e-3
@@ -164,7 +171,9 @@ class OptimSettings(Checked):
     lr_decay: Share = 1.0
     lr_decay_steps: PositiveInt = 24_000
     patience: PositiveInt | None = None
+    id_optimizer: Literal["adam", "sparse_adam"] = "adam"
     threads: PositiveInt = 1
+    loader_threads: PositiveInt | None = None
 
 
 @dataclass(frozen=True)

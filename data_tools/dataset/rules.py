@@ -12,6 +12,24 @@ from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, OpenUnitInte
 from data_tools.common.checks import Checked, OpenShare
 from data_tools.common.errors import UserError
 
+TimeUnit = Literal[
+    "auto",
+    "seconds",
+    "milliseconds",
+    "microseconds",
+    "nanoseconds",
+    "excel",
+    "YYYYMMDD",
+    "YYMMDDHH",
+    "YYYYMMDDHH",
+    "YYYYMMDDHHMM",
+    "YYMMDDHHMMSS",
+    "YYYYMMDDHHMMSS",
+    "YYYYMMDDHHMMSSmmm",
+    "order",
+]
+MatchIds = Literal["exact", "stripped", "unpadded"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rules(Checked):
@@ -68,25 +86,10 @@ class Rules(Checked):
         Memory limit of the engine. DuckDB spills to disk beside the output.
     """
 
-    time_unit: Literal[
-        "auto",
-        "seconds",
-        "milliseconds",
-        "microseconds",
-        "nanoseconds",
-        "excel",
-        "YYYYMMDD",
-        "YYMMDDHH",
-        "YYYYMMDDHH",
-        "YYYYMMDDHHMM",
-        "YYMMDDHHMMSS",
-        "YYYYMMDDHHMMSS",
-        "YYYYMMDDHHMMSSmmm",
-        "order",
-    ] = "auto"
+    time_unit: TimeUnit = "auto"
     day_first: bool | None = None
     click_values: str = ""
-    match_ids: Literal["exact", "stripped", "unpadded"] = "exact"
+    match_ids: MatchIds = "exact"
     rating_threshold: float | Literal["own_mean"] | None = None
     unclicked: NonNegativeInt = 0
     unclicked_from: Literal["uniform", "popularity", "category", "category_popularity"] = "uniform"

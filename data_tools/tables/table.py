@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 
 from data_tools.common.cli import UserError
 from data_tools.common.files import digest, read_json, refuse_url, whole_folder, write_json
+from data_tools.common.scratch import column_means, pieces, scratch_array, selected
 from data_tools.tables.frames import read_parquet, write_parquet
 from data_tools.tables.layouts import LAYOUTS, layout_of
 
@@ -30,7 +32,7 @@ class EmbeddingTable:
     Attributes
     ----------
     ids : item ids as given in the log, N strings or integers
-    vectors : float32 array (N, D)
+    vectors : float32 array (N, D), memory-mapped where it is large
     info : what ``table.json`` says of them; empty for tables made elsewhere
     notes : what was understood of a table made elsewhere, to be said
     """
@@ -43,19 +45,25 @@ class EmbeddingTable:
     def lookup(self, item_ids: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
         """Vectors in the order of ``item_ids``.
 
-        Ids are compared as text, so that 7 of one file finds "7" of another.
+        Ids are compared as text, so that 7 of one file finds "7" of another. A large result lies on disk.
 
         Returns
         -------
         vectors : float32 array (M, D), zeros where the table lacks the item
         found : bool array (M,)
         """
-        row_of = {str(item): row for row, item in enumerate(self.ids)}
-        rows = np.array([row_of.get(str(item), -1) for item in item_ids], dtype=np.int64)
+        known = pl.DataFrame({"id": _as_text(self.ids), "row": np.arange(len(self.ids))})
+        wanted = pl.DataFrame({"id": _as_text(item_ids)})
+        rows = wanted.join(known, on="id", how="left", maintain_order="left")["row"].fill_null(-1).to_numpy()
         found = rows >= 0
-        vectors = np.zeros((len(rows), self.vectors.shape[1]), dtype=np.float32)
-        vectors[found] = self.vectors[rows[found]]
+        vectors = scratch_array((len(rows), self.vectors.shape[1]))
+        for piece in pieces(len(rows)):
+            vectors[piece][found[piece]] = self.vectors[rows[piece][found[piece]]]
         return vectors, found
+
+
+def _as_text(ids: Sequence[Any]) -> pl.Series:
+    return pl.Series([str(item) for item in ids], dtype=pl.String)
 
 
 def unit_vectors(vectors: np.ndarray) -> np.ndarray:
@@ -71,8 +79,13 @@ def centred(vectors: np.ndarray, fitted: np.ndarray) -> np.ndarray:
     what is left says how near the cone's axis an item lies, whoever the user. Without the mean they say what two items
     have in common (the first step of Mu and Viswanath, "All-but-the-top", 2018).
     """
-    unit = unit_vectors(vectors)
-    return unit - unit[fitted].mean(axis=0)
+    moved = scratch_array(vectors.shape)
+    for piece in pieces(len(vectors)):
+        moved[piece] = unit_vectors(vectors[piece])
+    mean = column_means(selected(moved, np.flatnonzero(fitted)))
+    for piece in pieces(len(vectors)):
+        moved[piece] -= mean
+    return moved
 
 
 def write_part(path: Path, ids: Sequence[Any], vectors: np.ndarray) -> None:
@@ -111,10 +124,20 @@ def _check_parts(folder: Path, promised: dict[str, str]) -> None:
 
 
 def _read_parts(folder: Path) -> tuple[list[Any], np.ndarray]:
-    parts = [read_parquet(part) for part in sorted(folder.glob("part-*.parquet"))]
-    if len(sizes := {vectors.shape[1] for _, vectors in parts}) != 1:
+    parts = sorted(folder.glob("part-*.parquet"))
+    rows = sum(pq.read_metadata(part).num_rows for part in parts)
+    ids: list[Any] = []
+    sizes, vectors = set[int](), np.zeros((0, 0), dtype=np.float32)
+    for part in parts:
+        own, read = read_parquet(part)
+        sizes.add(read.shape[1])
+        if len(sizes) == 1:
+            vectors = vectors if len(ids) else scratch_array((rows, read.shape[1]), folder=folder)
+            vectors[len(ids) : len(ids) + len(own)] = read
+        ids += own
+    if len(sizes) != 1:
         raise UserError(f"{folder}: parts with embeddings of the sizes {sorted(sizes)}; one is expected")
-    return [item for ids, _ in parts for item in ids], np.concatenate([vectors for _, vectors in parts])
+    return ids, vectors
 
 
 def read_table(path: str | Path, layout: str | None = None) -> EmbeddingTable:
@@ -164,6 +187,16 @@ def _without_missing(ids: list[Any], vectors: np.ndarray) -> tuple[list[Any], np
     return kept, vectors[~missing], [f"{missing.sum():,} rows without a vector, as of item {first!r}, count as missing"]
 
 
+def _as_float32(vectors: np.ndarray, folder: Path) -> np.ndarray:
+    if vectors.dtype == np.float32 and vectors.flags.c_contiguous:
+        return vectors
+    converted = scratch_array(vectors.shape, folder=folder)
+    with np.errstate(over="ignore"):
+        for piece in pieces(len(vectors)):
+            converted[piece] = vectors[piece]
+    return converted
+
+
 def _checked(ids: list[Any], vectors: np.ndarray, path: Path) -> np.ndarray:
     """The vectors as float32, or a UserError that says what is wrong with the table."""
     if vectors.ndim != 2 or len(ids) != len(vectors) or not vectors.shape[1]:
@@ -179,9 +212,10 @@ def _checked(ids: list[Any], vectors: np.ndarray, path: Path) -> np.ndarray:
             f"{path}: {len(repeated)} item ids stand more than once, for example {repeated[:5]}; each item needs "
             "exactly one vector"
         )
-    with np.errstate(over="ignore"):
-        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-    finite = np.isfinite(vectors).all(axis=1)
+    vectors = _as_float32(vectors, path.parent)
+    finite = np.ones(len(vectors), dtype=bool)
+    for piece in pieces(len(vectors)):
+        finite[piece] = np.isfinite(vectors[piece]).all(axis=1)
     if not finite.all():
         bad = [ids[row] for row in np.flatnonzero(~finite)[:5]]
         raise UserError(

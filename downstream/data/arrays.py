@@ -214,6 +214,31 @@ def _write_clicks(dataset: Dataset, folder: Path) -> int:
     return offsets.length - 1
 
 
+def write_flat_clicks(clicks: Path, counts: np.ndarray, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Write ``clicked`` and ``offsets`` of clicks that stand in a Parquet file one user after the other.
+
+    Parameters
+    ----------
+    clicks : Path
+        With a column ``item``.
+    counts : numpy.ndarray
+        Integers (users,), how many of them are each user's.
+    folder : Path
+        Where the arrays are written.
+
+    Returns
+    -------
+    clicked, offsets : numpy.ndarray
+        As in the module's head; ``clicked`` is memory-mapped.
+    """
+    file = _ArrayFile(folder / "clicked.npy", np.int32)
+    for piece in _pieces(clicks, ["item"]):
+        file.append(piece["item"].to_numpy(zero_copy_only=False))
+    file.close()
+    offsets = np.append(0, np.cumsum(counts, dtype=np.int64))
+    return np.load(folder / "clicked.npy", mmap_mode="r" if file.length else None), offsets
+
+
 def _write(dataset: Dataset, folder: Path, settings: CodeSettings) -> None:
     columns = [c for c in ("item", "item_id", "category", "title") if c in _columns(dataset, "items")]
     items = read_parquet(dataset.folder / "items.parquet", columns=columns)

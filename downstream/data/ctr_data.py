@@ -186,7 +186,9 @@ class CTRData:
                 else:
                     codes = batch[name][place].reshape(len(place), -1)
                     shown = np.unique(row[:, None] * size + codes) % size
-                counts[name] += np.bincount(shown, minlength=size)
+                # Not by np.bincount, whose result has the length of the table.
+                code, times = np.unique(shown, return_counts=True)
+                counts[name][code] += times
         return counts
 
 

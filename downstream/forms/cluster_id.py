@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from data_tools.common.checks import Checked, FromTwo
 from data_tools.common.errors import UserError
+from data_tools.common.scratch import pieces, selected
 from data_tools.tables.table import unit_vectors
 from downstream.data.arrays import FIRST_KNOWN, UNKNOWN
 from downstream.forms.aggregators import make_aggregator
@@ -34,7 +35,8 @@ def _nearest(fitted: np.ndarray, vectors: np.ndarray, clusters: int, spherical: 
         min_points_per_centroid=1,
     )
     kmeans.train(fitted)
-    return kmeans.centroids, kmeans.index.search(vectors, 1)[1].ravel()
+    nearest = [kmeans.index.search(vectors[piece], 1)[1].ravel() for piece in pieces(len(vectors))]
+    return kmeans.centroids, np.concatenate(nearest)
 
 
 def cluster_codes(images: ItemImages, sizes: Sequence[int], levels: int, seed: int) -> tuple[np.ndarray, list[int]]:
@@ -54,25 +56,28 @@ def cluster_codes(images: ItemImages, sizes: Sequence[int], levels: int, seed: i
     counts : list of int
         Number of codes in each of the C columns.
     """
-    unit = unit_vectors(images.vectors)
+    found = np.flatnonzero(images.found)
     usable = images.found & images.warm
     columns, counts = [], []
     for place, size in enumerate(sizes):
         clusters = max(min(size, usable.sum() // 4), 1)
-        left = unit[images.found]
+        left = selected(images.vectors, found)
+        for piece in pieces(len(left)):
+            left[piece] = unit_vectors(left[piece])
         for level in range(levels):
             centres, nearest = _nearest(
-                left[usable[images.found]],
+                selected(left, np.flatnonzero(usable[found])),
                 left,
                 int(clusters),
                 levels == 1,
                 seed + place * levels + level,
             )
-            codes = np.full(len(unit), UNKNOWN)
-            codes[images.found] = FIRST_KNOWN + nearest
+            codes = np.full(len(usable), UNKNOWN)
+            codes[found] = FIRST_KNOWN + nearest
             columns.append(codes)
             counts.append(FIRST_KNOWN + int(clusters))
-            left = left - centres[nearest]
+            for piece in pieces(len(left)):
+                left[piece] -= centres[nearest[piece]]
     return np.stack(columns, axis=1), counts
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_tools.common.scratch import pieces
 from downstream.forms.base import TUNING, Form
 from downstream.forms.cosines import history_cosines
 from downstream.images.joined import ItemImages
@@ -30,11 +31,14 @@ class SimScore(Form):
     ) -> None:
         super().__init__()
         self.features = raw_features(images, settings)
-        fitted = images.fitted.astype(np.float64)
-        fitted /= np.maximum(np.linalg.norm(fitted, axis=1, keepdims=True), 1e-12)
+        fitted, summed, products = images.fitted, 0.0, 0.0
+        for piece in pieces(len(fitted)):
+            unit = fitted[piece].astype(np.float64)
+            unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
+            summed, products = summed + unit.sum(axis=0), products + unit.T @ unit
         # Over all pairs, E[cos] = |mean|^2 and E[cos^2] = |X'X / n|^2 (Frobenius): no pair has to be visited.
-        self.mean = float(np.square(fitted.mean(axis=0)).sum())
-        second = float(np.square(fitted.T @ fitted / len(fitted)).sum())
+        self.mean = float(np.square(summed / len(fitted)).sum())
+        second = float(np.square(products / len(fitted)).sum())
         self.spread = max(second - self.mean**2, 1e-12) ** 0.5
         self.width = 2 * slots + 3
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data_tools.common.scratch import column_means, spread
 from downstream.ams.joining import ServedImages
 from downstream.images.features import Features
 from downstream.images.joined import ItemImages
@@ -38,9 +39,10 @@ class ImageEmbedder(nn.Module):
     def __init__(self, images: ItemImages, features: Features, hidden: Sequence[int], size: int) -> None:
         super().__init__()
         self.features = features
-        centre = images.fitted.mean(axis=0)
+        fitted = images.fitted
+        centre = column_means(fitted)
         # Vectors that are all equal vary by rounding alone.
-        self.scale = max(float((images.fitted - centre).std()), 1e-6 * float(np.abs(centre).max()), 1e-12)
+        self.scale = max(float(spread(fitted, centre)), 1e-6 * float(np.abs(centre).max()), 1e-12)
         self.register_buffer("centre", torch.from_numpy(centre), persistent=False)
         self.layers = embedding_model(self.features.size, hidden, size)
         self.no_image = nn.Parameter(torch.zeros(size))

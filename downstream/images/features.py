@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data_tools.common.scratch import mean_square
 from downstream.images.joined import ItemImages
 from downstream.layers.blocks import gather
 
@@ -48,7 +49,7 @@ class TunedTable(Features):
 
     def __init__(self, images: ItemImages) -> None:
         super().__init__(images)
-        self.scale = max(float(np.sqrt(np.square(images.fitted).mean())), 1e-12)
+        self.scale = max(float(np.sqrt(mean_square(images.fitted))), 1e-12)
         self.weight = nn.Parameter(torch.from_numpy(images.vectors / np.float32(self.scale)))
 
     def forward(self, row: Tensor) -> Tensor:

@@ -9,8 +9,28 @@ from typing import Any
 import numpy as np
 
 from data_tools.common.errors import UserError
+from data_tools.common.scratch import selected
 from data_tools.tables.table import EmbeddingTable, centred
 from downstream.data.ctr_data import CTRData
+
+# What of a table's description says in which space its vectors lie.
+SPACE = ("size", "encoder", "preprocessing", "layer", "normalised", "weights", "checkpoint")
+
+
+def check_space(info: dict[str, Any], trained_on: dict[str, Any], where: str) -> None:
+    """Raise a UserError if a table is of another size or encoder than the one that a run was trained on.
+
+    Parameters
+    ----------
+    info, trained_on : dict
+        Descriptions of the two; of tables made elsewhere they are empty, and there is nothing to compare.
+    where : str
+        The table.
+    """
+    told = [name for name in SPACE if name in info and name in trained_on]
+    if unlike := [name for name in told if info[name] != trained_on[name]]:
+        here, there = ({name: one[name] for name in unlike} for one in (info, trained_on))
+        raise UserError(f"{where} is another table than the run was trained on: {here} instead of {there}")
 
 
 @dataclass(frozen=True)
@@ -20,7 +40,8 @@ class ItemImages:
     Attributes
     ----------
     vectors : numpy.ndarray
-        float32 (items, D), zeros where the table lacks the item; a model never sees these zeros as a vector.
+        float32 (items, D), memory-mapped where it is large; zeros where the table lacks the item, which a model never
+        sees as a vector.
     found : numpy.ndarray
         bool (items,), whether the table has the item.
     warm : numpy.ndarray
@@ -43,12 +64,13 @@ class ItemImages:
     @property
     def fitted(self) -> np.ndarray:
         """Vectors of the warm items (n, D), the only ones that anything may be fitted to."""
-        return self.vectors[self.found & self.warm]
+        return selected(self.vectors, np.flatnonzero(self.found & self.warm))
 
     def centred(self) -> ItemImages:
         """The same with vectors of length 1, less their mean over the warm items."""
         vectors = centred(self.vectors, self.found & self.warm)
-        return replace(self, vectors=np.where(self.found[:, None], vectors, np.float32(0)))
+        vectors[~self.found] = 0
+        return replace(self, vectors=vectors)
 
 
 def join_table(table: EmbeddingTable, data: CTRData) -> ItemImages:

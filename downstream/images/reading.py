@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 
+from data_tools.common.scratch import pieces, scratch_array
 from data_tools.tables.table import EmbeddingTable, read_table
 from downstream.ams.feature_store import FeatureStore, open_store
 from downstream.ams.joining import ServedImages, join_store
@@ -20,9 +22,12 @@ def read_features(path: str | Path) -> EmbeddingTable | FeatureStore:
 
 
 def whole_table(store: FeatureStore) -> EmbeddingTable:
-    """All of a store in memory."""
-    features = store.partition().read(np.arange(store.count)).astype(np.float32)
-    return EmbeddingTable(store.ids().to_list(), features.reshape(store.count, -1))
+    """All of a store as a table."""
+    features, partition = scratch_array((store.count, math.prod(store.shape))), store.partition()
+    for piece in pieces(store.count):
+        rows = np.arange(piece.start, piece.stop)
+        features[piece] = partition.read(rows).reshape(len(rows), -1)
+    return EmbeddingTable(store.ids().to_list(), features)
 
 
 def join(source: EmbeddingTable | FeatureStore, data: CTRData, server: ServerSettings) -> ItemImages | ServedImages:

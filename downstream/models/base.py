@@ -110,15 +110,28 @@ class CTRModel(ClickModel):
         """
         total = torch.zeros((), device=batch["click"].device)
         for name, embedding in self.ids.items():
-            counts = self.get_buffer(f"{name}_occurrences")
-            shown = torch.zeros_like(counts).index_fill(0, batch[name].flatten(), 1.0)
-            shown[PADDING] = 0.0
-            weight = shown
-            if torch.distributed.is_initialized():
-                # Gradients are averaged over the processes: those that show a code split its term.
-                holders = shown.clone()
-                torch.distributed.all_reduce(holders)
-                weight = shown * torch.distributed.get_world_size() / holders.clamp(min=1)
-            code = weight.nonzero().squeeze(1)
-            total = total + 0.5 * (embedding(code).square().sum(dim=1) * weight[code] / counts[code]).sum()
+            code, share = _shown(batch[name])
+            counts = self.get_buffer(f"{name}_occurrences")[code]
+            total = total + 0.5 * (embedding(code).square().sum(dim=1) * share / counts).sum()
         return total
+
+
+def _shown(codes: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct codes that this process's part of a batch shows, without padding, and the weight of each.
+
+    Gradients are averaged over the processes, so those that show a code split its term: the weight is the number of
+    processes over the number of those that show it.
+    """
+    own = codes.unique()
+    own = own[own != PADDING]
+    if not torch.distributed.is_initialized():
+        return own, torch.ones(len(own), device=own.device)
+    processes = torch.distributed.get_world_size()
+    lengths = [torch.zeros(1, dtype=torch.int64, device=own.device) for _ in range(processes)]
+    torch.distributed.all_gather(lengths, torch.tensor([len(own)], device=own.device))
+    padded = own.new_full((int(max(lengths)),), PADDING)
+    padded[: len(own)] = own
+    gathered = [torch.empty_like(padded) for _ in range(processes)]
+    torch.distributed.all_gather(gathered, padded)
+    distinct, holders = torch.cat(gathered).unique(return_counts=True)
+    return own, processes / holders[torch.searchsorted(distinct, own)].float()

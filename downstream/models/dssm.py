@@ -40,7 +40,8 @@ def trigram_codes(data: CTRData) -> tuple[np.ndarray, int]:
     counts = Counter(trigram for row in np.flatnonzero(data.warm) for trigram in spelt[row])
     code = {trigram: place + 1 for place, (trigram, _) in enumerate(counts.most_common(TRIGRAMS))}
     known = [[code[trigram] for trigram in own if trigram in code] for own in spelt]
-    codes = np.full((len(items), max([1, *map(len, known)])), PADDING, dtype=np.int64)
+    # Items that the data have behind those of the dataset have no text.
+    codes = np.full((len(data.item_code), max([1, *map(len, known)])), PADDING, dtype=np.int64)
     for row, own in enumerate(known):
         codes[row, : len(own)] = own
     return codes, len(code) + 1

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,14 +15,14 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from data_tools.common.errors import UserError
-from downstream.ams.ids import is_sharded
 from downstream.ams.joining import distribute
+from downstream.data.ahead import batches_ahead, loader_threads
 from downstream.data.ctr_data import Batch, CTRData, mask_ids
 from downstream.data.tensors import tensors
-from downstream.images.features import Features
 from downstream.layers.click_model import ClickModel
 from downstream.settings import OptimSettings
 from downstream.training.checkpoints import Checkpoints, TrainingState, load_checkpoint, save_checkpoint
+from downstream.training.optimizer import make_optimizer
 from downstream.training.scoring import score, split_metrics
 from downstream.training.settings import TrainingSettings
 
@@ -51,18 +49,11 @@ def _training_batches(
 ) -> Iterator[Batch]:
     """This process's batches of one epoch without the first ``skip``.
 
-    Every process draws the same order and takes its part of each batch. A thread makes the next batch while the model
-    works on this one.
+    Every process draws the same order and takes its part of each batch.
     """
     order = _order(data, settings.by_context, np.random.default_rng(seed))[skip * settings.batch_size :]
-    with ThreadPoolExecutor(1) as maker:
-        ahead: deque[Future[Batch]] = deque()
-        for own in _own_batches(order, settings.batch_size, accelerator):
-            ahead.append(maker.submit(data.batch, own))
-            if len(ahead) > 1:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+    threads = loader_threads(settings.loader_threads, accelerator.num_processes)
+    yield from batches_ahead(data, _own_batches(order, settings.batch_size, accelerator), threads)
 
 
 class PenalisedLoss(nn.Module):
@@ -74,22 +65,6 @@ class PenalisedLoss(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         return self.model.penalised_loss(batch)
-
-
-def _parameters(model: ClickModel, settings: TrainingSettings) -> list[dict]:
-    """The optimiser's groups: tuned raw features have a learning rate of their own where one is set.
-
-    Sharded tables have a group too: fused Adam updates a group at once, which needs tensors of one kind.
-    """
-    tuned = {weight for part in model.modules() if isinstance(part, Features) for weight in part.parameters()}
-    rest = [weight for weight in model.parameters() if weight not in tuned]
-    kinds = {sharded: [weight for weight in rest if is_sharded(weight) is sharded] for sharded in (False, True)}
-    groups = [
-        {"params": kind, "lr": settings.optim.lr, "fused": not sharded} for sharded, kind in kinds.items() if kind
-    ]
-    if tuned:
-        groups.append({"params": list(tuned), "lr": settings.image.lr or settings.optim.lr, "fused": True})
-    return groups
 
 
 @dataclass
@@ -228,7 +203,7 @@ class Loop:
         model.to(self.accelerator.device)
         loss = PenalisedLoss(model)
         distribute(model, loss, self.settings.server)
-        adam = torch.optim.Adam(_parameters(model, self.settings))
+        adam = make_optimizer(model, self.settings)
         loss, adam = self.accelerator.prepare(loss, adam)
         path, every = (self.checkpoints.next(), self.checkpoints.every) if self.checkpoints else (None, 1)
         training = _Training(model, loss, adam, self.data, optim, self.seed, self.accelerator, path, every)

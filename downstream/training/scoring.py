@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from downstream.data.ahead import batches_ahead, loader_threads
 from downstream.data.ctr_data import CTRData
 from downstream.data.tensors import tensors
 from downstream.layers.click_model import ClickModel
@@ -22,10 +23,11 @@ def score(
     padded = np.resize(rows, math.ceil(len(rows) / count) * count)
     own = padded[accelerator.process_index :: count]
     model.eval()
+    batches = (own[start : start + batch_size] for start in range(0, len(own), batch_size))
+    threads = loader_threads(None, count)
     with torch.inference_mode():
         parts = [
-            model.probabilities(tensors(data.batch(own[start : start + batch_size]), accelerator.device))
-            for start in range(0, len(own), batch_size)
+            model.probabilities(tensors(batch, accelerator.device)) for batch in batches_ahead(data, batches, threads)
         ]
     found = {}
     for task in parts[0]:

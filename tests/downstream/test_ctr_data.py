@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from data_tools.common.cli import UserError
+from downstream.data.ahead import batches_ahead, loader_threads
 from downstream.data.arrays import FIRST_KNOWN, PADDING, UNKNOWN
 from downstream.data.ctr_data import load_ctr_data, mask_ids
 from downstream.settings import DataSettings
@@ -39,6 +40,22 @@ def test_batches_equal_a_loop_over_samples(data):
         assert history.tolist() == before[::-1][:HISTORY]
         assert np.array_equal(batch["mask"][place], np.arange(HISTORY) < len(before))
         assert (batch["history"][place][~batch["mask"][place]] == 0).all()
+
+
+@pytest.mark.parametrize("threads", [1, 3, 50])
+def test_batches_made_ahead_are_the_same_whatever_the_threads(data, threads):
+    parts = np.array_split(np.random.default_rng(2).permutation(len(data.click)), 40)
+    made = list(batches_ahead(data, iter(parts), threads))
+    assert len(made) == 40
+    for rows, batch in zip(parts, made, strict=True):
+        wanted = data.batch(rows)
+        assert batch.keys() == wanted.keys() and all(np.array_equal(batch[name], wanted[name]) for name in wanted)
+
+
+def test_threads_are_those_asked_for_or_the_cores_that_are_left(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(16))
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+    assert [loader_threads(6), loader_threads(None), loader_threads(None, 4), loader_threads(None, 16)] == [6, 4, 2, 1]
 
 
 def test_rows_of_one_user_history_and_scene_share_a_context(data):

@@ -97,7 +97,8 @@ def test_the_command_writes_a_run(small_world, tmp_path, train_command, capsys):
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_learns(world, tmp_path):
+@pytest.mark.parametrize("id_optimizer", ["adam", "sparse_adam"])
+def test_two_processes_learn_what_one_learns(world, tmp_path, id_optimizer):
     write_table(tmp_path / "table", world.table.ids, world.table.vectors, {})
     scores = []
     for processes in (1, 2):
@@ -108,7 +109,7 @@ def test_two_processes_learn_what_one_learns(world, tmp_path):
         launch += ["-m", "downstream.train"]
         arguments = ["--dataset", str(world.folder), "--table", str(tmp_path / "table"), "--out", str(run)]
         # Hidden IDs are drawn by each process, so only without them are the two the same computation.
-        arguments += ["--optim.unknown_rate", "0", "--model.l2", "0.3"]
+        arguments += ["--optim.unknown_rate", "0", "--model.l2", "0.3", "--optim.id_optimizer", id_optimizer]
         done = subprocess.run(
             [sys.executable, "-m", *launch, *arguments],
             capture_output=True,

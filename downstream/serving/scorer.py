@@ -1,0 +1,304 @@
+"""Scores of a trained run for a log that it has not seen."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from jsonargparse.typing import PositiveInt
+
+from data_tools.common.errors import UserError
+from data_tools.common.files import whole_file
+from data_tools.common.parquet import parquet_table, read_parquet
+from data_tools.log.engines import DuckDB, engine
+from data_tools.reading.columns import parse_columns
+from data_tools.reading.form import Given
+from downstream.ams.joining import ServedImages
+from downstream.data.ahead import batches_ahead, loader_threads
+from downstream.data.arrays import UNKNOWN, write_flat_clicks
+from downstream.data.ctr_data import CTRData, load_ctr_data
+from downstream.data.tensors import tensors
+from downstream.images.joined import ItemImages
+from downstream.models.base import CTRModel
+from downstream.serving.catalogue import new_vectors, with_new_images, with_new_items
+from downstream.serving.log import READ, NewLog, Reading, read_new_log
+from downstream.serving.metrics import score_metrics
+from downstream.training.run import RunSettings
+from downstream.training.saved_runs import check_dataset, restore, run_images, run_settings
+
+PIECE = 1 << 16
+# Task of a model -> column of its probabilities.
+COLUMNS = {"click": "score", "conversion": "conversion_score", "purchase": "purchase_score"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSettings(Reading):
+    """How a log is read and scored.
+
+    Attributes
+    ----------
+    batch_size : int
+        Rows scored at a time.
+    threads : int
+        CPU threads.
+    """
+
+    batch_size: PositiveInt = 1024
+    threads: PositiveInt = 1
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What was scored.
+
+    Attributes
+    ----------
+    rows : int
+        Rows of the log; the file of scores has as many.
+    scored : int
+        Of these, rows with a score.
+    users, items : int
+        Distinct users and items of the scored rows.
+    new_users, new_items : int
+        Of these, the ones that the training did not show: they have the code "unknown".
+    items_without_vector : int or None
+        Items of the scored rows without a vector: they have the learned "no image". None for a run without images.
+    faults : dict of str to int
+        Reason -> rows and lines that could not be scored, or whose label is of no use.
+    metrics : dict of str to float, or None
+        auc, gauc and log_loss of the rows with a label; None where there is none.
+    notes : list of str
+        What was understood of the log.
+    """
+
+    rows: int
+    scored: int
+    users: int
+    items: int
+    new_users: int
+    new_items: int
+    items_without_vector: int | None
+    faults: dict[str, int]
+    metrics: dict[str, float | None] | None
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A trained run that scores logs; made by :func:`load`.
+
+    Attributes
+    ----------
+    folder : Path
+        The run.
+    settings : RunSettings
+        What it was trained with.
+    data : CTRData
+        The dataset that it was trained on.
+    images : ItemImages, ServedImages or None
+        Its table, joined to that dataset.
+    """
+
+    folder: Path
+    settings: RunSettings
+    data: CTRData
+    images: ItemImages | ServedImages | None
+
+    def score(
+        self,
+        log: str | Path,
+        out: str | Path,
+        *,
+        columns: Mapping[str, str] | str = "",
+        table: str | Path | None = None,
+        settings: ScoreSettings | None = None,
+        given: Given | None = None,
+    ) -> Scored:
+        """Score every row of a log and write the scores to a Parquet file.
+
+        A row's history is the user's clicks before the row's time: those of the dataset and, where the log has labels,
+        those of the log. Memory does not grow with the rows.
+
+        Parameters
+        ----------
+        log : str or Path
+            One row an impression: a file, a folder or a glob of text, JSON lines or Parquet, with user_id, item_id,
+            timestamp and, where known, click, conversion and scene.
+        out : str or Path
+            The Parquet file to make, one row a row of the log, in its order: ``user_id``, ``item_id``, ``timestamp``
+            (int64, in the dataset's unit), ``click`` where the log has it, ``score`` (float32, probability of the
+            click), ``conversion_score`` and ``purchase_score`` where the model predicts them, ``known_user``,
+            ``known_item`` (bool, shown in training), ``has_vector`` (bool; only of a run with images), and ``fault``
+            (text, why a row has no score).
+        columns : dict of str to str, or str
+            Our names -> those of the log, where they differ; or as in "user_id=player,item_id=game".
+        table : str or Path, optional
+            Embedding table of items that the run's own table lacks.
+        settings : ScoreSettings, optional
+            How the log is read.
+        given : Given, optional
+            The form of text files, where they do not tell.
+
+        Raises
+        ------
+        UserError
+            If ``out`` exists, the log cannot be read or too much of it is unusable, or the table does not fit.
+        """
+        settings, out = settings or ScoreSettings(), Path(out)
+        if out.exists():
+            raise UserError(f"{out} exists already; name another file or remove this one first")
+        named = parse_columns(columns, "--columns", READ) if isinstance(columns, str) else columns
+        vectors = new_vectors(table, self.images, self.settings.image.tune) if table else None
+        torch.set_num_threads(settings.threads)
+        with (
+            whole_file(out) as scratch,
+            tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.work-") as inside,
+            engine("duckdb", Path(inside), settings.memory) as run,
+        ):
+            work, scenes = Path(inside), self.data.scene is not None
+            log = read_new_log(run, log, named, self.data.dataset, settings, needs_scene=scenes, given=given, work=work)
+            new = log.new_items.to_list()
+            images = with_new_images(self.images, self.data.item_ids, new, vectors)
+            data = with_new_items(self.data, len(new), work)
+            model = restore(self.folder, data, images, self.settings)
+            seen = _write(model, _joined(data, log, work), images, log, scratch, settings.batch_size)
+            return Scored(**seen, faults=log.faults, metrics=_metrics(run, scratch), notes=log.notes)
+
+
+def load(run: str | Path) -> Scorer:
+    """A run of ``downstream.train``, to score logs with.
+
+    The dataset and the table that it was trained on must be where they were.
+
+    Parameters
+    ----------
+    run : str or Path
+        Folder of the run.
+
+    Raises
+    ------
+    UserError
+        If the run, its dataset or its table is missing, of another version, or has changed since.
+
+    Examples
+    --------
+    >>> import downstream.serving
+    >>> run = downstream.serving.load("runs/dicm")  # doctest: +SKIP
+    >>> run.score("day6.csv", "day6.parquet", columns={"user_id": "player"}).metrics  # doctest: +SKIP
+    """
+    settings = run_settings(run)
+    data = load_ctr_data(settings.dataset, settings.data)
+    check_dataset(run, data, settings)
+    return Scorer(Path(run), settings, data, run_images(run, data, settings))
+
+
+def _joined(data: CTRData, log: NewLog, work: Path) -> CTRData:
+    """The data with the users of a log and their clicks in the place of its own; without impressions."""
+    clicked, offsets = write_flat_clicks(log.clicks, log.users["clicks"].to_numpy(), work)
+    known = log.users["known"].to_numpy()
+    codes = np.full(len(known), UNKNOWN, dtype=data.user_code.dtype)
+    own = log.users["known"].is_not_null().to_numpy()
+    codes[own] = data.user_code[known[own].astype(np.int64)]
+    return replace(data, clicked=clicked, offsets=offsets, user_code=codes, rows={}, conversion=None)
+
+
+def _impressions(data: CTRData, piece: pa.RecordBatch, scenes: dict[str, int]) -> CTRData:
+    """The data with rows of a log for impressions."""
+
+    def column(name: str, kind: type) -> np.ndarray:
+        return pc.fill_null(piece[name], 0).to_numpy(zero_copy_only=False).astype(kind)
+
+    scene = None
+    if data.scene is not None:
+        names = pl.from_arrow(piece["scene"]).cast(pl.String)
+        scene = names.replace_strict(scenes, default=UNKNOWN, return_dtype=pl.Int32).to_numpy()
+    return replace(
+        data,
+        click=np.zeros(len(piece), dtype=np.float32),
+        user=column("user", np.int32),
+        item=column("item", np.int32),
+        clicks_before=column("clicks_before", np.int32),
+        scene=scene,
+    )
+
+
+def _probabilities(model: CTRModel, data: CTRData, rows: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
+    """Task -> probabilities of all impressions, float32, nan but at ``rows``."""
+    found: dict[str, np.ndarray] = {}
+    parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    for own, batch in zip(parts, batches_ahead(data, parts, loader_threads(None)), strict=True):
+        for task, values in model.probabilities(tensors(batch)).items():
+            found.setdefault(task, np.full(len(data.user), np.nan, dtype=np.float32))[own] = values.numpy()
+    return found
+
+
+def _pieces(log: NewLog) -> Iterator[pa.RecordBatch]:
+    with pq.ParquetFile(log.rows) as file:
+        yield from file.iter_batches(PIECE)
+
+
+@torch.inference_mode()
+def _write(
+    model: CTRModel,
+    data: CTRData,
+    images: ItemImages | ServedImages | None,
+    log: NewLog,
+    path: Path,
+    batch_size: int,
+) -> dict[str, Any]:
+    """Write the file of scores; returns the counts of :class:`Scored`."""
+    vocabulary = read_parquet(data.vocabulary).filter(pl.col("feature") == "scene")
+    scenes = dict(zip(vocabulary["id"], vocabulary["code"].cast(pl.Int32), strict=True))
+    users, items = np.zeros(len(data.user_code), dtype=bool), np.zeros(len(data.item_code), dtype=bool)
+    total, scored, writer = 0, 0, None
+    try:
+        for piece in _pieces(log):
+            impressions = _impressions(data, piece, scenes)
+            sound = pc.is_null(piece["fault"]).to_numpy(zero_copy_only=False)
+            rows = sound.nonzero()[0]
+            scores = _probabilities(model, impressions, rows, batch_size)
+            user, item = impressions.user, impressions.item
+            users[user[rows]], items[item[rows]] = True, True
+            columns = {name: piece[name] for name in ("user_id", "item_id", "timestamp")}
+            columns |= {"click": piece["click"]} if "click" in piece.schema.names else {}
+            for task, name in COLUMNS.items():
+                if task in scores or task == "click":
+                    columns[name] = pa.array(scores.get(task, np.zeros(len(piece), np.float32)), mask=~sound)
+            columns["known_user"] = pa.array(data.user_code[user] != UNKNOWN, mask=~sound)
+            columns["known_item"] = pa.array(data.warm[item], mask=~sound)
+            if images is not None:
+                columns["has_vector"] = pa.array(images.found[item], mask=~sound)
+            table = pa.table({**columns, "fault": piece["fault"]})
+            writer = writer or pq.ParquetWriter(path, table.schema)
+            writer.write_table(table)
+            total += len(piece)
+            scored += len(rows)
+    finally:
+        if writer:
+            writer.close()
+    return {
+        "rows": total,
+        "scored": scored,
+        "users": int(users.sum()),
+        "items": int(items.sum()),
+        "new_users": int((users & (data.user_code == UNKNOWN)).sum()),
+        "new_items": int((items & ~data.warm).sum()),
+        "items_without_vector": int((items & ~images.found).sum()) if images is not None else None,
+    }
+
+
+def _metrics(run: DuckDB, path: Path) -> dict[str, float | None] | None:
+    """Of the rows with a label; None where there is none."""
+    scores = parquet_table(run.backend, [path])
+    if "click" not in scores.columns or not run.rows(scores.agg(n=scores.click.count()))["n"][0]:
+        return None
+    return score_metrics(run, scores)

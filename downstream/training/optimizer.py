@@ -1,0 +1,81 @@
+"""Adam, and a lazy Adam for ID tables of which a batch shows few rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from downstream.ams.ids import is_sharded
+from downstream.images.features import Features
+from downstream.layers.click_model import ClickModel
+from downstream.training.settings import TrainingSettings
+
+# Tables that stay dense: a batch shows most of the title words, so that a sparse gradient would only cost more.
+DENSE = ("words",)
+
+
+class LazyAdam(torch.optim.Adam):
+    """Adam whose groups with ``lazy`` update the rows that have a gradient, and these alone.
+
+    What torch.optim.SparseAdam does to a table (but for epsilon, which is where Adam has it), in one optimizer with the
+    dense groups, so that learning rates and checkpoints know one state. Where a batch shows every row it is Adam. A row
+    that a batch does not show keeps its weights and its moments; Adam would let the moments decay and go on moving the
+    weights by them.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step; the gradients of lazy groups are gone afterwards."""
+        for group in self.param_groups:
+            for weight in group["params"] if group.get("lazy") else ():
+                if weight.grad is not None:
+                    self._update(weight, group)
+                    weight.grad = None  # Adam passes over what has no gradient
+        return super().step(closure)
+
+    def _update(self, weight: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[weight]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
+        state["step"] += 1
+        steps, (first_decay, second_decay) = state["step"].item(), group["betas"]
+        gradient = weight.grad.coalesce()
+        row, own = gradient.indices()[0], gradient.values()
+        mean = state["exp_avg"][row].lerp_(own, 1 - first_decay)
+        square = state["exp_avg_sq"][row].mul_(second_decay).addcmul_(own, own, value=1 - second_decay)
+        state["exp_avg"].index_copy_(0, row, mean)
+        state["exp_avg_sq"].index_copy_(0, row, square)
+        root = square.sqrt_().div_((1 - second_decay**steps) ** 0.5).add_(group["eps"])
+        weight.index_add_(0, row, mean.div_(root), alpha=-group["lr"] / (1 - first_decay**steps))
+
+
+def _sparse(model: ClickModel) -> set[nn.Parameter]:
+    """The model's ID tables, set to give sparse gradients, but for those in ``DENSE``."""
+    tables = [table for name, table in getattr(model, "ids", {}).items() if name not in DENSE]
+    for table in tables:
+        table.sparse = True
+    return {table.weight for table in tables}
+
+
+def make_optimizer(model: ClickModel, settings: TrainingSettings) -> torch.optim.Adam:
+    """The optimizer of a model on its final device, before DDP wraps it.
+
+    Tuned raw features have a group, and a learning rate where one is set. Sharded tables have a group: fused Adam
+    updates a group at once, which needs tensors of one kind. So have tables with sparse gradients.
+    """
+    optim = settings.optim
+    tuned = {weight for part in model.modules() if isinstance(part, Features) for weight in part.parameters()}
+    lazy = _sparse(model) if optim.id_optimizer == "sparse_adam" else set()
+    rest = [weight for weight in model.parameters() if weight not in tuned | lazy]
+    kinds = {sharded: [weight for weight in rest if is_sharded(weight) is sharded] for sharded in (False, True)}
+    groups = [{"params": kind, "lr": optim.lr, "fused": not sharded} for sharded, kind in kinds.items() if kind]
+    if tuned:
+        groups.append({"params": list(tuned), "lr": settings.image.lr or optim.lr, "fused": True})
+    if not lazy:
+        return torch.optim.Adam(groups)
+    tables = [weight for weight in model.parameters() if weight in lazy]
+    return LazyAdam([*groups, {"params": tables, "lr": optim.lr, "lazy": True}])

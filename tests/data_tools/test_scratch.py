@@ -1,0 +1,41 @@
+"""Arrays on disk, and figures of them by pieces with the bits of numpy on the whole."""
+
+import numpy as np
+import pytest
+
+from data_tools.common import scratch
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(scratch, "PIECE", 1000)
+    monkeypatch.setattr(scratch, "IN_MEMORY", 5000)
+
+
+SHAPES = [(1, 4), (3, 1), (999, 4), (5000, 4), (100_000, 1), (77_777, 3), (30_000, 128), (200_001, 8)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("centre", [0, 3])
+def test_figures_have_the_bits_of_the_whole(shape, centre):
+    values = (np.random.default_rng(0).normal(size=shape) + centre).astype(np.float32)
+    mean = values.mean(axis=0)
+    assert np.array_equal(scratch.column_means(values), mean)
+    assert scratch.spread(values, mean) == (values - mean).std()
+    assert scratch.mean_square(values) == np.square(values).mean()
+
+
+@pytest.mark.parametrize("rows", [10, 5000])
+def test_an_array_is_zeros_that_can_be_written_and_leaves_no_file(tmp_path, rows):
+    made = scratch.scratch_array((rows, 4), folder=tmp_path)
+    assert made.shape == (rows, 4) and made.dtype == np.float32 and not made.any()
+    assert not list(tmp_path.iterdir())
+    made[3] = 1
+    assert made.sum() == 4
+    assert (made.base is not None) == (rows == 5000)  # that of a memory map
+
+
+def test_selected_rows_are_those_of_numpy():
+    values = np.random.default_rng(0).normal(size=(4000, 3)).astype(np.float16)
+    rows = np.random.default_rng(1).integers(4000, size=2500)
+    assert np.array_equal(scratch.selected(values, rows), values[rows].astype(np.float32))

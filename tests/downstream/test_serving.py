@@ -1,0 +1,265 @@
+"""Scoring a new log: the training's own scores come out again, histories grow with the log, bad input is named."""
+
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+import downstream.serving
+from data_tools.common.cli import progress_bar
+from data_tools.common.errors import UserError
+from data_tools.common.files import read_json, write_json
+from data_tools.dataset.schema import open_dataset
+from data_tools.tables.table import read_table, write_table
+from downstream.data.tensors import tensors
+from downstream.serving import ScoreSettings
+from downstream.settings import DataSettings, OptimSettings
+from downstream.statistics.metrics import all_metrics
+from downstream.training.run import RunSettings, train
+from downstream.training.saved_runs import load_run
+from downstream.training.settings import ImageSettings, ModelSettings
+
+NAMED = "user_id=player,item_id=game,timestamp=time,click=liked"
+UNLABELLED = "user_id=player,item_id=game,timestamp=time"
+MINE = {"user_id": "player", "item_id": "game", "timestamp": "time", "click": "liked"}
+
+
+def trained(dataset, out, table, model=None, image=None):
+    settings = RunSettings(
+        DataSettings(history=8),
+        model or ModelSettings(),
+        image or ImageSettings(),
+        OptimSettings(batch_size=64),
+        dataset=str(dataset),
+        out=str(out),
+        table=str(table) if table else None,
+    )
+    with progress_bar(shown=False) as progress:
+        train(settings, progress)
+    return out
+
+
+@pytest.fixture(scope="module")
+def table(tiny_world, tmp_path_factory):
+    """The planted table without the vectors of ten items."""
+    planted, out = read_table(tiny_world / "planted"), tmp_path_factory.mktemp("table") / "table"
+    write_table(out, planted.ids[10:], planted.vectors[10:], {"encoder": {"name": "planted"}})
+    return out
+
+
+@pytest.fixture(scope="module")
+def run(tiny_world, table, tmp_path_factory):
+    return trained(tiny_world / "dataset", tmp_path_factory.mktemp("runs") / "dicm", table)
+
+
+@pytest.fixture(scope="module")
+def test_rows(tiny_world):
+    """The dataset's test rows with names of a user's own."""
+    rows = open_dataset(tiny_world / "dataset").impressions.filter(pl.col("split") == "test")
+    keep = [*MINE, *({"scene"} & set(rows.columns))]
+    return rows.select(keep).rename(MINE)
+
+
+def scored(run, rows, folder, **options):
+    rows.write_csv(folder / "log.csv")
+    found = downstream.serving.load(run).score(
+        folder / "log.csv", folder / "scores.parquet", **{"columns": NAMED, **options}
+    )
+    return found, pl.read_parquet(folder / "scores.parquet")
+
+
+FORMS = [
+    (ModelSettings(), ImageSettings()),
+    (ModelSettings("din", l2=0.01), ImageSettings("simtier", centre=True)),
+    (ModelSettings("dicm"), ImageSettings("cluster_id")),
+    (ModelSettings("dicm"), ImageSettings(tune="table")),
+    (ModelSettings("logistic"), None),
+]
+
+
+@pytest.mark.parametrize(("model", "image"), FORMS, ids=lambda one: getattr(one, "name", getattr(one, "form", "")))
+@pytest.mark.parametrize("labelled", [True, False])
+def test_the_scores_of_the_training_come_out_again(tiny_world, table, test_rows, tmp_path, model, image, labelled):
+    run = trained(tiny_world / "dataset", tmp_path / "run", table if image else None, model, image)
+    columns, rows = (NAMED, test_rows) if labelled else (UNLABELLED, test_rows.drop("liked"))
+    found, scores = scored(run, rows, tmp_path, columns=columns)
+    wanted = np.load(run / "test_scores.npy")
+    np.testing.assert_allclose(scores["score"].to_numpy(), wanted, atol=1e-6)
+    assert np.ptp(wanted) > 0.01
+    assert found.rows == found.scored == len(test_rows) and not found.faults
+    if labelled:
+        own = read_json(run / "summary.json")["metrics"]["test"]["all"]
+        assert found.metrics == pytest.approx(own, abs=1e-6)
+    else:
+        assert found.metrics is None and "click" not in scores.columns
+
+
+def home(run):
+    """Code of the scene "home"."""
+    return int(pl.read_parquet(run / "vocabulary.parquet").filter(feature="scene", id="home")["code"][0])
+
+
+def day_seven(tiny_world, rows):
+    """Rows a day after the dataset ends: (user, item, click), a minute apart."""
+    start = open_dataset(tiny_world / "dataset").info["time_range"][1] + 86_400
+    made = {name: [row[place] for row in rows] for place, name in enumerate(("player", "game", "liked"))}
+    return pl.DataFrame(made | {"time": [start + 60 * place for place in range(len(rows))], "scene": "home"})
+
+
+def test_a_history_is_the_clicks_of_the_dataset_and_the_earlier_ones_of_the_log(tiny_world, run, tmp_path):
+    """The last score, by a batch that is put together by hand from the user's clicks."""
+    model, data, _ = load_run(run)
+    dataset = open_dataset(tiny_world / "dataset")
+    user = dataset.clicks.filter(pl.col("items").list.len() > 2).row(0, named=True)
+    ids, fresh = dataset.items["item_id"].to_list(), np.flatnonzero(data.warm)[:4]
+    log = [(user["user_id"], ids[row], click) for row, click in zip(fresh, (1, 0, 1, 0), strict=True)]
+    _, scores = scored(run, day_seven(tiny_world, log), tmp_path)
+    history = [*user["items"], fresh[0], fresh[2]][-8:][::-1]
+    by_hand = replace(
+        data,
+        click=np.zeros(1, dtype=np.float32),
+        user=np.array([user["user"]]),
+        item=fresh[3:],
+        clicks_before=np.array([len(history)]),
+        scene=np.array([home(run)]),
+        conversion=None,
+        clicked=np.array(history[::-1], dtype=np.int32),
+        offsets=np.zeros(len(data.user_code) + 1, dtype=np.int64),
+    )
+    batch = by_hand.batch(np.array([0]))
+    assert [batch["row"][place] for place in batch["history"][0][: len(history)]] == history
+    with torch.inference_mode():
+        wanted = model.probabilities(tensors(batch))["click"].item()
+    assert scores["score"][3] == pytest.approx(wanted, abs=1e-6)
+    unlabelled = tmp_path / "unlabelled"
+    unlabelled.mkdir()
+    _, without = scored(run, day_seven(tiny_world, log).drop("liked"), unlabelled, columns=UNLABELLED)
+    assert abs(without["score"][3] - wanted) > 1e-5  # its clicks are part of the history only where they are known
+
+
+def test_new_users_and_items_are_counted_and_scored_through_vectors(tiny_world, run, table, tmp_path):
+    """A new item with the vector of another is scored as that one would be without an ID; one without gets no image."""
+    model, data, _ = load_run(run)
+    own = read_table(table)
+    twin = next(item for item in own.ids if data.warm[data.item_ids.index(item)])
+    info = {"encoder": {"name": "planted"}}
+    write_table(tmp_path / "new", ["n1", "n2"], np.stack([own.vectors[own.ids.index(twin)]] * 2), info)
+    log = day_seven(tiny_world, [("stranger", item, 0) for item in ("n1", "n2", "n3", twin)])
+    found, scores = scored(run, log, tmp_path, table=tmp_path / "new")
+    assert (found.users, found.new_users, found.items, found.new_items) == (1, 1, 4, 3)
+    assert found.items_without_vector == 1 and scores["has_vector"].to_list() == [True, True, False, True]
+    assert scores["known_item"].to_list() == [False, False, False, True] and not scores["known_user"].any()
+    one, two, three, _ = scores["score"]
+    assert one == pytest.approx(two, abs=1e-7) and abs(one - three) > 1e-5
+    with torch.inference_mode():
+        embed = model.images.embed
+        vector = torch.from_numpy(own.vectors[own.ids.index(twin)])
+        embed.no_image.copy_(embed.layers((vector - embed.centre) / embed.scale))
+        batch = {name: torch.tensor([1]) for name in ("user", "item", "category")}
+        batch |= {"click": torch.zeros(1), "target": torch.tensor([0]), "history": torch.zeros(1, 8, dtype=torch.int64)}
+        batch |= {"mask": torch.zeros(1, 8, dtype=torch.bool), "context": torch.tensor([0]), "first": torch.tensor([0])}
+        batch |= {
+            "row": torch.tensor([0]),
+            "words": torch.zeros(1, 16, dtype=torch.int64),
+            "scene": torch.tensor([home(run)]),
+        }
+        embed.features.found[0] = False
+        assert model.probabilities(batch)["click"].item() == pytest.approx(one, abs=1e-6)
+
+
+def test_rows_that_cannot_be_scored_keep_their_place(tiny_world, run, test_rows, tmp_path):
+    rows = test_rows.with_columns(pl.col("time").cast(pl.String))
+    broken = rows.with_row_index().with_columns(
+        time=pl.when(pl.col("index") == 2).then(pl.lit("noon")).otherwise("time"),
+        player=pl.when(pl.col("index") == 5).then(pl.lit("")).otherwise("player"),
+        liked=pl.when(pl.col("index") == 7).then(pl.lit("2")).otherwise(pl.col("liked").cast(pl.String)),
+    )
+    found, scores = scored(run, broken.drop("index"), tmp_path)
+    reasons = {"timestamp missing or unreadable": 1, "user_id missing": 1, "click not 0 or 1": 1}
+    assert found.faults == reasons and found.rows == len(rows) and found.scored == len(rows) - 2
+    assert scores["score"].is_null().arg_true().to_list() == [2, 5] and scores["click"][7] is None
+    assert scores["fault"][2] == "timestamp missing or unreadable" and scores["fault"][7] is None
+    wanted = np.load(run / "test_scores.npy")
+    np.testing.assert_allclose(scores["score"][0], wanted[0], atol=1e-6)
+    np.testing.assert_allclose(scores["score"][7], wanted[7], atol=1e-6)
+
+
+def test_parquet_and_small_pieces_give_the_same_scores(run, test_rows, tmp_path, monkeypatch):
+    _, whole = scored(run, test_rows, tmp_path)
+    monkeypatch.setattr("downstream.serving.scorer.PIECE", 100)
+    test_rows.write_parquet(tmp_path / "log.parquet")
+    scorer = downstream.serving.load(run)
+    settings = ScoreSettings(batch_size=7)
+    scorer.score(tmp_path / "log.parquet", tmp_path / "pieces.parquet", columns=NAMED, settings=settings)
+    pieces = pl.read_parquet(tmp_path / "pieces.parquet")
+    np.testing.assert_allclose(pieces["score"], whole["score"], atol=1e-6)
+    assert pieces.drop("score").equals(whole.drop("score"))
+
+
+def test_metrics_are_those_of_numpy(run, test_rows, tmp_path):
+    """Also where scores are tied, users have one label only, and some rows have none."""
+    rng = np.random.default_rng(0)
+    rows = pl.concat([test_rows] * 3).with_columns(
+        game=pl.Series(rng.choice(test_rows["game"].unique().sort().to_numpy()[:6], 3 * len(test_rows))),
+        liked=pl.Series(rng.integers(3, size=3 * len(test_rows))).replace(2, None),
+    )
+    found, scores = scored(run, rows, tmp_path)
+    known = scores.filter(pl.col("click").is_not_null())
+    wanted = all_metrics(known["click"].to_numpy(), known["score"].to_numpy(), known["user_id"].to_numpy())
+    assert found.metrics == pytest.approx(wanted, abs=1e-9)
+
+
+def refused(run, rows, folder, match, **options):
+    with pytest.raises(UserError, match=match):
+        scored(run, rows, folder, **options)
+    assert not [path for path in folder.iterdir() if "scores" in path.name]
+
+
+def test_bad_input_is_one_clear_message_and_nothing_is_written(tiny_world, run, test_rows, tmp_path):
+    rows = test_rows.with_columns(pl.col("liked").cast(pl.String).replace({"0": "seen", "1": "bought"}))
+    refused(run, rows, tmp_path, r"click not 0 or 1: 488\n.*--click-values", columns=NAMED)
+    refused(run, test_rows.drop("time"), tmp_path, "has no column 'time'")
+    refused(run, test_rows, tmp_path, "has no column 'timestamp'", columns="user_id=player,item_id=game")
+    refused(run, test_rows.rename({"scene": "place"}), tmp_path, "has no column 'scene'")
+    refused(run, test_rows, tmp_path, "nearest is 'user_id'", columns="user=player")
+    write_table(tmp_path / "wide", ["n1"], np.ones((1, 3), dtype=np.float32), {})
+    refused(run, test_rows, tmp_path, "vectors of size 3, but the run was trained on", table=tmp_path / "wide")
+    size = read_table(tiny_world / "planted").vectors.shape[1]
+    write_table(tmp_path / "other", ["n1"], np.ones((1, size), dtype=np.float32), {"encoder": {"name": "another"}})
+    refused(run, test_rows, tmp_path, "another table than the run was trained on", table=tmp_path / "other")
+    found, _ = scored(run, rows, tmp_path, settings=ScoreSettings(click_values="bought"))
+    assert found.metrics == pytest.approx(read_json(run / "summary.json")["metrics"]["test"]["all"], abs=1e-6)
+    with pytest.raises(UserError, match="exists already"):
+        scored(run, test_rows, tmp_path)
+
+
+def test_a_run_that_has_lost_what_it_was_trained_on_is_named(run, table, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    summary = read_json(copy / "summary.json")
+    write_json(copy / "summary.json", {**summary, "dataset_fingerprint": "other"})
+    with pytest.raises(UserError, match="was trained on the dataset other"):
+        downstream.serving.load(copy)
+    write_json(copy / "summary.json", {**summary, "table": {**summary["table"], "encoder": {"name": "former"}}})
+    with pytest.raises(UserError, match="another table than the run was trained on"):
+        downstream.serving.load(copy)
+    write_json(copy / "summary.json", summary)
+    known = pl.read_parquet(copy / "vocabulary.parquet")
+    known[1:].write_parquet(copy / "vocabulary.parquet")
+    with pytest.raises(UserError, match="with other codes"):
+        downstream.serving.load(copy)
+
+
+def test_the_command_says_what_it_did(run, test_rows, tmp_path):
+    test_rows.write_csv(tmp_path / "log.csv")
+    command = [sys.executable, "-m", "downstream.score", "--run", run, "--log", tmp_path / "log.csv"]
+    command += ["--out", tmp_path / "scores.parquet", "--columns", NAMED]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+    assert "488 of 488 rows scored" in done.stdout and "where there are labels: auc 0." in done.stdout
+    again = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert again.returncode == 1 and "exists already" in again.stderr and "Traceback" not in again.stderr
