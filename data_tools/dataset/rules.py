@@ -61,6 +61,10 @@ class Rules(Checked):
     unclicked_unlike : str
         Column of the item list, such as product: never draw an item that shares the clicked item's value, such as
         another colour of the same product.
+    same_time_history : "none", "before" or "leave_one_out"
+        For logs of clicks alone in which a basket's items share a time. "none": histories hold clicks strictly before
+        that time. Otherwise the items of a basket get a drawn order. "before": each has those before it in its history.
+        "leave_one_out": only the last one is shown, with the others in its history (basket completion).
     seed : int
         Seed of these draws.
     page_gap : int
@@ -94,6 +98,7 @@ class Rules(Checked):
     unclicked: NonNegativeInt = 0
     unclicked_from: Literal["uniform", "popularity", "category", "category_popularity"] = "uniform"
     unclicked_unlike: str = ""
+    same_time_history: Literal["none", "before", "leave_one_out"] = "none"
     seed: int = 0
     page_gap: NonNegativeInt = 1800
     page_slots: PositiveInt = 10
@@ -113,6 +118,8 @@ class Rules(Checked):
             raise UserError(f"rating_threshold is {self.rating_threshold}; must be a finite number or own_mean")
         if not self.unclicked and (self.unclicked_unlike or self.unclicked_from != "uniform"):
             raise UserError("unclicked_from and unclicked_unlike do nothing without --unclicked N, the draws per click")
+        if self.same_time_history != "none" and not self.unclicked:
+            raise UserError("same_time_history is for logs of clicks alone: set --unclicked N, the draws per click")
 
     def gap(self, unit: str) -> int | None:
         """``page_gap`` in the unit of a log's times; None for any pause."""

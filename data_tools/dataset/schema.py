@@ -14,7 +14,8 @@
 =====================  ===============================================================================================
 
 The history of an impression is not stored: it is ``clicks[user].items[:clicks_before]``, cut to the last H.
-``clicks_before`` counts the user's clicks *strictly* before the impression's timestamp.
+``clicks_before`` counts the user's clicks *strictly* before the impression's timestamp; with
+same_time_history, also those of the same timestamp that a drawn order puts before it.
 Impressions are ordered by (timestamp, request, position or order in the log).
 """
 

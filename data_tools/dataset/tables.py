@@ -42,14 +42,17 @@ def write_tables(
     folder, work : Path
         Where the tables go, and what is made on the way.
     """
-    timeline = run.keep("timeline", histories.timelines(read.good, rules.gap(read.unit), rules.page_slots))
+    same_time = rules.same_time_history != "none"
+    log = run.keep("drawn_order", histories.with_ties_drawn(read.good, rules.seed)) if same_time else read.good
+    timeline = run.keep("timeline", histories.timelines(log, rules.gap(read.unit), rules.page_slots, same_time))
     views = run.keep("views", histories.page_views(timeline))
     starts = histories.split_times(timeline, rules.valid_from, rules.test_from, run.rows)
     viewed, users = timeline.join(views, histories.page_key(timeline)), read.users
     numbers = {"requests": views.count(), "time_backwards": timeline.backwards.sum()}
     if rules.new_item_share:
         late = run.frame("late", _late_items(len(catalogue), rules.new_item_share))
-        viewed, users = _without_late(run, viewed, users, late, starts["valid_start"])
+        kept, users = _without_late(run, viewed, users, late, starts["valid_start"])
+        viewed = histories.clicks_before(kept, same_time)
         numbers |= {"requests": viewed.request.nunique(), "rows_kept": viewed.count()}
     viewed, drawn = histories.splits(viewed, **starts), None
     impressions = viewed
@@ -59,10 +62,13 @@ def write_tables(
     _write_impressions(run, impressions.join(users, "user"), catalogue, read, folder)
     counts = {name: int(run.rows(number.name("n").as_table())["n"][0]) for name, number in numbers.items()}
     usable = read.rows - sum(read.aside.values())
-    counts["rows_of_late_items"] = usable - counts.pop("rows_kept", usable)
+    kept = counts.pop("rows_kept", usable)
+    counts["rows_of_late_items"] = usable - kept
     counts["users"] = int(run.rows(users.agg(n=users.count()))["n"][0])
     counts |= {"items": len(catalogue), "items_with_image": catalogue["image"].count()}
     described = _describe(folder / "impressions.parquet", starts, counts)
+    if rules.same_time_history == "leave_one_out":
+        described["counts"]["rows_as_history_only"] = kept - described["counts"]["clicks"]
     _write_clicks(run, viewed, users, described["counts"], path=folder / "clicks.parquet", work=work)
     launches, notes = _write_items(run, catalogue, read, rules, folder)
     described["counts"] |= launches
@@ -84,7 +90,7 @@ def _without_late(
     fewer = run.keep("fewer_users", histories.numbered_users(kept, "user"))
     users = run.keep("users_left", users.join(fewer, "user").select("user_id", user="number"))
     kept = run.keep("kept", kept.join(fewer, "user").drop("user").rename(user="number"))
-    return histories.clicks_before(kept), users
+    return kept, users
 
 
 def _with_unclicked(
@@ -94,7 +100,9 @@ def _with_unclicked(
     alike = pl.col(rules.unclicked_unlike).cast(pl.String) if rules.unclicked_unlike else pl.lit(None, pl.String)
     known = catalogue.select("item", *({"category"} & set(catalogue.columns)), alike=alike)
     part = ibis.cases(*[(viewed.split == name, number) for number, name in enumerate(SPLITS)])
-    clicks = viewed.mutate(part=part).drop({"position", "backwards"} & set(viewed.columns))  # draws have no position
+    target = histories.last_of_ties(viewed) if rules.same_time_history == "leave_one_out" else ibis.literal(True)
+    clicks = viewed.mutate(part=part, target=target)
+    clicks = clicks.drop({"position", "backwards"} & set(viewed.columns))  # draws have no position
     rows, lacking = sample_unclicked(
         run,
         clicks,

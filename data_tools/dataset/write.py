@@ -106,6 +106,7 @@ def write_dataset(
             "page_views": _page_views(read, rules),
             "labels": {"rating_threshold": rules.rating_threshold, "unclicked_drawn": drawn},
             "new_item_share": rules.new_item_share,
+            "same_time_history": rules.same_time_history,
             **(info or {}),
             "fingerprint": files.digest(scratch / f"{name}.parquet" for name in ("items", "impressions", "clicks")),
         }

@@ -102,8 +102,11 @@ def _pages(log: pl.LazyFrame) -> dict[str, Any]:
     )
 
 
-def _future_clicks(log: pl.LazyFrame, clicks: pl.LazyFrame) -> int:
-    """Impressions whose history is not the clicks strictly before them: one is too late, or one is missing."""
+def _future_clicks(log: pl.LazyFrame, clicks: pl.LazyFrame, same_time: bool) -> int:
+    """Impressions whose history is not the clicks before them: one is too late, or one is missing.
+
+    Clicks of the same time do not belong to it, unless ``same_time``: then some may.
+    """
     flat = clicks.select("user", "timestamps").explode("timestamps").drop_nulls()
     numbered = flat.with_columns(number=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("user"))
     last = numbered.rename({"timestamps": "last"})
@@ -111,7 +114,8 @@ def _future_clicks(log: pl.LazyFrame, clicks: pl.LazyFrame) -> int:
     at = {"left_on": ["user", "clicks_before"], "right_on": ["user", "number"], "how": "left"}
     joined = log.select("user", "timestamp", "clicks_before").join(last, **at).join(following, **at)
     wrong = (
-        (pl.col("last") >= pl.col("timestamp"))
+        (pl.col("last") > pl.col("timestamp"))
+        | (pl.lit(not same_time) & (pl.col("last") == pl.col("timestamp")))
         | (pl.col("following") < pl.col("timestamp"))
         | ((pl.col("clicks_before") > 0) & pl.col("last").is_null())
     )
@@ -171,6 +175,6 @@ def log_facts(dataset: Dataset) -> dict[str, Any]:
         "histories": histogram(histories, HISTORY_EDGES),
         "shown": histogram(shows.group_by(value="impressions").agg(rows=pl.len()), SHOWN_EDGES),
         "scenes": _collect(scenes.sort("scene")).to_dicts() if "scene" in columns else [],
-        "future_clicks": _future_clicks(log, clicks),
+        "future_clicks": _future_clicks(log, clicks, dataset.info.get("same_time_history", "none") != "none"),
         "shows": shows.drop("trained"),
     }

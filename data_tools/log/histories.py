@@ -15,6 +15,8 @@ import ibis
 import ibis.expr.types as ir
 import polars as pl
 
+from data_tools.log.hashing import hashed
+
 MILLION = 1_000_000
 
 
@@ -37,16 +39,33 @@ def _ordered(impressions: ir.Table) -> ir.Table:
     )
 
 
-def clicks_before(impressions: ir.Table) -> ir.Table:
+def _clicks_above(ordered: ir.Table) -> ir.Value:
+    """Clicks before a row in the order of the user's rows: of its timestamp, those with a lower ``row``."""
+    return (ordered.clicked - ordered.click).cast("int32")
+
+
+def clicks_before(impressions: ir.Table, same_time: bool = False) -> ir.Table:
     """Add ``clicks_before`` (int32): how many of the user's clicks lie strictly before the impression's timestamp.
 
-    Ties never see each other.
+    Ties never see each other, unless ``same_time``: then those with a lower ``row`` count, too.
     """
     ordered = _ordered(impressions)
-    return ordered.mutate(clicks_before=_earlier_clicks(ordered)).drop("place", "pause", "clicked", "backwards")
+    before = _clicks_above(ordered) if same_time else _earlier_clicks(ordered)
+    return ordered.mutate(clicks_before=before).drop("place", "pause", "clicked", "backwards")
 
 
-def timelines(impressions: ir.Table, gap: int | None, slots: int) -> ir.Table:
+def with_ties_drawn(impressions: ir.Table, seed: int) -> ir.Table:
+    """Number the rows anew (``row``, int64 from 0) in time order, those of one timestamp in an order that is drawn."""
+    order = [impressions.timestamp, hashed(impressions.row, 0, 0, seed), impressions.row]
+    return impressions.mutate(row=ibis.row_number().over(ibis.window(order_by=order)))
+
+
+def last_of_ties(impressions: ir.Table) -> ir.Value:
+    """Whether a row is the last one of its user and timestamp."""
+    return impressions.row == impressions.row.max().over(ibis.window(group_by=["user", "timestamp"]))
+
+
+def timelines(impressions: ir.Table, gap: int | None, slots: int, same_time: bool = False) -> ir.Table:
     """Add ``clicks_before`` (as :func:`clicks_before`), ``backwards`` (bool: the row stands in the log above the one
     that comes before it in time) and ``page`` (int64), which numbers the page views of a user.
 
@@ -55,7 +74,7 @@ def timelines(impressions: ir.Table, gap: int | None, slots: int) -> ir.Table:
     pause) are cut into page views of ``slots`` slots.
     """
     ordered = _ordered(impressions)
-    added = {"clicks_before": _earlier_clicks(ordered)}
+    added = {"clicks_before": _clicks_above(ordered) if same_time else _earlier_clicks(ordered)}
     if "request_id" not in impressions.columns:
         begins = ordered.pause.isnull() if gap is None else ordered.pause.isnull() | (ordered.pause > gap)
         until = ibis.cumulative_window(group_by="user", order_by=["timestamp", "row"])

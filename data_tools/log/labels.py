@@ -10,6 +10,7 @@ import ibis.expr.types as ir
 import polars as pl
 
 from data_tools.log.engines import Engine
+from data_tools.log.hashing import hashed
 from data_tools.log.values import MICRO
 
 OWN_MEAN = "own_mean"
@@ -33,16 +34,6 @@ def from_ratings(rows: ir.Table, threshold: float | str) -> ir.Table:
     # In whole numbers, because engines differ in the last bit of a mean.
     above = joined.rating.cast("int64") * joined.rated > joined.total
     return joined.mutate(click=above.cast("int8")).drop("rating", "total", "rated")
-
-
-def _hashed(row: ir.Value, draw: ir.Value | int, turn: int, seed: int) -> ir.Value:
-    """32 well-mixed bits (int64) of four numbers; the mixer is the multiply and xor-shift one of T. Mueller."""
-    low = 2**32 - 1
-    mixed = (row % 2**32) * 1_540_483_477 + draw * 668_265_263 + (turn * 374_761_393 + seed * 1_274_126_177) % 2**32
-    mixed = mixed & low
-    for _ in range(2):
-        mixed = ((mixed ^ (mixed // 65536).cast("int64")) * 0x45D9F3B) & low
-    return mixed ^ (mixed // 65536).cast("int64")
 
 
 def _pools(engine: Engine, clicks: ir.Table, catalogue: ir.Table, how: str) -> tuple[ir.Table, ir.Table]:
@@ -86,11 +77,12 @@ def _drawn(
     firsts = clicks.group_by("user", "item").agg(first_time=clicks.timestamp.min(), first_part=clicks.part.min())
     firsts = engine.keep("first_clicks", firsts)
     turns = engine.frame("draws", pl.DataFrame({"draw": list(range(per_click))}))
-    needed = placed.select("row", "user", "timestamp", "part", "alike", "pool", "size").cross_join(turns)
+    needed = placed.filter(placed.target)
+    needed = needed.select("row", "user", "timestamp", "part", "alike", "pool", "size").cross_join(turns)
     taken: ir.Table | None = None
     lacking = 0
     for turn in range(ROUNDS):
-        at = _hashed(needed.row, needed.draw.cast("int64"), turn, seed) % needed["size"]
+        at = hashed(needed.row, needed.draw.cast("int64"), turn, seed) % needed["size"]
         tried = needed.mutate(rank=at).join(pool, ["pool", "rank"]).rename(item="drawn").drop("rank")
         fresh = _allowed(tried, firsts)
         if taken is not None:
@@ -109,7 +101,7 @@ def _drawn(
 def sample_unclicked(
     engine: Engine, clicks: ir.Table, catalogue: ir.Table, *, per_click: int, how: str, seed: int
 ) -> tuple[ir.Table, int]:
-    """Add to every click some items that its user did not click, as the impressions of one page view.
+    """Add to the clicks some items that its user did not click, as the impressions of one page view.
 
     Items are drawn as of the time of the click: only those whose first click in the log is not later; of these, none
     that the user clicked by then or clicks later in the same split, and none alike to the clicked item. What the user
@@ -123,7 +115,8 @@ def sample_unclicked(
     engine : Engine
         What works through the log.
     clicks : ibis table
-        row, user, item, timestamp, click, request_id, ``part`` (number of the split, in time order) and others.
+        row, user, item, timestamp, click, request_id, ``part`` (number of the split, in time order), ``target``
+        (whether items are drawn for it) and others.
     catalogue : ibis table
         item, ``alike`` (items that share a value are not drawn for each other; null for none) and, for "category",
         category.
@@ -137,8 +130,8 @@ def sample_unclicked(
     Returns
     -------
     impressions : ibis table
-        The columns of ``clicks`` and ``sampled`` (bool); ``row`` is new. A drawn row has the values of its click that
-        describe the page view, and null for others, such as conversion.
+        The targets and the draws: the columns of ``clicks`` but for ``target``, and ``sampled`` (bool); ``row`` is new.
+        A drawn row has the values of its click that describe the page view, and null for others, such as conversion.
     lacking : int
         Draws that found no such item.
     """
@@ -146,8 +139,9 @@ def sample_unclicked(
     width = per_click + 1
 
     def place(row: ir.Value) -> ir.Value:
-        return _hashed(row, per_click, 0, seed) % width  # a draw that none of the above is
+        return hashed(row, per_click, 0, seed) % width  # a draw that none of the above is
 
+    clicks = clicks.filter(clicks.target).drop("target")
     own = clicks.mutate(sampled=ibis.literal(False), row=clicks.row * width + place(clicks.row))
     joined = taken.rename(drawn="item").join(clicks, "row")
     draw = joined.draw.cast("int64")

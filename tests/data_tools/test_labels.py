@@ -9,6 +9,7 @@ from prepare_helpers import run, write_log
 from scipy.stats import chisquare
 
 from data_tools.common.cli import UserError
+from data_tools.inspection.log import log_facts
 from downstream.report.method import drawn_labels
 
 
@@ -184,3 +185,71 @@ def test_a_log_without_labels_is_told_what_to_do(source):
         run(source, unclicked_from="popularity")
     with pytest.raises(UserError, match=r"no column 'prize'.*nearest is 'price'"):
         run(source, unclicked=1, item_columns="category=prize+image")
+
+
+@pytest.fixture
+def baskets(source):
+    """100 users with a basket of 1 to 5 items on each of three days, its rows in the order of the items."""
+    random = np.random.default_rng(2)
+    rows = []
+    for day in range(3):
+        for user in range(100):
+            held = np.sort(random.choice(20, random.integers(1, 6), replace=False))
+            rows += [f"u{user},{item:02},{1_600_041_600 + 86_400 * day}" for item in held]
+    write_log(source, rows, "user_id,item_id,timestamp")
+    return source
+
+
+def histories_of(dataset):
+    """Of each click: its user, time, item and history, as the format says they are read."""
+    lists = dict(dataset.clicks.select("user", "items").iter_rows())
+    for row in dataset.impressions.filter(click=1).iter_rows(named=True):
+        yield row["user"], row["timestamp"], row["item"], lists[row["user"]][: row["clicks_before"]]
+
+
+def bought(dataset):
+    """(user, day) -> items, and user -> items of earlier days, from the lists of clicks."""
+    held = {}
+    for user, items, times in dataset.clicks.select("user", "items", "timestamps").iter_rows():
+        for item, time in zip(items, times, strict=True):
+            held.setdefault((user, time), []).append(item)
+    return held
+
+
+def test_a_basket_is_completed_from_its_other_items(baskets):
+    dataset = run(baskets, unclicked=2, same_time_history="leave_one_out", seed=1)
+    held, shown, places = bought(dataset), {}, []
+    for user, time, item, history in histories_of(dataset):
+        earlier = [one for (who, when), items in sorted(held.items()) if who == user and when < time for one in items]
+        others = [one for one in held[user, time] if one != item]
+        assert sorted(history) == sorted(earlier + others) and item not in history[len(earlier) :]
+        shown[user, time] = item
+        if len(others) == 4:
+            places.append(sorted(held[user, time]).index(item))
+    assert shown.keys() == held.keys(), "one item of every basket"
+    assert chisquare(np.bincount(places, minlength=5)).pvalue > 1e-3, "which one is drawn"
+    counts = dataset.info["counts"]
+    assert counts["rows_read"] == counts["clicks"] + counts["rows_as_history_only"] == sum(map(len, held.values()))
+    assert log_facts(dataset)["future_clicks"] == 0
+
+
+def test_items_of_a_basket_come_one_after_the_other(baskets):
+    dataset = run(baskets, unclicked=2, same_time_history="before", new_item_share=0.1)
+    lengths, held = {}, bought(dataset)
+    for user, time, item, history in histories_of(dataset):
+        earlier = sum(len(items) for (who, when), items in held.items() if who == user and when < time)
+        assert set(history[earlier:]) < set(held[user, time]) - {item} | {None}
+        lengths.setdefault((user, time), []).append(len(history))
+    for key, found in lengths.items():
+        assert sorted(found) == list(range(min(found), min(found) + len(held[key])))
+    counts = dataset.info["counts"]
+    assert counts["rows_read"] == counts["clicks"] + counts["rows_of_late_items"]
+    strict = run(baskets, out="strict", unclicked=2)
+    assert all(
+        one["clicks_before"] == 0 for one in strict.impressions.rows(named=True) if one["timestamp"] == 1600041600
+    )
+
+
+def test_baskets_need_drawn_items(baskets):
+    with pytest.raises(UserError, match="same_time_history is for logs of clicks alone"):
+        run(baskets, same_time_history="before")
