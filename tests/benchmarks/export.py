@@ -24,6 +24,7 @@ from data_tools.simulation.settings import World
 from pretrain.encoder.image_encoder import build_encoder
 from pretrain.export import Settings as Export
 from pretrain.export import export
+from pretrain.runtime.memory import keep_freed_memory
 from pretrain.runtime.precision import use_all_cores
 from pretrain.settings import Encoder
 
@@ -75,6 +76,7 @@ def measure(settings: Settings, name: str, size: int, shards: Path, out: Path) -
 def main() -> None:
     settings = parse_settings(Settings, __doc__)
     use_all_cores()
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         world = World(items=settings.items, users=100, requests=800, image_size=settings.pixels)
         shards = make_world(world, Path(folder) / "world") / "shards"

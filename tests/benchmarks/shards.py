@@ -6,7 +6,8 @@ A dataset is made of pictures of random bytes (6 kB on average; writing decodes 
 categories. Our side plans, writes, takes digests, waits for the disk and writes the index, in one process. The other
 side copies the same bytes, picture files and request records in the same order, into as many tars with
 wds.TarWriter: all that it need not do (join, choose, count) was done before its clock starts. Then each size of dataset
-is written by a process of its own, whose peak memory is what the system reports of it.
+is written by a process of its own, whose peak memory is what the system reports of it. The layout "catalogue", which
+holds each picture once, is written beside: its bytes and seconds against those of the self-contained shards.
 """
 
 from __future__ import annotations
@@ -33,8 +34,12 @@ from data_tools.dataset.schema import SCHEMA_VERSION, open_dataset
 from data_tools.sharding.files import encode_json, files_of, read_shard
 from data_tools.sharding.write import Settings as Shards
 from data_tools.sharding.write import write_shards
+from pretrain.data.collate import items_of
+from pretrain.data.stream import loader
+from pretrain.settings import Batch
 
 CATEGORIES, SLOTS = 8, 6
+FIRST_BATCH = 5.0  # seconds
 TARGET_SPEED, TARGET_GROWTH = 0.8, 1.1
 
 
@@ -103,12 +108,12 @@ def now() -> np.ndarray:
     return np.array([time.perf_counter(), time.process_time()])
 
 
-def ours(dataset: Path, out: Path, workers: int) -> tuple[dict[str, Any], np.ndarray]:
+def ours(dataset: Path, out: Path, workers: int, layout: str = "streaming") -> tuple[dict[str, Any], np.ndarray]:
     """The index and the seconds of one writing."""
     shutil.rmtree(out, ignore_errors=True)
     os.sync()
     start = now()
-    index = write_shards(Shards(dataset=str(dataset), out=str(out), workers=workers))
+    index = write_shards(Shards(dataset=str(dataset), out=str(out), workers=workers, layout=layout))
     return index, now() - start
 
 
@@ -169,12 +174,16 @@ def writing_memory(dataset: Path, out: Path) -> float:
 def measure(settings: Settings, scratch: Path) -> dict[str, Any]:
     small = make_dataset(scratch / "small", settings.items, settings.requests)
     large = make_dataset(scratch / "large", settings.times * settings.items, settings.times * settings.requests)
-    sides: dict[str, list[np.ndarray]] = {"ours": [], "webdataset": [], "ours, a process a core": []}
+    sides: dict[str, list[np.ndarray]] = {
+        name: [] for name in ("ours", "webdataset", "ours, a process a core", "catalogue")
+    }
     for _ in range(settings.repeats):
         index, seconds = ours(large, scratch / "shards", 1)
         sides["ours"].append(seconds)
         sides["webdataset"].append(theirs(large, scratch / "shards", index, scratch / "copied"))
         sides["ours, a process a core"].append(ours(large, scratch / "parallel", os.cpu_count())[1])
+        once, seconds = ours(large, scratch / "once", 1, "catalogue")
+        sides["catalogue"].append(seconds)
     images = sum(shard.get("images", shard.get("items")) for shard in files_of(index))
     megabytes = sum(shard["bytes"] for shard in files_of(index)) / 1e6
     seconds = {name: np.min(times, axis=0) for name, times in sides.items()}
@@ -184,12 +193,25 @@ def measure(settings: Settings, scratch: Path) -> dict[str, Any]:
         "images": images,
         "megabytes": megabytes,
         "storage_overhead": index["storage"]["overhead"],
+        "catalogue_megabytes": sum(file["bytes"] for file in files_of(once)) / 1e6,
+        "distinct_megabytes": once["storage"]["distinct_image_bytes"] / 1e6,
+        "requests_megabytes": sum(f["bytes"] for split in once["requests"].values() for f in split) / 1e6,
+        "first_batch_seconds": first_batch(scratch / "once"),
         "seconds": {name: [float(one[0]) for one in times] for name, times in sides.items()},
         "images_per_second": {name: float(images / value[0]) for name, value in seconds.items()},
         "images_per_processor_second": {name: float(images / value[1]) for name, value in seconds.items()},
         "items": [settings.items, settings.times * settings.items],
         "peak_megabytes": memory,
     }
+
+
+def first_batch(shards: Path) -> float:
+    """Seconds from opening shards to a batch's requests and its pictures' bytes (which are no pictures here)."""
+    start = time.perf_counter()
+    stream = loader(shards, "requests", Batch(workers=0), 64, 0).dataset
+    stream.collate = lambda encoded: [encoded[0][item] for record in encoded[1] for item in items_of(record)]
+    next(iter(stream))
+    return time.perf_counter() - start
 
 
 def main() -> None:
@@ -206,6 +228,15 @@ def main() -> None:
         Ratio("images a second", rates["ours"], rates["webdataset"], side, TARGET_SPEED),
         Ratio("images a processor second", by_processor["ours"], by_processor["webdataset"], side),
         Ratio("MB at the peak", grown, small, f"1/{settings.times} of the items", TARGET_GROWTH, at_most=True),
+    ]
+    catalogue, streaming = found["catalogue_megabytes"], found["megabytes"]
+    seconds = {name: min(times) for name, times in found["seconds"].items()}
+    beside_tables = catalogue - found["requests_megabytes"]
+    ratios += [
+        Ratio("MB, each picture once", catalogue, streaming, "self-contained shards"),
+        Ratio("MB but for requests", beside_tables, found["distinct_megabytes"], "the distinct pictures"),
+        Ratio("seconds, each picture once", seconds["catalogue"], seconds["ours"], "self-contained shards"),
+        Ratio("seconds to the first batch", found["first_batch_seconds"], FIRST_BATCH, "wanted", 1, at_most=True),
     ]
     finish(settings, found, ratios)
 

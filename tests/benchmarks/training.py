@@ -29,6 +29,7 @@ from data_tools.simulation.settings import World
 from pretrain import train as training
 from pretrain.data.stream import loader
 from pretrain.encoder.image_encoder import build_encoder
+from pretrain.runtime.memory import keep_freed_memory
 from pretrain.runtime.precision import use_all_cores
 from pretrain.settings import Batch, Encoder, Evaluation, Optim
 from pretrain.settings import Settings as Pretrain
@@ -129,6 +130,7 @@ def measure(settings: Settings, name: str, size: int, folder: Path) -> dict[str,
 def main() -> None:
     settings = parse_settings(Settings, __doc__)
     use_all_cores()
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         found = {name: measure(settings, name, size, Path(folder)) for name, size in settings.encoders.items()}
     say = Console(highlight=False, soft_wrap=True).print
