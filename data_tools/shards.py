@@ -26,10 +26,10 @@ tar of requests was cut for being larger than ``--shard-mb``.
 
 A group's requests are of one page-view category (that of most of its items), in random order, as COURIER trains: one
 category a batch. Categories too rare to fill a batch share mixed groups. A tar that would grow above ``--shard-mb``
-goes on in a file of its own, ``<name>-001.tar`` and so on.
+continues in a file of its own, ``<name>-001.tar`` and so on.
 
 Which request goes where depends on the dataset and the settings alone, not on the number of processes. Stopped? The
-same command goes on: finished files are kept in ``.<out>.partial`` until all are there. ``--append`` adds the later
+same command continues: finished files are kept in ``.<out>.partial`` until all are there. ``--append`` adds the later
 days and the new items of a dataset to shards of the layout catalogue: see :mod:`data_tools.sharding.append`.
 """
 

@@ -3,7 +3,7 @@
     python -m downstream.compare --config configs/compare/world.yaml --out results/world
 
 OUT gets report.html (one file, no network), report.md and figures.json. Each cell (source, form, model, seed) is kept
-in the cache folder, so that the same command goes on where it was stopped.
+in the cache folder, so that the same command continues where it was stopped.
 """
 
 from __future__ import annotations
@@ -118,7 +118,9 @@ class Settings:
         roles = {role: source for role, source in roles.items() if source is not None}
         for role, source in roles.items():
             if source not in self.sources:
-                raise UserError(f"{role} is {source!r}, which is none of the sources {list(self.sources)}")
+                raise UserError(
+                    f"{role} is {source!r}, but the sources are {', '.join(self.sources)}; name one of them"
+                )
         if len(set(roles.values())) < len(roles):
             raise UserError(f"one source cannot have two roles, as here: {roles}")
         if self.seeds is not None:

@@ -91,7 +91,7 @@ def gains(settings: Settings, part: str) -> dict[str, dict[float, dict[str, Any]
 
 
 def _draw(axes: Axes, lines: dict[str, dict[float, dict[str, Any]]], settings: Settings, part: str) -> None:
-    """Lines with intervals, told apart by markers and dashes as well as by shade."""
+    """Lines with intervals, distinguished by markers and dashes as well as by shade."""
     axes.axhline(0, color="0.6", linewidth=1)
     span = max(settings.at) - min(settings.at) or 1
     for number, (source, line) in enumerate(lines.items()):

@@ -2,7 +2,7 @@
 
 Format: https://github.com/westlake-repl/PixelRec. The interactions (item_id,user_id,timestamp), the item information
 (item_id,view_number,comment_number,thumbup_number,share_number,coin_number,favorite_number,barrage_number,title,tag,
-description) and the covers (ITEM.jpg). Both tables of a size have one name, so they are told apart by their columns.
+description) and the covers (ITEM.jpg). Both tables of a size have one name, so they are recognised by their columns.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def resolve_columns(
 
 
 def free_names(names: Iterable[str], taken: Collection[str], apart: bool = False) -> dict[str, str]:
-    """Name -> a name that is none of those taken, whatever the case: with as many underscores behind as it needs.
+    """Name -> a name that is not taken, whatever the case: with as many underscores behind as it needs.
 
     Where ``apart``, no two of the names differ by case alone either.
     """

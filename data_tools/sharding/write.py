@@ -237,7 +237,7 @@ def _run(
                 yield futures[future], future.result()
         except BrokenProcessPool:
             raise UserError(
-                "a writing process was killed, perhaps for want of memory; the same command goes on where it stopped, "
+                "a writing process was killed, perhaps for want of memory; the same command continues where it stopped, "
                 "with fewer --workers if need be"
             ) from None
         finally:

@@ -51,7 +51,7 @@ def layout_of(path: Path, named: str | None = None) -> str | None:
     """
     if named:
         if named not in LAYOUTS:
-            raise UserError(f"--layout {named!r} is none of {', '.join(LAYOUTS)}")
+            raise UserError(f"unknown --layout {named!r}; choose one of {', '.join(LAYOUTS)}")
         return named
     if (path / "image_feat.npy").exists():
         return "mmrec"

@@ -1,4 +1,4 @@
-"""The cells of a comparison: CTR models trained once and kept on disk, so that a stopped comparison goes on."""
+"""The cells of a comparison: CTR models trained once and kept on disk, so that a stopped comparison continues."""
 
 from __future__ import annotations
 

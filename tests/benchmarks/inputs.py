@@ -178,7 +178,7 @@ CASES: list[Case] = [
     ("bad values", "users of 10,000 characters (kept)", value("user_id", "x" * 10_000), {}),
     ("bad values", "items that no list has", value("item_id", "0", "ghost", "1e1"), {}),
     ("bad values", "rows twice", text("log.csv", lambda rows: pl.concat([rows, rows[:20]])), {}),
-    ("bad values", "more bad rows than are borne", value("click", "2"), {"max_bad_share": 0.005}),
+    ("bad values", "more bad rows than allowed", value("click", "2"), {"max_bad_share": 0.005}),
 ]
 
 

@@ -1,10 +1,10 @@
-"""DICM's warm-up on two consecutive time ranges: train on the first half of the log, go on with the second.
+"""DICM's warm-up on two consecutive time ranges: train on the first half of the log, continue on the second.
 
     python tests/benchmarks/warm_up.py --dataset DATASET --table TABLE --out results/dicm/warm_up.json
 
 The second model starts with nothing, with all but the ID embeddings (partial) or with everything (full) of the first,
 as in arXiv 1711.06505 (GAUC .6260, .6283, .6230 there). Every training is a run of downstream.train that is kept in
-RUNS, so that a stopped program goes on. Prints GAUC and AUC by seed and the paired differences from "none".
+RUNS, so that a stopped program continues. Prints GAUC and AUC by seed and the paired differences from "none".
 """
 
 from __future__ import annotations
