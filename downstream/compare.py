@@ -118,9 +118,7 @@ class Settings:
         roles = {role: source for role, source in roles.items() if source is not None}
         for role, source in roles.items():
             if source not in self.sources:
-                raise UserError(
-                    f"{role} is {source!r}, but the sources are {', '.join(self.sources)}; name one of them"
-                )
+                raise UserError(f"{role} is {source!r}; choose one of the sources {', '.join(self.sources)}")
         if len(set(roles.values())) < len(roles):
             raise UserError(f"one source cannot have two roles, as here: {roles}")
         if self.seeds is not None:

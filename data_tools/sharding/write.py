@@ -237,8 +237,8 @@ def _run(
                 yield futures[future], future.result()
         except BrokenProcessPool:
             raise UserError(
-                "a writing process was killed, perhaps for want of memory; the same command continues where it stopped, "
-                "with fewer --workers if need be"
+                "a writing process was killed, perhaps for lack of memory; the same command continues where it "
+                "stopped, with fewer --workers if need be"
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
