@@ -75,6 +75,7 @@ def whole_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     UserError
         Unless ``overwrite``: if ``path`` exists, or another process is writing it.
     """
+    refuse_url(path)
     path = Path(path)
     if not overwrite:
         _refuse_existing(path)
@@ -107,6 +108,7 @@ def work_folder(path: str | Path) -> Iterator[Path]:
     UserError
         If ``path`` exists, or another process is writing it.
     """
+    refuse_url(path)
     path = Path(path)
     _refuse_existing(path)
     with locked(path, purpose="work") as held:

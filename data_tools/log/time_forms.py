@@ -34,6 +34,7 @@ from data_tools.log.times import (
     with_local_time,
 )
 
+LARGEST_DIGITS = 10**17  # that dates as digits stay below; engines divide in float64
 SURE = 0.9  # of a column's numbers have the form that is taken
 
 
@@ -102,7 +103,8 @@ def _valid_digits(value: ir.Value, form: str) -> ir.Value:
     """Whether a number is a date as digits: by its parts, each in its range."""
     year = 4 if form.startswith("YYYY") else 2
     pairs, rest = (len(form.removesuffix("mmm")) - year) // 2, 1000 if form.endswith("mmm") else 1
-    whole_date = value // rest
+    value = value.between(0, LARGEST_DIGITS).ifelse(value, ibis.null("int64"))
+    whole_date = value // rest if rest > 1 else value
     years = whole_date // 100**pairs
     # A number has no zeros in front: a year below 10 would leave a digit too few.
     valid = years.between(1970, 2099) if year == 4 else years.between(10, 99)
