@@ -19,7 +19,7 @@ THUMBNAIL = 120
 
 def _thumbnail(dataset: Dataset, image: str) -> str | None:
     try:
-        picture = read_image((dataset.folder / image).read_bytes(), at_least=THUMBNAIL)
+        picture = read_image(dataset.picture(image), at_least=THUMBNAIL)
     except (BadImage, OSError):
         return None
     return jpeg_uri(picture, THUMBNAIL)

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_tools.common.cache import local
 from data_tools.common.cli import UserError
 from data_tools.common.files import digest
 from data_tools.sharding.files import COPY_AGAIN, check_digest
@@ -78,8 +79,9 @@ class GroupedTable:
             If it is damaged or holds another number of rows.
         """
         if self._file is None:
-            check_digest(self.path, self.digest)
-            self._file = pq.ParquetFile(self.path)
+            path = local(self.path)
+            check_digest(path, self.digest)
+            self._file = pq.ParquetFile(path)
         table = self._file.read_row_group(group, columns=columns, use_threads=False)
         if table.num_rows != rows:
             raise UserError(

@@ -49,7 +49,7 @@ class ItemImages:
     info : dict
         How the table was made (see ``data_tools.tables.table``).
     folder : Path
-        Of the dataset.
+        Of the dataset, or its URL.
     pictures : list of str or None
         File of each item's picture in that folder, None where it has none.
     """
@@ -88,4 +88,4 @@ def join_table(table: EmbeddingTable, data: CTRData) -> ItemImages:
             f"{data.item_ids[:3]}); it was made from another dataset"
         )
     pictures = data.dataset.items["image"].to_list()
-    return ItemImages(vectors, found, data.warm, table.info, data.dataset.folder, pictures)
+    return ItemImages(vectors, found, data.warm, table.info, data.dataset.place, pictures)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from data_tools.common.cli import settings_from
 from data_tools.common.errors import UserError
-from data_tools.common.files import read_json
+from data_tools.common.files import read_json, refuse_url
 from data_tools.common.parquet import read_parquet
 from downstream.ams.joining import ServedImages
 from downstream.data.arrays import VOCABULARY
@@ -78,6 +78,7 @@ def run_settings(folder: str | Path) -> RunSettings:
     UserError
         If the folder is not a run of ``downstream.train``.
     """
+    refuse_url(folder, "a run")
     path = Path(folder) / "summary.json"
     summary: dict[str, Any] = read_json(path)
     if "dataset" not in summary.get("settings", {}):

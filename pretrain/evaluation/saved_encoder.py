@@ -10,7 +10,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from data_tools.common.errors import UserError
-from data_tools.common.files import digest
+from data_tools.common.files import digest, refuse_url
 from data_tools.common.plugins import in_use
 from pretrain.encoder.image_encoder import ImageEncoder, build_encoder
 from pretrain.evaluation.page_auc import requests_of
@@ -85,6 +85,7 @@ def load_run_encoder(
     UserError
         If the run has no such weights.
     """
+    refuse_url(run, "a run")
     named = read_settings(run).encoder
     encoder = build_encoder(named, data, initial_weights=False)  # which need not be at hand any more
     load_weights_of(encoder, run, weights)
