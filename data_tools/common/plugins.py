@@ -59,7 +59,7 @@ class Registry(Mapping[str, Plugin], Generic[Plugin]):
                 raise UserError(f"two plug-ins are called {self.kind} {entry.name!r}; rename the one in {entry.value}")
             try:
                 found[entry.name] = entry.load()
-            except Exception as error:  # whatever the other package does while it is imported
+            except Exception as error:  # anything may fail while another package is imported
                 raise UserError(
                     f"{self.kind} {entry.name!r} ({entry.value}, group {self.group}) cannot be loaded: "
                     f"{type(error).__name__}: {error}; fix or uninstall that package"

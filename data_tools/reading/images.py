@@ -163,7 +163,7 @@ def copy_images(names: Sequence[str | None], source: Path, target: Path) -> tupl
 def fault_examples(
     ids: Sequence[Any], names: Sequence[str | None], faults: Sequence[str | None], source: Path
 ) -> dict[str, list[str]]:
-    """Reason -> the first items whose picture cannot be used for it, and what would mend it."""
+    """Reason -> the first items whose picture cannot be used for it, and what would fix it."""
     shown: dict[str, list[str]] = {}
     for item, name, fault in zip(ids, names, faults, strict=True):
         if fault and len(own := shown.setdefault(fault, [])) < SHOWN:

@@ -120,7 +120,7 @@ def read_items(
         frames = [_read(part, [image] if encoded else []) for part in found.parts]
         frame = pl.concat(frames, how="diagonal_relaxed")
     except (pl.exceptions.PolarsError, OSError) as error:
-        reason = str(error).split("\n")[0]  # polars goes on with advice on settings that are not to be had here
+        reason = str(error).split("\n")[0]  # polars adds advice on settings that do not exist here
         raise UserError(f"{place} cannot be read: {reason}") from error
     if encoded:
         pictures = work / "bytes"

@@ -130,7 +130,7 @@ def read_index(shards: str | Path, digests: bool = False) -> dict[str, Any]:
         again = f"python -m data_tools.shards --dataset {index.get('dataset', 'DATASET')} --out {folder}"
         raise UserError(
             f"{folder} has shard format {found}, {' and '.join(map(str, READABLE))} are read; remove the folder and "
-            f"write the shards anew with: {again}"
+            f"write the shards again with: {again}"
         )
     for shard in files_of(index):
         file = folder / shard["file"]

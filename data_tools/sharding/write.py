@@ -103,7 +103,7 @@ class Settings(Checked):
         if self.pictures == "decoded" and not self.side:
             raise UserError("--pictures decoded needs --side: decoded whole, pictures would take far more than they do")
         if self.append and self.layout == "streaming":
-            raise UserError("--append goes with --layout catalogue; self-contained shards are written anew")
+            raise UserError("--append needs --layout catalogue; self-contained shards must be rewritten in full")
 
     @property
     def stored(self) -> Stored:

@@ -27,8 +27,8 @@ def check_space(info: dict[str, Any], trained_on: dict[str, Any], where: str) ->
     where : str
         The table.
     """
-    told = [name for name in SPACE if name in info and name in trained_on]
-    if unlike := [name for name in told if info[name] != trained_on[name]]:
+    stated = [name for name in SPACE if name in info and name in trained_on]
+    if unlike := [name for name in stated if info[name] != trained_on[name]]:
         here, there = ({name: one[name] for name in unlike} for one in (info, trained_on))
         raise UserError(f"{where} is another table than the run was trained on: {here} instead of {there}")
 

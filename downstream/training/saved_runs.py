@@ -86,7 +86,7 @@ def run_settings(folder: str | Path) -> RunSettings:
         return settings_from(RunSettings, _upgraded(summary["settings"]), f"{folder}/summary.json")
     except (UserError, KeyError) as error:
         raise UserError(
-            f"{path} has settings that this version cannot read: {error}; make the run anew with "
+            f"{path} has settings that this version cannot read: {error}; train it again with "
             "python -m downstream.train"
         ) from error
 
@@ -100,7 +100,7 @@ def check_dataset(folder: str | Path, data: CTRData, settings: RunSettings) -> N
     if vocabulary.exists() and not read_parquet(vocabulary).equals(read_parquet(data.vocabulary)):
         raise UserError(
             f"{folder} was trained with other codes of users and items than this version makes of {settings.dataset}; "
-            "make the run anew with python -m downstream.train"
+            "train it again with python -m downstream.train"
         )
 
 

@@ -107,7 +107,7 @@ class BatchStream(IterableDataset):
             return self.collate(encoded)
 
     def _encoded(self, stream: int) -> Iterator[Encoded]:
-        """Undecoded batches of one shard stream: its groups in random order, each epoch anew, several mixed."""
+        """Undecoded batches of one shard stream: its groups in random order, reshuffled each epoch, several mixed."""
         left: dict[str | None, Leftovers] = defaultdict(lambda: Leftovers(self.rows))
         if self.parts > 1:
             rng = np.random.default_rng([self.seed, self.process, stream])

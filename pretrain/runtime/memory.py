@@ -1,7 +1,7 @@
 """The C library's allocator, set for tensors.
 
 glibc gives every block above its mmap threshold (at most 32 MiB) back to the system when it is freed, and gets it
-anew, page by page and zeroed, for the next step's tensor of the same size. On a CPU that was half of the processor's
+again, page by page and zeroed, for the next step's tensor of the same size. On a CPU that was half of the processor's
 time: a step of the default's encoder took 13.9 s of it and takes 6.6 s, export's forward pass at 224 px 15.4 s and 5.4
 s, with a peak of memory that is 1.35 to 1.45 times as high (1.9 times where batches differ much in size).
 """
