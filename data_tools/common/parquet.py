@@ -1,6 +1,7 @@
 """Parquet files read by their very path: never as a pattern, and never with columns made of folder names.
 
-By default polars and DuckDB read brackets in a path as a pattern and a folder ``click=1`` as a column. All of the project's own files are read through here.
+By default polars and DuckDB read brackets in a path as a pattern and a folder ``click=1`` as a column. All
+of the project's own files are read through here.
 """
 
 from __future__ import annotations
