@@ -10,7 +10,8 @@ A batch is a dict of arrays (B rows, C distinct contexts, H history slots, M dis
 ``target``     int64 (B)    position of the shown item among the distinct items
 ``history``    int64 (B,H)  position of the clicked items, the most recent first; 0 in padded slots
 ``mask``       bool (B,H)   true where the slot holds a click
-``context``    int64 (B)    position among the batch's contexts: rows of one user, history and scene share one
+``context``    int64 (B)    position among the batch's contexts: rows of one user, history and scene share one (where
+                            histories are searched, rows of one shown item, too)
 ``first``      int64 (C)    a row of each context
 ``row``        int64 (M)    row of the distinct items in ``items.parquet``, ascending
 ``item``       int64 (M)    code of the item
@@ -34,6 +35,7 @@ import numpy as np
 
 from data_tools.dataset.schema import SPLITS, Dataset, open_dataset
 from downstream.data.arrays import UNKNOWN, VOCABULARY, CodeSettings, dataset_arrays
+from downstream.data.search import HistorySearch
 from downstream.settings import DataSettings
 
 SLICES = ("all", "warm", "cold")
@@ -68,6 +70,8 @@ class CTRData:
         Codes of users and items.
     sizes : dict of str to int
         Name of a feature -> number of its codes.
+    search : HistorySearch or None
+        Finds the clicks of a history that are most like the shown item; without one, these are the latest.
     """
 
     dataset: Dataset
@@ -88,6 +92,7 @@ class CTRData:
     category_code: np.ndarray
     words: np.ndarray
     sizes: dict[str, int]
+    search: HistorySearch | None = None
 
     @property
     def vocabulary(self) -> Path:
@@ -119,21 +124,32 @@ class CTRData:
         histories = self.offsets[self.user[rows]] + self.user[rows] + self.clicks_before[rows]
         return histories if self.scene is None else histories * self.sizes["scene"] + self.scene[rows]
 
+    def _past(self, user: np.ndarray, shown: np.ndarray, count: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """The clicked items in the filled slots of a mask (B, H), flat: the latest of each impression first."""
+        end = self.offsets[user] + count
+        lengths = mask.sum(axis=1)
+        if self.search is None:
+            # The k-th filled slot of the batch holds the click that lies so many steps before the impression.
+            steps = np.arange(1, lengths.sum() + 1) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        else:
+            steps = self.search.steps_back(self.clicked, end, shown, count, mask.shape[1])[mask]
+        return self.clicked[np.repeat(end, lengths) - steps]
+
     def batch(self, rows: np.ndarray) -> Batch:
         """The batch of some impressions (see the module's head for its keys)."""
         user, shown, count = self.user[rows], self.item[rows], self.clicks_before[rows]
         slots = self.settings.history
-        lengths = np.minimum(count, slots)
-        mask = np.arange(slots) < lengths[:, None]
-        # The k-th filled slot of the batch holds the click that lies so many steps before the impression.
-        steps_back = np.arange(1, lengths.sum() + 1) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        past = self.clicked[np.repeat(self.offsets[user] + count, lengths) - steps_back]
+        mask = np.arange(slots) < np.minimum(count, slots)[:, None]
+        past = self._past(user, shown, count, mask)
 
         # Sorting what the batch mentions costs the same however large the catalogue is.
         distinct, position = np.unique(np.concatenate([shown, past]), return_inverse=True)
         history = np.zeros(mask.shape, dtype=np.int64)
         history[mask] = position[len(shown) :]
-        _, first, context = np.unique(self.contexts(rows), return_index=True, return_inverse=True)
+        contexts = self.contexts(rows)
+        if self.search is not None:
+            contexts = contexts * len(self.item_code) + shown
+        _, first, context = np.unique(contexts, return_index=True, return_inverse=True)
         batch = {
             "click": self.click[rows],
             "user": self.user_code[user],

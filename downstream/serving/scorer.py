@@ -27,7 +27,7 @@ from downstream.data.ahead import batches_ahead, loader_threads
 from downstream.data.arrays import UNKNOWN, write_flat_clicks
 from downstream.data.ctr_data import CTRData, load_ctr_data
 from downstream.data.tensors import tensors
-from downstream.images.joined import ItemImages
+from downstream.images.joined import ItemImages, search_histories
 from downstream.models.base import CTRModel
 from downstream.serving.catalogue import new_vectors, with_new_images, with_new_items
 from downstream.serving.log import READ, NewLog, Reading, read_new_log
@@ -170,7 +170,8 @@ class Scorer:
             images = with_new_images(self.images, self.data.item_ids, new, vectors)
             data = with_new_items(self.data, len(new), work)
             model = restore(self.folder, data, images, self.settings)
-            seen = _write(model, _joined(data, log, work), images, log, scratch, settings.batch_size)
+            joined = search_histories(_joined(data, log, work), images)
+            seen = _write(model, joined, images, log, scratch, settings.batch_size)
             return Scored(**seen, faults=log.faults, metrics=_metrics(run, scratch), notes=log.notes)
 
 
