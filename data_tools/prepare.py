@@ -7,7 +7,8 @@ python -m data_tools.prepare --impressions log.csv --items items.csv --images pi
 FILES. --impressions and --items take one file, a folder or a quoted glob ("logs/*.csv.gz") of CSV, TSV, JSON lines
 (.jsonl) or Parquet; text may be compressed (.gz, .zst, .bz2). --images takes a folder, a tar, or a folder or glob of
 tars; the item list's column image names each item's file. Without that column, pictures are found by name: the item id
-and an ending. An image column of bytes (Parquet) needs no --images.
+and an ending. An image column of bytes (Parquet) needs no --images. An item may have several pictures: image is a list
+(of Parquet, of JSON, or text such as ["a.jpg", "b.jpg"]), or rows repeat the item with another image.
 
 COLUMNS. Columns that already have our names need no mapping. Log: user_id, item_id, timestamp, click and, where known,
 rating, request_id (one page view), scene, position, conversion, oracle. Item list: item_id and, where known, image,

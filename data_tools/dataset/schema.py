@@ -1,8 +1,9 @@
 """The dataset folder: what ``prepare`` and ``world`` write and every later stage reads.
 
 =====================  ===============================================================================================
-``items.parquet``      item (int32, the row), item_id (as given), image (path in the folder or null), title?,
-                       category?, first_seen (time of the first impression unless given) and any further columns
+``items.parquet``      item (int32, the row), item_id (as given), image (path in the folder or null), images? (list of
+                       paths, image the first: only where items have several pictures), title?, category?, first_seen
+                       (time of the first impression unless given) and any further columns
 ``impressions.parquet``  user, item (int32 rows of clicks and items), user_id, item_id (as given), timestamp (int64),
                        click (int8), request (int64, one page view), clicks_before (int32), split ("train", "valid"
                        or "test") and, where known, scene, position, conversion, oracle (true click probability),

@@ -17,7 +17,7 @@ from data_tools.reading.form import Form, Given
 from data_tools.reading.parts import Part
 
 TEXT = ("item_id", "image", "title", "category")
-OURS = ("item", *ITEM_COLUMNS, *ITEM_OPTIONAL)  # in items.parquet
+OURS = ("item", *ITEM_COLUMNS, *ITEM_OPTIONAL, "images")  # in items.parquet
 MOST_EXACT = 2**53  # of whole numbers as float64
 
 
@@ -167,7 +167,8 @@ def unique_items(items: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     text = [name for name in ("image", "title", "category") if name in items.columns]
     for name in text:
         if items.schema[name].is_nested() or items.schema[name] == pl.Binary:
-            raise UserError(f"the item list's {name} is {items.schema[name]}; one text an item is expected")
+            wanted = "a path, or a list of paths, for each item" if name == "image" else "one text an item"
+            raise UserError(f"the item list's {name} is {items.schema[name]}; {wanted} is expected")
     items = items.with_columns(pl.col(text).cast(pl.String)).with_columns(pl.col("image").replace("", None))
     key = items["item_id"].cast(pl.String)
     missing = key.is_null() | (key.str.strip_chars() == "")
