@@ -9,9 +9,10 @@
                        or "test") and, where known, scene, position, conversion, oracle (true click probability),
                        sampled (drawn for a click: only in datasets made of clicks alone)
 ``clicks.parquet``     user (int32, the row), user_id, items (list of int32), timestamps (list of int64), oldest first
+``users.parquet``        user (int32, the row), user_id and what a table of users says of them; only where one was given
 ``dataset.json``       schema version, counts, set_aside (reason -> rows), time range and unit, splits, labels (rating
                        threshold, unclicked items drawn), source, fingerprint
-``set_aside*.parquet``  rows of the log, lines that are no row, and items that could not be used, each with its reason
+``set_aside*.parquet``  rows of the log, lines that are no row, items and users that are of no use, each with its reason
 =====================  ===============================================================================================
 
 The history of an impression is not stored: it is ``clicks[user].items[:clicks_before]``, cut to the last H.

@@ -19,6 +19,7 @@ from data_tools.dataset.read_log import Log, ReadLog, read_log
 from data_tools.dataset.rules import Rules, TooMuchBadInput, refuse_above
 from data_tools.dataset.schema import SCHEMA_VERSION
 from data_tools.dataset.tables import write_tables
+from data_tools.dataset.users import write_users
 from data_tools.log.engines import engine
 from data_tools.log.examples import broken_examples, item_examples
 from data_tools.reading.image_places import place_images
@@ -26,7 +27,9 @@ from data_tools.reading.images import copy_images, fault_examples
 from data_tools.reading.inputs import BROKEN
 from data_tools.reading.item_list import unique_items
 from data_tools.reading.several import one_picture_a_row, with_further_pictures
+from data_tools.reading.user_list import UserList
 
+TABLES = ("items", "impressions", "clicks", "users")
 console = Console(stderr=True)
 
 
@@ -39,6 +42,7 @@ def write_dataset(
     rules: Rules | None = None,
     info: Mapping[str, Any] | None = None,
     broken_items: pl.DataFrame | None = None,
+    users: UserList | None = None,
     notes: Sequence[str] = (),
 ) -> Path:
     """Check a log, an item list and their images, and write the dataset folder of :mod:`data_tools.dataset.schema`.
@@ -63,6 +67,8 @@ def write_dataset(
         Further keys of ``dataset.json``, such as source and licence.
     broken_items : polars.DataFrame, optional
         Lines of the item list that are no item.
+    users : UserList, optional
+        A table of users.
     notes : sequence of str
         What was understood of the item list.
 
@@ -97,6 +103,8 @@ def write_dataset(
             described = write_tables(run, read, pictured, rules, folder=scratch, work=work)
         if "images" in pictured.columns:
             described["counts"]["pictures"] = int(pictured["images"].list.len().sum())
+        if users is not None:
+            described["counts"] |= write_users(users, rules, scratch)
         described["counts"] |= {"rows_read": read.rows, "rows_set_aside": sum(read.aside.values())}
         drawn = described.pop("unclicked_drawn")
         record = {
@@ -111,7 +119,7 @@ def write_dataset(
             "new_item_share": rules.new_item_share,
             "same_time_history": rules.same_time_history,
             **(info or {}),
-            "fingerprint": files.digest(scratch / f"{name}.parquet" for name in ("items", "impressions", "clicks")),
+            "fingerprint": files.digest(path for name in TABLES if (path := scratch / f"{name}.parquet").exists()),
         }
         files.write_json(scratch / "dataset.json", record)
     return out

@@ -6,6 +6,7 @@ A batch is a dict of arrays (B rows, C distinct contexts, H history slots, M dis
 ``click``      float32 (B)  the label
 ``user``       int64 (B)    code of the user
 ``scene``      int64 (B)    code of the scene; only where the dataset has scenes
+``user:NAME``  int64 (B)    code of what is known of the user, for each column of a table of users
 ``conversion`` float32 (B)  whether the click led to a purchase, nan where unknown; only where the dataset has it
 ``target``     int64 (B)    position of the shown item among the distinct items
 ``history``    int64 (B,H)  position of the clicked items, the most recent first; 0 in padded slots
@@ -34,8 +35,10 @@ from pathlib import Path
 import numpy as np
 
 from data_tools.dataset.schema import SPLITS, Dataset, open_dataset
-from downstream.data.arrays import UNKNOWN, VOCABULARY, CodeSettings, dataset_arrays
+from downstream.data.arrays import VOCABULARY, CodeSettings, dataset_arrays
+from downstream.data.codes import UNKNOWN
 from downstream.data.search import HistorySearch
+from downstream.data.user_features import user_features
 from downstream.settings import DataSettings
 
 SLICES = ("all", "warm", "cold")
@@ -70,6 +73,8 @@ class CTRData:
         Codes of users and items.
     sizes : dict of str to int
         Name of a feature -> number of its codes.
+    user_features : numpy.ndarray or None
+        int32 codes (users, F) of what is known of users, in the order of their names in ``sizes``.
     search : HistorySearch or None
         Finds the clicks of a history that are most like the shown item; without one, these are the latest.
     """
@@ -92,6 +97,7 @@ class CTRData:
     category_code: np.ndarray
     words: np.ndarray
     sizes: dict[str, int]
+    user_features: np.ndarray | None = None
     search: HistorySearch | None = None
 
     @property
@@ -164,6 +170,9 @@ class CTRData:
             batch["scene"] = self.scene[rows].astype(np.int64)
         if self.conversion is not None:
             batch["conversion"] = self.conversion[rows]
+        if self.user_features is not None:
+            for name, codes in zip(user_features(self.sizes), self.user_features[user].T, strict=True):
+                batch[name] = codes.astype(np.int64)
         return batch
 
     def with_impressions(self, rows: np.ndarray, items: np.ndarray) -> CTRData:
@@ -197,7 +206,7 @@ class CTRData:
             pairs = np.unique(held.nonzero()[0] * len(batch["row"]) + places)
             row, place = np.divmod(pairs, len(batch["row"]))
             for name, size in self.sizes.items():
-                if name in ("user", "scene"):
+                if name in ("user", "scene", *user_features(self.sizes)):
                     shown = batch[name]
                 else:
                     codes = batch[name][place].reshape(len(place), -1)
@@ -209,11 +218,12 @@ class CTRData:
 
 
 def mask_ids(batch: Batch, rate: float, rng: np.random.Generator) -> Batch:
-    """Give a fraction ``rate`` of the users and distinct items of a training batch the code "unknown".
+    """Give a fraction ``rate`` of the users, their features and distinct items of a batch the code "unknown".
 
     Otherwise the unknown code would never be trained, and new items at test time would get a random embedding (ours).
     """
-    masked = {key: np.where(rng.random(len(batch[key])) < rate, UNKNOWN, batch[key]) for key in ("user", "item")}
+    keys = ("user", "item", *user_features(batch))
+    masked = {key: np.where(rng.random(len(batch[key])) < rate, UNKNOWN, batch[key]) for key in keys}
     return {**batch, **masked}
 
 
@@ -229,5 +239,5 @@ def load_ctr_data(folder: str | Path, settings: DataSettings) -> CTRData:
     own = {field.name: getattr(settings, field.name) for field in fields(CodeSettings)}
     home, arrays, sizes = dataset_arrays(dataset, CodeSettings(**own))
     rows = {split: arrays.pop(f"rows_{split}") for split in SPLITS}
-    optional = {name: arrays.pop(name, None) for name in ("scene", "conversion")}
+    optional = {name: arrays.pop(name, None) for name in ("scene", "conversion", "user_features")}
     return CTRData(dataset=dataset, settings=settings, home=home, rows=rows, sizes=sizes, **optional, **arrays)

@@ -24,7 +24,8 @@ from data_tools.reading.columns import parse_columns
 from data_tools.reading.form import Given
 from downstream.ams.joining import ServedImages
 from downstream.data.ahead import batches_ahead, loader_threads
-from downstream.data.arrays import UNKNOWN, write_flat_clicks
+from downstream.data.arrays import write_flat_clicks
+from downstream.data.codes import UNKNOWN
 from downstream.data.ctr_data import CTRData, load_ctr_data
 from downstream.data.tensors import tensors
 from downstream.images.joined import ItemImages, search_histories
@@ -209,7 +210,12 @@ def _joined(data: CTRData, log: NewLog, work: Path) -> CTRData:
     codes = np.full(len(known), UNKNOWN, dtype=data.user_code.dtype)
     own = log.users["known"].is_not_null().to_numpy()
     codes[own] = data.user_code[known[own].astype(np.int64)]
-    return replace(data, clicked=clicked, offsets=offsets, user_code=codes, rows={}, conversion=None)
+    features = data.user_features
+    if features is not None:
+        features = np.full((len(known), features.shape[1]), UNKNOWN, dtype=features.dtype)
+        features[own] = data.user_features[known[own].astype(np.int64)]
+    users = {"user_code": codes, "user_features": features}
+    return replace(data, clicked=clicked, offsets=offsets, rows={}, conversion=None, **users)
 
 
 def _impressions(data: CTRData, piece: pa.RecordBatch, scenes: dict[str, int]) -> CTRData:
