@@ -128,12 +128,15 @@ def _map_in_blocks(function: Callable[[int], T], rows: Sequence[int], block: int
             yield from pool.map(function, rows[start : start + block])
 
 
-def copy_images(names: Sequence[str | None], source: Path, target: Path) -> tuple[list[str | None], list[str | None]]:
-    """Copy every usable picture to ``target/<row>.<extension of its real format>``, showing progress.
+def copy_images(
+    names: Sequence[str | None], source: Path, target: Path, stems: Sequence[str] | None = None
+) -> tuple[list[str | None], list[str | None]]:
+    """Copy every usable picture to ``target/<stem>.<extension of its real format>``, showing progress.
 
     Parameters
     ----------
     names : paths relative to ``source``, None where an item has no picture
+    stems : names of the copies; their rows by default
 
     Returns
     -------
@@ -146,7 +149,7 @@ def copy_images(names: Sequence[str | None], source: Path, target: Path) -> tupl
         try:
             with _faults_as_bad_image():
                 path = _inside(source, names[row])
-            copied = f"{row}.{check_image(path)}"
+            copied = f"{row if stems is None else stems[row]}.{check_image(path)}"
         except BadImage as bad:
             return None, bad.reason
         shutil.copyfile(path, target / copied)

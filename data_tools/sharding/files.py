@@ -17,7 +17,8 @@ from data_tools.common.cli import UserError, progress_bar
 from data_tools.common.files import digest, read_json, refuse_url
 
 FORMAT_VERSION = 3  # 3: each picture once, and requests as tables that refer to them
-READABLE = (2, FORMAT_VERSION)  # folders of version 2 are of the layout "streaming"
+SEVERAL_PICTURES = 4  # as 3, with items that have further pictures
+READABLE = (2, FORMAT_VERSION, SEVERAL_PICTURES)  # folders of version 2 are of the layout "streaming"
 
 
 def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from data_tools.common.cli import UserError, progress_bar
 from data_tools.common.files import resumable_folder, write_json
 from data_tools.dataset.schema import SPLITS, Dataset, open_dataset
 from data_tools.sharding.append import check_held, fingerprint, held_of, item_tables
-from data_tools.sharding.files import FORMAT_VERSION, files_of, read_index
+from data_tools.sharding.files import FORMAT_VERSION, SEVERAL_PICTURES, files_of, read_index
 from data_tools.sharding.jobs import finished, planned_jobs, run_job, stop_with_parent
 from data_tools.sharding.plan import Plan, make_plan
 from data_tools.sharding.stored import Stored
@@ -151,6 +151,11 @@ def _append(dataset: Dataset, settings: Settings, made_with: dict[str, Any]) -> 
     _check_same(folder, before, settings)
     if before["dataset_fingerprint"] == dataset.info["fingerprint"]:
         return before
+    if before["format_version"] == SEVERAL_PICTURES or dataset.info.get("counts", {}).get("pictures"):
+        raise UserError(
+            f"items of {settings.dataset}, or of {folder}, have several pictures, which cannot be appended: write new "
+            "shards"
+        )
     part = f"{len(before['writings']):04d}"
     shutil.rmtree(folder / part, ignore_errors=True)  # of an appending that stopped just before its index
     with resumable_folder(folder / part, made_with) as out:
@@ -263,13 +268,14 @@ def _index(
             file["file"] = f"{part}/{file['file']}"
         files["train"] = before["requests"]["train"] + files["train"]
     index = {
-        "format_version": FORMAT_VERSION,
+        "format_version": SEVERAL_PICTURES if plan.has_further else FORMAT_VERSION,
         "layout": settings.layout,
         "dataset": settings.dataset,
         "dataset_fingerprint": dataset.info["fingerprint"],
         "history": settings.history,
         "slots": info["slots"],
         "left_out_requests": info["left_out_requests"],
+        **({"left_out_pictures": info["left_out_pictures"]} if info["left_out_pictures"] else {}),
         "storage": {"distinct_images": info["distinct_images"], "distinct_image_bytes": info["distinct_image_bytes"]},
         "settings": settings.decides(),
         "items": files.pop("items"),

@@ -17,7 +17,7 @@ from downstream.ams.joining import ServedImages
 from downstream.data.arrays import VOCABULARY
 from downstream.data.ctr_data import CTRData, load_ctr_data
 from downstream.images.features import TunedTable
-from downstream.images.joined import ItemImages, check_space
+from downstream.images.joined import ItemImages, check_space, search_histories
 from downstream.images.reading import join, read_features
 from downstream.models.base import CTRModel
 from downstream.models.build import build_model
@@ -174,4 +174,5 @@ def load_run(folder: str | Path, data: CTRData | None = None) -> tuple[CTRModel,
     settings = run_settings(folder)
     data = data or load_ctr_data(settings.dataset, settings.data)
     check_dataset(folder, data, settings)
-    return restore(folder, data, run_images(folder, data, settings), settings), data, settings
+    images = run_images(folder, data, settings)
+    return restore(folder, data, images, settings), search_histories(data, images), settings

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from data_tools.common.errors import UserError
 from data_tools.common.files import read_json
 from data_tools.common.parquet import read_parquet
-from downstream.data.arrays import UNKNOWN, VOCABULARY
+from downstream.data.arrays import VOCABULARY
+from downstream.data.codes import UNKNOWN
 from downstream.data.ctr_data import CTRData
 from downstream.images.features import Features
 from downstream.models.base import CTRModel

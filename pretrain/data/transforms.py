@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from data_tools.reading.images import BadImage, read_image
-from data_tools.sharding.read import Pictures
+from data_tools.sharding.read import Pictures, PlacedPictures
 from pretrain.settings import Batch
 
 NUMPY = b"\x93NUMPY"  # how a picture that is stored decoded begins
@@ -96,6 +96,14 @@ def training_transform(settings: Batch, image_size: int) -> Transform:
     return Transform(v2.Compose([view, jitter]), at_least)
 
 
+def drawn(pictures: Pictures, item: int) -> int:
+    """The number of one of an item's pictures, drawn with equal chances; where it has one, nothing is drawn."""
+    if not isinstance(pictures, PlacedPictures):
+        return item
+    of_item = pictures.of_item(item)
+    return of_item[int(torch.randint(len(of_item), ()))] if len(of_item) > 1 else item
+
+
 class Decoder:
     """Decodes items' pictures for one transform, and keeps those asked for last, so that popular ones are decoded once.
 
@@ -112,7 +120,8 @@ class Decoder:
         self._size = 0
 
     def __call__(self, pictures: Pictures, item: int) -> Tensor:
-        """Decoded picture, uint8 (3, height, width)."""
+        """Decoded picture, uint8 (3, height, width); of an item with several, one that torch's generator draws."""
+        item = drawn(pictures, item)
         if item in self._kept:
             self._kept.move_to_end(item)
             return self._kept[item]
