@@ -58,7 +58,7 @@ SCHEMAS = {
         **dict.fromkeys(PROXIES, Float64),
         "spectrum": List(Float64),
         "gain": Float64,
-        "saw_until": Int64,
+        "saw_until": String,
         **dict.fromkeys(("auc_before", "auc_on_test"), Float64),
         **dict.fromkeys(("change_correlation", "change_ceiling", "rate_correlation", "rate_ceiling"), Float64),
         "flagged": String,
