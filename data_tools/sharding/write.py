@@ -278,6 +278,7 @@ def _index(
         **({"left_out_pictures": info["left_out_pictures"]} if info["left_out_pictures"] else {}),
         "storage": {"distinct_images": info["distinct_images"], "distinct_image_bytes": info["distinct_image_bytes"]},
         "settings": settings.decides(),
+        "times": _times(dataset),
         "items": files.pop("items"),
         "requests": files,
     }
@@ -308,6 +309,12 @@ def _index(
         "writings": [*(before["writings"] if before else []), writing],
         "fingerprint": fingerprint(index),
     }
+
+
+def _times(dataset: Dataset) -> dict[str, int | None]:
+    """When the log begins, and when its validation and test splits do."""
+    splits, first = dataset.info.get("splits", {}), (dataset.info.get("time_range") or [None])[0]
+    return {"first": first, **{name: splits.get(name) for name in ("valid_start", "test_start")}}
 
 
 def _write_items_table(index: dict[str, Any], out: Path, before: dict[str, Any] | None, part: str) -> None:
