@@ -25,10 +25,10 @@ class Encoder(Checked):
     family : str
         Where the image tower comes from: timm, open_clip, or an installed plug-in.
     name : str
-        Model of the family. It may begin with the family, as in open_clip:RN50.
+        Model of the family. It may begin with the family, as in open_clip:RN50, or be a name as hubs show it.
     weights : str or None
-        Local file of initial weights (.safetensors, or a .pth that holds tensors only); null starts at random, or from
-        a hub where the family's options say so.
+        Local file of initial weights (.safetensors, or a .pth that holds tensors only; of a training checkpoint with
+        averaged weights, those); null starts at random, or from a hub where the family's options say so.
     dimensions : int
         Size D of the embedding; 0 has no linear layer: the embedding is the tower's own output.
     image_size : int
@@ -66,6 +66,10 @@ class Encoder(Checked):
         super().__post_init__()
         hub_weights = ENCODERS[family](options_of(self, family)).hub_weights
         refuse_unused(self, "encoder", {family})
+        for channels in ("mean", "std"):
+            given = getattr(self, channels)
+            if given is not None and len(given) != 3:
+                raise UserError(f"--encoder.{channels} is {given}; three numbers are expected, for red, green and blue")
         if self.weights and hub_weights:
             raise UserError(f"--encoder.weights and {hub_weights} both name initial weights; give one of them")
 

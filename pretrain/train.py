@@ -83,6 +83,11 @@ def build(settings: Settings, processes: PartialState) -> TrainingState:
     resumed: dict[str, Any] = {"step": 0, "seconds": 0.0}
     if checkpoint:
         resumed = runs.load_checkpoint(checkpoint, encoder, optimizer, objective)
+        if resumed["step"] > settings.optim.steps:
+            raise UserError(
+                f"{settings.out} has done {resumed['step']} steps already, more than --optim.steps "
+                f"{settings.optim.steps}; give at least {resumed['step']}, or name another folder with --out"
+            )
     wanted = settings.optim.precision
     precision = resumed.get("precision") or choose_precision(encoder, wanted, settings.encoder.image_size)
     precision = broadcast_object_list([precision])[0]
