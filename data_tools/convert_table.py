@@ -25,7 +25,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -38,6 +38,7 @@ from data_tools.common.storage import is_url, refuse_to_write, taken, upload
 from data_tools.reading.opened import COMPRESSED
 from data_tools.tables.layouts import LAYOUTS, Layout, layout_of
 from data_tools.tables.peers import read_mapping
+from data_tools.tables.seen import latest, seen
 from data_tools.tables.table import EmbeddingTable, describe, read_table, write_table
 
 MISSING = ("stop", "drop", "zero", "mean")
@@ -75,7 +76,8 @@ def join(tables: Sequence[EmbeddingTable], missing: str = "stop", order: Sequenc
     notes = tuple(note for table in tables for note in table.notes)
     if len(tables) == 1:
         return EmbeddingTable(ids, vectors[kept], tables[0].info, notes)
-    return EmbeddingTable(ids, vectors[kept], {"joined": [table.info for table in tables]}, notes)
+    info = {"joined": [table.info for table in tables], "saw_until": latest(seen(table.info) for table in tables)}
+    return EmbeddingTable(ids, vectors[kept], info, notes)
 
 
 @dataclass
@@ -89,6 +91,8 @@ class Settings:
         order: Items wanted and their order: a dataset's items.parquet, or MMRec's i_id_mapping.csv.
         missing: What to do about an item that some table lacks: stop, drop it, or fill in zero or the table's mean.
         dtype: float32 or float16, in what is written.
+        saw_until: Until when the log reaches that the vectors were learned from, a time in its unit, or "nothing": kept
+            in a table of our own form, so that a comparison can flag it; null keeps what the tables say.
     """
 
     table: str
@@ -97,6 +101,7 @@ class Settings:
     order: str | None = None
     missing: str = "stop"
     dtype: str = "float32"
+    saw_until: int | Literal["nothing"] | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in (("missing", MISSING), ("dtype", ("float32", "float16"))):
@@ -126,6 +131,7 @@ def convert(settings: Settings) -> EmbeddingTable:
     layout = layout_of(out, settings.layout)
     if layout is None:
         own = {name: value for name, value in table.info.items() if name not in (*describe(0, 0, ""), "parts")}
+        own |= {} if settings.saw_until is None else {"saw_until": settings.saw_until}
         write_table(out, table.ids, vectors, own)
         return table
     _write(LAYOUTS[layout], out, table, vectors)

@@ -90,8 +90,8 @@ def _origin(seen: Seen) -> list[tuple[str, str]]:
         if value not in (None, "", 0.0):
             rows.append((key.replace("_", " "), str(value)))
     if oracle := info.get("oracle"):
-        told = ", ".join(f"{name} {one['auc']:.4f}" for name, one in oracle.items() if one["auc"] is not None)
-        rows.append(("AUC of the oracle, test split", told))
+        by_split = ", ".join(f"{name} {one['auc']:.4f}" for name, one in oracle.items() if one["auc"] is not None)
+        rows.append(("AUC of the oracle, test split", by_split))
     return rows
 
 

@@ -134,13 +134,16 @@ def _map_in_blocks(
             yield from pool.map(function, rows[start : start + block])
 
 
-def copy_images(names: Sequence[str | None], source: Path, target: Path) -> tuple[list[str | None], list[str | None]]:
-    """Copy every usable picture to ``target/<row>.<extension of its real format>``, showing progress.
+def copy_images(
+    names: Sequence[str | None], source: Path, target: Path, stems: Sequence[str] | None = None
+) -> tuple[list[str | None], list[str | None]]:
+    """Copy every usable picture to ``target/<stem>.<extension of its real format>``, showing progress.
 
     Parameters
     ----------
     names : paths relative to ``source``, None where an item has no picture
     source : a folder, or its URL
+    stems : names of the copies; their rows by default
 
     Returns
     -------
@@ -154,8 +157,8 @@ def copy_images(names: Sequence[str | None], source: Path, target: Path) -> tupl
             with _faults_as_bad_image():
                 path = _inside(source, names[row])
             if is_url(source):
-                return _fetched(path, target, row), None
-            copied = f"{row}.{check_image(path)}"
+                return _fetched(path, target, row if stems is None else stems[row]), None
+            copied = f"{row if stems is None else stems[row]}.{check_image(path)}"
         except BadImage as bad:
             return None, bad.reason
         shutil.copyfile(path, target / copied)
@@ -173,14 +176,14 @@ def copy_images(names: Sequence[str | None], source: Path, target: Path) -> tupl
     return copied, faults
 
 
-def _fetched(path: Path, target: Path, row: int) -> str:
+def _fetched(path: Path, target: Path, stem: int | str) -> str:
     """Fetch a picture from a URL, check it and write it; its file name in ``target``."""
     try:
         data = read(path)
     except Missing:
         raise BadImage("missing", url_of(path)) from None
     with _faults_as_bad_image():
-        copied = f"{row}.{_decode(io.BytesIO(data))[1]}"
+        copied = f"{stem}.{_decode(io.BytesIO(data))[1]}"
     (target / copied).write_bytes(data)
     return copied
 
@@ -188,7 +191,7 @@ def _fetched(path: Path, target: Path, row: int) -> str:
 def fault_examples(
     ids: Sequence[Any], names: Sequence[str | None], faults: Sequence[str | None], source: Path
 ) -> dict[str, list[str]]:
-    """Reason -> the first items whose picture cannot be used for it, and what would mend it."""
+    """Reason -> the first items whose picture cannot be used for it, and what would fix it."""
     shown: dict[str, list[str]] = {}
     for item, name, fault in zip(ids, names, faults, strict=True):
         if fault and len(own := shown.setdefault(fault, [])) < SHOWN:

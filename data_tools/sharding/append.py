@@ -2,7 +2,7 @@
 
 The pictures and the training requests of earlier writings stay as they are; new pictures, changed ones and later
 training requests come beside them, in a folder of their own. The requests of validation and test, and the table of
-items, are written anew: which page views are held out, and where a changed picture is, is another matter after each
+items, are rewritten: which page views are held out, and where a changed picture is, is another matter after each
 writing.
 """
 

@@ -19,7 +19,8 @@ from data_tools.common.files import digest, read_json
 from data_tools.common.storage import exists, sizes
 
 FORMAT_VERSION = 3  # 3: each picture once, and requests as tables that refer to them
-READABLE = (2, FORMAT_VERSION)  # folders of version 2 are of the layout "streaming"
+SEVERAL_PICTURES = 4  # as 3, with items that have further pictures
+READABLE = (2, FORMAT_VERSION, SEVERAL_PICTURES)  # folders of version 2 are of the layout "streaming"
 
 
 def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> dict[str, Any]:
@@ -131,7 +132,7 @@ def read_index(shards: str | Path, digests: bool = False) -> dict[str, Any]:
         again = f"python -m data_tools.shards --dataset {index.get('dataset', 'DATASET')} --out {folder}"
         raise UserError(
             f"{folder} has shard format {found}, {' and '.join(map(str, READABLE))} are read; remove the folder and "
-            f"write the shards anew with: {again}"
+            f"write the shards again with: {again}"
         )
     listed = files_of(index)
     for shard, size in zip(listed, sizes(folder, [shard["file"] for shard in listed]), strict=True):

@@ -139,7 +139,7 @@ def _write_requests(
 
 
 def _items(dataset: Dataset, rows: list[int]) -> pl.DataFrame:
-    """What the catalogue says of some items, by their row."""
+    """What the catalogue says of some items, by their row; rows ascend."""
     items = scan_parquet(dataset.folder / "items.parquet")
     known = items.collect_schema().names()
     columns = [name for name in ("item", "item_id", "title", "category") if name in known]
@@ -170,7 +170,8 @@ def _write_pictures(
     plan: Plan, job: dict[str, Any], rows: list[int], dataset: Dataset, path: Path, stored: Stored
 ) -> dict[str, Any]:
     """A tar of pictures alone, and beside it their rows of the table of items, but for the number of the tar."""
-    numbers = plan.numbered(np.array(rows, np.int32))
+    pictures = np.array(rows, np.int32)
+    numbers, owners = plan.numbered(pictures), plan.owners(pictures)
     lengths, checksums, sources = [], [], []
 
     def members() -> Iterator[tuple[str, bytes]]:
@@ -186,7 +187,12 @@ def _write_pictures(
     place = {"tar": np.zeros(len(rows), np.int32), "offset": np.cumsum(sizes) - sizes + tarfile.BLOCKSIZE}
     place |= {"length": lengths, "crc32": checksums, "source_crc32": sources}
     columns = {name: pa.array(place[name], kind) for name, kind in PLACE.items()}
-    table = _items(dataset, rows).with_columns(item=pl.Series(numbers, dtype=pl.Int32)).to_arrow()
+    described = pl.DataFrame({"item": owners}).join(
+        _items(dataset, np.unique(owners).tolist()), on="item", how="left", maintain_order="left"
+    )
+    if plan.has_further:
+        described = described.with_columns(of=pl.when(pl.Series(owners != pictures)).then("item"))
+    table = described.with_columns(item=pl.Series(numbers, dtype=pl.Int32)).to_arrow()
     table = pa.table({**{name: table[name] for name in table.column_names}, **columns})
     part = write_groups(path.with_suffix(".part"), [table])
     return {**file, "items": len(rows), "image_bytes": sum(lengths), "part": part}

@@ -86,6 +86,7 @@ class PlacedPictures:
     files : the tars
     item, tar, offset, length : integer arrays (N,), a picture's item and place
     crc32 : uint32 array (N,) of the pictures' checksums, or None where they are not known
+    of : integer array (N,), the item that a further picture is of, -1 for an item's first; None where all are such
     """
 
     def __init__(
@@ -97,12 +98,22 @@ class PlacedPictures:
         offset: np.ndarray,
         length: np.ndarray,
         crc32: np.ndarray | None = None,
+        of: np.ndarray | None = None,
     ) -> None:
         self.files = files
         self.tar, self.offset, self.length, self.crc32 = tar, offset, length, crc32
         self.row = np.full(int(item.max(initial=-1)) + 1, -1, np.int32)  # of each item
         self.row[item] = np.arange(len(item), dtype=np.int32)
+        further = np.flatnonzero(of >= 0) if of is not None else np.empty(0, np.int64)
+        further = further[np.argsort(of[further], kind="stable")] if of is not None else further
+        self._further = item[further]
+        self._owner = of[further] if of is not None else further
         self._read = PlaceReader()
+
+    def of_item(self, item: int) -> list[int]:
+        """The numbers of an item's pictures, its own first."""
+        first, last = np.searchsorted(self._owner, [item, item + 1])
+        return [item, *self._further[first:last].tolist()]
 
     def __len__(self) -> int:
         return len(self.tar)
@@ -250,7 +261,10 @@ class CatalogueShards:
     def records(self, kind: str, group: int) -> list[dict[str, Any]]:
         listed = self.listed(kind)[group]
         if kind == "items":
-            return self._items.read(group, listed["items"]).drop_columns(list(PLACE)).to_pylist()
+            rows = self._items.read(group, listed["items"]).drop_columns(list(PLACE))
+            if "of" in rows.column_names:
+                rows = rows.filter(rows["of"].is_null()).drop_columns("of")
+            return rows.to_pylist()
         table = self._tables[kind][listed["file"]]
         return table.read(listed["row_group"], listed["requests"]).to_pylist()
 
@@ -264,11 +278,12 @@ class CatalogueShards:
 
     @cached_property
     def _pictures(self) -> PlacedPictures:
-        parts: dict[str, list[np.ndarray]] = {name: [] for name in ("item", "tar", "offset", "length", "crc32")}
+        names = ("item", "tar", "offset", "length", "crc32", *(("of",) if self._items.has("of") else ()))
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
         for group in range(len(self.index["items"])):
             table = self._items.read(group, self.index["items"][group]["items"], list(parts))
             for name, values in parts.items():
-                values.append(table[name].to_numpy())
+                values.append((table[name].fill_null(-1) if name == "of" else table[name]).to_numpy())
         files = [self.folder / shard["file"] for shard in self.index["items"]]
         return PlacedPictures(files, **{name: np.concatenate(values) for name, values in parts.items()})
 

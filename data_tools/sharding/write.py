@@ -24,7 +24,7 @@ from data_tools.common.files import read_json, resumable_folder, write_json
 from data_tools.common.storage import remove
 from data_tools.dataset.schema import SPLITS, Dataset, open_dataset
 from data_tools.sharding.append import check_held, fingerprint, held_of, item_tables
-from data_tools.sharding.files import FORMAT_VERSION, files_of, read_index
+from data_tools.sharding.files import FORMAT_VERSION, SEVERAL_PICTURES, files_of, read_index
 from data_tools.sharding.jobs import finished, planned_jobs, run_job, stop_with_parent
 from data_tools.sharding.plan import Plan, make_plan
 from data_tools.sharding.stored import Stored
@@ -104,7 +104,7 @@ class Settings(Checked):
         if self.pictures == "decoded" and not self.side:
             raise UserError("--pictures decoded needs --side: decoded whole, pictures would take far more than they do")
         if self.append and self.layout == "streaming":
-            raise UserError("--append goes with --layout catalogue; self-contained shards are written anew")
+            raise UserError("--append needs --layout catalogue; self-contained shards must be rewritten in full")
 
     @property
     def stored(self) -> Stored:
@@ -154,6 +154,11 @@ def _append(dataset: Dataset, settings: Settings, made_with: dict[str, Any]) -> 
     _check_same(folder, before, settings)
     if before["dataset_fingerprint"] == dataset.info["fingerprint"]:
         return before
+    if before["format_version"] == SEVERAL_PICTURES or dataset.info.get("counts", {}).get("pictures"):
+        raise UserError(
+            f"items of {settings.dataset}, or of {folder}, have several pictures, which cannot be appended: write new "
+            "shards"
+        )
     part = f"{len(before['writings']):04d}"
     remove(folder / part)  # of an appending that stopped just before its index
     with resumable_folder(folder / part, made_with) as out:
@@ -267,15 +272,17 @@ def _index(
             file["file"] = f"{part}/{file['file']}"
         files["train"] = before["requests"]["train"] + files["train"]
     index = {
-        "format_version": FORMAT_VERSION,
+        "format_version": SEVERAL_PICTURES if plan.has_further else FORMAT_VERSION,
         "layout": settings.layout,
         "dataset": settings.dataset,
         "dataset_fingerprint": dataset.info["fingerprint"],
         "history": settings.history,
         "slots": info["slots"],
         "left_out_requests": info["left_out_requests"],
+        **({"left_out_pictures": info["left_out_pictures"]} if info["left_out_pictures"] else {}),
         "storage": {"distinct_images": info["distinct_images"], "distinct_image_bytes": info["distinct_image_bytes"]},
         "settings": settings.decides(),
+        "times": _times(dataset),
         "items": files.pop("items"),
         "requests": files,
     }
@@ -306,6 +313,12 @@ def _index(
         "writings": [*(before["writings"] if before else []), writing],
         "fingerprint": fingerprint(index),
     }
+
+
+def _times(dataset: Dataset) -> dict[str, int | None]:
+    """When the log begins, and when its validation and test splits do."""
+    splits, first = dataset.info.get("splits", {}), (dataset.info.get("time_range") or [None])[0]
+    return {"first": first, **{name: splits.get(name) for name in ("valid_start", "test_start")}}
 
 
 def _write_items_table(

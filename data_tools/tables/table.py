@@ -2,8 +2,7 @@
 
 Our own form is a folder of Parquet parts (``item_id``, ``embedding`` as a fixed-size list of float16 or float32) and
 ``table.json`` (count, size, dtype, the digest of each part, normalised, layer, encoder, preprocessing, weights,
-checkpoint, dataset and, where known, ``saw_until``: the last time, in the log's unit, of the data that the encoder was
-trained on).
+checkpoint, dataset and ``saw_until``, see :mod:`data_tools.tables.seen`).
 Tables made elsewhere load too: :mod:`data_tools.convert_table` lists the layouts.
 """
 

@@ -18,6 +18,7 @@ from torchvision.transforms import v2
 
 from data_tools.common.errors import UserError
 from data_tools.common.storage import read
+from data_tools.common.timm_arguments import timm_arguments
 from data_tools.reading.images import BadImage, read_image
 from downstream.images.features import Features
 from downstream.images.joined import ItemImages
@@ -150,7 +151,9 @@ class Encoder(nn.Module):
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
-        self.tower = timm.create_model(recipe.name, num_classes=0, **recipe.arguments)
+        self.tower = timm.create_model(
+            recipe.name, num_classes=0, **timm_arguments(recipe.name, recipe.image_size, recipe.arguments)
+        )
         self.normalised = recipe.normalised
         self.register_buffer("mean", torch.tensor(recipe.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(recipe.std).view(1, 3, 1, 1), persistent=False)

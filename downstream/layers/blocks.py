@@ -8,7 +8,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from downstream.data.arrays import PADDING
+from downstream.data.codes import PADDING
+from downstream.data.user_features import user_features
 
 
 class Dice(nn.Module):
@@ -87,7 +88,8 @@ def per_context(batch: dict[str, Tensor], function: Callable[[dict[str, Tensor]]
     batch : dict of str to Tensor
         See ``downstream.data.ctr_data``.
     function : callable
-        Takes a batch of user, scene, history and mask with one row a context, and returns (C, ...).
+        Takes a batch of users with what is known of them, scenes, histories and masks, one row a context, and returns
+        (C, ...).
 
     Returns
     -------
@@ -95,7 +97,8 @@ def per_context(batch: dict[str, Tensor], function: Callable[[dict[str, Tensor]]
         (B, ...), what ``function`` gives for the context of each row.
     """
     first = batch["first"]
-    contexts = {name: batch[name][first] for name in ("user", "scene", "history", "mask") if name in batch}
+    names = ("user", "scene", *user_features(batch), "history", "mask")
+    contexts = {name: batch[name][first] for name in names if name in batch}
     return gather(function(contexts), batch["context"])
 
 

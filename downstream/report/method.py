@@ -22,6 +22,7 @@ GLOSSARY = {
     "log loss": "mean negative log-likelihood of the clicks; lower is better",
     "ECE": "expected calibration error: mean gap between predicted and observed click rate; lower is better",
     "page AUC of SimScore": "AUC within each page view of the cosine between an item and the user's last clicks",
+    "recall@50": "share of clicks whose item is among the 50 nearest to the user's last clicks, by vectors alone",
     "RankMe": "number of dimensions that an embedding effectively uses",
     "warm, cold": "items with and without an impression in the training split",
     "form": "how vectors enter the CTR model: as they are (Vector), as cosines with the user's clicks (SimScore), as a "

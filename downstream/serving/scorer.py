@@ -26,10 +26,11 @@ from data_tools.reading.columns import parse_columns
 from data_tools.reading.form import Given
 from downstream.ams.joining import ServedImages
 from downstream.data.ahead import batches_ahead, loader_threads
-from downstream.data.arrays import UNKNOWN, write_flat_clicks
+from downstream.data.arrays import write_flat_clicks
+from downstream.data.codes import UNKNOWN
 from downstream.data.ctr_data import CTRData, load_ctr_data
 from downstream.data.tensors import tensors
-from downstream.images.joined import ItemImages
+from downstream.images.joined import ItemImages, search_histories
 from downstream.models.base import CTRModel
 from downstream.serving.catalogue import new_vectors, with_new_images, with_new_items
 from downstream.serving.log import READ, NewLog, Reading, read_new_log
@@ -172,7 +173,8 @@ class Scorer:
             images = with_new_images(self.images, self.data.item_ids, new, vectors)
             data = with_new_items(self.data, len(new), work)
             model = restore(self.folder, data, images, self.settings)
-            seen = _write(model, _joined(data, log, work), images, log, scratch, settings.batch_size)
+            joined = search_histories(_joined(data, log, work), images)
+            seen = _write(model, joined, images, log, scratch, settings.batch_size)
             return Scored(**seen, faults=log.faults, metrics=_metrics(run, scratch), notes=log.notes)
 
 
@@ -210,7 +212,12 @@ def _joined(data: CTRData, log: NewLog, work: Path) -> CTRData:
     codes = np.full(len(known), UNKNOWN, dtype=data.user_code.dtype)
     own = log.users["known"].is_not_null().to_numpy()
     codes[own] = data.user_code[known[own].astype(np.int64)]
-    return replace(data, clicked=clicked, offsets=offsets, user_code=codes, rows={}, conversion=None)
+    features = data.user_features
+    if features is not None:
+        features = np.full((len(known), features.shape[1]), UNKNOWN, dtype=features.dtype)
+        features[own] = data.user_features[known[own].astype(np.int64)]
+    users = {"user_code": codes, "user_features": features}
+    return replace(data, clicked=clicked, offsets=offsets, rows={}, conversion=None, **users)
 
 
 def _impressions(data: CTRData, piece: pa.RecordBatch, scenes: dict[str, int]) -> CTRData:

@@ -71,6 +71,10 @@ class RunSettings(TrainingSettings):
         super().__post_init__()
         if not self.dataset or not self.out:
             raise UserError("--dataset DATASET and --out RUN are needed")
+        if self.data.history_by == "similarity" and not self.table:
+            raise UserError(
+                "--data.history_by is 'similarity', which compares vectors, but there is no --table TABLE that has them"
+            )
         if self.warm_up_part != "partial" and not self.warm_up:
             raise UserError(f"--warm_up_part is {self.warm_up_part!r}, but there is no --warm_up RUN to take it from")
 

@@ -87,7 +87,10 @@ if __name__ == "__main__":
     told = json.loads(sys.argv[1])
     data = load_ctr_data(told["dataset"], DataSettings(history=50))
     # No ID is hidden, since FuxiCTR hides none.
-    optim = OptimSettings(lr=told["lr"], batch_size=told["batch_size"], threads=told["threads"], unknown_rate=0.0)
+    optim = OptimSettings(
+        lr=told["lr"], batch_size=told["batch_size"], threads=told["threads"], unknown_rate=0.0,
+        id_optimizer=told["id_optimizer"],
+    )
     result = fit(data, None, TrainingSettings(data.settings, ModelSettings("din"), optim=optim), told["seed"])
     np.save(told["scores"], result.test_scores)
     print(json.dumps({"seconds": len(data.rows["train"]) / result.epochs[0]["samples_per_second"]}))
@@ -106,6 +109,7 @@ class Settings:
     impressions, users, items : size of the log; 80 % of the impressions are trained on
     batch_size : impressions a step
     lr : Adam's learning rate; one epoch is 195 steps, too few for 1e-3 to learn much
+    id_optimizer : of our ID tables; FuxiCTR's learn by dense Adam
     threads : of either side
     repeats : epochs of each side, with seeds 0, 1, ...
     out : file of the figures; none by default
@@ -119,6 +123,7 @@ class Settings:
     items: int = 20_000
     batch_size: int = 4096
     lr: float = 2e-3
+    id_optimizer: str = "sparse_adam"
     threads: int = 2
     repeats: int = 3
     out: str | None = None
@@ -174,6 +179,7 @@ def main() -> None:
             "activation": settings.activation,
             "batch_size": settings.batch_size,
             "lr": settings.lr,
+            "id_optimizer": settings.id_optimizer,
             "threads": settings.threads,
             **{name: data.sizes[name] for name in ("user", "item")},
         }
