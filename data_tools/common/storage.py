@@ -102,7 +102,7 @@ def _system(url: str) -> tuple[Any, str]:
 @lru_cache
 def _opened(scheme: str, process: int) -> Any:
     """One file system for all threads of a process: of its own, fsspec opens one for each."""
-    system = fsspec.filesystem(scheme, **_options(scheme))
+    system = fsspec.filesystem(scheme, skip_instance_cache=True, **_options(scheme))
     if hasattr(system, "retries"):
         system.retries = 1  # s3fs would repeat each of our tries
     return system

@@ -66,7 +66,7 @@ def run(data, out, workers=0):
     return [{name: line[name] for name in own if name in line} for line in lines]
 
 
-@pytest.mark.parametrize("layout", ["catalogue", "streaming"])
+@pytest.mark.parametrize("layout", ["catalogue", pytest.param("streaming", marks=pytest.mark.slow)])
 def test_training_from_a_bucket_is_that_from_a_folder(
     bucket, tiny_world, streaming_shards, url_cache, tmp_path, layout
 ):
@@ -83,6 +83,7 @@ def test_training_from_a_bucket_is_that_from_a_folder(
     assert np.array_equal(tables["s3"].vectors, tables["local"].vectors)
 
 
+@pytest.mark.slow
 def test_a_small_cache_is_enough_for_what_is_read_from_front_to_back(
     bucket, streaming_shards, url_cache, tmp_path, monkeypatch
 ):
@@ -98,6 +99,7 @@ def test_a_small_cache_is_enough_for_what_is_read_from_front_to_back(
         run(f"{bucket}/catalogue", tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_a_dataset_and_shards_are_written_to_a_bucket(bucket, tiny_world, url_cache, tmp_path):
     log = pl.read_parquet(tiny_world / "dataset" / "impressions.parquet")
     log.select("user_id", "item_id", "timestamp", "click", request_id="request").write_parquet(tmp_path / "log.parquet")
