@@ -46,6 +46,7 @@ SHORT = {
     "shards": "--items 600 --requests 2000 --repeats 1",
     "slots": "--encoders '{test_byobnet: 64}' --steps 2",
     "stored": "--items 60",
+    "streaming_memory": "--pictures [100,300]",
     "training": "--encoders '{test_byobnet: 64}' --rows 16 --steps 3",
     "training_growth": "--requests 400 --times 5 --steps 5 --rows 32",
     "world": "--requests [1500,15000]",
