@@ -53,7 +53,7 @@ class Settings(Checked):
     Attributes
     ----------
     data : str
-        Folder of shards whose catalogue is embedded.
+        Folder of shards whose catalogue is embedded, or its URL.
     out : str
         Table folder to write.
     run : str or None
