@@ -89,9 +89,8 @@ def main() -> None:
     plain = found["as they are"]
     ratios = []
     for name, one in list(found.items())[1:]:
-        ratios.append(
-            Ratio(f"bytes a picture, {name}", one["bytes_a_picture"], plain["bytes_a_picture"], "as they are")
-        )
+        size, other = one["bytes_a_picture"], plain["bytes_a_picture"]
+        ratios.append(Ratio(f"bytes a picture, {name}", size, other, "as they are"))
         for size, rate in one["pictures_a_second"].items():
             other = plain["pictures_a_second"][size]
             ratios.append(Ratio(f"pictures a second at {size} px, {name}", rate, other, "as they are"))
