@@ -23,13 +23,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 from ctr_growth import impressions
-from report import Ratio, finish
+from report import Ratio, finish, heading
 from rich.console import Console
 from seeded import cells, difference, shown
 
 from data_tools.common.cli import parse_settings, run_command
 from data_tools.common.files import whole_folder, write_json
-from data_tools.common.provenance import made_by
 from data_tools.tables.table import EmbeddingTable
 from downstream.data.ctr_data import CTRData, load_ctr_data
 from downstream.data.search import HistorySearch
@@ -179,9 +178,8 @@ def effect(settings: Settings, folder: Path) -> Iterator[dict[str, Any]]:
 
 def page(figures: dict[str, Any], settings: Settings) -> str:
     """The figures as Markdown."""
-    made = made_by()
-    lines = ["# Long histories: the most similar clicks in the place of the latest", "", f"`{made['command']}`", ""]
-    lines += [f"Commit {made['commit']}; {made['machine']}.", "", "## Cost", ""]
+    lines = heading("Long histories: the most similar clicks in the place of the latest")
+    lines += ["## Cost", ""]
     lines += [
         f"Processor milliseconds that a batch of 256 impressions takes to make; {settings.catalogue:,} items, vectors "
         f"of {settings.size}, 50 clicks kept. A training step of DICM takes some 20.",
