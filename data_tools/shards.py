@@ -22,8 +22,8 @@ shards mention are repeated in each, and how much that takes is said before anyt
     First every distinct image that the shard mentions (``i<item>.jpg``), then its requests (``r<request>.json``).
 
 ``index.json`` lists the files with their counts, sizes and digests, so that a loader can check before it starts, says
-what they take (``storage``) and what is in them (``fingerprint``). Batches are the same in both layouts, as long as no
-tar of requests was cut for being larger than ``--shard-mb``.
+what they take (``storage``), what is in them (``fingerprint``) and when the log and its splits begin (``times``).
+Batches are the same in both layouts, as long as no tar of requests was cut for being larger than ``--shard-mb``.
 
 A group's requests are of one page-view category (that of most of its items), in random order, as COURIER trains: one
 category a batch. Categories too rare to fill a batch share mixed groups. A tar that would grow above ``--shard-mb``

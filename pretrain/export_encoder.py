@@ -7,7 +7,8 @@ python -m pretrain.export_encoder --run runs/my-run --wise_ft validation --data 
                        whose classifier is the embedding's linear layer; it takes normalised pixels
 ``encoder.onnx``       pictures, uint8 (N, 3, S, S) called ``images``, to ``embeddings``, float32 (N, D): it normalises
                        the pixels itself, and N is free
-``encoder.json``       name, arguments, size, preprocessing, checkpoint, and how far each file's result was from torch's
+``encoder.json``       name, arguments, size, preprocessing, checkpoint, until when the log reaches that it saw
+                       (``saw_until``), and how far each file's result was from torch's
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from data_tools.common.checks import Checked
 from data_tools.common.cli import UserError, parse_settings, run_command
 from data_tools.common.files import whole_folder, write_json
+from data_tools.tables.seen import Seen
 from pretrain.encoder.image_encoder import ImageEncoder
 from pretrain.evaluation.saved_encoder import check_wise_ft, load_run_encoder, preprocessing
 from pretrain.settings import Encoder
@@ -76,7 +78,7 @@ class Settings(Checked):
 
 def with_classifier(encoder: ImageEncoder, named: Encoder) -> nn.Module | None:
     """The same network as the family's own model, whose classifier is the linear layer; None where it has none."""
-    model = encoder.family.with_classifier(named.name, named.dimensions) if named.dimensions else None
+    model = encoder.family.with_classifier(named.name, named.dimensions, named.image_size) if named.dimensions else None
     classifier = model.get_classifier() if model is not None else None
     if not isinstance(classifier, nn.Linear) or classifier.in_features != encoder.head.in_features:
         return None
@@ -115,13 +117,16 @@ def write_onnx(encoder: ImageEncoder, images: Tensor, path: Path) -> float:
 
 
 @torch.no_grad()
-def _write_weights(encoder: ImageEncoder, named: Encoder, images: Tensor, path: Path) -> dict[str, Any]:
+def _write_weights(
+    encoder: ImageEncoder, named: Encoder, images: Tensor, path: Path, saw_until: Seen
+) -> dict[str, Any]:
     """Write ``model.safetensors``; returns what ``encoder.json`` says of it."""
     model = with_classifier(encoder, named)
+    about = None if saw_until is None else {"saw_until": str(saw_until)}
     if model is None:
-        save_tensors(path, encoder.state_dict())
+        save_tensors(path, encoder.state_dict(), about)
         return {"loads_with": "pretrain.encoder.image_encoder.build_encoder(...).load_state_dict"}
-    save_tensors(path, model.state_dict())
+    save_tensors(path, model.state_dict(), about)
     pixels = (images.float() / 255 - encoder.mean) / encoder.std
     return {"loads_with": "timm.create_model", "difference": difference(model(pixels), encoder(images))}
 
@@ -147,11 +152,13 @@ def export_encoder(settings: Settings) -> dict[str, Any]:
         info = {
             "name": named.name,
             "family": named.family,
-            "arguments": {**encoder.family.arguments, "num_classes": named.dimensions},
+            "arguments": {**encoder.family.arguments(named.name, named.image_size), "num_classes": named.dimensions},
             "dimensions": encoder.dimensions,
             "preprocessing": preprocessing(encoder, named.image_size),
             **{key: value for key, value in record.items() if key != "encoder"},
-            "model.safetensors": _write_weights(encoder, named, images, folder / "model.safetensors"),
+            "model.safetensors": _write_weights(
+                encoder, named, images, folder / "model.safetensors", record["saw_until"]
+            ),
         }
         if settings.onnx:
             info["encoder.onnx"] = {"difference": write_onnx(encoder, images, folder / "encoder.onnx")}

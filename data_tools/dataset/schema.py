@@ -30,9 +30,11 @@ from typing import Any
 
 import polars as pl
 
+from data_tools.common.cache import mirrored
 from data_tools.common.cli import UserError
-from data_tools.common.files import read_json, refuse_url
+from data_tools.common.files import read_json
 from data_tools.common.parquet import read_parquet
+from data_tools.common.storage import exists, read
 
 SCHEMA_VERSION = 1
 AGAIN = "make the dataset again with python -m data_tools.prepare"
@@ -42,18 +44,35 @@ REQUIRED = {
     "impressions": ("user", "item", "user_id", "item_id", "timestamp", "click", "request", "clicks_before", "split"),
     "clicks": ("user", "user_id", "items", "timestamps"),
 }
+OPTIONAL = ("users.parquet",)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset folder, its tables read on first use."""
+    """A dataset folder, its tables read on first use.
 
-    folder: Path
+    Attributes
+    ----------
+    place : Path
+        Where it is: a folder or a URL.
+    """
+
+    place: Path
+
+    @cached_property
+    def folder(self) -> Path:
+        """A folder of this machine with its tables; of one at a URL, their copies in the cache."""
+        names = ["dataset.json", *(f"{name}.parquet" for name in REQUIRED)]
+        return mirrored(self.place, [*names, *filter(lambda name: exists(self.place / name), OPTIONAL)])
 
     @cached_property
     def info(self) -> dict[str, Any]:
         """The contents of ``dataset.json``."""
-        return read_json(self.folder / "dataset.json")
+        return read_json(self.place / "dataset.json")
+
+    def picture(self, image: str) -> bytes:
+        """The bytes of a picture's file."""
+        return read(self.place / image)
 
     def _table(self, name: str) -> pl.DataFrame:
         table = read_parquet(self.folder / f"{name}.parquet")
@@ -83,9 +102,8 @@ def open_dataset(folder: str | Path) -> Dataset:
     UserError
         If the folder is not a dataset, or has another version of the format.
     """
-    refuse_url(folder)
     dataset = Dataset(Path(folder))
-    if not (dataset.folder / "dataset.json").exists():
+    if not exists(dataset.place / "dataset.json"):
         raise UserError(f"{folder} has no dataset.json; make a dataset with: python -m data_tools.prepare --help")
     found = dataset.info.get("schema_version")
     if found != SCHEMA_VERSION:

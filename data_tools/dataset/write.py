@@ -14,6 +14,7 @@ import polars as pl
 from rich.console import Console
 
 from data_tools.common import files
+from data_tools.common.cache import staged
 from data_tools.common.parquet import scan_parquet
 from data_tools.dataset.read_log import Log, ReadLog, read_log
 from data_tools.dataset.rules import Rules, TooMuchBadInput, refuse_above
@@ -84,7 +85,7 @@ def write_dataset(
     """
     out, rules = Path(out), rules or Rules()
     log = log if isinstance(log, Log) else Log(log, {})
-    aside = Path(f"{out}.set_aside")
+    aside = Path(f"{staged(out)}.set_aside")
     with (
         files.whole_folder(out) as scratch,
         _kept_for_a_look(scratch, aside),

@@ -82,7 +82,7 @@ def _read_faults(place: str | Path) -> Iterator[None]:
     try:
         yield
     except (pl.exceptions.PolarsError, OSError) as error:
-        reason = str(error).split("\n")[0]  # polars goes on with advice on settings that are not to be had here
+        reason = str(error).split("\n")[0]  # polars adds advice on settings that do not exist here
         raise UserError(f"{place} cannot be read: {reason}") from error
 
 

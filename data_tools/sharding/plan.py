@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from data_tools.common.cli import UserError
 from data_tools.common.files import read_json, whole_folder, write_json
 from data_tools.common.parquet import parquet_table
+from data_tools.common.storage import sizes
 from data_tools.dataset.schema import SPLITS, Dataset
 
 # Arrays of a plan: one file each, read as memory maps.
@@ -58,7 +59,9 @@ class Plan:
     def __getattr__(self, name: str) -> np.ndarray:
         if name not in ARRAYS or not (self.folder / name).exists():
             raise AttributeError(name)
-        array = np.memmap(self.folder / name, dtype=ARRAYS[name], mode="r").view(np.ndarray)  # which indexes faster
+        array = np.zeros(0, ARRAYS[name])
+        if (self.folder / name).stat().st_size:  # nothing can be mapped of an empty file
+            array = np.memmap(self.folder / name, dtype=ARRAYS[name], mode="r").view(np.ndarray)  # which indexes faster
         object.__setattr__(self, name, array)
         return array
 
@@ -169,7 +172,7 @@ def make_plan(dataset: Dataset, settings: Any, folder: Path, held: Held | None =
         usable = (stop > start) & (slots > 0)
         if not (usable & (split == 0)).any():
             raise UserError(
-                f"{dataset.folder}: none of {len(split)} page views has both a picture and an earlier click of its "
+                f"{dataset.place}: none of {len(split)} page views has both a picture and an earlier click of its "
                 "user in the training time range; a longer log or more pictures are needed"
             )
         ranges = {"history_start": start, "history_stop": stop, "fresh": _fresh(user, split, start, stop, usable)}
@@ -222,7 +225,7 @@ def _plan_items(dataset: Dataset, folder: Path, several: bool) -> int:
             starts = np.cumsum([len(image) for image in images], dtype=np.int64) + written
             starts.tofile(start)
             written = int(starts[-1]) if len(starts) else written
-            np.array([_size(dataset.folder, image) for image in images], np.int64).tofile(size)
+            _sizes(dataset.place, images).tofile(size)
 
         for batch in file.iter_batches(columns=["image"]):
             add([image.encode() if image else b"" for image in batch["image"].to_pylist()])
@@ -249,14 +252,18 @@ def _further(file: pq.ParquetFile) -> Iterator[tuple[np.ndarray, list[bytes]]]:
         start += len(lists)
 
 
-def _size(folder: Path, image: bytes) -> int:
-    if not image:
-        return 0
-    file = folder / image.decode()
-    size = file.stat().st_size if file.is_file() else 0
-    if not size:
-        raise UserError(f"{file} is listed in items.parquet but is gone; put it back, or prepare the dataset again")
-    return size
+def _sizes(folder: Path, images: list[bytes]) -> np.ndarray:
+    """Bytes of the pictures, int64; 0 where an item has none."""
+    found, named = np.zeros(len(images), np.int64), [row for row, image in enumerate(images) if image]
+    for row, size in zip(named, sizes(folder, [images[row].decode() for row in named]), strict=True):
+        if not size:
+            file = folder / images[row].decode()
+            raise UserError(
+                f"{file} is listed in items.parquet but is {'gone' if size == 0 else 'of unknown size'}; put it back, "
+                "or prepare the dataset again"
+            )
+        found[row] = size
+    return found
 
 
 def _plan_pages(dataset: Dataset, settings: Any, folder: Path, work: Path) -> tuple[dict[str, np.ndarray], list[str]]:

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_tools.common.cache import local
 from data_tools.common.cli import UserError
 from data_tools.common.files import digest
 from data_tools.sharding.files import COPY_AGAIN, check_digest
@@ -92,6 +93,7 @@ class GroupedTable:
 
     def _opened(self) -> pq.ParquetFile:
         if self._file is None:
-            check_digest(self.path, self.digest)
-            self._file = pq.ParquetFile(self.path)
+            path = local(self.path)
+            check_digest(path, self.digest)
+            self._file = pq.ParquetFile(path)
         return self._file

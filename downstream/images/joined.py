@@ -28,8 +28,8 @@ def check_space(info: dict[str, Any], trained_on: dict[str, Any], where: str) ->
     where : str
         The table.
     """
-    told = [name for name in SPACE if name in info and name in trained_on]
-    if unlike := [name for name in told if info[name] != trained_on[name]]:
+    stated = [name for name in SPACE if name in info and name in trained_on]
+    if unlike := [name for name in stated if info[name] != trained_on[name]]:
         here, there = ({name: one[name] for name in unlike} for one in (info, trained_on))
         raise UserError(f"{where} is another table than the run was trained on: {here} instead of {there}")
 
@@ -50,7 +50,7 @@ class ItemImages:
     info : dict
         How the table was made (see ``data_tools.tables.table``).
     folder : Path
-        Of the dataset.
+        Of the dataset, or its URL.
     pictures : list of str or None
         File of each item's picture in that folder, None where it has none.
     """
@@ -89,7 +89,7 @@ def join_table(table: EmbeddingTable, data: CTRData) -> ItemImages:
             f"{data.item_ids[:3]}); it was made from another dataset"
         )
     pictures = data.dataset.items["image"].to_list()
-    return ItemImages(vectors, found, data.warm, table.info, data.dataset.folder, pictures)
+    return ItemImages(vectors, found, data.warm, table.info, data.dataset.place, pictures)
 
 
 def search_histories(data: CTRData, images: ItemImages | None) -> CTRData:

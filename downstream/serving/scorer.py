@@ -16,9 +16,11 @@ import pyarrow.parquet as pq
 import torch
 from jsonargparse.typing import PositiveInt
 
+from data_tools.common.cache import staged
 from data_tools.common.errors import UserError
 from data_tools.common.files import whole_file
 from data_tools.common.parquet import parquet_table, read_parquet
+from data_tools.common.storage import taken
 from data_tools.log.engines import DuckDB, engine
 from data_tools.reading.columns import parse_columns
 from data_tools.reading.form import Given
@@ -155,14 +157,14 @@ class Scorer:
             If ``out`` exists, the log cannot be read or too much of it is unusable, or the table does not fit.
         """
         settings, out = settings or ScoreSettings(), Path(out)
-        if out.exists():
+        if taken(out):
             raise UserError(f"{out} exists already; name another file or remove this one first")
         named = parse_columns(columns, "--columns", READ) if isinstance(columns, str) else columns
         vectors = new_vectors(table, self.images, self.settings.image.tune) if table else None
         torch.set_num_threads(settings.threads)
         with (
             whole_file(out) as scratch,
-            tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.work-") as inside,
+            tempfile.TemporaryDirectory(dir=staged(out).parent, prefix=f".{out.name}.work-") as inside,
             engine("duckdb", Path(inside), settings.memory) as run,
         ):
             work, scenes = Path(inside), self.data.scene is not None

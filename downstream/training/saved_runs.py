@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from data_tools.common.cli import settings_from
 from data_tools.common.errors import UserError
-from data_tools.common.files import read_json
+from data_tools.common.files import read_json, refuse_url
 from data_tools.common.parquet import read_parquet
 from downstream.ams.joining import ServedImages
 from downstream.data.arrays import VOCABULARY
@@ -78,6 +78,7 @@ def run_settings(folder: str | Path) -> RunSettings:
     UserError
         If the folder is not a run of ``downstream.train``.
     """
+    refuse_url(folder, "a run")
     path = Path(folder) / "summary.json"
     summary: dict[str, Any] = read_json(path)
     if "dataset" not in summary.get("settings", {}):
@@ -86,7 +87,7 @@ def run_settings(folder: str | Path) -> RunSettings:
         return settings_from(RunSettings, _upgraded(summary["settings"]), f"{folder}/summary.json")
     except (UserError, KeyError) as error:
         raise UserError(
-            f"{path} has settings that this version cannot read: {error}; make the run anew with "
+            f"{path} has settings that this version cannot read: {error}; train it again with "
             "python -m downstream.train"
         ) from error
 
@@ -100,7 +101,7 @@ def check_dataset(folder: str | Path, data: CTRData, settings: RunSettings) -> N
     if vocabulary.exists() and not read_parquet(vocabulary).equals(read_parquet(data.vocabulary)):
         raise UserError(
             f"{folder} was trained with other codes of users and items than this version makes of {settings.dataset}; "
-            "make the run anew with python -m downstream.train"
+            "train it again with python -m downstream.train"
         )
 
 

@@ -30,7 +30,7 @@ class WarmUp:
     """Loads an earlier run's weights into a new model, called as ``warm_up(model)``.
 
     "partial" is all but the ID embeddings, which overfit where they are reused; "full" is these too. An ID keeps its
-    embedding though its code may have changed; embeddings of IDs that the earlier run did not know start anew.
+    embedding though its code may have changed; embeddings of IDs that the earlier run did not know start from scratch.
 
     Attributes
     ----------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import ceil
 
@@ -133,6 +133,13 @@ class Decoder:
         self._keep(item, picture)
         return picture
 
+    def views(self, pictures: Pictures, items: list[int], count: int = 1) -> Tensor:
+        """Views of items' pictures, uint8 (count n, 3, S, S): one of each of the n items, then the next of each."""
+        decoded: Iterable[Tensor] = (self(pictures, item) for item in items)
+        if count > 1:
+            decoded = list(decoded) * count
+        return torch.stack([self.transform(picture) for picture in decoded])
+
     def _keep(self, item: int, picture: Tensor) -> None:
         if picture.nbytes > self.cache_bytes:
             return
@@ -145,10 +152,6 @@ class Decoder:
 class ItemNumbers:
     """Stands where a :class:`Decoder` does for encoders that take items: nothing is read or decoded."""
 
-    def transform(self, item: Tensor) -> Tensor:
-        """Items have one view."""
-        return item
-
-    def __call__(self, pictures: Pictures, item: int) -> Tensor:
-        """The item's number, long ()."""
-        return torch.tensor(item)
+    def views(self, pictures: Pictures, items: list[int], count: int = 1) -> Tensor:
+        """The items' numbers, long (count n,)."""
+        return torch.tensor(items * count)

@@ -47,6 +47,7 @@ SHORT = {
     "reading": "--batches 3 --large 6",
     "shards": "--items 600 --requests 2000 --repeats 1",
     "slots": "--encoders '{test_byobnet: 64}' --steps 2",
+    "tables": "--items 300 --requests 2000 --rows 64 --steps 100",
     "training": "--encoders '{test_byobnet: 64}' --rows 16 --steps 3",
     "training_growth": "--requests 400 --times 5 --steps 5 --rows 32",
     "world": "--requests [1500,15000]",

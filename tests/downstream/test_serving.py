@@ -249,7 +249,7 @@ def test_a_run_that_has_lost_what_it_was_trained_on_is_named(run, table, tmp_pat
     with pytest.raises(UserError, match="another table than the run was trained on"):
         downstream.serving.load(copy)
     write_json(copy / "summary.json", {**summary, "settings": {**summary["settings"], "dropout": 0.5}})
-    with pytest.raises(UserError, match=r"settings that this version cannot read: .*dropout.*make the run anew"):
+    with pytest.raises(UserError, match=r"settings that this version cannot read: .*dropout.*train it again"):
         downstream.serving.load(copy)
     write_json(copy / "summary.json", summary)
     known = pl.read_parquet(copy / "vocabulary.parquet")
