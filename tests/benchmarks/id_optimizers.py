@@ -104,8 +104,8 @@ def page(rows: list[dict[str, Any]], settings: Settings) -> str:
         f"{settings.model}, IDs alone, batches of {settings.batch_size}, at most {settings.epochs} epochs, "
         f"{settings.seeds} seeds; learning rate (of {', '.join(map(str, settings.rates))}) and epoch "
         f"chosen on validation; the training split from {settings.train_from:.0%} of it on. Differences from dense "
-        "Adam on the test split, in thousandths, with 95 % intervals over seeds and users; seconds are the processor's, "
-        "of a training with its scoring.",
+        "Adam on the test split, in thousandths, with 95 % intervals over seeds and users; seconds are the "
+        "processor's, of a training with its scoring.",
         "",
         f"| {columns} | s |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
