@@ -36,12 +36,12 @@ import numpy as np
 import polars as pl
 import torch
 from click_log import write_click_log
-from report import Ratio, finish
+from report import Ratio, finish, heading
 from rich.console import Console
 
 from data_tools.common.cli import parse_settings, progress_bar, run_command
 from data_tools.common.files import write_json
-from data_tools.common.provenance import made_by, peak_memory
+from data_tools.common.provenance import peak_memory
 from data_tools.common.scratch import scratch_array
 from data_tools.tables.table import describe, write_part
 from downstream import serving
@@ -346,9 +346,8 @@ def draw(figures: dict[str, Any], path: Path) -> None:
 
 def page(figures: dict[str, Any], settings: Settings) -> str:
     """The figures as Markdown."""
-    made = made_by()
-    lines = ["# CTR models as catalogue, table and log grow", "", f"`{made['command']}`", ""]
-    lines += [f"Commit {made['commit']}; {made['machine']}. Times are those of the processor, on one thread.", ""]
+    lines = heading("CTR models as catalogue, table and log grow")
+    lines += ["Times are those of the processor, on one thread.", ""]
     lines += [f"## A step of {settings.batch_size} impressions, ms", ""]
     lines += ["| model | optimizer of the IDs | impressions | users and items | processor | clock | distinct items |"]
     lines += ["|---|---|---|---|---|---|---|"]
