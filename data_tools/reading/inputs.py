@@ -20,6 +20,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from data_tools.common.errors import UserError
+from data_tools.common.files import refuse_url
 from data_tools.reading import lines
 from data_tools.reading.form import DELIMITERS, Form, Given
 from data_tools.reading.opened import COMPRESSED, head, hidden, is_parquet, suffix
@@ -71,6 +72,7 @@ def find(place: str | Path, known: Collection[str] = SUFFIXES) -> list[Path]:
     UserError
         If there is none, or they are not of one known form.
     """
+    refuse_url(place)
     path = Path(place)
     if path.is_file():
         paths = [path]
