@@ -120,7 +120,8 @@ def convert(settings: Settings) -> EmbeddingTable:
         If a table is faulty (see :func:`read_table`) or lacks items, or ``out`` exists.
     """
     order = _read_order(Path(settings.order)) if settings.order else None
-    table = join([read_table(path) for path in settings.table.split(",")], settings.missing, order)
+    paths = [settings.table] if Path(settings.table).exists() else settings.table.split(",")
+    table = join([read_table(path) for path in paths], settings.missing, order)
     if not settings.out:
         return table
     out, vectors = Path(settings.out), table.vectors.astype(settings.dtype)

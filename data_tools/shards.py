@@ -36,6 +36,7 @@ days and the new items of a dataset to shards of the layout catalogue: see :mod:
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from rich.console import Console
@@ -67,7 +68,7 @@ def main() -> None:
         say(f"left out: {left_out:,} further pictures of items that have several; --layout catalogue holds all")
     if index["left_out_requests"]:
         say(f"left out: {index['left_out_requests']:,} page views without an earlier click or a picture")
-    say(f"next: accelerate launch pretrain/train.py --data {settings.out} --out runs/my-run")
+    say(f"next: accelerate launch pretrain/train.py --data {shlex.quote(str(settings.out))} --out runs/my-run")
 
 
 if __name__ == "__main__":

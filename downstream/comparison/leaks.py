@@ -15,7 +15,7 @@ Four checks, all ours.
 
 The part of a rate, or of a change, that is no chance is what repeats between random halves of the users (Spearman and
 Brown, over many halves). The squared correlation of what is read from the vectors is a share of variance; an honest one
-stays below that part, whatever the sizes of the splits.
+stays below that part, of splits of any size.
 """
 
 from __future__ import annotations

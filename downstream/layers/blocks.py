@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from downstream.data.codes import PADDING
 from downstream.data.user_features import user_features
+from downstream.layers.pages import on_large_pages
 
 
 class Dice(nn.Module):
@@ -111,7 +112,6 @@ def clicked_mean(vectors: Tensor, batch: dict[str, Tensor]) -> Tensor:
 
 def id_embedding(codes: int, size: int) -> nn.Embedding:
     """An embedding of integer codes. It starts small, so that codes shown once or never contribute little."""
-    embedding = nn.Embedding(codes, size, padding_idx=PADDING)
-    with torch.no_grad():
-        embedding.weight.mul_(0.01)
-    return embedding
+    weight = on_large_pages(torch.empty(codes, size))
+    nn.init.normal_(weight).mul_(0.01)[PADDING] = 0
+    return nn.Embedding(codes, size, padding_idx=PADDING, _weight=weight)
