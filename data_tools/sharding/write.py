@@ -45,9 +45,9 @@ class Settings(Checked):
     Attributes
     ----------
     dataset : str
-        Dataset folder, as prepare writes it.
+        Dataset folder, as prepare writes it, or its URL.
     out : str
-        Folder to write the shards to.
+        Folder or URL to write the shards to.
     layout : str
         catalogue: each picture once, and tables of requests that refer to them by place, for a disk that reads at
         random; streaming: self-contained tars, each with every picture that its requests mention, for storage that is
