@@ -31,8 +31,10 @@ import numpy as np
 import polars as pl
 from rich.console import Console
 
+from data_tools.common.cache import local, staged
 from data_tools.common.cli import UserError, parse_settings, run_command
 from data_tools.common.parquet import read_parquet
+from data_tools.common.storage import is_url, refuse_to_write, taken, upload
 from data_tools.reading.opened import COMPRESSED
 from data_tools.tables.layouts import LAYOUTS, Layout, layout_of
 from data_tools.tables.peers import read_mapping
@@ -118,7 +120,8 @@ def convert(settings: Settings) -> EmbeddingTable:
         If a table is faulty (see :func:`read_table`) or lacks items, or ``out`` exists.
     """
     order = _read_order(Path(settings.order)) if settings.order else None
-    table = join([read_table(path) for path in settings.table.split(",")], settings.missing, order)
+    paths = [settings.table] if Path(settings.table).exists() else settings.table.split(",")
+    table = join([read_table(path) for path in paths], settings.missing, order)
     if not settings.out:
         return table
     out, vectors = Path(settings.out), table.vectors.astype(settings.dtype)
@@ -138,19 +141,25 @@ def convert(settings: Settings) -> EmbeddingTable:
 
 def _write(layout: Layout, out: Path, table: EmbeddingTable, vectors: np.ndarray) -> None:
     """Write the table beside its place, then move it there, the files that go with it first."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
+    refuse_to_write(out)
+    place = staged(out)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{out.name}.") as scratch:
         layout.write(Path(scratch) / out.name, table.ids, vectors)
         files = sorted(Path(scratch).iterdir(), key=lambda file: file.name == out.name)
         for file in files:
-            if (out.parent / file.name).exists():
+            if taken(out.parent / file.name):
                 raise UserError(f"{out.parent / file.name} exists already; name another file or remove this one first")
         for file in files:
-            file.rename(out.parent / file.name)
+            if is_url(out):
+                upload(file, out.parent / file.name)
+            else:
+                file.rename(out.parent / file.name)
 
 
 def _read_order(path: Path) -> list[Any]:
     try:
+        path = local(path)
         if path.suffix == ".parquet":
             return read_parquet(path, columns=["item_id"])["item_id"].to_list()
         return read_mapping(path)

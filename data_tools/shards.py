@@ -5,7 +5,8 @@
 ``items-*.tar``
     The catalogue's pictures (``<item>.jpg``), each once, readable by webdataset.
 ``items.parquet``
-    Each picture's place (tar, offset, length, checksum), and item_id, title and category of its item.
+    Each picture's place (tar, offset, length, checksum), and item_id, title and category of its item. Where items have
+    several pictures, all of them; the layout streaming holds the first of each.
 ``requests-<split>-*.parquet``
     Requests, in groups that batches are cut from: ``history`` (items clicked before the page view, oldest first),
     ``fresh`` (how many of them, the last, are in the history of no earlier request of the user in the split, so that
@@ -35,6 +36,7 @@ days and the new items of a dataset to shards of the layout catalogue: see :mod:
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from rich.console import Console
@@ -62,9 +64,11 @@ def main() -> None:
             f"storage: request shards hold {stored:,.1f} MB of images, {storage['overhead']:.1f} times the "
             f"{distinct:,.1f} MB of the {storage['distinct_images']:,} distinct ones, since each shard brings its own"
         )
+    if left_out := index.get("left_out_pictures"):
+        say(f"left out: {left_out:,} further pictures of items that have several; --layout catalogue holds all")
     if index["left_out_requests"]:
         say(f"left out: {index['left_out_requests']:,} page views without an earlier click or a picture")
-    say(f"next: accelerate launch pretrain/train.py --data {settings.out} --out runs/my-run")
+    say(f"next: accelerate launch pretrain/train.py --data {shlex.quote(str(settings.out))} --out runs/my-run")
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ class Settings(Checked):
 
 def with_classifier(encoder: ImageEncoder, named: Encoder) -> nn.Module | None:
     """The same network as the family's own model, whose classifier is the linear layer; None where it has none."""
-    model = encoder.family.with_classifier(named.name, named.dimensions) if named.dimensions else None
+    model = encoder.family.with_classifier(named.name, named.dimensions, named.image_size) if named.dimensions else None
     classifier = model.get_classifier() if model is not None else None
     if not isinstance(classifier, nn.Linear) or classifier.in_features != encoder.head.in_features:
         return None
@@ -152,7 +152,7 @@ def export_encoder(settings: Settings) -> dict[str, Any]:
         info = {
             "name": named.name,
             "family": named.family,
-            "arguments": {**encoder.family.arguments, "num_classes": named.dimensions},
+            "arguments": {**encoder.family.arguments(named.name, named.image_size), "num_classes": named.dimensions},
             "dimensions": encoder.dimensions,
             "preprocessing": preprocessing(encoder, named.image_size),
             **{key: value for key, value in record.items() if key != "encoder"},

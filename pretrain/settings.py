@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -25,10 +25,10 @@ class Encoder(Checked):
     family : str
         Where the image tower comes from: timm, open_clip, or an installed plug-in.
     name : str
-        Model of the family. It may begin with the family, as in open_clip:RN50.
+        Model of the family. It may begin with the family, as in open_clip:RN50, or be a name as hubs show it.
     weights : str or None
-        Local file of initial weights (.safetensors, or a .pth that holds tensors only); null starts at random, or from
-        a hub where the family's options say so.
+        Local file of initial weights (.safetensors, or a .pth that holds tensors only; of a training checkpoint with
+        averaged weights, those); null starts at random, or from a hub where the family's options say so.
     dimensions : int
         Size D of the embedding; 0 has no linear layer: the embedding is the tower's own output.
     image_size : int
@@ -66,6 +66,10 @@ class Encoder(Checked):
         super().__post_init__()
         hub_weights = ENCODERS[family](options_of(self, family)).hub_weights
         refuse_unused(self, "encoder", {family})
+        for channels in ("mean", "std"):
+            given = getattr(self, channels)
+            if given is not None and len(given) != 3:
+                raise UserError(f"--encoder.{channels} is {given}; three numbers are expected, for red, green and blue")
         if self.weights and hub_weights:
             raise UserError(f"--encoder.weights and {hub_weights} both name initial weights; give one of them")
 
@@ -80,7 +84,7 @@ class Objective(Checked):
     Attributes
     ----------
     name : str
-        Objective: courier, scl, simclr, simsiam, clip, supervised, or an installed plug-in.
+        Objective: courier, scl, simclr, simsiam, clip, supervised, sum (of several), or an installed plug-in.
     guards : Guards
         Terms against collapse.
     """
@@ -91,7 +95,14 @@ class Objective(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         OBJECTIVES[self.name]  # raises for an unknown one
-        refuse_unused(self, "objective", {self.name})
+        refuse_unused(self, "objective", {self.name, *self.parts})
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """Name and options of each objective that is learned: the chosen one, or those that it is made of."""
+        options = options_of(self, self.name)
+        names = OBJECTIVES[self.name].made_of(options) or [self.name]
+        return {name: options_of(self, name) for name in names if OBJECTIVES[name]}
 
 
 Objective = with_plugins(Objective, __name__, name=OBJECTIVES)

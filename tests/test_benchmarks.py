@@ -13,7 +13,7 @@ from tests.benchmarks.__main__ import SHORT, WITHOUT_FULL, Settings, flags
 from tests.benchmarks.report import Ratio, finish
 
 PROGRAMS = Path(__file__).parent / "benchmarks"
-LIBRARIES = {"__main__", "report", "click_log", "lsplm_solver"}
+LIBRARIES = {"__main__", "report", "click_log", "lsplm_solver", "seeded"}
 WITHOUT_RATIOS = {"ams_picture", "ams_bytes", "ams_hours", "inputs", "coverage", "leaks"}  # pictures, and other tables
 
 

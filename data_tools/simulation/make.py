@@ -26,7 +26,7 @@ from data_tools.tables.seen import NOTHING
 from data_tools.tables.table import write_table
 
 SPLITS = Rules(valid_from=0.75, test_from=0.85)
-# What table.json says of the planted table; one that says otherwise is of an earlier version and made anew.
+# What table.json says of the planted table; one that differs is of an earlier version and is made again.
 PLANTED = {"encoder": "planted attributes", "scalar_products": "covariances of the tastes", "saw_until": NOTHING}
 
 

@@ -18,9 +18,10 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from data_tools.common.cli import UserError
-from data_tools.common.files import digest, read_json, refuse_url, whole_folder, write_json
+from data_tools.common.files import digest, read_json, whole_folder, write_json
 from data_tools.common.scratch import column_means, pieces, scratch_array, selected
 from data_tools.tables.frames import read_parquet, write_parquet
+from data_tools.tables.here import here
 from data_tools.tables.layouts import LAYOUTS, layout_of
 
 
@@ -148,8 +149,7 @@ def read_table(path: str | Path, layout: str | None = None) -> EmbeddingTable:
         If there is none, or it has missing or repeated ids, another number of ids than of vectors, vectors that are no
         numbers or of several sizes, or values that are not finite as float32.
     """
-    refuse_url(path)
-    path = Path(path)
+    path = here(path)
     info: dict[str, Any] = {}
     try:
         if (path / "table.json").exists() and not layout:

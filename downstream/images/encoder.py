@@ -17,6 +17,8 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.transforms import v2
 
 from data_tools.common.errors import UserError
+from data_tools.common.storage import read
+from data_tools.common.timm_arguments import timm_arguments
 from data_tools.reading.images import BadImage, read_image
 from downstream.images.features import Features
 from downstream.images.joined import ItemImages
@@ -33,7 +35,7 @@ class Pictures:
     Parameters
     ----------
     folder : Path
-        Of the dataset.
+        Of the dataset, or its URL.
     files : list of str or None
         Picture of each item, by row; None where it has none.
     size : int
@@ -56,7 +58,7 @@ class Pictures:
         try:
             if self.files[row] is None:
                 raise BadImage("missing")
-            picture = read_image((self.folder / self.files[row]).read_bytes(), 2 * self.size)
+            picture = read_image(read(self.folder / self.files[row]), 2 * self.size)
         except (BadImage, OSError) as fault:
             raise UserError(
                 f"the table has a vector of the item in row {row}, but its picture {self.files[row]} cannot be read: "
@@ -149,7 +151,9 @@ class Encoder(nn.Module):
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
-        self.tower = timm.create_model(recipe.name, num_classes=0, **recipe.arguments)
+        self.tower = timm.create_model(
+            recipe.name, num_classes=0, **timm_arguments(recipe.name, recipe.image_size, recipe.arguments)
+        )
         self.normalised = recipe.normalised
         self.register_buffer("mean", torch.tensor(recipe.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(recipe.std).view(1, 3, 1, 1), persistent=False)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import warnings
+
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +14,7 @@ from pretrain.encoder.depth import freeze
 from pretrain.encoder.families import ENCODERS
 from pretrain.encoder.families.base import EncoderFamily, Tower
 from pretrain.encoder.item_dropout import replace_dropout
+from pretrain.encoder.sizes import first_line, refuse_shape, trial, working_size
 from pretrain.encoder.weights import load_weights
 from pretrain.settings import Encoder
 
@@ -99,12 +103,12 @@ def build_encoder(settings: Encoder, data: str | None = None, *, initial_weights
         family = family.without_hub()
     tower, mean, std = family.build(settings.name, settings.image_size)
     if settings.weights and initial_weights:
-        load_weights(tower, settings.weights, prefix=family.part)
+        load_weights(tower, settings.weights, prefix=family.part, fit=family.fitted)
+    elif initial_weights and (remark := family.remark(settings.name)):
+        warnings.warn(remark, stacklevel=2)
     if settings.gradient_checkpointing:
-        tower.set_grad_checkpointing(True)
-    with torch.no_grad():  # some towers pool into another width than they say
-        example = family.example(settings.image_size, 1)
-        features = tower.eval()(example.float() if example.dtype == torch.uint8 else example).shape[1]
+        _save_memory(tower, settings.name)
+    features = _feature_size(tower, family, settings)
     if data:
         family.attach(tower, settings.name, data)
     tower = Tower(tower.train(), settings.mean or mean, settings.std or std)
@@ -116,4 +120,45 @@ def build_encoder(settings: Encoder, data: str | None = None, *, initial_weights
         )
     if settings.compile:
         encoder.tower.compile(dynamic=True)  # the number of distinct pictures differs from batch to batch
-    return encoder.to(memory_format=torch.channels_last)
+    volumes = any(parameter.ndim == 5 for parameter in encoder.parameters())  # which have no such format
+    return encoder if volumes else encoder.to(memory_format=torch.channels_last)
+
+
+def _save_memory(tower: nn.Module, name: str) -> None:
+    try:
+        tower.set_grad_checkpointing(True)
+    except (AttributeError, AssertionError, NotImplementedError):
+        raise UserError(f"{name} has no gradient checkpointing; leave out --encoder.gradient_checkpointing") from None
+
+
+def _feature_size(tower: nn.Module, family: EncoderFamily, settings: Encoder) -> int:
+    """Size F of what the tower gives; some pool into another width than they say.
+
+    Raises
+    ------
+    UserError
+        If the tower does not work at the size of the pictures, or gives anything but one vector a picture.
+    """
+    name, size = settings.name, settings.image_size
+    given = options_of(settings, settings.family)
+    arguments = getattr(given, "arguments", None)
+    hint = f"; check --encoder.{settings.family}.arguments {json.dumps(arguments)}" if arguments else ""
+    try:
+        found = trial(tower, family.example(size, 1))
+    except Exception as error:  # a model that does not fit raises nearly anything
+        works = working_size(
+            family.sizes(tower, name, size),
+            lambda other: family.without_hub().build(name, other).module,
+            lambda other: family.example(other, 1),
+        )
+        way = f"; --encoder.image_size {works} works" if works else hint
+        raise UserError(f"{name} does not take pictures of {size} x {size} pixels: {first_line(error)}{way}") from None
+    refuse_shape(found, name, hint)
+    patch = getattr(getattr(tower, "patch_embed", None), "patch_size", None) or 1
+    if lost := size % (patch if isinstance(patch, int) else patch[0]):
+        warnings.warn(
+            f"{name} sees patches of {patch} pixels: the last {lost} of {size} pixels on two sides are not seen; "
+            f"--encoder.image_size {size - lost} sees all",
+            stacklevel=3,
+        )
+    return found.shape[1]

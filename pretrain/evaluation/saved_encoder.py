@@ -10,7 +10,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from data_tools.common.errors import UserError
-from data_tools.common.files import digest, read_json
+from data_tools.common.files import digest, read_json, refuse_url
 from data_tools.common.plugins import in_use
 from pretrain.encoder.image_encoder import ImageEncoder, build_encoder
 from pretrain.evaluation.page_auc import requests_of
@@ -86,6 +86,7 @@ def load_run_encoder(
     UserError
         If the run has no such weights.
     """
+    refuse_url(run, "a run")
     named = read_settings(run).encoder
     encoder = build_encoder(named, data, initial_weights=False)  # which need not be at hand any more
     load_weights_of(encoder, run, weights)

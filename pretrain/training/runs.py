@@ -28,7 +28,7 @@ from torch import Tensor
 from data_tools.common import provenance
 from data_tools.common.cli import settings_from
 from data_tools.common.errors import UserError
-from data_tools.common.files import finite, read_json, read_json_lines, whole_file, whole_folder, write_json
+from data_tools.common.files import finite, read_json, read_json_lines, refuse_url, whole_file, whole_folder, write_json
 from data_tools.tables.seen import latest
 from pretrain.settings import Settings
 from pretrain.training.former import upgrade_log_line, upgrade_settings, upgrade_summary
@@ -73,6 +73,7 @@ def open_run(settings: Settings, wait: Callable[[], None]) -> Path | None:
     UserError
         If the folder already contains a run and ``resume`` is off, or the run was made with other settings.
     """
+    refuse_url(settings.out, "a run")
     run = Path(settings.out)
     made = (run / "run.json").exists()
     found = checkpoints(run)

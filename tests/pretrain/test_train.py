@@ -115,6 +115,11 @@ def test_a_run_is_never_overwritten(finished, tiny_world):
         run(settings(tiny_world / "shards", finished[0]))
 
 
+def test_resuming_with_fewer_steps_than_are_done_is_refused(finished, tiny_world):
+    with pytest.raises(UserError, match=r"has done \d+ steps already, more than --optim\.steps 2"):
+        run(settings(tiny_world / "shards", finished[0], "--resume", "--optim.steps", "2"))
+
+
 def test_resuming_with_another_encoder_is_refused(finished, tiny_world):
     with pytest.raises(UserError, match="encoder"):
         run(settings(tiny_world / "shards", finished[0], "--resume", "true", "--encoder.dimensions", "8"))

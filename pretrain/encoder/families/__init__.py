@@ -18,6 +18,14 @@ ENCODERS: Registry[type[EncoderFamily]] = Registry(
 
 
 def split_name(family: str, name: str) -> tuple[str, str]:
-    """Family and model of a name that may begin with its family, as in ``open_clip:RN50``."""
+    """Family and model of a name that may begin with its family, as in ``open_clip:RN50``, or be one of a hub.
+
+    A name that its family lacks and open_clip has, such as ViT-B/32, is open_clip's.
+    """
     prefix, colon, rest = name.partition(":")
-    return (prefix, rest) if colon and prefix in ENCODERS else (family, name)
+    if colon and prefix in ENCODERS:
+        family, name = prefix, rest
+    name = ENCODERS[family].known_as(name)
+    if family == "timm" and not Timm.knows(name) and OpenClip.knows(other := OpenClip.known_as(name)):
+        return "open_clip", other
+    return family, name

@@ -49,6 +49,16 @@ class EncoderFamily:
     def __init__(self, options: Any) -> None:
         self.options = options
 
+    @classmethod
+    def known_as(cls, name: str) -> str:
+        """The family's own name of a model, for a name as people paste it from a hub."""
+        return name
+
+    @classmethod
+    def knows(cls, name: str) -> bool:
+        """Whether the family has a model of that name; True where it cannot say before it builds one."""
+        return True
+
     def build(self, name: str, image_size: int) -> Tower:
         """The model ``name`` for pictures of ``image_size`` pixels a side.
 
@@ -87,8 +97,19 @@ class EncoderFamily:
         """The flag and value that asks for weights from a hub, for messages; None where none are asked for."""
         return None
 
-    @property
-    def arguments(self) -> dict[str, Any]:
+    def remark(self, name: str) -> str | None:
+        """What whoever starts from this name without weights should know."""
+        return None
+
+    def sizes(self, tower: nn.Module, name: str, image_size: int) -> list[int]:
+        """Sizes of pictures that may be tried in place of one that the model does not work at, the nearest first."""
+        return []
+
+    def fitted(self, state: dict[str, Tensor], tower: nn.Module) -> dict[str, Tensor]:
+        """Weights from a file, as the tower needs them: position embeddings resampled to the tower's picture size."""
+        return state
+
+    def arguments(self, name: str, image_size: int) -> dict[str, Any]:
         """Arguments of the model's constructor, for those who build the exported encoder elsewhere."""
         return {}
 
@@ -104,6 +125,6 @@ class EncoderFamily:
         """Group of each parameter by name, 0 for the stem, in forward order; coarse with ``stages``."""
         return layer_groups(tower, stages)
 
-    def with_classifier(self, name: str, classes: int) -> nn.Module | None:
+    def with_classifier(self, name: str, classes: int, image_size: int) -> nn.Module | None:
         """The family's own model whose classifier is one linear layer to ``classes``; None where it has none."""
         return None

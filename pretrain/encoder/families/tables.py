@@ -92,8 +92,8 @@ class Table(EncoderFamily):
         hidden : int
             Width of the adapter's hidden layer.
         dropout : float
-            Share of the numbers of a vector that are dropped in training, anew for each view; the augmentation of
-            objectives that compare two views.
+            Share of the numbers of a vector that are dropped in training, drawn again for each view; the augmentation
+            of objectives that compare two views.
         standardise : bool
             Subtract the table's mean vector and divide by the root mean square.
         """
