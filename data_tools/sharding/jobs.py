@@ -169,9 +169,11 @@ def _write_pictures(
     """A tar of pictures alone, and beside it their rows of the table of items, but for the number of the tar."""
     numbers = plan.numbered(np.array(rows, np.int32))
     lengths, checksums, sources = [], [], []
+    if stored.nothing:
+        lengths = checksums = sources = [0] * len(rows)
 
     def members() -> Iterator[tuple[str, bytes]]:
-        for item, number in zip(rows, numbers.tolist(), strict=True):
+        for item, number in () if stored.nothing else zip(rows, numbers.tolist(), strict=True):
             data, extension, source = _picture(plan, dataset, item, stored)
             lengths.append(len(data))
             checksums.append(zlib.crc32(data))
@@ -179,7 +181,7 @@ def _write_pictures(
             yield f"{number:09d}.{extension}", data
 
     file = write_tar(path, members())
-    sizes = np.array([member_size(length) for length in lengths])
+    sizes = np.array([0 if stored.nothing else member_size(length) for length in lengths])
     place = {"tar": np.zeros(len(rows), np.int32), "offset": np.cumsum(sizes) - sizes + tarfile.BLOCKSIZE}
     place |= {"length": lengths, "crc32": checksums, "source_crc32": sources}
     columns = {name: pa.array(place[name], kind) for name, kind in PLACE.items()}

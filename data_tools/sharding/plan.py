@@ -142,7 +142,7 @@ def make_plan(dataset: Dataset, settings: Any, folder: Path, held: Held | None =
     if folder.exists():
         return Plan(folder)
     with whole_folder(folder) as scratch:
-        _plan_items(dataset, scratch)
+        _plan_items(dataset, scratch, without_pictures := settings.pictures == "none")
         with tempfile.TemporaryDirectory(dir=scratch, prefix="work-") as work:
             pages, categories = _plan_pages(dataset, settings, scratch, Path(work))
         user = pages.pop("user")
@@ -156,7 +156,8 @@ def make_plan(dataset: Dataset, settings: Any, folder: Path, held: Held | None =
         if not (usable & (split == 0)).any():
             raise UserError(
                 f"{dataset.folder}: none of {len(split)} page views has both a picture and an earlier click of its "
-                "user in the training time range; a longer log or more pictures are needed"
+                "user in the training time range; a longer log or more pictures are needed (for vectors instead of "
+                "pictures: --pictures none)"
             )
         ranges = {"history_start": start, "history_stop": stop, "fresh": _fresh(user, split, start, stop, usable)}
         arrays = {**pages, **ranges, "slot_start": slot_stop - slots}
@@ -178,8 +179,8 @@ def make_plan(dataset: Dataset, settings: Any, folder: Path, held: Held | None =
             "groups": groups,
             "left_out_requests": int((~usable).sum()),
             "slots": int(slots[usable].max()),
-            "distinct_images": int(mentioned.sum()),
-            "distinct_image_bytes": int(plan.image_bytes[mentioned].sum()),
+            "distinct_images": 0 if without_pictures else int(mentioned.sum()),
+            "distinct_image_bytes": 0 if without_pictures else int(plan.image_bytes[mentioned].sum()),
             "trained": trained_digest(plan, usable & (split == 0)),
         }
         if held:
@@ -188,8 +189,8 @@ def make_plan(dataset: Dataset, settings: Any, folder: Path, held: Held | None =
     return Plan(folder)
 
 
-def _plan_items(dataset: Dataset, folder: Path) -> None:
-    """Paths and sizes of the pictures, in blocks of the catalogue."""
+def _plan_items(dataset: Dataset, folder: Path, without_pictures: bool) -> None:
+    """Paths and sizes of the pictures, in blocks of the catalogue; without any, each item counts as one byte."""
     written = 0
     with ExitStack() as stack:
         path, start, size = (stack.enter_context(open(folder / n, "wb")) for n in ("path", "path_start", "image_bytes"))
@@ -200,7 +201,8 @@ def _plan_items(dataset: Dataset, folder: Path) -> None:
             starts = np.cumsum([len(image) for image in images], dtype=np.int64) + written
             starts.tofile(start)
             written = int(starts[-1]) if len(starts) else written
-            np.array([_size(dataset.folder, image) for image in images], np.int64).tofile(size)
+            sizes = [1 if without_pictures else _size(dataset.folder, image) for image in images]
+            np.array(sizes, np.int64).tofile(size)
 
 
 def _size(folder: Path, image: bytes) -> int:
@@ -220,7 +222,8 @@ def _plan_pages(dataset: Dataset, settings: Any, folder: Path, work: Path) -> tu
         log = parquet_table(engine, [dataset.folder / "impressions.parquet"], file_row_number=True)
         items = parquet_table(engine, [dataset.folder / "items.parquet"])
         category = items.category.cast("string").fill_null("") if "category" in items.columns else ibis.literal("")
-        items = items.select("item", pictured=items.image.notnull(), name=category)
+        pictured = ibis.literal(True) if settings.pictures == "none" else items.image.notnull()
+        items = items.select("item", pictured=pictured, name=category)
         categories = sorted(items.name.as_table().distinct().execute()["name"].to_list())
         items = engine.create_table(
             "known", items.mutate(category=ibis.dense_rank().over(order_by=items.name).cast("int32")).drop("name")
