@@ -59,7 +59,7 @@ class VectorTower(nn.Module):
         self.vectors = found
 
     def forward(self, items: Tensor) -> Tensor:
-        return self.adapter(self.dropout((self.vectors[items] - self.centre) / self.scale))
+        return self.adapter(self.dropout(self.vectors[items].sub_(self.centre).div_(self.scale)))
 
 
 class Residual(nn.Module):
