@@ -169,15 +169,18 @@ class Converter:
         if first and lines.json_object(1, first).row is None:
             with self._engine() as engine:
                 read = f"read_json_objects({sql_text(engine_path(path))}, format = ?, hive_partitioning = false)"
+                number = itertools.count(1)
                 try:
                     found = engine.execute(f"SELECT json FROM {read}", ["array" if first[0] == "[" else "unstructured"])
-                    self.notes.append(f"{path.name} is read as JSON that is not one object a line")
-                    number = itertools.count(1)
                     while block := found.fetchmany(10_000):
                         yield from (lines.json_object(next(number), text) for (text,) in block)
+                    self.notes.append(f"{path.name} is read as JSON that is not one object a line")
                     return
-                except duckdb.Error:
-                    self.notes.pop()
+                except duckdb.Error as error:
+                    if (given := next(number) - 1) > 0:
+                        raise UserError(
+                            f"{path} cannot be read beyond its object {given:,}: {str(error).splitlines()[0]}"
+                        ) from None
         yield from lines.json_objects(path)
 
 
