@@ -20,6 +20,7 @@ from data_tools.reading.opened import compression, head, opened_text
 from data_tools.reading.parts import Part, safe_names
 
 NOTHING = "unnamed"
+TAIL = 4096  # bytes at the end of a file that are looked at
 
 
 @dataclass
@@ -174,6 +175,8 @@ class Converter:
                     found = engine.execute(f"SELECT json FROM {read}", ["array" if first[0] == "[" else "unstructured"])
                     while block := found.fetchmany(10_000):
                         yield from (lines.json_object(next(number), text) for (text,) in block)
+                    if not _ends_with(path, b"]" if first[0] == "[" else b"}"):
+                        raise UserError(f"{path} ends before its JSON does: the file is cut; copy it again")
                     self.notes.append(f"{path.name} is read as JSON that is not one object a line")
                     return
                 except duckdb.Error as error:
@@ -182,6 +185,13 @@ class Converter:
                             f"{path} cannot be read beyond its object {given:,}: {str(error).splitlines()[0]}"
                         ) from None
         yield from lines.json_objects(path)
+
+
+def _ends_with(path: Path, end: bytes) -> bool:
+    """Whether a file's last byte that is no blank is ``end``; DuckDB does not miss the end of an array."""
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL))
+        return file.read().rstrip(b" \t\r\n\x00").endswith(end)
 
 
 def _readings(form: Form) -> list[Form]:
