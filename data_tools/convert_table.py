@@ -24,18 +24,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 from rich.console import Console
 
+from data_tools.common.cache import local
 from data_tools.common.cli import UserError, parse_settings, run_command
 from data_tools.common.files import work_folder
 from data_tools.common.parquet import read_parquet
+from data_tools.common.storage import is_url, refuse_to_write, taken, upload
 from data_tools.reading.opened import COMPRESSED
 from data_tools.tables.layouts import LAYOUTS, Layout, layout_of
 from data_tools.tables.peers import read_mapping
+from data_tools.tables.seen import latest, seen
 from data_tools.tables.table import EmbeddingTable, describe, read_table, write_table
 
 MISSING = ("stop", "drop", "zero", "mean")
@@ -73,7 +76,8 @@ def join(tables: Sequence[EmbeddingTable], missing: str = "stop", order: Sequenc
     notes = tuple(note for table in tables for note in table.notes)
     if len(tables) == 1:
         return EmbeddingTable(ids, vectors[kept], tables[0].info, notes)
-    return EmbeddingTable(ids, vectors[kept], {"joined": [table.info for table in tables]}, notes)
+    info = {"joined": [table.info for table in tables], "saw_until": latest(seen(table.info) for table in tables)}
+    return EmbeddingTable(ids, vectors[kept], info, notes)
 
 
 @dataclass
@@ -87,6 +91,8 @@ class Settings:
         order: Items wanted and their order: a dataset's items.parquet, or MMRec's i_id_mapping.csv.
         missing: What to do about an item that some table lacks: stop, drop it, or fill in zero or the table's mean.
         dtype: float32 or float16, in what is written.
+        saw_until: Until when the log reaches that the vectors were learned from, a time in its unit, or "nothing": kept
+            in a table of our own form, so that a comparison can flag it; null keeps what the tables say.
     """
 
     table: str
@@ -95,6 +101,7 @@ class Settings:
     order: str | None = None
     missing: str = "stop"
     dtype: str = "float32"
+    saw_until: int | Literal["nothing"] | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in (("missing", MISSING), ("dtype", ("float32", "float16"))):
@@ -125,6 +132,7 @@ def convert(settings: Settings) -> EmbeddingTable:
     layout = layout_of(out, settings.layout)
     if layout is None:
         own = {name: value for name, value in table.info.items() if name not in (*describe(0, 0, ""), "parts")}
+        own |= {} if settings.saw_until is None else {"saw_until": settings.saw_until}
         write_table(out, table.ids, vectors, own)
         return table
     _write(LAYOUTS[layout], out, table, vectors)
@@ -133,18 +141,23 @@ def convert(settings: Settings) -> EmbeddingTable:
 
 def _write(layout: Layout, out: Path, table: EmbeddingTable, vectors: np.ndarray) -> None:
     """Write the table beside its place, then move it there, the files that go with it first."""
+    refuse_to_write(out)
     with work_folder(out) as scratch:
         layout.write(scratch / out.name, table.ids, vectors)
         files = sorted(scratch.iterdir(), key=lambda file: file.name == out.name)
         for file in files:
-            if (out.parent / file.name).exists():
+            if taken(out.parent / file.name):
                 raise UserError(f"{out.parent / file.name} exists already; name another file or remove this one first")
         for file in files:
-            file.rename(out.parent / file.name)
+            if is_url(out):
+                upload(file, out.parent / file.name)
+            else:
+                file.rename(out.parent / file.name)
 
 
 def _read_order(path: Path) -> list[Any]:
     try:
+        path = local(path)
         if path.suffix == ".parquet":
             return read_parquet(path, columns=["item_id"])["item_id"].to_list()
         return read_mapping(path)

@@ -7,13 +7,17 @@ python -m data_tools.prepare --impressions log.csv --items items.csv --images pi
 FILES. --impressions and --items take one file, a folder or a quoted glob ("logs/*.csv.gz") of CSV, TSV, JSON lines
 (.jsonl) or Parquet; text may be compressed (.gz, .zst, .bz2). --images takes a folder, a tar, or a folder or glob of
 tars; the item list's column image names each item's file. Without that column, pictures are found by name: the item id
-and an ending. An image column of bytes (Parquet) needs no --images.
+and an ending. An image column of bytes (Parquet) needs no --images. An item may have several pictures: image is a list
+(of Parquet, of JSON, or text such as ["a.jpg", "b.jpg"]), or rows repeat the item with another image.
 
 COLUMNS. Columns that already have our names need no mapping. Log: user_id, item_id, timestamp, click and, where known,
 rating, request_id (one page view), scene, position, conversion, oracle. Item list: item_id and, where known, image,
 title, category, first_seen; its other columns are carried along. Several columns make a category:
 category=type+section. Ids of text files are text ("007" is not "7"), those
 of Parquet keep their type; the item ids of both are compared as text.
+
+USERS. --user-table users.csv says more of users: one row per user with user_id and columns of any names, such as age
+and country. Numbers of many values are put into ten equally full bins by CTR models, everything else is a category.
 
 TIMES. ISO text ("2024-01-05T10:00:00Z"), dates, or numbers: seconds or milliseconds, recognised by their size; a log
 has one unit. If only an order is known: --time-unit order.
@@ -35,6 +39,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_tools.common.cli import parse_settings, run_command
+from data_tools.common.errors import UserError
 from data_tools.common.files import work_folder
 from data_tools.dataset.category import with_category
 from data_tools.dataset.read_log import Log
@@ -44,6 +49,7 @@ from data_tools.dataset.write import write_dataset
 from data_tools.reading.columns import ITEM_COLUMNS, ITEM_OPTIONAL, LOG_COLUMNS, LOG_OPTIONAL, parse_columns
 from data_tools.reading.form import Given, given_form
 from data_tools.reading.item_list import read_items
+from data_tools.reading.user_list import USER_COLUMNS, read_users
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +66,10 @@ class Settings(Rules):
         Folder that the image paths of the item list start from, or tars.
     out : Path
         Dataset folder to make.
+    user_table : str or null
+        A table of users, one row per user, whose columns enter CTR models as features: a file, a folder or a glob.
+    user_columns : str
+        Our name for the id in the table of users, as in user_id=player.
     columns : str
         Our names for the log's columns, as in user_id=player,click=liked.
     item_columns : str
@@ -79,6 +89,8 @@ class Settings(Rules):
     items: str
     images: str | None = None
     out: Path
+    user_table: str | None = None
+    user_columns: str = ""
     columns: str = ""
     item_columns: str = ""
     encoding: str = ""
@@ -106,7 +118,11 @@ def prepare(settings: Settings) -> Path:
     columns = parse_columns(settings.columns, "--columns", (*LOG_COLUMNS, *LOG_OPTIONAL))
     item_columns = parse_columns(settings.item_columns, "--item-columns", (*ITEM_COLUMNS, *ITEM_OPTIONAL))
     category = item_columns.pop("category") if "+" in item_columns.get("category", "") else None
+    user_columns = parse_columns(settings.user_columns, "--user-columns", USER_COLUMNS)
+    if user_columns and not settings.user_table:
+        raise UserError(f"--user-columns is {settings.user_columns}, but there is no --user-table: remove it")
     with work_folder(settings.out) as work:
+        users = read_users(settings.user_table, user_columns, work) if settings.user_table else None
         listed = read_items(settings.items, item_columns, work, given=settings.item_form)
         items = listed.items
         if category:
@@ -119,7 +135,8 @@ def prepare(settings: Settings) -> Path:
             rules=settings,
             info={"source": settings.source, "licence": settings.licence},
             broken_items=listed.broken,
-            notes=listed.notes,
+            users=users,
+            notes=[*listed.notes, *(users.notes if users else [])],
         )
 
 

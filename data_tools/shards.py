@@ -5,7 +5,8 @@
 ``items-*.tar``
     The catalogue's pictures (``<item>.jpg``), each once, readable by webdataset.
 ``items.parquet``
-    Each picture's place (tar, offset, length, checksum), and item_id, title and category of its item.
+    Each picture's place (tar, offset, length, checksum), and item_id, title and category of its item. Where items have
+    several pictures, all of them; the layout streaming holds the first of each.
 ``requests-<split>-*.parquet``
     Requests, in groups that batches are cut from: ``history`` (items clicked before the page view, oldest first),
     ``fresh`` (how many of them, the last, are in the history of no earlier request of the user in the split, so that
@@ -21,8 +22,8 @@ shards mention are repeated in each, and how much that takes is said before anyt
     First every distinct image that the shard mentions (``i<item>.jpg``), then its requests (``r<request>.json``).
 
 ``index.json`` lists the files with their counts, sizes and digests, so that a loader can check before it starts, says
-what they take (``storage``) and what is in them (``fingerprint``). Batches are the same in both layouts, as long as no
-tar of requests was cut for being larger than ``--shard-mb``.
+what they take (``storage``), what is in them (``fingerprint``) and when the log and its splits begin (``times``).
+Batches are the same in both layouts, as long as no tar of requests was cut for being larger than ``--shard-mb``.
 
 A group's requests are of one page-view category (that of most of its items), in random order, as COURIER trains: one
 category a batch. Categories too rare to fill a batch share mixed groups. A tar that would grow above ``--shard-mb``
@@ -63,6 +64,8 @@ def main() -> None:
             f"storage: request shards hold {stored:,.1f} MB of images, {storage['overhead']:.1f} times the "
             f"{distinct:,.1f} MB of the {storage['distinct_images']:,} distinct ones, since each shard brings its own"
         )
+    if left_out := index.get("left_out_pictures"):
+        say(f"left out: {left_out:,} further pictures of items that have several; --layout catalogue holds all")
     if index["left_out_requests"]:
         say(f"left out: {index['left_out_requests']:,} page views without an earlier click or a picture")
     say(f"next: accelerate launch pretrain/train.py --data {shlex.quote(str(settings.out))} --out runs/my-run")

@@ -6,9 +6,9 @@ python -m data_tools.world --photos DIR --world.items 5000 --world.requests 2000
 
 Products have pictures, a category and a title. Two kinds of attributes carry taste: *visible* ones (colour, pattern,
 cut; of photographs, the annotated colour and quantities measured from pixels), which only the picture shows in full,
-and *told* ones, which only the title tells. --world.visual_share sets how much of the taste is visible: at 0 no visual
-method may win. The true click probability is kept as oracle. New items keep arriving, and the scene "new" shows only
-those. data_tools/simulation/behaviour.py gives the model of clicks and conversions, photos.py what is seen in
+and *textual* ones, which only the title gives. --world.visual_share sets how much of the taste is visible: at 0 no
+visual method may win. The true click probability is kept as oracle. New items keep arriving, and the scene "new" shows
+only those. data_tools/simulation/behaviour.py gives the model of clicks and conversions, photos.py what is seen in
 photographs.
 """
 

@@ -2,8 +2,8 @@
 
     python -m downstream.compare --config configs/compare/world.yaml --out results/world
 
-OUT gets report.html (one file, no network), report.md and figures.json. Each cell (source, form, model, seed) is kept
-in the cache folder, so that the same command continues where it was stopped.
+OUT gets report.html (one file, no network), report.md, summary.png (one page for a mail) and figures.json. Each cell
+(source, form, model, seed) is kept in the cache folder, so that the same command continues where it was stopped.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from data_tools.common.files import whole_file
 from data_tools.common.provenance import made_by, this_command
 from downstream.comparison.analysis import analyse
 from downstream.comparison.cells import Cell, run_cells
+from downstream.comparison.cold_recall import cold_recall
 from downstream.comparison.looks import part_of_test, register
 from downstream.comparison.segment_gains import gains_by_segment
 from downstream.comparison.sources import Source, make_tables
@@ -31,6 +32,7 @@ from downstream.forms.registry import FORMS
 from downstream.models.registry import MODELS
 from downstream.report.encoder_runs import encoder_runs
 from downstream.report.page import render, report_context
+from downstream.report.summary import write_summary
 from downstream.statistics.intervals import BootstrapSettings
 from downstream.training.settings import TrainingDefaults, TrainingSettings
 
@@ -217,6 +219,7 @@ def compare(settings: Settings, command: str) -> str:
     figures = replace(
         figures,
         segments=segments,
+        cold_recall=cold_recall(rows, data, spec, settings.bootstrap),
         tables=looked_at,
         proxy_correlations=correlations,
         encoder_runs=runs,
@@ -236,6 +239,7 @@ def compare(settings: Settings, command: str) -> str:
     for name in ("report.html", "report.md"):
         with whole_file(out / name) as scratch:
             scratch.write_text(render(f"{name}.j2", context), encoding="utf-8")
+    write_summary(out / "summary.png", figures, spec, context)
     figures.write(out / "figures.json")
     return " ".join(context["verdict"])
 
@@ -245,7 +249,7 @@ def main() -> None:
     said = compare(settings, this_command(__spec__.name))
     console = Console()
     console.print(said)
-    console.print(f"{settings.out}/report.html, report.md, figures.json")
+    console.print(f"{settings.out}/report.html, report.md, summary.png, figures.json")
 
 
 if __name__ == "__main__":

@@ -131,11 +131,11 @@ def picture(found: dict[str, dict[str, dict[float, dict[str, Any]]]], settings: 
 def table(lines: dict[str, dict[float, dict[str, Any]]], settings: Settings) -> list[str]:
     """Markdown: a line a source, a column a place."""
 
-    def told(row: dict[str, Any] | None) -> str:
+    def interval(row: dict[str, Any] | None) -> str:
         return f"{row['mean']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})" if row else "–"
 
     header = [settings.axis, *(f"{place:,g}" for place in settings.at)]
-    rows = [[source, *(told(line.get(place)) for place in settings.at)] for source, line in lines.items()]
+    rows = [[source, *(interval(line.get(place)) for place in settings.at)] for source, line in lines.items()]
     return [f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows]]
 
 

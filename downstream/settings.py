@@ -22,7 +22,13 @@ class DataSettings(Checked):
     Attributes
     ----------
     history : int
-        H, the number of a user's most recent clicks.
+        H, the number of a user's clicks that a model is given.
+    history_by : str
+        Which clicks these are: the most recent, or of the history_search most recent those that are most like the shown
+        item by the cosine of their vectors in the table (MUSE, arXiv 2512.07216). Models without a table are given the
+        most recent.
+    history_search : int
+        With similarity, how many of a user's most recent clicks are searched; at least history.
     words : int
         Title words in the vocabulary, the most frequent first; 0 leaves titles out.
     title_words : int
@@ -35,6 +41,8 @@ class DataSettings(Checked):
     """
 
     history: PositiveInt = 50
+    history_by: Literal["recency", "similarity"] = "recency"
+    history_search: PositiveInt = 10_000
     words: NonNegativeInt = 5000
     title_words: PositiveInt = 16
     train_from: OpenShare = 0.0
@@ -45,6 +53,16 @@ class DataSettings(Checked):
         if self.train_from >= self.train_until:
             raise UserError(
                 f"train_from is {self.train_from} and train_until {self.train_until}; it must end after it begins"
+            )
+        if self.history_by == "recency" and self.history_search != type(self).history_search:
+            raise UserError(
+                f"history_search is {self.history_search}, but history_by is 'recency', which searches nothing: "
+                "remove it"
+            )
+        if self.history_search < self.history:
+            raise UserError(
+                f"history_search is {self.history_search}, fewer clicks than the {self.history} of history that are "
+                "chosen from them; raise it"
             )
 
 

@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from data_tools.common.checks import Checked
 from data_tools.common.cli import UserError, parse_settings, progress_bar, run_command
 from data_tools.common.files import whole_folder, write_json
+from data_tools.sharding.files import SEVERAL_PICTURES
 from data_tools.sharding.read import Place, Shards, open_shards
 from data_tools.tables.table import describe, read_table, write_part
 from pretrain.data.pictures import decoded
@@ -68,6 +69,10 @@ class Settings(Checked):
     layer : str or None
         embedding (the linear layer's output) or features (what the image tower gives); null takes embedding for a run,
         and features for an encoder without one, whose linear layer is untrained.
+    pictures : str
+        Of items with several: mean averages the vectors of all of an item's pictures (normalised, where vectors are,
+        before and after), first takes its first picture alone, and each keeps a vector for every picture: the first
+        under the item's id, the others under ID/1, ID/2, ...
     normalise : bool
         Scale each vector to length 1.
     dtype : str
@@ -87,6 +92,7 @@ class Settings(Checked):
     vectors: str | None = None
     wise_ft: float | str | None = None
     layer: Literal["embedding", "features"] | None = None
+    pictures: Literal["mean", "first", "each"] = "mean"
     normalise: bool = True
     dtype: Literal["float32", "float16"] = "float32"
     batch: PositiveInt = 256
@@ -116,13 +122,29 @@ class Chunk:
     places: list[Place]
 
 
-def chunks_of(shards: Shards, groups: Iterable[int], size: int) -> Iterator[Chunk]:
-    """The pictures of some groups of items, at most ``size`` of one group together."""
+def chunks_of(shards: Shards, groups: Iterable[int], settings: Settings) -> Iterator[Chunk]:
+    """The pictures of some groups of items, at most a batch of one group together, those of an item in a row."""
     for group in groups:
         records, pictures = shards.records("items", group), shards.pictures("items", group)
-        for start in range(0, len(records), size):
-            some = records[start : start + size]
-            yield Chunk(group, [one["item_id"] for one in some], [pictures.place(one["item"]) for one in some])
+        listed = [
+            (one["item_id"], number)
+            for one in records
+            for number in (pictures.of_item(one["item"]) if settings.pictures != "first" else [one["item"]])
+        ]
+        for start in range(0, len(listed), settings.batch):
+            some = listed[start : start + settings.batch]
+            yield Chunk(group, [item_id for item_id, _ in some], [pictures.place(number) for _, number in some])
+
+
+def by_item(ids: list[Any], vectors: Tensor, settings: Settings) -> tuple[list[Any], Tensor]:
+    """Ids and vectors (n, D) of pictures, those of an item in a row, as the settings want them in the table."""
+    pictures = [list(own) for _, own in groupby(ids)]
+    if settings.pictures == "each":
+        return [f"{own[k]}/{k}" if k else str(own[k]) for own in pictures for k in range(len(own))], vectors
+    if len(pictures) == len(ids):
+        return ids, vectors
+    means = torch.stack([part.mean(dim=0) for part in vectors.split([len(own) for own in pictures])])
+    return [own[0] for own in pictures], F.normalize(means, dim=-1) if settings.normalise else means
 
 
 def encoded(encoder: ImageEncoder, chunks: Iterator[Chunk], settings: Settings) -> Iterator[tuple[Chunk, Tensor, int]]:
@@ -158,7 +180,7 @@ def export_groups(
     count, size, broken : number of vectors, their size D (0 without any), and the pictures that have none
     """
     count, size, broken = 0, 0, 0
-    whole = groupby(encoded(encoder, chunks_of(shards, groups, settings.batch), settings), lambda one: one[0].group)
+    whole = groupby(encoded(encoder, chunks_of(shards, groups, settings), settings), lambda one: one[0].group)
     for group, parts in whole:
         ids: list[Any] = []
         vectors: list[Tensor] = []
@@ -168,7 +190,8 @@ def export_groups(
             broken += lost
             advance(len(chunk.places))
         if ids:
-            table = torch.cat(vectors).to(getattr(torch, settings.dtype)).numpy()
+            ids, table = by_item(ids, torch.cat(vectors), settings)
+            table = table.to(getattr(torch, settings.dtype)).numpy()
             write_part(folder / f"part-{group:05d}.parquet", ids, table)
             count, size = count + len(ids), table.shape[1]
     return count, size, broken
@@ -268,6 +291,7 @@ def export(settings: Settings) -> dict[str, Any]:
                 **describe(sum(count), max(size), settings.dtype, folder=folder),
                 "broken_pictures": sum(broken),
                 "normalised": settings.normalise,
+                **({"pictures": settings.pictures} if shards.index["format_version"] == SEVERAL_PICTURES else {}),
                 "layer": settings.layer,
                 **record,
                 "preprocessing": preprocessing(encoder, settings.encoder.image_size),

@@ -7,7 +7,8 @@ python -m pretrain.export_encoder --run runs/my-run --wise_ft validation --data 
                        whose classifier is the embedding's linear layer; it takes normalised pixels
 ``encoder.onnx``       pictures, uint8 (N, 3, S, S) called ``images``, to ``embeddings``, float32 (N, D): it normalises
                        the pixels itself, and N is free
-``encoder.json``       name, arguments, size, preprocessing, checkpoint, and how far each file's result was from torch's
+``encoder.json``       name, arguments, size, preprocessing, checkpoint, until when the log reaches that it saw
+                       (``saw_until``), and how far each file's result was from torch's
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from data_tools.common.checks import Checked
 from data_tools.common.cli import UserError, parse_settings, run_command
 from data_tools.common.files import whole_folder, write_json
+from data_tools.tables.seen import Seen
 from pretrain.encoder.image_encoder import ImageEncoder
 from pretrain.evaluation.saved_encoder import check_wise_ft, load_run_encoder, preprocessing
 from pretrain.settings import Encoder
@@ -115,13 +117,16 @@ def write_onnx(encoder: ImageEncoder, images: Tensor, path: Path) -> float:
 
 
 @torch.no_grad()
-def _write_weights(encoder: ImageEncoder, named: Encoder, images: Tensor, path: Path) -> dict[str, Any]:
+def _write_weights(
+    encoder: ImageEncoder, named: Encoder, images: Tensor, path: Path, saw_until: Seen
+) -> dict[str, Any]:
     """Write ``model.safetensors``; returns what ``encoder.json`` says of it."""
     model = with_classifier(encoder, named)
+    about = None if saw_until is None else {"saw_until": str(saw_until)}
     if model is None:
-        save_tensors(path, encoder.state_dict())
+        save_tensors(path, encoder.state_dict(), about)
         return {"loads_with": "pretrain.encoder.image_encoder.build_encoder(...).load_state_dict"}
-    save_tensors(path, model.state_dict())
+    save_tensors(path, model.state_dict(), about)
     pixels = (images.float() / 255 - encoder.mean) / encoder.std
     return {"loads_with": "timm.create_model", "difference": difference(model(pixels), encoder(images))}
 
@@ -151,7 +156,9 @@ def export_encoder(settings: Settings) -> dict[str, Any]:
             "dimensions": encoder.dimensions,
             "preprocessing": preprocessing(encoder, named.image_size),
             **{key: value for key, value in record.items() if key != "encoder"},
-            "model.safetensors": _write_weights(encoder, named, images, folder / "model.safetensors"),
+            "model.safetensors": _write_weights(
+                encoder, named, images, folder / "model.safetensors", record["saw_until"]
+            ),
         }
         if settings.onnx:
             info["encoder.onnx"] = {"difference": write_onnx(encoder, images, folder / "encoder.onnx")}

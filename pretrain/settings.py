@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -84,7 +84,7 @@ class Objective(Checked):
     Attributes
     ----------
     name : str
-        Objective: courier, scl, simclr, simsiam, clip, supervised, or an installed plug-in.
+        Objective: courier, scl, simclr, simsiam, clip, supervised, sum (of several), or an installed plug-in.
     guards : Guards
         Terms against collapse.
     """
@@ -95,7 +95,14 @@ class Objective(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         OBJECTIVES[self.name]  # raises for an unknown one
-        refuse_unused(self, "objective", {self.name})
+        refuse_unused(self, "objective", {self.name, *self.parts})
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """Name and options of each objective that is learned: the chosen one, or those that it is made of."""
+        options = options_of(self, self.name)
+        names = OBJECTIVES[self.name].made_of(options) or [self.name]
+        return {name: options_of(self, name) for name in names if OBJECTIVES[name]}
 
 
 Objective = with_plugins(Objective, __name__, name=OBJECTIVES)

@@ -26,15 +26,16 @@ from data_tools.common.cli import UserError, parse_settings, progress_bar, run_c
 from data_tools.sharding.files import read_index
 from data_tools.simulation.make import make_world
 from data_tools.simulation.settings import World
-from pretrain.data.stream import loader, mixed_seed
+from pretrain.data.stream import Both, loader, mixed_seed
 from pretrain.encoder.image_encoder import build_encoder
 from pretrain.encoder.item_dropout import picture_seeds
 from pretrain.evaluation.collapse import CollapsedError
+from pretrain.objectives.base import catalogue_from
 from pretrain.objectives.parts.losses import Term
 from pretrain.runtime.distributed import in_processes, total
 from pretrain.runtime.memory import keep_freed_memory
 from pretrain.runtime.precision import choose_precision, use_all_cores
-from pretrain.settings import Settings
+from pretrain.settings import Batch, Settings
 from pretrain.training import runs
 from pretrain.training.journal import Journal, console, print_start
 from pretrain.training.next_steps import print_next_steps, write_compare_config
@@ -95,8 +96,7 @@ def build(settings: Settings, processes: PartialState) -> TrainingState:
     )
     if accelerator.is_main_process:
         (Path(settings.out) / runs.STOPPED).unlink(missing_ok=True)
-        if not checkpoint:
-            runs.start_run(settings, encoder)
+        runs.continue_run(settings) if checkpoint else runs.start_run(settings, encoder)
     accelerator.init_trackers("tensorboard")
     model, optimizer = accelerator.prepare(EncoderPass(encoder), optimizer)
     if "scaler" in resumed:
@@ -125,16 +125,25 @@ def default_world(world: World, processes: PartialState) -> Path:
     return folder / "shards"
 
 
-def training_batches(state: TrainingState) -> DataLoader:
+def training_batches(state: TrainingState) -> DataLoader | Both:
     """Endless batches of this process, from the next step on.
 
     accelerate does not prepare the loader: each process reads shards of its own.
     """
+    wanted, rows = state.objective.batches, state.settings.batch
+    if wanted != "both":
+        return one_kind(state, wanted, rows)
+    catalogue = replace(rows, rows=state.objective.catalogue or rows.rows, categories=1)
+    return Both(one_kind(state, "requests", rows), one_kind(state, "items", catalogue))
+
+
+def one_kind(state: TrainingState, kind: str, rows: Batch) -> DataLoader:
+    """Endless batches of requests or of catalogue pictures."""
     settings, accelerator, objective = state.settings, state.accelerator, state.objective
     return loader(
         settings.data,
-        objective.batches,
-        settings.batch,
+        kind,
+        rows,
         settings.encoder.image_size,
         settings.seed,
         accelerator.process_index,
@@ -146,7 +155,7 @@ def training_batches(state: TrainingState) -> DataLoader:
     )
 
 
-def loop(state: TrainingState, batches: DataLoader, journal: Journal) -> None:
+def loop(state: TrainingState, batches: DataLoader | Both, journal: Journal) -> None:
     """Train to the last step, or until validation has not improved for long enough."""
     settings, accelerator, steps = state.settings, state.accelerator, state.settings.optim.steps
     main = accelerator.is_main_process
@@ -194,8 +203,7 @@ def optimise(state: TrainingState, batch: dict[str, Tensor], lr: float) -> tuple
     torch.manual_seed(mixed_seed(settings.seed, 1 + accelerator.process_index, step))
     for group in state.optimizer.param_groups:
         group["lr"] = lr * group["scale"]
-    views = 1 if "history" in batch else state.objective.views
-    seeds = picture_seeds(batch["image_item"], views, settings.seed, step)
+    seeds = batch_seeds(batch, state.objective.views, settings.seed, step)
     terms, embeddings = state.passes.forward(batch, seeds)
     loss = sum(term.loss for term in terms.values())
     if not torch.isfinite(total(loss)):
@@ -213,6 +221,12 @@ def optimise(state: TrainingState, batch: dict[str, Tensor], lr: float) -> tuple
     state.optimizer.zero_grad()
     state.objective.after_step(state.encoder)
     return terms, embeddings
+
+
+def batch_seeds(batch: dict[str, Tensor], views: int, *parts: int) -> Tensor:
+    """Seeds of the pictures' dropout, long (N,): those of requests, then those of views of the catalogue."""
+    requested, catalogue = batch["image_item"].tensor_split([catalogue_from(batch)])
+    return torch.cat([picture_seeds(requested, 1, *parts), picture_seeds(catalogue, views, *parts)])
 
 
 def finish(state: TrainingState, journal: Journal, *, embedded: bool) -> dict[str, Any]:

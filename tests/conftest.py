@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
+import fsspec
 import pytest
 import torch
 
+from data_tools.common import cache
 from data_tools.sharding.write import Settings as Shards
 from data_tools.sharding.write import write_shards
 from data_tools.simulation.make import make_world
@@ -38,3 +42,17 @@ def streaming_shards(tiny_world, tmp_path_factory):
 def shards(request, tiny_world, streaming_shards):
     """Folder of the tiny world's shards, in each layout."""
     return tiny_world / "shards" if request.param == "catalogue" else streaming_shards
+
+
+@pytest.fixture
+def url_cache(tmp_path, monkeypatch):
+    """A cache folder of its own for files at URLs, and an empty memory://."""
+    monkeypatch.setenv(cache.FOLDER, str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "_known", {})
+    monkeypatch.setattr(cache, "_kept", {})
+    memory = fsspec.filesystem("memory")
+    yield tmp_path / "cache"
+    for descriptor, _ in cache._kept.values():
+        os.close(descriptor)
+    memory.store.clear()
+    memory.pseudo_dirs[:] = [""]

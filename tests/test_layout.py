@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {"data_tools": set(), "pretrain": {"data_tools"}, "downstream": {"data_tools"}}
 # Imported where they are used, and why.
 LATE = {
+    "aiohttp": "an extra",
     "pyspark": "an extra",
     "ibis.backends.pyspark": "an extra",
     "faiss": "its threads are unwelcome in training",

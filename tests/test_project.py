@@ -76,7 +76,8 @@ def test_every_configuration_starts_with_its_command(config):
 
 def test_the_default_configuration_is_the_default():
     written = yaml.safe_load((ROOT / "configs" / "pretrain" / "default.yaml").read_text(encoding="utf-8"))
-    assert written == {"quiet": False, "json_log": None} | dataclasses.asdict(Pretrain())
+    common = {"quiet": False, "json_log": None, "url_cache": None, "url_cache_gb": None}
+    assert written == common | dataclasses.asdict(Pretrain())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

@@ -20,6 +20,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from data_tools.common import cache
 from data_tools.common.errors import UserError as UserError
 from data_tools.common.output import configure, log_event
 from data_tools.common.parser import Parser, nearest
@@ -68,6 +69,7 @@ def parse_settings(settings: type[Settings], description: str | None, argv: Sequ
         parser.error(f"the configuration file is not UTF-8: {error.reason} at byte {error.start}")
     parsed.pop("config")
     configure(parsed.pop("quiet"), parsed.pop("json_log"))
+    cache.configure(parsed.pop("url_cache"), parsed.pop("url_cache_gb"))
     log_event("start", command=shlex.join(sys.argv), process=os.getpid())
     return settings(**parsed)
 

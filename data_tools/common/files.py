@@ -3,6 +3,9 @@
 What is unfinished stands beside its place under a hidden name, ``.NAME.partial-...``. One process at a time writes a
 place (:mod:`data_tools.common.locks`), so such a name that stands there when another starts was left by one that was
 killed, and is removed.
+
+What goes to a URL is made in the same way on this machine (:func:`data_tools.common.cache.staged`) and then uploaded,
+what says that it is whole last.
 """
 
 from __future__ import annotations
@@ -13,7 +16,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import shutil
 import tempfile
 import uuid
@@ -21,27 +23,29 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from data_tools.common.cache import forget, local, staged
 from data_tools.common.errors import UserError
 from data_tools.common.locks import locked
+from data_tools.common.storage import is_url, refuse_to_write, taken, upload, url_of
+
+MADE_WITH = "made_with.json"
 
 
-def refuse_url(path: str | Path) -> None:
-    """Refuse a URL where a folder or file of this machine is expected.
+def refuse_url(path: str | Path | None, what: str) -> None:
+    """Refuse a URL for what changes while a command works on it.
 
     Raises
     ------
     UserError
         If it is one.
     """
-    if found := re.match(r"([a-z][a-z0-9+.-]+):/", str(path)):
+    if is_url(path):
         raise UserError(
-            f"{path} is a URL ({found[1]}), and only local folders are read and written; copy it here first, or mount "
-            "the storage"
+            f"{url_of(path)}: {what} is a folder of this machine; datasets, shards and tables can be at URLs"
         )
 
 
 def _beside(path: Path) -> Path:
-    refuse_url(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.parent / f".{path.name}.partial-{uuid.uuid4().hex[:8]}"
 
@@ -61,9 +65,23 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _refuse_existing(path: Path) -> None:
-    if path.exists():
+def _refuse_existing(path: str | Path) -> None:
+    refuse_to_write(path)
+    if taken(path):
         raise UserError(f"{path} already exists; choose another folder, or remove this one")
+
+
+def _upload(scratch: Path, place: Path, url: str | Path) -> None:
+    """Move what is finished to a URL; where the storage fails, keep it at ``place``."""
+    try:
+        upload(scratch, url, but=[MADE_WITH])
+    except UserError as error:
+        shutil.rmtree(place, ignore_errors=True)
+        scratch.rename(place)
+        raise UserError(f"{error}. All of what was to be uploaded is in {place}") from None
+    finally:
+        forget(url)
+    shutil.rmtree(scratch) if scratch.is_dir() else scratch.unlink()
 
 
 @contextlib.contextmanager
@@ -75,19 +93,21 @@ def whole_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     UserError
         Unless ``overwrite``: if ``path`` exists, or another process is writing it.
     """
-    refuse_url(path)
-    path = Path(path)
+    target, path = path, staged(path)
     if not overwrite:
-        _refuse_existing(path)
+        _refuse_existing(target)
     with locked(path, wait=overwrite) as held:
         if not overwrite:
-            _refuse_existing(path)  # another process may have made it meanwhile
+            _refuse_existing(target)  # another process may have made it meanwhile
         for left in _left_behind(path, "partial") if held else ():
             shutil.rmtree(left, ignore_errors=True)
         scratch = _beside(path)
         scratch.mkdir()
         try:
             yield scratch
+            if is_url(target):
+                _upload(scratch, path, target)
+                return
             for file in scratch.rglob("*"):
                 sync(file)
             replaced = _beside(path)
@@ -108,9 +128,8 @@ def work_folder(path: str | Path) -> Iterator[Path]:
     UserError
         If ``path`` exists, or another process is writing it.
     """
-    refuse_url(path)
-    path = Path(path)
     _refuse_existing(path)
+    path = staged(path)
     with locked(path, purpose="work") as held:
         for left in _left_behind(path, "work") if held else ():
             shutil.rmtree(left, ignore_errors=True)
@@ -124,26 +143,30 @@ def resumable_folder(path: str | Path, made_with: Any) -> Iterator[Path]:
 
     The scratch folder is ``.<name>.partial`` beside ``path``. What a stopped job left there is kept if that job was
     started with the same ``made_with`` (anything that JSON can hold), and removed otherwise. A scratch folder that is
-    still empty when the block fails is removed.
+    still empty when the block fails is removed. One that could not be uploaded is found again, too.
 
     Raises
     ------
     UserError
         If ``path`` exists, or another process is writing it.
     """
-    refuse_url(path)
-    path = Path(path)
     _refuse_existing(path)
+    target, path = path, staged(path)
     scratch = path.parent / f".{path.name}.partial"
     with locked(path):
-        _refuse_existing(path)
-        made = scratch / "made_with.json"
+        _refuse_existing(target)
+        made = scratch / MADE_WITH
         if not made.exists() or read_json(made) != json.loads(json.dumps(finite(made_with))):
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir()
             write_json(made, made_with)
         try:
             yield scratch
+            if is_url(target):
+                upload(scratch, target, but=[MADE_WITH])
+                forget(target)
+                shutil.rmtree(scratch)
+                return
             made.unlink()
             for file in [*scratch.rglob("*"), scratch]:
                 sync(file)
@@ -160,7 +183,8 @@ def whole_file(path: str | Path, synced: bool = True) -> Iterator[Path]:
     Where not ``synced``, a power cut may still lose what was written; the end of the process does not. Several
     processes may write a file at once: the last one stays.
     """
-    path = Path(path)
+    refuse_to_write(path)
+    target, path = path, staged(path)
     for left in _left_behind(path, "partial"):
         _remove_if_free(left)
     scratch = _beside(path)
@@ -169,6 +193,9 @@ def whole_file(path: str | Path, synced: bool = True) -> Iterator[Path]:
         with contextlib.suppress(OSError):  # a disk without locks
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield scratch
+        if is_url(target):
+            _upload(scratch, path, target)
+            return
         if synced:
             sync(scratch)
         scratch.replace(path)
@@ -205,7 +232,7 @@ def write_json(path: str | Path, value: Any, synced: bool = True) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file.
+    """Read a JSON file, of this machine or at a URL.
 
     Raises
     ------
@@ -213,7 +240,7 @@ def read_json(path: str | Path) -> Any:
         If the file is missing or not JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(local(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except ValueError as error:

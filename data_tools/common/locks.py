@@ -73,12 +73,12 @@ def _acquire(lock: Path, path: Path, wait: bool) -> tuple[int, bool]:
                 os.close(descriptor)
                 raise
             certain = False
-        if _is_still(lock, descriptor):
+        if is_still(lock, descriptor):
             return descriptor, certain
         os.close(descriptor)
 
 
-def _is_still(lock: Path, descriptor: int) -> bool:
+def is_still(lock: Path, descriptor: int) -> bool:
     """Whether the file at ``lock`` is the one opened, and was not removed by whoever held it until now."""
     try:
         return os.path.samestat(os.stat(lock), os.fstat(descriptor))

@@ -1,7 +1,7 @@
 """Parquet files read by their very path: never as a pattern, and never with columns made of folder names.
 
-polars and DuckDB take brackets in a path for a pattern and a folder ``click=1`` for a column unless they are told
-otherwise. All of the project's own files are read through here.
+By default polars and DuckDB read brackets in a path as a pattern and a folder ``click=1`` as a column. All
+of the project's own files are read through here.
 """
 
 from __future__ import annotations

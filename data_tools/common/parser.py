@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from jsonargparse.typing import PositiveFloat
 
 from data_tools.common.checks import allowed, expected
 from data_tools.common.plugins import Choice, plugin_choices, summary
@@ -76,6 +77,12 @@ class Parser(ArgumentParser):
         parser.add_argument("--quiet", type=bool, default=False, help="Print nothing but errors.")
         parser.add_argument(
             "--json_log", type=str | None, metavar="FILE", help="Add what happens to this file, a JSON object a line."
+        )
+        parser.add_argument(
+            "--url_cache", type=str | None, metavar="FOLDER", help="Where copies of files at URLs are kept."
+        )
+        parser.add_argument(
+            "--url_cache_gb", type=PositiveFloat | None, metavar="X", help="Gigabytes of such copies kept at most (50)."
         )
         parser.add_class_arguments(settings)
         for group in parser._action_groups:

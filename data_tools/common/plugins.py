@@ -59,7 +59,7 @@ class Registry(Mapping[str, Plugin], Generic[Plugin]):
                 raise UserError(f"two plug-ins are called {self.kind} {entry.name!r}; rename the one in {entry.value}")
             try:
                 found[entry.name] = entry.load()
-            except Exception as error:  # whatever the other package does while it is imported
+            except Exception as error:  # anything may fail while another package is imported
                 raise UserError(
                     f"{self.kind} {entry.name!r} ({entry.value}, group {self.group}) cannot be loaded: "
                     f"{type(error).__name__}: {error}; fix or uninstall that package"
@@ -166,9 +166,10 @@ def options_of(section: Any, name: str) -> Any:
     return getattr(section, name, None)
 
 
-def in_use(section: Any) -> dict[str, Any]:
-    """A section's settings as nested dicts, without the options of plug-ins that are not chosen."""
-    left_out = {name for name, (choice, _) in plugin_settings(section).items() if getattr(section, choice.key) != name}
+def in_use(section: Any, also: Collection[str] = ()) -> dict[str, Any]:
+    """A section's settings as nested dicts, without the options of plug-ins neither chosen nor named in ``also``."""
+    plugins = plugin_settings(section).items()
+    left_out = {name for name, (choice, _) in plugins if name not in {getattr(section, choice.key), *also}}
     return {name: value for name, value in asdict(section).items() if name not in left_out}
 
 

@@ -187,7 +187,7 @@ def _set_aside(run: Engine, table: ir.Table, bad: ir.Table, broken: pl.DataFrame
 def _examples(
     aside: Path, found: inputs.Found, columns: Mapping[str, str], catalogue: pl.DataFrame
 ) -> dict[str, list[str]]:
-    """Reason -> the first rows and lines set aside for it, and how to mend such."""
+    """Reason -> the first rows and lines set aside for it, and how to fix them."""
     shown = row_examples(aside, found, columns) | broken_examples(found.broken)
     kept, rows = free_names(found.columns.values(), ("reason", "input_row")), scan_parquet(aside)
     hints = {"item unknown": partial(id_hint, known=catalogue["item_id"]), "click not 0 or 1": label_hint}

@@ -160,7 +160,7 @@ def refuse_above(
     what, setting : str
         What is counted, and the setting that allows more.
     examples : dict of str to sequence of str, optional
-        Reason -> lines that show the first of it and say how to mend it.
+        Reason -> lines that show its first cases and say how to fix them.
 
     Raises
     ------

@@ -1,16 +1,18 @@
 """The dataset folder: what ``prepare`` and ``world`` write and every later stage reads.
 
 =====================  ===============================================================================================
-``items.parquet``      item (int32, the row), item_id (as given), image (path in the folder or null), title?,
-                       category?, first_seen (time of the first impression unless given) and any further columns
+``items.parquet``      item (int32, the row), item_id (as given), image (path in the folder or null), images? (list of
+                       paths, image the first: only where items have several pictures), title?, category?, first_seen
+                       (time of the first impression unless given) and any further columns
 ``impressions.parquet``  user, item (int32 rows of clicks and items), user_id, item_id (as given), timestamp (int64),
                        click (int8), request (int64, one page view), clicks_before (int32), split ("train", "valid"
                        or "test") and, where known, scene, position, conversion, oracle (true click probability),
                        sampled (drawn for a click: only in datasets made of clicks alone)
 ``clicks.parquet``     user (int32, the row), user_id, items (list of int32), timestamps (list of int64), oldest first
+``users.parquet``        user (int32, the row), user_id and what a table of users says of them; only where one was given
 ``dataset.json``       schema version, counts, set_aside (reason -> rows), time range and unit, splits, labels (rating
                        threshold, unclicked items drawn), source, fingerprint
-``set_aside*.parquet``  rows of the log, lines that are no row, and items that could not be used, each with its reason
+``set_aside*.parquet``  rows of the log, lines that are no row, items and users that are of no use, each with its reason
 =====================  ===============================================================================================
 
 The history of an impression is not stored: it is ``clicks[user].items[:clicks_before]``, cut to the last H.
@@ -28,9 +30,11 @@ from typing import Any
 
 import polars as pl
 
+from data_tools.common.cache import mirrored
 from data_tools.common.cli import UserError
-from data_tools.common.files import read_json, refuse_url
+from data_tools.common.files import read_json
 from data_tools.common.parquet import read_parquet
+from data_tools.common.storage import exists, read
 
 SCHEMA_VERSION = 1
 AGAIN = "make the dataset again with python -m data_tools.prepare"
@@ -40,18 +44,35 @@ REQUIRED = {
     "impressions": ("user", "item", "user_id", "item_id", "timestamp", "click", "request", "clicks_before", "split"),
     "clicks": ("user", "user_id", "items", "timestamps"),
 }
+OPTIONAL = ("users.parquet",)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset folder, its tables read on first use."""
+    """A dataset folder, its tables read on first use.
 
-    folder: Path
+    Attributes
+    ----------
+    place : Path
+        Where it is: a folder or a URL.
+    """
+
+    place: Path
+
+    @cached_property
+    def folder(self) -> Path:
+        """A folder of this machine with its tables; of one at a URL, their copies in the cache."""
+        names = ["dataset.json", *(f"{name}.parquet" for name in REQUIRED)]
+        return mirrored(self.place, [*names, *filter(lambda name: exists(self.place / name), OPTIONAL)])
 
     @cached_property
     def info(self) -> dict[str, Any]:
         """The contents of ``dataset.json``."""
-        return read_json(self.folder / "dataset.json")
+        return read_json(self.place / "dataset.json")
+
+    def picture(self, image: str) -> bytes:
+        """The bytes of a picture's file."""
+        return read(self.place / image)
 
     def _table(self, name: str) -> pl.DataFrame:
         table = read_parquet(self.folder / f"{name}.parquet")
@@ -81,9 +102,8 @@ def open_dataset(folder: str | Path) -> Dataset:
     UserError
         If the folder is not a dataset, or has another version of the format.
     """
-    refuse_url(folder)
     dataset = Dataset(Path(folder))
-    if not (dataset.folder / "dataset.json").exists():
+    if not exists(dataset.place / "dataset.json"):
         raise UserError(f"{folder} has no dataset.json; make a dataset with: python -m data_tools.prepare --help")
     found = dataset.info.get("schema_version")
     if found != SCHEMA_VERSION:

@@ -85,7 +85,7 @@ def _late_items(items: int, share: float) -> pl.DataFrame:
 def _without_late(
     run: Engine, viewed: ir.Table, users: ir.Table, late: ir.Table, valid_start: int
 ) -> tuple[ir.Table, ir.Table]:
-    """The log without what early page views show of the late items, and the users it has then, numbered anew."""
+    """The log without what early page views show of the late items, and the users it has then, renumbered."""
     kept = histories.without_late(viewed, late, valid_start).drop("clicks_before", "backwards")
     fewer = run.keep("fewer_users", histories.numbered_users(kept, "user"))
     users = run.keep("users_left", users.join(fewer, "user").select("user_id", user="number"))

@@ -14,18 +14,23 @@ import polars as pl
 from rich.console import Console
 
 from data_tools.common import files
+from data_tools.common.cache import staged
 from data_tools.common.parquet import scan_parquet
 from data_tools.dataset.read_log import Log, ReadLog, read_log
 from data_tools.dataset.rules import Rules, TooMuchBadInput, refuse_above
 from data_tools.dataset.schema import SCHEMA_VERSION
 from data_tools.dataset.tables import write_tables
+from data_tools.dataset.users import write_users
 from data_tools.log.engines import engine
 from data_tools.log.examples import broken_examples, item_examples
 from data_tools.reading.image_places import place_images
 from data_tools.reading.images import copy_images, fault_examples
 from data_tools.reading.inputs import BROKEN
 from data_tools.reading.item_list import unique_items
+from data_tools.reading.several import one_picture_a_row, with_further_pictures
+from data_tools.reading.user_list import UserList
 
+TABLES = ("items", "impressions", "clicks", "users")
 console = Console(stderr=True)
 
 
@@ -38,6 +43,7 @@ def write_dataset(
     rules: Rules | None = None,
     info: Mapping[str, Any] | None = None,
     broken_items: pl.DataFrame | None = None,
+    users: UserList | None = None,
     notes: Sequence[str] = (),
 ) -> Path:
     """Check a log, an item list and their images, and write the dataset folder of :mod:`data_tools.dataset.schema`.
@@ -51,8 +57,9 @@ def write_dataset(
         known, request_id (one page view of a user), scene, position, conversion (0, 1 or null) and oracle (true click
         probability). A :class:`Log` where columns have other names.
     items : polars.DataFrame
-        item_id, image (path relative to ``images``, or null) and, where known, title, category, first_seen; other
-        columns are carried along. The dense index of an item is its row here, once repeated ids are set aside.
+        item_id, image (path relative to ``images``, a list of them, or null) and, where known, title, category,
+        first_seen; other columns are carried along. Rows that repeat an item with another image name its further
+        pictures. The dense index of an item is its row here, once repeated ids are set aside.
     images : str, Path or None
         The folder of images, a tar, or a folder or a glob of tars; the usable ones are copied. None for none.
     rules : Rules, optional
@@ -61,6 +68,8 @@ def write_dataset(
         Further keys of ``dataset.json``, such as source and licence.
     broken_items : polars.DataFrame, optional
         Lines of the item list that are no item.
+    users : UserList, optional
+        A table of users.
     notes : sequence of str
         What was understood of the item list.
 
@@ -76,7 +85,7 @@ def write_dataset(
     """
     out, rules = Path(out), rules or Rules()
     log = log if isinstance(log, Log) else Log(log, {})
-    aside = Path(f"{out}.set_aside")
+    aside = Path(f"{staged(out)}.set_aside")
     with (
         files.whole_folder(out) as scratch,
         _kept_for_a_look(scratch, aside),
@@ -84,16 +93,19 @@ def write_dataset(
         engine(rules.engine, scratch, rules.memory) as run,
     ):
         work = Path(inside)
-        items, source = place_images(items, images, work)
-        catalogue, bad_items = unique_items(items)
+        items, source = place_images(one_picture_a_row(items), images, work)
+        catalogue, bad_items = unique_items(with_further_pictures(items))
         rules.check_items(catalogue.columns)
         aside_items = _set_items_aside(bad_items, broken_items, len(items), rules, scratch)
         with console.status(f"reading {log.place}"):
             read = read_log(run, log, catalogue, rules, folder=scratch, work=work)
-        copied, bad_images = _copy_images(catalogue, source, scratch, rules, where=images)
+        pictured, bad_images = _copy_images(catalogue, source, scratch, rules, where=images)
         with console.status("histories, page views and splits"):
-            pictured = catalogue.with_columns(image=copied)
             described = write_tables(run, read, pictured, rules, folder=scratch, work=work)
+        if "images" in pictured.columns:
+            described["counts"]["pictures"] = int(pictured["images"].list.len().sum())
+        if users is not None:
+            described["counts"] |= write_users(users, rules, scratch)
         described["counts"] |= {"rows_read": read.rows, "rows_set_aside": sum(read.aside.values())}
         drawn = described.pop("unclicked_drawn")
         record = {
@@ -108,7 +120,7 @@ def write_dataset(
             "new_item_share": rules.new_item_share,
             "same_time_history": rules.same_time_history,
             **(info or {}),
-            "fingerprint": files.digest(scratch / f"{name}.parquet" for name in ("items", "impressions", "clicks")),
+            "fingerprint": files.digest(path for name in TABLES if (path := scratch / f"{name}.parquet").exists()),
         }
         files.write_json(scratch / "dataset.json", record)
     return out
@@ -147,14 +159,24 @@ def _set_items_aside(
 
 def _copy_images(
     catalogue: pl.DataFrame, source: Path, folder: Path, rules: Rules, *, where: str | Path | None
-) -> tuple[pl.Series, dict[str, int]]:
-    """Copy the pictures into the dataset; their paths there (null for none), and how many are unusable by reason."""
-    names = catalogue["image"].to_list()
-    copied, faults = copy_images(names, source, folder / "images")
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Copy the pictures into the dataset; the items with their paths there, and how many are unusable by reason.
+
+    ``image`` is an item's first usable picture, null where it has none; ``images``, where items have several, all.
+    """
+    several = "images" in catalogue.columns
+    listed = catalogue.select("item", "item_id", image=pl.coalesce(["images"] * several + [pl.concat_list("image")]))
+    flat = listed.explode("image").with_columns(place=pl.int_range(pl.len()).over("item"))
+    stems = flat.select(pl.when(place=0).then(pl.format("{}", "item")).otherwise(pl.format("{}-{}", "item", "place")))
+    names = flat["image"].to_list()
+    copied, faults = copy_images(names, source, folder / "images", stems.to_series().to_list())
     bad = _counted(pl.Series([fault for fault in faults if fault], dtype=pl.String))
-    shown = fault_examples(catalogue["item_id"].to_list(), names, faults, source)
+    shown = fault_examples(flat["item_id"].to_list(), names, faults, source)
     refuse_above(rules.max_bad_image_share, bad, len(names), f"images in {where}", "max_bad_image_share", shown)
-    return pl.Series([name and f"images/{name}" for name in copied], dtype=pl.String), bad
+    paths = flat.with_columns(path=pl.Series([name and f"images/{name}" for name in copied], dtype=pl.String))
+    usable = paths.group_by("item", maintain_order=True).agg(images=pl.col("path").drop_nulls())["images"]
+    pictured = catalogue.with_columns(image=usable.list.first())
+    return pictured.with_columns(images=usable) if several else pictured, bad
 
 
 def _page_views(read: ReadLog, rules: Rules) -> dict[str, Any]:

@@ -19,7 +19,7 @@ THUMBNAIL = 120
 
 def _thumbnail(dataset: Dataset, image: str) -> str | None:
     try:
-        picture = read_image((dataset.folder / image).read_bytes(), at_least=THUMBNAIL)
+        picture = read_image(dataset.picture(image), at_least=THUMBNAIL)
     except (BadImage, OSError):
         return None
     return jpeg_uri(picture, THUMBNAIL)
@@ -90,8 +90,8 @@ def _origin(seen: Seen) -> list[tuple[str, str]]:
         if value not in (None, "", 0.0):
             rows.append((key.replace("_", " "), str(value)))
     if oracle := info.get("oracle"):
-        told = ", ".join(f"{name} {one['auc']:.4f}" for name, one in oracle.items() if one["auc"] is not None)
-        rows.append(("AUC of the oracle, test split", told))
+        by_split = ", ".join(f"{name} {one['auc']:.4f}" for name, one in oracle.items() if one["auc"] is not None)
+        rows.append(("AUC of the oracle, test split", by_split))
     return rows
 
 

@@ -86,7 +86,7 @@ def _look(dataset: Dataset, name: str | None) -> _Look:
     if name is None:
         return _Look("none named")
     try:
-        data = (dataset.folder / name).read_bytes()
+        data = dataset.picture(name)
         picture = read_image(data, at_least=64)
     except BadImage as bad:
         return _Look(bad.reason)

@@ -27,7 +27,7 @@ from data_tools.reading.parts import Part
 
 ROW = "__row__"
 ibis.options.sql.fuse_selects = False  # fused, an expression that others build on is written as often as it is used
-LAST_SEEN = "Possible"  # DuckDB's advice begins so; it is on settings that are not to be had here
+LAST_SEEN = "Possible"  # DuckDB's advice begins so; it names settings that do not exist here
 
 
 def join_parts(parts: Sequence[Path], out: Path) -> None:

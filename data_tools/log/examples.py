@@ -1,4 +1,4 @@
-"""The first rows and lines that were set aside, with their files, and what would mend them: for messages."""
+"""The first rows and lines that were set aside, with their files, and what would fix them: for messages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WIDTH = 80  # characters of a broken line
 
 
 def broken_examples(broken: pl.DataFrame) -> dict[str, list[str]]:
-    """Reason -> the first of its lines, and how to mend such."""
+    """Reason -> the first of its lines, and how to fix them."""
     shown: dict[str, list[str]] = {}
     for reason, file, line, text in broken.iter_rows():
         own = shown.setdefault(reason, [])
@@ -35,7 +35,7 @@ def broken_examples(broken: pl.DataFrame) -> dict[str, list[str]]:
 
 
 def item_examples(bad: pl.DataFrame) -> dict[str, list[str]]:
-    """Reason -> the first of the items set aside for it, and how to mend such."""
+    """Reason -> the first of the items set aside for it, and how to fix them."""
     shown: dict[str, list[str]] = {}
     for row in bad.group_by("reason", maintain_order=True).head(SHOWN).iter_rows(named=True):
         values = ", ".join(f"{name} {value!r}" for name, value in row.items() if name != "reason" and value is not None)

@@ -55,7 +55,7 @@ def clicks_before(impressions: ir.Table, same_time: bool = False) -> ir.Table:
 
 
 def with_ties_drawn(impressions: ir.Table, seed: int) -> ir.Table:
-    """Number the rows anew (``row``, int64 from 0) in time order, those of one timestamp in an order that is drawn."""
+    """Renumber the rows (``row``, int64 from 0) in time order, those of one timestamp in an order that is drawn."""
     order = [impressions.timestamp, hashed(impressions.row, 0, 0, seed), impressions.row]
     return impressions.mutate(row=ibis.row_number().over(ibis.window(order_by=order)))
 
@@ -185,7 +185,7 @@ def user_clicks(impressions: ir.Table, users: ir.Table) -> ir.Table:
     -------
     table with ``items`` (list of int32) and ``timestamps`` (list of int64), of one length a row
     """
-    # A sorted list of structs, because an ordered aggregation is not to be had on every engine.
+    # A sorted list of structs, because an ordered aggregation does not exist on every engine.
     clicks = impressions.filter(impressions.click == 1)
     click = ibis.struct({"timestamp": clicks.timestamp, "row": clicks.row, "item": clicks.item})
     listed = clicks.group_by("user").agg(clicks=click.collect())

@@ -11,7 +11,9 @@ from pathlib import Path, PurePosixPath
 
 import polars as pl
 
+from data_tools.common.cache import held
 from data_tools.common.errors import UserError
+from data_tools.common.storage import is_url, listed, matches, url_of
 from data_tools.reading import inputs
 
 ARCHIVES = (".tar", ".tgz", ".zip")
@@ -35,12 +37,14 @@ def _members(path: Path) -> Iterator[Iterator[Member]]:
         If it cannot be read.
     """
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(held(path))
+            if zipfile.is_zipfile(file):
+                archive = stack.enter_context(zipfile.ZipFile(file))
                 files = (one for one in archive.infolist() if not one.is_dir())
                 yield ((_plain(one.filename), partial(archive.read, one)) for one in files)
-        else:
-            with tarfile.open(path, "r|*") as tar:
+            else:
+                tar = stack.enter_context(tarfile.open(file, "r|*"))
                 yield ((_plain(one.name), tar.extractfile(one).read) for one in tar if one.isfile())
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, RuntimeError) as error:
         raise UserError(f"{path} cannot be read as a tar or a zip: {error}; make it again") from error
@@ -109,6 +113,13 @@ def _by_id(items: pl.DataFrame, names: Iterable[str]) -> pl.Series:
     return pl.Series("image", chosen, pl.String)
 
 
+def _names_in(folder: Path) -> Iterable[str]:
+    """The files in a folder, or below a URL, as paths from there."""
+    if is_url(folder):
+        return listed(folder)
+    return (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
 def _archives(images: str | Path) -> list[Path]:
     """The tars and zips at a place: itself, those it is a glob of, or those in a folder without pictures of its own.
 
@@ -118,6 +129,8 @@ def _archives(images: str | Path) -> list[Path]:
         If there is nothing.
     """
     place = Path(images)
+    if is_url(place):
+        return _archives_at(place)
     if place.is_file():
         return [place]
     if place.is_dir():
@@ -130,6 +143,20 @@ def _archives(images: str | Path) -> list[Path]:
         raise UserError(f"the folder, the tars or the zips of images {images} do not exist: {error}") from None
 
 
+def _archives_at(url: Path) -> list[Path]:
+    """The same of a URL. What is a folder of a web server has pictures: not every server lists what it holds."""
+    if str(url).lower().endswith((*ARCHIVES, ".tar.gz")):
+        return matches(url)
+    if url_of(url).startswith("http"):
+        return []
+    if not (names := listed(url)):
+        raise UserError(f"{url_of(url)}: there are no images, tars or zips of images")
+    own = [name for name in names if "/" not in name]
+    if any(name.lower().endswith(PICTURES) for name in own):
+        return []
+    return [url / name for name in own if name.lower().endswith((*ARCHIVES, ".tar.gz"))]
+
+
 def place_images(items: pl.DataFrame, images: str | Path | None, work: Path) -> tuple[pl.DataFrame, Path]:
     """The items with ``image`` as a path in the folder that comes with them.
 
@@ -138,7 +165,7 @@ def place_images(items: pl.DataFrame, images: str | Path | None, work: Path) -> 
     items : polars.DataFrame
         With ``image`` or without: then a picture belongs to the item whose id is its name without the ending.
     images : str or Path, optional
-        A folder of pictures, a tar or a zip, a folder or a glob of such; None for none.
+        A folder of pictures, a tar or a zip, a folder or a glob of such, or the URL of one; None for none.
     work : Path
         An existing folder for what is taken out of archives.
 
@@ -155,8 +182,7 @@ def place_images(items: pl.DataFrame, images: str | Path | None, work: Path) -> 
     place, archives = Path(images), _archives(images)
     if not archives:
         if "image" not in items.columns:
-            files = (p.relative_to(place).as_posix() for p in place.rglob("*") if p.is_file())
-            items = items.with_columns(_by_id(items, files))
+            items = items.with_columns(_by_id(items, _names_in(place)))
         return items, place
     if "image" not in items.columns:
         names: list[str] = []

@@ -17,6 +17,8 @@ import numpy as np
 from PIL import Image, ImageOps
 from rich.progress import track
 
+from data_tools.common.storage import AT_ONCE, Missing, is_url, read, url_of
+
 T = TypeVar("T")
 
 # Only these decoders ever see a file: Pillow's others (EPS starts a program) are no place for pictures from outside.
@@ -119,24 +121,32 @@ def _inside(folder: Path, name: str) -> Path:
         raise BadImage("an address, no file", name)
     if "\0" in name or os.path.isabs(relative) or relative.split(os.sep)[0] == os.pardir:
         raise BadImage("outside the folder", name)
+    if is_url(folder):
+        return folder / relative
     if not (path := folder / relative).resolve().is_relative_to(folder.resolve()):
         raise BadImage("link out of the folder", name)
     return path
 
 
-def _map_in_blocks(function: Callable[[int], T], rows: Sequence[int], block: int = 4096) -> Iterator[T]:
+def _map_in_blocks(
+    function: Callable[[int], T], rows: Sequence[int], threads: int | None, block: int = 4096
+) -> Iterator[T]:
     # In blocks, because map() queues all of its tasks at once: of a large catalogue, gigabytes of them.
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(rows), block):
             yield from pool.map(function, rows[start : start + block])
 
 
-def copy_images(names: Sequence[str | None], source: Path, target: Path) -> tuple[list[str | None], list[str | None]]:
-    """Copy every usable picture to ``target/<row>.<extension of its real format>``, showing progress.
+def copy_images(
+    names: Sequence[str | None], source: Path, target: Path, stems: Sequence[str] | None = None
+) -> tuple[list[str | None], list[str | None]]:
+    """Copy every usable picture to ``target/<stem>.<extension of its real format>``, showing progress.
 
     Parameters
     ----------
     names : paths relative to ``source``, None where an item has no picture
+    source : a folder, or its URL
+    stems : names of the copies; their rows by default
 
     Returns
     -------
@@ -149,24 +159,42 @@ def copy_images(names: Sequence[str | None], source: Path, target: Path) -> tupl
         try:
             with _faults_as_bad_image():
                 path = _inside(source, names[row])
-            copied = f"{row}.{check_image(path)}"
+            if is_url(source):
+                return _fetched(path, target, row if stems is None else stems[row]), None
+            copied = f"{row if stems is None else stems[row]}.{check_image(path)}"
         except BadImage as bad:
             return None, bad.reason
         shutil.copyfile(path, target / copied)
         return copied, None
 
     named = [row for row, name in enumerate(names) if name is not None]
-    checked = track(_map_in_blocks(copy, named), description="checking images", total=len(named))
+    checked = track(
+        _map_in_blocks(copy, named, AT_ONCE if is_url(source) else None),
+        description="checking images",
+        total=len(named),
+    )
     copied, faults = [None] * len(names), [None] * len(names)
     for row, (name, fault) in zip(named, checked, strict=True):
         copied[row], faults[row] = name, fault
     return copied, faults
 
 
+def _fetched(path: Path, target: Path, stem: int | str) -> str:
+    """Fetch a picture from a URL, check it and write it; its file name in ``target``."""
+    try:
+        data = read(path)
+    except Missing:
+        raise BadImage("missing", url_of(path)) from None
+    with _faults_as_bad_image():
+        copied = f"{stem}.{_decode(io.BytesIO(data))[1]}"
+    (target / copied).write_bytes(data)
+    return copied
+
+
 def fault_examples(
     ids: Sequence[Any], names: Sequence[str | None], faults: Sequence[str | None], source: Path
 ) -> dict[str, list[str]]:
-    """Reason -> the first items whose picture cannot be used for it, and what would mend it."""
+    """Reason -> the first items whose picture cannot be used for it, and what would fix it."""
     shown: dict[str, list[str]] = {}
     for item, name, fault in zip(ids, names, faults, strict=True):
         if fault and len(own := shown.setdefault(fault, [])) < SHOWN:

@@ -19,8 +19,9 @@ from urllib.parse import unquote
 import polars as pl
 import pyarrow.parquet as pq
 
+from data_tools.common.cache import copy_of, local
 from data_tools.common.errors import UserError
-from data_tools.common.files import refuse_url
+from data_tools.common.storage import is_url, matches
 from data_tools.reading import lines
 from data_tools.reading.form import DELIMITERS, Form, Given
 from data_tools.reading.opened import COMPRESSED, head, hidden, is_parquet, suffix
@@ -65,16 +66,18 @@ def find(place: str | Path, known: Collection[str] = SUFFIXES) -> list[Path]:
     """The files that a file's name, a folder or a glob stands for, in the order of their paths.
 
     What exists by that very name is no glob. Hidden files and those whose name begins with "_" are passed over in a
-    folder, as by Spark, which leaves such; so are empty ones beside others.
+    folder, as by Spark, which leaves such; so are empty ones beside others. Of a URL the files are copies.
 
     Raises
     ------
     UserError
         If there is none, or they are not of one known form.
     """
-    refuse_url(place)
     path = Path(place)
-    if path.is_file():
+    if is_url(place):
+        found = matches(place)
+        paths = [local(p) for p in found if p == path or not hidden(str(p).removeprefix(f"{path}/"))]
+    elif path.is_file():
         paths = [path]
     elif path.is_dir():
         paths = sorted(p for p in path.rglob("*") if p.is_file() and not hidden(p.relative_to(path).as_posix()))
@@ -165,7 +168,7 @@ def as_parquet(
             parts += converter.delimited(path, None, given, expected)
     united_parts, columns = united(parts, converter.renamed, expected, folder, name)
     broken, notes = pl.DataFrame(converter.broken, BROKEN, orient="row"), list(dict.fromkeys(converter.notes))
-    return Found(*_with_keys(united_parts, columns, Path(place), expected, notes), broken, notes)
+    return Found(*_with_keys(united_parts, columns, copy_of(place), expected, notes), broken, notes)
 
 
 def _with_keys(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from data_tools.reading.form import Form, Given
 from data_tools.reading.parts import Part
 
 TEXT = ("item_id", "image", "title", "category")
-OURS = ("item", *ITEM_COLUMNS, *ITEM_OPTIONAL)  # in items.parquet
+OURS = ("item", *ITEM_COLUMNS, *ITEM_OPTIONAL, "images")  # in items.parquet
 MOST_EXACT = 2**53  # of whole numbers as float64
 
 
@@ -44,17 +45,17 @@ class ItemList:
     notes: list[str]
 
 
-def _typed(frame: pl.DataFrame, text: set[str]) -> pl.DataFrame:
+def typed(frame: pl.DataFrame, text: set[str]) -> pl.DataFrame:
     """Text columns as numbers where all of their values are, but for those that are to stay text."""
 
-    def typed(column: pl.Series) -> pl.Series:
+    def as_number(column: pl.Series) -> pl.Series:
         for kind in (pl.Int64, pl.Float64) if column.dtype == pl.String and column.name not in text else ():
             read = column.cast(kind, strict=False)
             if read.null_count() == column.null_count():
                 return read
         return column
 
-    return frame.with_columns(typed(column) for column in frame)
+    return frame.with_columns(as_number(column) for column in frame)
 
 
 def _spill_bytes(parts: Sequence[Part], column: str, folder: Path) -> pl.Series:
@@ -73,6 +74,38 @@ def _spill_bytes(parts: Sequence[Part], column: str, folder: Path) -> pl.Series:
                     if data is not None:
                         (folder / names[-1]).write_bytes(data)
     return pl.Series(column, names, pl.String)
+
+
+@contextlib.contextmanager
+def _read_faults(place: str | Path) -> Iterator[None]:
+    """Whatever polars cannot read as a UserError."""
+    try:
+        yield
+    except (pl.exceptions.PolarsError, OSError) as error:
+        reason = str(error).split("\n")[0]  # polars adds advice on settings that do not exist here
+        raise UserError(f"{place} cannot be read: {reason}") from error
+
+
+def joined_parts(found: inputs.Found, place: str | Path, instead: Sequence[pl.Series] = ()) -> pl.DataFrame:
+    """The rows of all parts of an input under the names that it has for the user.
+
+    Parameters
+    ----------
+    found : inputs.Found
+    place : str or Path
+        For messages.
+    instead : sequence of polars.Series
+        Columns that are not read, and what stands in their place.
+
+    Raises
+    ------
+    UserError
+        If they cannot be read.
+    """
+    with _read_faults(place):
+        without = [column.name for column in instead]
+        frame = pl.concat([_read(part, without) for part in found.parts], how="diagonal_relaxed")
+    return frame.with_columns(instead).select(**found.columns)
 
 
 def _read(part: Part, without: Collection[str]) -> pl.DataFrame:
@@ -114,20 +147,15 @@ def read_items(
     found = inputs.as_parquet(place, work, "items", expected=expected, form=form, wanted=wanted, given=given)
     columns = resolve_columns(named, list(found.columns), ITEM_COLUMNS, ITEM_OPTIONAL, str(place))
     image, pictures = found.columns.get(columns.get("image", "")), None
-    try:
+    with _read_faults(place):
         kinds = [scan_parquet(part.path).collect_schema().get(image) for part in found.parts]
-        encoded = any(kind == pl.Binary or isinstance(kind, pl.Struct) for kind in kinds)
-        frames = [_read(part, [image] if encoded else []) for part in found.parts]
-        frame = pl.concat(frames, how="diagonal_relaxed")
-    except (pl.exceptions.PolarsError, OSError) as error:
-        reason = str(error).split("\n")[0]  # polars goes on with advice on settings that are not to be had here
-        raise UserError(f"{place} cannot be read: {reason}") from error
+    encoded = any(kind == pl.Binary or isinstance(kind, pl.Struct) for kind in kinds)
     if encoded:
         pictures = work / "bytes"
-        frame = frame.with_columns(_spill_bytes(found.parts, image, pictures))
-    frame = frame.select(**found.columns)
+    spilt = [_spill_bytes(found.parts, image, pictures)] if encoded else []
+    frame = joined_parts(found, place, spilt)
     if any(part.path != part.source for part in found.parts):
-        frame = _typed(frame, {columns.get(name, name) for name in TEXT})
+        frame = typed(frame, {columns.get(name, name) for name in TEXT})
     own = free_names([name for name in frame.columns if name not in columns.values()], (*OURS, *columns))
     items = frame.select(**columns, **{ours: theirs for theirs, ours in own.items()})
     items, more = whole_numbers(items)
@@ -167,7 +195,8 @@ def unique_items(items: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     text = [name for name in ("image", "title", "category") if name in items.columns]
     for name in text:
         if items.schema[name].is_nested() or items.schema[name] == pl.Binary:
-            raise UserError(f"the item list's {name} is {items.schema[name]}; one text an item is expected")
+            wanted = "a path, or a list of paths, for each item" if name == "image" else "one text an item"
+            raise UserError(f"the item list's {name} is {items.schema[name]}; {wanted} is expected")
     items = items.with_columns(pl.col(text).cast(pl.String)).with_columns(pl.col("image").replace("", None))
     key = items["item_id"].cast(pl.String)
     missing = key.is_null() | (key.str.strip_chars() == "")

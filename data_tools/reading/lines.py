@@ -1,7 +1,7 @@
 """Text files read line by line, so that one broken line costs that line and no other.
 
 A record of CSV may run over several lines inside quotes. A quote that is never closed would swallow the rest of the
-file: its line is set aside, and reading goes on with the next one.
+file: its line is set aside, and reading continues with the next one.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def united(
     expected : collection of str
         The columns that matter.
     folder, name
-        Where a copy of a part goes that has to be written anew, and what its name begins with.
+        Folder for copies of the parts that must be rewritten, and the prefix of their names.
 
     Returns
     -------

@@ -2,7 +2,7 @@
 
 The pictures and the training requests of earlier writings stay as they are; new pictures, changed ones and later
 training requests come beside them, in a folder of their own. The requests of validation and test, and the table of
-items, are written anew: which page views are held out, and where a changed picture is, is another matter after each
+items, are rewritten: which page views are held out, and where a changed picture is, is another matter after each
 writing.
 """
 
@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 
 from data_tools.common.cli import UserError
 from data_tools.common.parquet import read_parquet
+from data_tools.common.storage import contents, is_url
 from data_tools.dataset.schema import Dataset
 from data_tools.sharding.files import files_of
 from data_tools.sharding.plan import Held
@@ -42,7 +43,7 @@ def held_of(folder: Path, index: dict[str, Any], dataset: Dataset) -> Held:
     since, start = index["train_until"], dataset.info["splits"]["valid_start"]
     if start < since:
         raise UserError(
-            f"{folder} holds training requests up to time {since}, but training ends at {start} in {dataset.folder}; "
+            f"{folder} holds training requests up to time {since}, but training ends at {start} in {dataset.place}; "
             "append a dataset with later days, or write new shards"
         )
     table = GroupedTable(folder, index["table"])
@@ -56,12 +57,14 @@ def held_of(folder: Path, index: dict[str, Any], dataset: Dataset) -> Held:
     number = items["number"].fill_null(0).to_numpy().astype(np.int32)
     number[new] = index["next_item"] + np.arange(new.sum(), dtype=np.int32)
     pictured = items.filter(pl.col("image").is_not_null())
-    found = pl.Series(_checksums([dataset.folder / image for image in pictured["image"]]), dtype=pl.UInt32)
+    found = pl.Series(_checksums([dataset.place / image for image in pictured["image"]]), dtype=pl.UInt32)
     written = pictured.filter(found.ne_missing(pictured["source_crc32"]))["item"].to_numpy().astype(np.int32)
     return Held(number, written, since)
 
 
 def _checksums(paths: list[Path]) -> list[int]:
+    if paths and is_url(paths[0]):
+        return [zlib.crc32(data) for data in contents(paths)]
     found: list[int] = []
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(paths), READ_AT_ONCE):
@@ -79,7 +82,7 @@ def check_held(folder: Path, index: dict[str, Any], held: str, dataset: Dataset)
     """
     if held != index["trained"]:
         raise UserError(
-            f"the training page views of {dataset.folder} before time {index['train_until']} are not those that "
+            f"the training page views of {dataset.place} before time {index['train_until']} are not those that "
             f"{folder} holds; only later days and new items can be appended: write new shards"
         )
 

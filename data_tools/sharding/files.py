@@ -13,11 +13,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from data_tools.common.cache import held
 from data_tools.common.cli import UserError, progress_bar
-from data_tools.common.files import digest, read_json, refuse_url
+from data_tools.common.files import digest, read_json
+from data_tools.common.storage import exists, sizes
 
 FORMAT_VERSION = 3  # 3: each picture once, and requests as tables that refer to them
-READABLE = (2, FORMAT_VERSION)  # folders of version 2 are of the layout "streaming"
+SEVERAL_PICTURES = 4  # as 3, with items that have further pictures
+READABLE = (2, FORMAT_VERSION, SEVERAL_PICTURES)  # folders of version 2 are of the layout "streaming"
 
 
 def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> dict[str, Any]:
@@ -120,9 +123,8 @@ def read_index(shards: str | Path, digests: bool = False) -> dict[str, Any]:
         Naming the first file that is missing, of another size or of another digest, or the format's version if it is
         another.
     """
-    refuse_url(shards)
     folder = Path(shards)
-    if not (folder / "index.json").exists():
+    if not exists(folder / "index.json"):
         raise UserError(f"{folder} holds no shards (no index.json); write them with: python -m data_tools.shards")
     index = read_json(folder / "index.json")
     if index.get("format_version") not in READABLE:
@@ -130,17 +132,18 @@ def read_index(shards: str | Path, digests: bool = False) -> dict[str, Any]:
         again = f"python -m data_tools.shards --dataset {index.get('dataset', 'DATASET')} --out {folder}"
         raise UserError(
             f"{folder} has shard format {found}, {' and '.join(map(str, READABLE))} are read; remove the folder and "
-            f"write the shards anew with: {again}"
+            f"write the shards again with: {again}"
         )
-    for shard in files_of(index):
-        file = folder / shard["file"]
-        size = file.stat().st_size if file.exists() else 0
-        if size != shard["bytes"]:
-            raise UserError(f"{file} has {size} bytes, the index promises {shard['bytes']}; write the shards again")
+    listed = files_of(index)
+    for shard, size in zip(listed, sizes(folder, [shard["file"] for shard in listed]), strict=True):
+        if size is not None and size != shard["bytes"]:
+            file = folder / shard["file"]
+            raise UserError(f"{file} has {size} bytes, the index promises {shard['bytes']}; {COPY_AGAIN}")
     if digests:
         with progress_bar() as progress:
-            for shard in progress.track(files_of(index), description="checking shards"):
-                check_digest(folder / shard["file"], shard["digest"])
+            for shard in progress.track(listed, description="checking shards"):
+                with held(folder / shard["file"]) as file:
+                    check_digest(file, shard["digest"])
     return index
 
 

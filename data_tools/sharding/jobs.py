@@ -19,6 +19,8 @@ import pyarrow as pa
 from data_tools.common.cli import UserError
 from data_tools.common.files import digest, read_json, write_json
 from data_tools.common.parquet import scan_parquet
+from data_tools.common.storage import contents
+from data_tools.dataset.schema import Dataset
 from data_tools.sharding.files import encode_json, member_size, write_tar
 from data_tools.sharding.plan import Plan, ranges
 from data_tools.sharding.stored import Stored
@@ -71,7 +73,7 @@ def finished(out: Path, job: dict[str, Any]) -> list[dict[str, Any]] | None:
 
 
 def run_job(
-    job: dict[str, Any], plan: Plan, dataset: Path, out: Path, most: float, stored: Stored
+    job: dict[str, Any], plan: Plan, dataset: Dataset, out: Path, most: float, stored: Stored
 ) -> list[dict[str, Any]]:
     """Write a job's shard, or shards where one would hold more than ``most`` bytes of pictures; describe each."""
     if job["kind"] == "table":
@@ -106,26 +108,26 @@ def _parts(plan: Plan, job: dict[str, Any], most: float) -> Iterator[list[int]]:
     yield part
 
 
-def _picture(plan: Plan, dataset: Path, item: int, stored: Stored) -> tuple[bytes, str, bytes]:
-    """An item's picture as it is stored, its extension, and the bytes of its file."""
-    path = f"{dataset}/{plan.image(item)}"
-    with open(path, "rb", buffering=0) as file:
-        data = file.read()
-    if len(data) != plan.image_bytes[item]:
-        raise UserError(f"{path} changed while its shards were written; write them again")
-    return *stored.picture(data, path), data
+def _pictures(
+    plan: Plan, dataset: Dataset, items: list[int], stored: Stored
+) -> Iterator[tuple[int, bytes, str, bytes]]:
+    """Items with their pictures as they are stored, those's extension, and the bytes of their files."""
+    paths = [f"{dataset.place}/{plan.image(item)}" for item in items]
+    for item, path, data in zip(items, paths, contents(paths), strict=True):
+        if len(data) != plan.image_bytes[item]:
+            raise UserError(f"{path} changed while its shards were written; write them again")
+        yield item, *stored.picture(data, path), data
 
 
 def _write_requests(
-    plan: Plan, job: dict[str, Any], rows: list[int], dataset: Path, path: Path, stored: Stored
+    plan: Plan, job: dict[str, Any], rows: list[int], dataset: Dataset, path: Path, stored: Stored
 ) -> dict[str, Any]:
     images = np.unique(np.concatenate([plan.items_of(row) for row in rows])).tolist()
     size = 0
 
     def members() -> Iterator[tuple[str, bytes]]:
         nonlocal size
-        for item in images:
-            data, extension, _ = _picture(plan, dataset, item, stored)
+        for item, data, extension, _ in _pictures(plan, dataset, images, stored):
             size += len(data)
             yield f"i{item:09d}.{extension}", data
         for row in rows:
@@ -136,9 +138,9 @@ def _write_requests(
     return {**file, "requests": len(rows), "images": len(images), "image_bytes": size, "category": category}
 
 
-def _items(dataset: Path, rows: list[int]) -> pl.DataFrame:
-    """What the catalogue says of some items, by their row."""
-    items = scan_parquet(dataset / "items.parquet")
+def _items(dataset: Dataset, rows: list[int]) -> pl.DataFrame:
+    """What the catalogue says of some items, by their row; rows ascend."""
+    items = scan_parquet(dataset.folder / "items.parquet")
     known = items.collect_schema().names()
     columns = [name for name in ("item", "item_id", "title", "category") if name in known]
     part = items.slice(rows[0], rows[-1] + 1 - rows[0]).select(columns)
@@ -146,14 +148,15 @@ def _items(dataset: Path, rows: list[int]) -> pl.DataFrame:
 
 
 def _write_items(
-    plan: Plan, job: dict[str, Any], rows: list[int], dataset: Path, path: Path, stored: Stored
+    plan: Plan, job: dict[str, Any], rows: list[int], dataset: Dataset, path: Path, stored: Stored
 ) -> dict[str, Any]:
     size = 0
 
     def members() -> Iterator[tuple[str, bytes]]:
         nonlocal size
-        for row in _items(dataset, rows).iter_rows(named=True):
-            data, extension, _ = _picture(plan, dataset, row["item"], stored)
+        known = _items(dataset, rows)
+        pictures = _pictures(plan, dataset, known["item"].to_list(), stored)
+        for row, (_, data, extension, _) in zip(known.iter_rows(named=True), pictures, strict=True):
             size += len(data)
             key = f"{row['item']:09d}"
             # Both names side by side in their order, as webdataset lays them.
@@ -164,15 +167,16 @@ def _write_items(
 
 
 def _write_pictures(
-    plan: Plan, job: dict[str, Any], rows: list[int], dataset: Path, path: Path, stored: Stored
+    plan: Plan, job: dict[str, Any], rows: list[int], dataset: Dataset, path: Path, stored: Stored
 ) -> dict[str, Any]:
     """A tar of pictures alone, and beside it their rows of the table of items, but for the number of the tar."""
-    numbers = plan.numbered(np.array(rows, np.int32))
+    pictures = np.array(rows, np.int32)
+    numbers, owners = plan.numbered(pictures), plan.owners(pictures)
     lengths, checksums, sources = [], [], []
 
     def members() -> Iterator[tuple[str, bytes]]:
-        for item, number in zip(rows, numbers.tolist(), strict=True):
-            data, extension, source = _picture(plan, dataset, item, stored)
+        pictures = _pictures(plan, dataset, rows, stored)
+        for number, (_, data, extension, source) in zip(numbers.tolist(), pictures, strict=True):
             lengths.append(len(data))
             checksums.append(zlib.crc32(data))
             sources.append(zlib.crc32(source))
@@ -183,7 +187,12 @@ def _write_pictures(
     place = {"tar": np.zeros(len(rows), np.int32), "offset": np.cumsum(sizes) - sizes + tarfile.BLOCKSIZE}
     place |= {"length": lengths, "crc32": checksums, "source_crc32": sources}
     columns = {name: pa.array(place[name], kind) for name, kind in PLACE.items()}
-    table = _items(dataset, rows).with_columns(item=pl.Series(numbers, dtype=pl.Int32)).to_arrow()
+    described = pl.DataFrame({"item": owners}).join(
+        _items(dataset, np.unique(owners).tolist()), on="item", how="left", maintain_order="left"
+    )
+    if plan.has_further:
+        described = described.with_columns(of=pl.when(pl.Series(owners != pictures)).then("item"))
+    table = described.with_columns(item=pl.Series(numbers, dtype=pl.Int32)).to_arrow()
     table = pa.table({**{name: table[name] for name in table.column_names}, **columns})
     part = write_groups(path.with_suffix(".part"), [table])
     return {**file, "items": len(rows), "image_bytes": sum(lengths), "part": part}

@@ -23,13 +23,15 @@ import pyarrow.parquet as pq
 from data_tools.common.cli import UserError
 from data_tools.common.files import read_json, whole_folder, write_json
 from data_tools.common.parquet import parquet_table
+from data_tools.common.storage import sizes
 from data_tools.dataset.schema import SPLITS, Dataset
 
 # Arrays of a plan: one file each, read as memory maps.
 ARRAYS = {
     "path": np.uint8,  # UTF-8 of the pictures' paths, one after the other; item i's is path[path_start[i]:...[i + 1]]
     "path_start": np.int64,
-    "image_bytes": np.int64,  # by item, 0 without a picture
+    "image_bytes": np.int64,  # by item, 0 without a picture; behind the items, those of further pictures
+    "owner": np.int32,  # the item that each further picture is of; only where there are such
     "seen": np.bool_,  # by item: stands in some training request
     "number": np.int32,  # by item: its number in the shards, where that is another
     "written": np.int32,  # the items whose pictures are to be written
@@ -57,7 +59,9 @@ class Plan:
     def __getattr__(self, name: str) -> np.ndarray:
         if name not in ARRAYS or not (self.folder / name).exists():
             raise AttributeError(name)
-        array = np.memmap(self.folder / name, dtype=ARRAYS[name], mode="r").view(np.ndarray)  # which indexes faster
+        array = np.zeros(0, ARRAYS[name])
+        if (self.folder / name).stat().st_size:  # nothing can be mapped of an empty file
+            array = np.memmap(self.folder / name, dtype=ARRAYS[name], mode="r").view(np.ndarray)  # which indexes faster
         object.__setattr__(self, name, array)
         return array
 
@@ -78,8 +82,21 @@ class Plan:
         """The numbers of items in the shards."""
         return self.number[items] if (self.folder / "number").exists() else items
 
+    @cached_property
+    def has_further(self) -> bool:
+        """Whether items have further pictures, which are numbered behind the items."""
+        return (self.folder / "owner").exists()
+
+    def owners(self, pictures: np.ndarray) -> np.ndarray:
+        """The items that pictures are of: a first picture has its item's number."""
+        if not self.has_further:
+            return pictures
+        items = len(self.image_bytes) - len(self.owner)
+        further = pictures >= items
+        return np.where(further, self.owner[np.where(further, pictures - items, 0)], pictures)
+
     def image(self, item: int) -> str:
-        """The path of an item's picture in the dataset folder."""
+        """The path of an item's picture, or of a further one, in the dataset folder."""
         return self.path[self.path_start[item] : self.path_start[item + 1]].tobytes().decode()
 
     def items_of(self, row: int) -> np.ndarray:
@@ -142,7 +159,7 @@ def make_plan(dataset: Dataset, settings: Any, folder: Path, held: Held | None =
     if folder.exists():
         return Plan(folder)
     with whole_folder(folder) as scratch:
-        _plan_items(dataset, scratch)
+        left_out = _plan_items(dataset, scratch, settings.layout == "catalogue")
         with tempfile.TemporaryDirectory(dir=scratch, prefix="work-") as work:
             pages, categories = _plan_pages(dataset, settings, scratch, Path(work))
         user = pages.pop("user")
@@ -155,7 +172,7 @@ def make_plan(dataset: Dataset, settings: Any, folder: Path, held: Held | None =
         usable = (stop > start) & (slots > 0)
         if not (usable & (split == 0)).any():
             raise UserError(
-                f"{dataset.folder}: none of {len(split)} page views has both a picture and an earlier click of its "
+                f"{dataset.place}: none of {len(split)} page views has both a picture and an earlier click of its "
                 "user in the training time range; a longer log or more pictures are needed"
             )
         ranges = {"history_start": start, "history_stop": stop, "fresh": _fresh(user, split, start, stop, usable)}
@@ -169,6 +186,8 @@ def make_plan(dataset: Dataset, settings: Any, folder: Path, held: Held | None =
         groups, order = _assign(lacking, split, pages["category"], settings)
         order.tofile(scratch / "order")
         written = np.flatnonzero(plan.image_bytes).astype(np.int32)
+        # Pictures of an item lie side by side.
+        written = written[np.argsort(plan.owners(written), kind="stable")]
         if held:
             held.number.tofile(scratch / "number")
             written = held.written
@@ -177,6 +196,7 @@ def make_plan(dataset: Dataset, settings: Any, folder: Path, held: Held | None =
             "categories": categories,
             "groups": groups,
             "left_out_requests": int((~usable).sum()),
+            "left_out_pictures": left_out,
             "slots": int(slots[usable].max()),
             "distinct_images": int(mentioned.sum()),
             "distinct_image_bytes": int(plan.image_bytes[mentioned].sum()),
@@ -188,29 +208,62 @@ def make_plan(dataset: Dataset, settings: Any, folder: Path, held: Held | None =
     return Plan(folder)
 
 
-def _plan_items(dataset: Dataset, folder: Path) -> None:
-    """Paths and sizes of the pictures, in blocks of the catalogue."""
+def _plan_items(dataset: Dataset, folder: Path, several: bool) -> int:
+    """Paths and sizes of the pictures, in blocks of the catalogue: the items', then, where ``several``, further ones.
+
+    Returns the number of further pictures that are left out.
+    """
+    file = pq.ParquetFile(dataset.folder / "items.parquet")
     written = 0
     with ExitStack() as stack:
         path, start, size = (stack.enter_context(open(folder / n, "wb")) for n in ("path", "path_start", "image_bytes"))
         np.zeros(1, np.int64).tofile(start)
-        for batch in pq.ParquetFile(dataset.folder / "items.parquet").iter_batches(columns=["image"]):
-            images = [image.encode() if image else b"" for image in batch["image"].to_pylist()]
+
+        def add(images: list[bytes]) -> None:
+            nonlocal written
             path.write(b"".join(images))
             starts = np.cumsum([len(image) for image in images], dtype=np.int64) + written
             starts.tofile(start)
             written = int(starts[-1]) if len(starts) else written
-            np.array([_size(dataset.folder, image) for image in images], np.int64).tofile(size)
+            _sizes(dataset.place, images).tofile(size)
+
+        for batch in file.iter_batches(columns=["image"]):
+            add([image.encode() if image else b"" for image in batch["image"].to_pylist()])
+        if "images" not in file.schema_arrow.names:
+            return 0
+        left_out = 0
+        for owner, images in _further(file):
+            if not several:
+                left_out += len(images)
+                continue
+            add(images)
+            with open(folder / "owner", "ab") as owners:
+                owner.astype(np.int32).tofile(owners)
+    return left_out
 
 
-def _size(folder: Path, image: bytes) -> int:
-    if not image:
-        return 0
-    file = folder / image.decode()
-    size = file.stat().st_size if file.is_file() else 0
-    if not size:
-        raise UserError(f"{file} is listed in items.parquet but is gone; put it back, or prepare the dataset again")
-    return size
+def _further(file: pq.ParquetFile) -> Iterator[tuple[np.ndarray, list[bytes]]]:
+    """Blocks of the items' pictures but for the first of each: the items that they are of, and their paths."""
+    start = 0
+    for batch in file.iter_batches(columns=["images"]):
+        lists = [images[1:] if images else [] for images in batch["images"].to_pylist()]
+        if images := [image.encode() for own in lists for image in own]:
+            yield start + np.repeat(np.arange(len(lists)), [len(own) for own in lists]), images
+        start += len(lists)
+
+
+def _sizes(folder: Path, images: list[bytes]) -> np.ndarray:
+    """Bytes of the pictures, int64; 0 where an item has none."""
+    found, named = np.zeros(len(images), np.int64), [row for row, image in enumerate(images) if image]
+    for row, size in zip(named, sizes(folder, [images[row].decode() for row in named]), strict=True):
+        if not size:
+            file = folder / images[row].decode()
+            raise UserError(
+                f"{file} is listed in items.parquet but is {'gone' if size == 0 else 'of unknown size'}; put it back, "
+                "or prepare the dataset again"
+            )
+        found[row] = size
+    return found
 
 
 def _plan_pages(dataset: Dataset, settings: Any, folder: Path, work: Path) -> tuple[dict[str, np.ndarray], list[str]]:

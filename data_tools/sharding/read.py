@@ -6,17 +6,21 @@ import os
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from data_tools.common.cache import check_room, held
 from data_tools.common.cli import UserError
-from data_tools.sharding.files import COPY_AGAIN, check_digest, picture_places, read_index, read_shard
+from data_tools.common.storage import is_url, url_of
+from data_tools.sharding.files import COPY_AGAIN, check_digest, files_of, picture_places, read_index, read_shard
 from data_tools.sharding.tables import PLACE, GroupedTable
 
 OPEN_FILES = 256  # tars that a process keeps open
+OPEN_COPIES = 2  # the same of tars at URLs, whose copies the cache can remove only where nobody has them open
 
 
 class Place(NamedTuple):
@@ -33,11 +37,11 @@ class PlaceReader:
     """Reads pictures from their places.
 
     Each is one ``pread``, so that processes which share the open files do not disturb each other; the system's page
-    cache keeps what is asked for often.
+    cache keeps what is asked for often. Of a tar at a URL the whole is fetched first, into the cache.
     """
 
     def __init__(self) -> None:
-        self._open: OrderedDict[Path, int] = OrderedDict()
+        self._open: OrderedDict[Path, tuple[int, ExitStack]] = OrderedDict()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PlaceReader, ()
@@ -60,15 +64,18 @@ class PlaceReader:
 
     def _descriptor(self, file: Path) -> int:
         if file not in self._open:
-            if len(self._open) >= OPEN_FILES:
-                os.close(self._open.popitem(last=False)[1])
-            self._open[file] = os.open(file, os.O_RDONLY)
+            if len(self._open) >= (OPEN_COPIES if is_url(file) else OPEN_FILES):
+                self._open.popitem(last=False)[1][1].close()
+            with ExitStack() as stack:
+                descriptor = os.open(stack.enter_context(held(file)), os.O_RDONLY)
+                stack.callback(os.close, descriptor)
+                self._open[file] = descriptor, stack.pop_all()
         self._open.move_to_end(file)
-        return self._open[file]
+        return self._open[file][0]
 
     def __del__(self) -> None:
-        for descriptor in self._open.values():
-            os.close(descriptor)
+        for _, stack in self._open.values():
+            stack.close()
 
 
 class PlacedPictures:
@@ -79,6 +86,7 @@ class PlacedPictures:
     files : the tars
     item, tar, offset, length : integer arrays (N,), a picture's item and place
     crc32 : uint32 array (N,) of the pictures' checksums, or None where they are not known
+    of : integer array (N,), the item that a further picture is of, -1 for an item's first; None where all are such
     """
 
     def __init__(
@@ -90,12 +98,22 @@ class PlacedPictures:
         offset: np.ndarray,
         length: np.ndarray,
         crc32: np.ndarray | None = None,
+        of: np.ndarray | None = None,
     ) -> None:
         self.files = files
         self.tar, self.offset, self.length, self.crc32 = tar, offset, length, crc32
         self.row = np.full(int(item.max(initial=-1)) + 1, -1, np.int32)  # of each item
         self.row[item] = np.arange(len(item), dtype=np.int32)
+        further = np.flatnonzero(of >= 0) if of is not None else np.empty(0, np.int64)
+        further = further[np.argsort(of[further], kind="stable")] if of is not None else further
+        self._further = item[further]
+        self._owner = of[further] if of is not None else further
         self._read = PlaceReader()
+
+    def of_item(self, item: int) -> list[int]:
+        """The numbers of an item's pictures, its own first."""
+        first, last = np.searchsorted(self._owner, [item, item + 1])
+        return [item, *self._further[first:last].tolist()]
 
     def __len__(self) -> int:
         return len(self.tar)
@@ -148,7 +166,10 @@ class Shards(Protocol):
         """A group's records, and pictures among which theirs are."""
 
     def pictures(self, kind: str, group: int | None = None) -> PlacedPictures:
-        """Pictures by place among which those of a group, or of all groups of its kind, are."""
+        """Pictures by place among which those of a group, or of all groups of its kind, are.
+
+        Those of all groups are read at random: of a URL, they have to fit into the cache together.
+        """
 
 
 class StreamingShards:
@@ -165,19 +186,24 @@ class StreamingShards:
 
     def records(self, kind: str, group: int) -> list[dict[str, Any]]:
         shard = self.listed(kind)[group]
-        return self._counted(read_shard(self.folder / shard["file"], pictures=False), shard)[1]
+        with held(self.folder / shard["file"]) as file:
+            return self._counted(read_shard(file, pictures=False), shard)[1]
 
     def read(self, kind: str, group: int) -> tuple[dict[int, bytes], list[dict[str, Any]]]:
         shard = self.listed(kind)[group]
-        images, records = self._counted(read_shard(self._checked_file(shard)), shard)
+        with self._checked_file(shard) as file:
+            images, records = self._counted(read_shard(file), shard)
         self._check_images(len(images), shard)
         return images, records
 
     def pictures(self, kind: str, group: int | None = None) -> PlacedPictures:
         shards = self.listed(kind) if group is None else [self.listed(kind)[group]]
+        if group is None:
+            _check_room(self.folder, shards, "score fewer requests, or write smaller shards")
         found = []
         for number, shard in enumerate(shards):
-            places = np.array(list(picture_places(self._checked_file(shard))), np.int64).reshape(-1, 3)
+            with self._checked_file(shard) as file:
+                places = np.array(list(picture_places(file)), np.int64).reshape(-1, 3)
             self._check_images(len(places), shard)
             found.append(np.column_stack([places, np.full(len(places), number)]))
         item, offset, length, tar = np.concatenate([np.empty((0, 4), np.int64), *found]).T
@@ -190,13 +216,14 @@ class StreamingShards:
                 f"{self.folder / shard['file']} holds {found} pictures, the index promises {promised}; {COPY_AGAIN}"
             )
 
-    def _checked_file(self, shard: dict[str, Any]) -> Path:
-        """The file of a shard, whose digest each process compares once."""
-        path = self.folder / shard["file"]
-        if shard["file"] not in self._checked:
-            check_digest(path, shard["digest"])
-            self._checked.add(shard["file"])
-        return path
+    @contextmanager
+    def _checked_file(self, shard: dict[str, Any]) -> Iterator[Path]:
+        """The file of a shard on this machine, whose digest each process compares once."""
+        with held(self.folder / shard["file"]) as path:
+            if shard["file"] not in self._checked:
+                check_digest(path, shard["digest"])
+                self._checked.add(shard["file"])
+            yield path
 
     def _counted(self, read: tuple[dict[int, bytes], list[dict[str, Any]]], shard: dict[str, Any]) -> Any:
         promised = shard.get("requests", shard.get("items"))
@@ -234,7 +261,10 @@ class CatalogueShards:
     def records(self, kind: str, group: int) -> list[dict[str, Any]]:
         listed = self.listed(kind)[group]
         if kind == "items":
-            return self._items.read(group, listed["items"]).drop_columns(list(PLACE)).to_pylist()
+            rows = self._items.read(group, listed["items"]).drop_columns(list(PLACE))
+            if "of" in rows.column_names:
+                rows = rows.filter(rows["of"].is_null()).drop_columns("of")
+            return rows.to_pylist()
         table = self._tables[kind][listed["file"]]
         return table.read(listed["row_group"], listed["requests"]).to_pylist()
 
@@ -242,17 +272,25 @@ class CatalogueShards:
         return self._pictures, self.records(kind, group)
 
     def pictures(self, kind: str, group: int | None = None) -> PlacedPictures:
+        if group is None:
+            _check_room(self.folder, files_of(self.index), "write the shards with --layout streaming")
         return self._pictures
 
     @cached_property
     def _pictures(self) -> PlacedPictures:
-        parts: dict[str, list[np.ndarray]] = {name: [] for name in ("item", "tar", "offset", "length", "crc32")}
+        names = ("item", "tar", "offset", "length", "crc32", *(("of",) if self._items.has("of") else ()))
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
         for group in range(len(self.index["items"])):
             table = self._items.read(group, self.index["items"][group]["items"], list(parts))
             for name, values in parts.items():
-                values.append(table[name].to_numpy())
+                values.append((table[name].fill_null(-1) if name == "of" else table[name]).to_numpy())
         files = [self.folder / shard["file"] for shard in self.index["items"]]
         return PlacedPictures(files, **{name: np.concatenate(values) for name, values in parts.items()})
+
+
+def _check_room(folder: Path, files: list[dict[str, Any]], instead: str) -> None:
+    if is_url(folder):
+        check_room(sum(file["bytes"] for file in files), f"what is read at random of {url_of(folder)}", instead)
 
 
 def open_shards(folder: str | Path, digests: bool = False) -> Shards:

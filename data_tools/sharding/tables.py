@@ -7,7 +7,8 @@
 ``items.parquet``
     One row a pictured item, one row group a tar: ``item``, ``item_id``, ``title`` and ``category`` (where known), and
     the place of its picture: ``tar`` (row of the index's ``items``), ``offset``, ``length`` and ``crc32`` of its bytes,
-    and ``source_crc32``, that of the picture's file in the dataset.
+    and ``source_crc32``, that of the picture's file in the dataset. Where items have several pictures, each further one
+    has a row behind its item's, with a number of its own for ``item`` and the item's in ``of``, null elsewhere.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_tools.common.cache import local
 from data_tools.common.cli import UserError
 from data_tools.common.files import digest
 from data_tools.sharding.files import COPY_AGAIN, check_digest
@@ -77,13 +79,21 @@ class GroupedTable:
         UserError
             If it is damaged or holds another number of rows.
         """
-        if self._file is None:
-            check_digest(self.path, self.digest)
-            self._file = pq.ParquetFile(self.path)
-        table = self._file.read_row_group(group, columns=columns, use_threads=False)
+        table = self._opened().read_row_group(group, columns=columns, use_threads=False)
         if table.num_rows != rows:
             raise UserError(
                 f"{self.path} has {table.num_rows} rows in its row group {group}, the index promises {rows}; "
                 f"{COPY_AGAIN}"
             )
         return table
+
+    def has(self, column: str) -> bool:
+        """Whether the table has a column."""
+        return column in self._opened().schema_arrow.names
+
+    def _opened(self) -> pq.ParquetFile:
+        if self._file is None:
+            path = local(self.path)
+            check_digest(path, self.digest)
+            self._file = pq.ParquetFile(path)
+        return self._file

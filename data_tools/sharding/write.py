@@ -20,10 +20,11 @@ from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 
 from data_tools.common.checks import Checked
 from data_tools.common.cli import UserError, progress_bar
-from data_tools.common.files import resumable_folder, write_json
+from data_tools.common.files import read_json, resumable_folder, write_json
+from data_tools.common.storage import remove
 from data_tools.dataset.schema import SPLITS, Dataset, open_dataset
 from data_tools.sharding.append import check_held, fingerprint, held_of, item_tables
-from data_tools.sharding.files import FORMAT_VERSION, files_of, read_index
+from data_tools.sharding.files import FORMAT_VERSION, SEVERAL_PICTURES, files_of, read_index
 from data_tools.sharding.jobs import finished, planned_jobs, run_job, stop_with_parent
 from data_tools.sharding.plan import Plan, make_plan
 from data_tools.sharding.stored import Stored
@@ -103,7 +104,7 @@ class Settings(Checked):
         if self.pictures == "decoded" and not self.side:
             raise UserError("--pictures decoded needs --side: decoded whole, pictures would take far more than they do")
         if self.append and self.layout == "streaming":
-            raise UserError("--append goes with --layout catalogue; self-contained shards are written anew")
+            raise UserError("--append needs --layout catalogue; self-contained shards must be rewritten in full")
 
     @property
     def stored(self) -> Stored:
@@ -135,10 +136,12 @@ def write_shards(settings: Settings, say: Callable[[str], None] = lambda text: N
     if settings.append:
         return _append(dataset, settings, made_with)
     with resumable_folder(settings.out, made_with) as out:
+        if (out / "index.json").exists():  # all but the upload was done before
+            return read_json(out / "index.json")
         plan = make_plan(dataset, settings, out / "plan")
         if settings.layout == "streaming":
             say(_estimate(plan))
-        described = _write_all(plan, dataset.folder, out, settings)
+        described = _write_all(plan, dataset, out, settings)
         index = _index(plan, described, settings, dataset, out)
         write_json(out / "index.json", index)
         _tidy(out)
@@ -151,8 +154,13 @@ def _append(dataset: Dataset, settings: Settings, made_with: dict[str, Any]) -> 
     _check_same(folder, before, settings)
     if before["dataset_fingerprint"] == dataset.info["fingerprint"]:
         return before
+    if before["format_version"] == SEVERAL_PICTURES or dataset.info.get("counts", {}).get("pictures"):
+        raise UserError(
+            f"items of {settings.dataset}, or of {folder}, have several pictures, which cannot be appended: write new "
+            "shards"
+        )
     part = f"{len(before['writings']):04d}"
-    shutil.rmtree(folder / part, ignore_errors=True)  # of an appending that stopped just before its index
+    remove(folder / part)  # of an appending that stopped just before its index
     with resumable_folder(folder / part, made_with) as out:
         plan = make_plan(dataset, settings, out / "plan", held_of(folder, before, dataset))
         try:
@@ -160,14 +168,14 @@ def _append(dataset: Dataset, settings: Settings, made_with: dict[str, Any]) -> 
         except UserError:
             shutil.rmtree(out / "plan")
             raise
-        described = _write_all(plan, dataset.folder, out, settings)
+        described = _write_all(plan, dataset, out, settings)
         index = _index(plan, described, settings, dataset, out, before, part)
         _tidy(out)
     write_json(folder / "index.json", index)
     kept = {file["file"] for file in files_of(index)}
     for file in files_of(before):
         if file["file"] not in kept:
-            (folder / file["file"]).unlink()
+            remove(folder / file["file"])
     return index
 
 
@@ -198,7 +206,7 @@ def _estimate(plan: Plan) -> str:
     )
 
 
-def _write_all(plan: Plan, dataset: Path, out: Path, settings: Settings) -> list[list[dict[str, Any]]]:
+def _write_all(plan: Plan, dataset: Dataset, out: Path, settings: Settings) -> list[list[dict[str, Any]]]:
     """Run the jobs that are not finished; returns what they wrote, in the jobs' order."""
     jobs = planned_jobs(plan, settings.layout, settings.items_per_shard)
     described = [finished(out, job) for job in jobs]
@@ -218,9 +226,10 @@ def _size(jobs: Iterable[tuple[int, dict[str, Any]]]) -> int:
 
 
 def _run(
-    plan: Plan, jobs: list[tuple[int, dict[str, Any]]], dataset: Path, out: Path, settings: Settings
+    plan: Plan, jobs: list[tuple[int, dict[str, Any]]], dataset: Dataset, out: Path, settings: Settings
 ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """(number of the job, what it wrote), as they end."""
+    dataset = Dataset(dataset.place)  # without the tables that were read, since each job brings it along
     fixed = (plan, dataset, out, settings.shard_mb * 1e6, settings.stored)
     workers = settings.workers or min(len(os.sched_getaffinity(0)), 1 + _size(jobs) // WORTH_A_PROCESS)
     if min(workers, len(jobs)) <= 1:
@@ -263,15 +272,17 @@ def _index(
             file["file"] = f"{part}/{file['file']}"
         files["train"] = before["requests"]["train"] + files["train"]
     index = {
-        "format_version": FORMAT_VERSION,
+        "format_version": SEVERAL_PICTURES if plan.has_further else FORMAT_VERSION,
         "layout": settings.layout,
         "dataset": settings.dataset,
         "dataset_fingerprint": dataset.info["fingerprint"],
         "history": settings.history,
         "slots": info["slots"],
         "left_out_requests": info["left_out_requests"],
+        **({"left_out_pictures": info["left_out_pictures"]} if info["left_out_pictures"] else {}),
         "storage": {"distinct_images": info["distinct_images"], "distinct_image_bytes": info["distinct_image_bytes"]},
         "settings": settings.decides(),
+        "times": _times(dataset),
         "items": files.pop("items"),
         "requests": files,
     }
@@ -282,7 +293,7 @@ def _index(
             "overhead": stored / info["distinct_image_bytes"],
         }
         return {**index, "fingerprint": fingerprint(index)}
-    _write_items_table(index, out, before, part)
+    _write_items_table(index, out, part, earlier=(Path(settings.out), before))
     index["storage"] |= {
         "picture_tar_bytes": sum(shard["bytes"] for shard in index["items"]),
         "table_bytes": sum(file["bytes"] for split in SPLITS for file in files[split]) + index["table"]["bytes"],
@@ -304,16 +315,24 @@ def _index(
     }
 
 
-def _write_items_table(index: dict[str, Any], out: Path, before: dict[str, Any] | None, part: str) -> None:
-    """Join the rows that the tars' writers left, and those of earlier writings, into one table."""
+def _times(dataset: Dataset) -> dict[str, int | None]:
+    """When the log begins, and when its validation and test splits do."""
+    splits, first = dataset.info.get("splits", {}), (dataset.info.get("time_range") or [None])[0]
+    return {"first": first, **{name: splits.get(name) for name in ("valid_start", "test_start")}}
+
+
+def _write_items_table(
+    index: dict[str, Any], out: Path, part: str, *, earlier: tuple[Path, dict[str, Any] | None]
+) -> None:
+    """Join the rows that the tars' writers left, and those of earlier writings (folder, index), into one table."""
     new, index["items"] = index["items"], []
     parts = [out / Path(shard.pop("part")["file"]).name for shard in new]
 
     def tables() -> Iterator[pa.Table]:
         replaced = pa.chunked_array([pq.read_table(path, columns=["item"])["item"] for path in parts], pa.int32())
-        earlier = item_tables(out.parent, before, replaced) if before else ()
+        kept = item_tables(*earlier, replaced) if earlier[1] else ()
         schema = None
-        for shard, rows in itertools.chain(earlier, zip(new, map(pq.read_table, parts), strict=True)):
+        for shard, rows in itertools.chain(kept, zip(new, map(pq.read_table, parts), strict=True)):
             schema = schema or rows.schema
             columns = {name: rows[name] if name in rows.column_names else [None] * len(rows) for name in schema.names}
             tar = pa.array(np.full(len(rows), len(index["items"]), np.int32))

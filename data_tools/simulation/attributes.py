@@ -24,7 +24,7 @@ class Named:
     Attributes
     ----------
     codes : int array (items,), in [0, values)
-    share : of its side's (visible or told) taste variance
+    share : of its side's (visible or textual) taste variance
     blend : makes the tastes of similar values similar: float64 (users, values) -> the same
     embedding : float64 (values, n): a perfect embedding of each value; its scalar products should equal the
         tastes' covariances over users. One-hot by default

@@ -3,7 +3,7 @@
 Users look at page views of one category each, and click with probability
 
     sigmoid(base + strength * taste(u, i) + 0.3 * popularity(i) - position_bias * position + scene)
-    taste = sqrt(v) * visible(u, i) + sqrt(1 - v) * told(u, i)
+    taste = sqrt(v) * visible(u, i) + sqrt(1 - v) * textual(u, i)
 
 where both tastes have unit variance over users and items and v is ``visual_share``. In a small scene a share
 ``scene_shift`` of the taste's variance is the scene's own, and the whole is multiplied by ``scene_taste``. A click
@@ -44,11 +44,11 @@ def _sigmoid(odds: np.ndarray) -> np.ndarray:
 def _taste(world: World, catalogue: Catalogue, rng: np.random.Generator) -> Taste:
     """Plant tastes; returns (user, item) -> float64, of unit variance."""
     visible = plant(catalogue.visible, world.users, rng)
-    told = plant(catalogue.told, world.users, rng)
+    textual = plant(catalogue.textual, world.users, rng)
 
     def taste(user: np.ndarray, item: np.ndarray) -> np.ndarray:
         seen = total_taste(catalogue.visible, visible, user, item)
-        read = total_taste(catalogue.told, told, user, item)
+        read = total_taste(catalogue.textual, textual, user, item)
         return np.sqrt(world.visual_share) * seen + np.sqrt(1 - world.visual_share) * read
 
     return taste

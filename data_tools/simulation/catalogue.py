@@ -22,7 +22,7 @@ class Catalogue:
     ids : item ids
     category : int array (items,) into ``categories``
     shelves : probability that a page view is of a category, float64 (categories,); None for equal ones
-    visible, told : attributes that carry taste, by name
+    visible, textual : attributes that carry taste, by name
     popularity : float64 (items,)
     arrival : float64 (items,), seconds since the start
     titles, images : one each; images are paths in the folder of pictures
@@ -33,7 +33,7 @@ class Catalogue:
     categories: list[str]
     shelves: np.ndarray | None
     visible: Attributes
-    told: Attributes
+    textual: Attributes
     popularity: np.ndarray
     arrival: np.ndarray
     titles: list[str]

@@ -22,11 +22,12 @@ from data_tools.simulation.catalogue import Catalogue, planted_vectors
 from data_tools.simulation.oracle import oracle_by_slice
 from data_tools.simulation.rendered import draw_pictures
 from data_tools.simulation.settings import START, World
+from data_tools.tables.seen import NOTHING
 from data_tools.tables.table import write_table
 
 SPLITS = Rules(valid_from=0.75, test_from=0.85)
-# What table.json says of the planted table; one that says otherwise is of an earlier version and made anew.
-PLANTED = {"encoder": "planted attributes", "scalar_products": "covariances of the tastes"}
+# What table.json says of the planted table; one that differs is of an earlier version and is made again.
+PLANTED = {"encoder": "planted attributes", "scalar_products": "covariances of the tastes", "saw_until": NOTHING}
 
 
 def _is_current(planted: Path) -> bool:

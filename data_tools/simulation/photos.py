@@ -186,19 +186,19 @@ def photo_catalogue(world: World, rng: np.random.Generator) -> Catalogue:
     items, measures = _read(world)
     n = len(items)
     visible, words = _visible(world, items, measures)
-    told = {"seller": draw_named(len(BRANDS), 0.6, n, rng), "offer": draw_named(len(OFFERS), 0.4, n, rng)}
+    textual = {"seller": draw_named(len(BRANDS), 0.6, n, rng), "offer": draw_named(len(OFFERS), 0.4, n, rng)}
     category, categories = _values(items.with_columns(category=_categories(items, world.rare)), "category", None)
     titles = items["title"].fill_null("").to_list() if "title" in items.columns else [""] * n
     if world.photo_titles == "stripped":
         titles = [strip_words(title, words | COLOUR_WORDS) for title in titles]
-    sellers, offers = told["seller"].codes, told["offer"].codes
+    sellers, offers = textual["seller"].codes, textual["offer"].codes
     return Catalogue(
         ids=items["item_id"].cast(pl.String).to_list(),
         category=category,
         categories=categories,
         shelves=np.bincount(category) / n,
         visible=visible,
-        told=told,
+        textual=textual,
         popularity=rng.normal(size=n) * world.popularity,
         arrival=draw_arrivals(world, n, rng),
         titles=[

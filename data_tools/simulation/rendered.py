@@ -38,17 +38,17 @@ def rendered_catalogue(world: World, rng: np.random.Generator) -> Catalogue:
         "pattern": draw_named(len(PATTERNS), 0.3, n, rng),
         "cut": draw_named(len(CUTS), 0.15, n, rng),
     }
-    told = {"brand": draw_named(len(BRANDS), 0.6, n, rng), "material": draw_named(len(MATERIALS), 0.4, n, rng)}
+    textual = {"brand": draw_named(len(BRANDS), 0.6, n, rng), "material": draw_named(len(MATERIALS), 0.4, n, rng)}
     ids = [f"p{item:06d}" for item in range(n)]
     named = np.random.default_rng([world.seed, 1]).random(n) < world.named_colour
-    columns = told["brand"].codes, told["material"].codes, category, visible["colour"].codes, named
+    columns = textual["brand"].codes, textual["material"].codes, category, visible["colour"].codes, named
     return Catalogue(
         ids=ids,
         category=category,
         categories=list(CATEGORIES),
         shelves=None,
         visible=visible,
-        told=told,
+        textual=textual,
         popularity=rng.normal(size=n) * world.popularity,
         arrival=arrival,
         titles=[

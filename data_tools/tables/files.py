@@ -67,8 +67,13 @@ def read_npy(path: Path) -> Table:
     return _ids_beside(path), _load(path)
 
 
+def ids_names(path: Path) -> list[str]:
+    """Names of files that may hold a table's ids, beside it."""
+    return [f"{path.stem}{mark}ids{suffix}" for mark in "._" for suffix in (".npy", ".txt")]
+
+
 def _ids_beside(path: Path) -> list[Any]:
-    names = [f"{path.stem}{mark}ids{suffix}" for mark in "._" for suffix in (".npy", ".txt")]
+    names = ids_names(path)
     for ids in (path.with_name(name) for name in names):
         if ids.exists():
             return _listed(_load(ids)) if ids.suffix == ".npy" else _lines(ids)

@@ -2,8 +2,7 @@
 
 Our own form is a folder of Parquet parts (``item_id``, ``embedding`` as a fixed-size list of float16 or float32) and
 ``table.json`` (count, size, dtype, the digest of each part, normalised, layer, encoder, preprocessing, weights,
-checkpoint, dataset and, where known, ``saw_until``: the last time, in the log's unit, of the data that the encoder was
-trained on).
+checkpoint, dataset and ``saw_until``, see :mod:`data_tools.tables.seen`).
 Tables made elsewhere load too: :mod:`data_tools.convert_table` lists the layouts.
 """
 
@@ -19,9 +18,10 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from data_tools.common.cli import UserError
-from data_tools.common.files import digest, read_json, refuse_url, whole_folder, write_json
+from data_tools.common.files import digest, read_json, whole_folder, write_json
 from data_tools.common.scratch import column_means, pieces, scratch_array, selected
 from data_tools.tables.frames import read_parquet, write_parquet
+from data_tools.tables.here import here
 from data_tools.tables.layouts import LAYOUTS, layout_of
 
 
@@ -149,8 +149,7 @@ def read_table(path: str | Path, layout: str | None = None) -> EmbeddingTable:
         If there is none, or it has missing or repeated ids, another number of ids than of vectors, vectors that are no
         numbers or of several sizes, or values that are not finite as float32.
     """
-    refuse_url(path)
-    path = Path(path)
+    path = here(path)
     info: dict[str, Any] = {}
     try:
         if (path / "table.json").exists() and not layout:

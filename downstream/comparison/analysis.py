@@ -168,7 +168,7 @@ def _correct(rows: list[dict[str, Any]], tests: list[tuple], error: float) -> No
     """Add Holm's p-values and ``direction`` over all differences of the tested metric; the same test counts once.
 
     A declared difference has half of the error to itself (Holm's weighted procedure), so that the chance of any false
-    star in the report stays below ``error``, whatever was declared.
+    star in the report stays below ``error``, with or without a declared one.
     """
     metric = "gauc" if any(row["metric"] == "gauc" for row in rows) else "auc"
     family: dict[tuple, dict[str, Any]] = {}

@@ -18,6 +18,7 @@ from rich.progress import Progress
 from data_tools.common.files import digest, read_json, whole_folder, write_json
 from data_tools.common.plugins import changed
 from data_tools.common.provenance import commit, peak_memory, versions
+from data_tools.tables.here import here
 from data_tools.tables.table import EmbeddingTable, read_table
 from downstream.data.ctr_data import CTRData, load_ctr_data
 from downstream.training.fit import fit
@@ -72,7 +73,8 @@ class Row:
 @lru_cache(maxsize=4)
 def _table(path: Path) -> tuple[EmbeddingTable, str]:
     """A table and the digest of its files."""
-    return read_table(path), digest(sorted(path.glob("part-*.parquet")) if path.is_dir() else [path])
+    table, path = read_table(path), here(path)
+    return table, digest(sorted(path.glob("part-*.parquet")) if path.is_dir() else [path])
 
 
 def cell_digest(cell: Cell, data: CTRData) -> str:
@@ -131,7 +133,7 @@ def _run_missing(missing: dict[Path, Cell], data: CTRData, workers: int, progres
         return
     with ProcessPoolExecutor(min(workers, max(len(missing), 1)), multiprocessing.get_context("spawn")) as pool:
         running = {
-            pool.submit(_run_in_worker, cell, folder, data.dataset.folder): cell for folder, cell in missing.items()
+            pool.submit(_run_in_worker, cell, folder, data.dataset.place): cell for folder, cell in missing.items()
         }
         try:
             for done in as_completed(running):

@@ -58,7 +58,7 @@ SCHEMAS = {
         **dict.fromkeys(PROXIES, Float64),
         "spectrum": List(Float64),
         "gain": Float64,
-        "saw_until": Int64,
+        "saw_until": String,
         **dict.fromkeys(("auc_before", "auc_on_test"), Float64),
         **dict.fromkeys(("change_correlation", "change_ceiling", "rate_correlation", "rate_ceiling"), Float64),
         "flagged": String,
@@ -66,6 +66,11 @@ SCHEMAS = {
     "proxy_correlations": {
         "proxy": String,
         **dict.fromkeys(("correlation", "slope", "slope_low", "slope_high"), Float64),
+    },
+    "cold_recall": {
+        "source": String,
+        **dict.fromkeys(("k", "clicks", "items"), Int64),
+        **dict.fromkeys(("mean", "low", "high", "over", "over_low", "over_high"), Float64),
     },
     "looks": {"time": String, "title": String, "contrasts": Int64, "primary": String},
     "encoder_runs": {
@@ -122,6 +127,9 @@ class Figures:
     proxy_correlations : polars.DataFrame
         Spearman's correlation of each proxy with the gain over the tables, and the exchange rate: the gain for a unit
         of the proxy (least squares) with its interval.
+    cold_recall : polars.DataFrame
+        Recall of test clicks on cold items by vectors alone, and what the main source has ``over`` it: see
+        ``downstream.comparison.cold_recall``.
     encoder_runs, encoder_curves : polars.DataFrame
         How the encoders were trained: see ``downstream.report.encoder_runs``.
     looks : polars.DataFrame
@@ -143,6 +151,7 @@ class Figures:
     calibration: pl.DataFrame = field(default_factory=partial(frame, "calibration"))
     tables: pl.DataFrame = field(default_factory=partial(frame, "tables"))
     proxy_correlations: pl.DataFrame = field(default_factory=partial(frame, "proxy_correlations"))
+    cold_recall: pl.DataFrame = field(default_factory=partial(frame, "cold_recall"))
     encoder_runs: pl.DataFrame = field(default_factory=partial(frame, "encoder_runs"))
     encoder_curves: pl.DataFrame = field(default_factory=partial(frame, "encoder_curves"))
     looks: pl.DataFrame = field(default_factory=partial(frame, "looks"))

@@ -2,8 +2,8 @@
 
 Four checks, all ours.
 
-- Time: ``table.json`` may say until when the training data of the table reach (``saw_until``, in the log's time unit).
-  Beyond the start of the test split, the table is flagged; without it that is unknown.
+- Time: ``table.json`` may say until when the training data of the table reach (``saw_until``, see
+  ``data_tools.tables.seen``). Beyond the start of the test split, the table is flagged; without it that is unknown.
 - Users: how well the cosine of an item with the user's last clicks ranks page views (within-page AUC). What a table
   learned from clicks of the test split raises this on test, not on the validation split before it, nor at the end of
   the training split. Beyond ``HONEST_DRIFT`` and ``BEYOND_CHANCE`` standard errors, which count each user once,
@@ -15,7 +15,7 @@ Four checks, all ours.
 
 The part of a rate, or of a change, that is no chance is what repeats between random halves of the users (Spearman and
 Brown, over many halves). The squared correlation of what is read from the vectors is a share of variance; an honest one
-stays below that part, whatever the sizes of the splits.
+stays below that part, of splits of any size.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from data_tools.tables.seen import NOTHING, seen
 from data_tools.tables.table import centred, unit_vectors
 from downstream.comparison.proxies import history_scores
 from downstream.data.ctr_data import CTRData
@@ -137,17 +138,11 @@ def probe(vectors: np.ndarray, found: np.ndarray, data: CTRData, info: dict[str,
     return Probe(rise, change, rates, reason)
 
 
-def saw_until(info: dict[str, Any]) -> int | None:
-    """Until when the training data of a table reach, in the log's time unit, as its ``table.json`` says; or None."""
-    until = info.get("saw_until")
-    return int(until) if isinstance(until, int | float) else None
-
-
 def _by_time(info: dict[str, Any], data: CTRData) -> str | None:
     """What ``table.json`` admits."""
     begins = data.dataset.info.get("splits", {}).get("test_start")
-    until = saw_until(info)
-    if begins is None or until is None or until < begins:
+    until = seen(info)
+    if begins is None or until in (None, NOTHING) or until < begins:
         return None
     return f"table.json says that its training data reach until {until}, and the test split begins at {begins}"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import faiss
 import numpy as np
 from scipy.stats import linregress, spearmanr, t
 
@@ -14,6 +13,7 @@ from data_tools.measures.group_auc import page_auc
 from data_tools.measures.simscore import mean_history, sim_scores
 from data_tools.tables.table import centred, unit_vectors
 from downstream.data.ctr_data import CTRData
+from downstream.studies.retrieval import nearest, recall
 
 RECALL_AT = 50
 PROXIES = (
@@ -24,7 +24,7 @@ PROXIES = (
 )
 
 
-def _histories(data: CTRData, rows: np.ndarray) -> np.ndarray:
+def histories(data: CTRData, rows: np.ndarray) -> np.ndarray:
     """Items of the last H clicks before each impression, int64 (len(rows), H), -1 for padding."""
     batch = data.batch(rows)
     return np.where(batch["mask"], batch["row"][batch["history"]], -1)
@@ -34,7 +34,7 @@ def history_scores(unit: np.ndarray, data: CTRData, rows: np.ndarray) -> np.ndar
     """Mean cosine of the shown item and the user's last H clicks, by unit vectors: float32 (len(rows),)."""
     return np.concatenate(
         [
-            sim_scores(unit, _histories(data, part), data.item[part, None])[:, 0]
+            sim_scores(unit, histories(data, part), data.item[part, None])[:, 0]
             for part in np.array_split(rows, max(len(rows) // 2048, 1))
         ]
     )
@@ -64,10 +64,8 @@ def next_click_recall(vectors: np.ndarray, data: CTRData, split: str, k: int = R
     if not len(rows):
         raise ValueError("no click of the split has a history")
     rows = np.sort(np.random.default_rng(0).permutation(rows)[:limit])
-    index = faiss.IndexFlatIP(unit.shape[1])
-    index.add(unit)
-    _, near = index.search(np.ascontiguousarray(mean_history(unit, _histories(data, rows))), min(k, len(unit)))
-    return float((near == data.item[rows, None]).any(axis=1).mean())
+    near = nearest(np.ascontiguousarray(mean_history(unit, histories(data, rows))), unit, k)
+    return recall(near, data.item[rows], [k])[k]
 
 
 def _value(proxy: Callable[..., float], *given: Any) -> float | None:

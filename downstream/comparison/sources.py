@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.common.cli import UserError
+from data_tools.common.storage import taken
 
 WEIGHTS = ("trained", "initial")
 
@@ -101,7 +102,7 @@ def _export(table: Path, *given: str) -> None:
     try:
         run_module("pretrain.export", *given, "--out", str(table))
     except UserError:
-        if not table.exists():
+        if not taken(table):
             raise
 
 
@@ -123,7 +124,7 @@ def _trained(run: Path, seed: int, source: Source, shards: str | None) -> None:
 def _shards(shards: str | None) -> str:
     if not shards:
         raise UserError("'data' is missing, the shards that embeddings are made from: give it to the source or to all")
-    if not Path(shards).exists():
+    if not taken(shards):
         raise UserError(
             f"the shards {shards} do not exist; make them with:\n"
             f"  python -m data_tools.shards --dataset DATASET --out {shards}"
@@ -178,10 +179,10 @@ def make_tables(source: Source, shards: str | None, encoders: list[int] | None =
             _trained(run, seed, source, shards)
         return {seed: _exported(run, source, shards) for seed, run in runs.items()}
     tables = _chosen("table", [Path(table) for table in _listed(source.table)], encoders)
-    if source.encoder and not tables[0].exists():
+    if source.encoder and not taken(tables[0]):
         _export(tables[0], *_flags("encoder", source.encoder), "--data", _shards(shards))
     for table in tables.values():
-        if not table.exists():
+        if not taken(table):
             raise UserError(
                 f"the table {table} does not exist; a pre-training run's is made with:\n"
                 f"  accelerate launch pretrain/export.py --run RUN --data SHARDS --out {table}"

@@ -7,11 +7,12 @@ import polars as pl
 from rich.progress import Progress
 
 from data_tools.measures.effective_rank import spectrum
+from data_tools.tables.seen import seen
 from data_tools.tables.table import read_table
 from downstream.comparison.analysis import choose_forms, grouped
 from downstream.comparison.cells import Row
 from downstream.comparison.figures import frame
-from downstream.comparison.leaks import probe, saw_until
+from downstream.comparison.leaks import probe
 from downstream.comparison.proxies import exchange_rates, proxies, proxy_correlations
 from downstream.comparison.spec import ComparisonSpec
 from downstream.data.ctr_data import CTRData
@@ -30,8 +31,8 @@ def table_diagnostics(
         source, table (path), size, items without a vector, share of test impressions without one, proxies (see
         ``downstream.comparison.proxies``), spectrum (falling shares of the singular values, at most 64), gain (mean
         GAUC difference from the baseline with the same seeds, in the source's best form; null where GAUC is undefined),
-        saw_until (time that its training data reach, where table.json says it), and what the
-        leak check found and flagged (see ``downstream.comparison.leaks``).
+        saw_until (what table.json says of the time that its training data reach, as text), and what the leak check
+        found and flagged (see ``downstream.comparison.leaks``).
     proxy_correlations : polars.DataFrame
         How each proxy goes with the gain over the tables that are not flagged, with intervals of ``level``.
     """
@@ -59,7 +60,7 @@ def table_diagnostics(
                 **proxies(vectors, has_vector, data),
                 "spectrum": spectrum(vectors[has_vector])[:SPECTRUM].tolist(),
                 "gain": None if None in sum(gains, ()) else float(np.mean([ours - base for ours, base in gains])),
-                "saw_until": saw_until(table.info),
+                "saw_until": None if (until := seen(table.info)) is None else str(until),
                 "auc_before": known.rise.before,
                 "auc_on_test": known.rise.test,
                 "change_correlation": known.change.correlation,

@@ -17,6 +17,8 @@ Which values are known, and get a code of their own, is decided on the training 
     bool, one an item: shown in a training impression
 ``user_code``, ``item_code``, ``category_code``, ``words``
     int64 codes, one a user or item; W an item for words
+``user_features``
+    int32 codes (users, F) of what is known of users; only where the dataset has a table of users
 
 Beside them stands ``vocabulary.parquet``: feature, code (uint32) and id (as text) of everything known.
 """
@@ -43,10 +45,11 @@ from data_tools.common.errors import UserError
 from data_tools.common.files import read_json, whole_folder, write_json
 from data_tools.common.parquet import read_parquet, scan_parquet
 from data_tools.dataset.schema import REQUIRED, SPLITS, Dataset
+from downstream.data.codes import FIRST_KNOWN, PADDING, UNKNOWN, codes_of
+from downstream.data.user_features import USERS, user_feature_codes
 
 # Raise it when the arrays or their codes change: cached ones are then written again.
 VERSION = 3
-PADDING, UNKNOWN, FIRST_KNOWN = 0, 1, 2
 PIECE = 1 << 17
 VOCABULARY = "vocabulary.parquet"
 
@@ -94,13 +97,6 @@ def _columns(dataset: Dataset, name: str) -> list[str]:
 def _pieces(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
     with pq.ParquetFile(path) as file:
         yield from file.iter_batches(PIECE, columns=columns)
-
-
-def _codes(values: pl.Series, trained: np.ndarray) -> tuple[np.ndarray, pl.Series]:
-    """Codes of ``values``, and the known ones, those at the rows ``trained``, in the order of their codes."""
-    known = values.filter(pl.Series(trained)).drop_nulls().unique().sort()
-    codes = values.replace_strict(known, range(FIRST_KNOWN, FIRST_KNOWN + len(known)), default=UNKNOWN)
-    return codes.to_numpy().astype(np.int64), known
 
 
 def _title_words(titles: pl.Series, trained: np.ndarray, settings: CodeSettings) -> tuple[np.ndarray, pl.Series]:
@@ -251,14 +247,17 @@ def _write(dataset: Dataset, folder: Path, settings: CodeSettings) -> None:
     found = _write_impressions(dataset, folder, settings, len(items), users)
     warm, known = found["warm"], {}
     arrays = {"warm": warm}
-    arrays["user_code"], rows = _codes(pl.Series(np.arange(users)), found["met"])
+    arrays["user_code"], rows = codes_of(pl.Series(np.arange(users)), found["met"])
     known["user"] = read_parquet(dataset.folder / "clicks.parquet", columns=["user_id"])["user_id"][rows]
-    arrays["item_code"], rows = _codes(items["item"], warm)
+    arrays["item_code"], rows = codes_of(items["item"], warm)
     known["item"] = items["item_id"][rows]
-    arrays["category_code"], known["category"] = _codes(column("category"), warm)
+    arrays["category_code"], known["category"] = codes_of(column("category"), warm)
     arrays["words"], known["words"] = _title_words(column("title"), warm, settings)
     if found["scenes"] is not None:
         known["scene"] = pl.Series(found["scenes"])
+    if (dataset.folder / USERS).exists():
+        arrays["user_features"], of_users = user_feature_codes(dataset.folder, found["met"])
+        known |= of_users
     for name, values in arrays.items():
         np.save(folder / f"{name}.npy", values)
     vocabulary = [
@@ -271,7 +270,8 @@ def _write(dataset: Dataset, folder: Path, settings: CodeSettings) -> None:
 
 def _key(dataset: Dataset, settings: CodeSettings) -> str:
     """A name for the arrays of these tables under these settings."""
-    stats = [(dataset.folder / f"{name}.parquet").stat() for name in ("items", "impressions", "clicks")]
+    paths = [dataset.folder / f"{name}.parquet" for name in ("items", "impressions", "clicks")]
+    stats = [path.stat() for path in (*paths, dataset.folder / USERS) if path.exists() or path in paths]
     files = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
     decisive = [VERSION, dataset.info["fingerprint"], files, vars(settings)]
     return hashlib.blake2b(json.dumps(decisive).encode(), digest_size=8).hexdigest()

@@ -6,11 +6,13 @@ A batch is a dict of arrays (B rows, C distinct contexts, H history slots, M dis
 ``click``      float32 (B)  the label
 ``user``       int64 (B)    code of the user
 ``scene``      int64 (B)    code of the scene; only where the dataset has scenes
+``user:NAME``  int64 (B)    code of what is known of the user, for each column of a table of users
 ``conversion`` float32 (B)  whether the click led to a purchase, nan where unknown; only where the dataset has it
 ``target``     int64 (B)    position of the shown item among the distinct items
 ``history``    int64 (B,H)  position of the clicked items, the most recent first; 0 in padded slots
 ``mask``       bool (B,H)   true where the slot holds a click
-``context``    int64 (B)    position among the batch's contexts: rows of one user, history and scene share one
+``context``    int64 (B)    position among the batch's contexts: rows of one user, history and scene share one (where
+                            histories are searched, rows of one shown item, too)
 ``first``      int64 (C)    a row of each context
 ``row``        int64 (M)    row of the distinct items in ``items.parquet``, ascending
 ``item``       int64 (M)    code of the item
@@ -33,7 +35,10 @@ from pathlib import Path
 import numpy as np
 
 from data_tools.dataset.schema import SPLITS, Dataset, open_dataset
-from downstream.data.arrays import UNKNOWN, VOCABULARY, CodeSettings, dataset_arrays
+from downstream.data.arrays import VOCABULARY, CodeSettings, dataset_arrays
+from downstream.data.codes import UNKNOWN
+from downstream.data.search import HistorySearch
+from downstream.data.user_features import user_features
 from downstream.settings import DataSettings
 
 SLICES = ("all", "warm", "cold")
@@ -68,6 +73,10 @@ class CTRData:
         Codes of users and items.
     sizes : dict of str to int
         Name of a feature -> number of its codes.
+    user_features : numpy.ndarray or None
+        int32 codes (users, F) of what is known of users, in the order of their names in ``sizes``.
+    search : HistorySearch or None
+        Finds the clicks of a history that are most like the shown item; without one, these are the latest.
     """
 
     dataset: Dataset
@@ -88,6 +97,8 @@ class CTRData:
     category_code: np.ndarray
     words: np.ndarray
     sizes: dict[str, int]
+    user_features: np.ndarray | None = None
+    search: HistorySearch | None = None
 
     @property
     def vocabulary(self) -> Path:
@@ -119,21 +130,32 @@ class CTRData:
         histories = self.offsets[self.user[rows]] + self.user[rows] + self.clicks_before[rows]
         return histories if self.scene is None else histories * self.sizes["scene"] + self.scene[rows]
 
+    def _past(self, user: np.ndarray, shown: np.ndarray, count: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """The clicked items in the filled slots of a mask (B, H), flat: the latest of each impression first."""
+        end = self.offsets[user] + count
+        lengths = mask.sum(axis=1)
+        if self.search is None:
+            # The k-th filled slot of the batch holds the click that lies so many steps before the impression.
+            steps = np.arange(1, lengths.sum() + 1) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        else:
+            steps = self.search.steps_back(self.clicked, end, shown, count, mask.shape[1])[mask]
+        return self.clicked[np.repeat(end, lengths) - steps]
+
     def batch(self, rows: np.ndarray) -> Batch:
         """The batch of some impressions (see the module's head for its keys)."""
         user, shown, count = self.user[rows], self.item[rows], self.clicks_before[rows]
         slots = self.settings.history
-        lengths = np.minimum(count, slots)
-        mask = np.arange(slots) < lengths[:, None]
-        # The k-th filled slot of the batch holds the click that lies so many steps before the impression.
-        steps_back = np.arange(1, lengths.sum() + 1) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        past = self.clicked[np.repeat(self.offsets[user] + count, lengths) - steps_back]
+        mask = np.arange(slots) < np.minimum(count, slots)[:, None]
+        past = self._past(user, shown, count, mask)
 
         # Sorting what the batch mentions costs the same however large the catalogue is.
         distinct, position = np.unique(np.concatenate([shown, past]), return_inverse=True)
         history = np.zeros(mask.shape, dtype=np.int64)
         history[mask] = position[len(shown) :]
-        _, first, context = np.unique(self.contexts(rows), return_index=True, return_inverse=True)
+        contexts = self.contexts(rows)
+        if self.search is not None:
+            contexts = contexts * len(self.item_code) + shown
+        _, first, context = np.unique(contexts, return_index=True, return_inverse=True)
         batch = {
             "click": self.click[rows],
             "user": self.user_code[user],
@@ -148,6 +170,9 @@ class CTRData:
             batch["scene"] = self.scene[rows].astype(np.int64)
         if self.conversion is not None:
             batch["conversion"] = self.conversion[rows]
+        if self.user_features is not None:
+            for name, codes in zip(user_features(self.sizes), self.user_features[user].T, strict=True):
+                batch[name] = codes.astype(np.int64)
         return batch
 
     def with_impressions(self, rows: np.ndarray, items: np.ndarray) -> CTRData:
@@ -181,7 +206,7 @@ class CTRData:
             pairs = np.unique(held.nonzero()[0] * len(batch["row"]) + places)
             row, place = np.divmod(pairs, len(batch["row"]))
             for name, size in self.sizes.items():
-                if name in ("user", "scene"):
+                if name in ("user", "scene", *user_features(self.sizes)):
                     shown = batch[name]
                 else:
                     codes = batch[name][place].reshape(len(place), -1)
@@ -193,11 +218,12 @@ class CTRData:
 
 
 def mask_ids(batch: Batch, rate: float, rng: np.random.Generator) -> Batch:
-    """Give a fraction ``rate`` of the users and distinct items of a training batch the code "unknown".
+    """Give a fraction ``rate`` of the users, their features and distinct items of a batch the code "unknown".
 
     Otherwise the unknown code would never be trained, and new items at test time would get a random embedding (ours).
     """
-    masked = {key: np.where(rng.random(len(batch[key])) < rate, UNKNOWN, batch[key]) for key in ("user", "item")}
+    keys = ("user", "item", *user_features(batch))
+    masked = {key: np.where(rng.random(len(batch[key])) < rate, UNKNOWN, batch[key]) for key in keys}
     return {**batch, **masked}
 
 
@@ -213,5 +239,5 @@ def load_ctr_data(folder: str | Path, settings: DataSettings) -> CTRData:
     own = {field.name: getattr(settings, field.name) for field in fields(CodeSettings)}
     home, arrays, sizes = dataset_arrays(dataset, CodeSettings(**own))
     rows = {split: arrays.pop(f"rows_{split}") for split in SPLITS}
-    optional = {name: arrays.pop(name, None) for name in ("scene", "conversion")}
+    optional = {name: arrays.pop(name, None) for name in ("scene", "conversion", "user_features")}
     return CTRData(dataset=dataset, settings=settings, home=home, rows=rows, sizes=sizes, **optional, **arrays)

@@ -15,7 +15,7 @@ from data_tools.common.checks import Checked, FromTwo
 from data_tools.common.errors import UserError
 from data_tools.common.scratch import pieces, selected
 from data_tools.tables.table import unit_vectors
-from downstream.data.arrays import FIRST_KNOWN, UNKNOWN
+from downstream.data.codes import FIRST_KNOWN, UNKNOWN
 from downstream.forms.aggregators import make_aggregator
 from downstream.forms.base import Form
 from downstream.images.joined import ItemImages

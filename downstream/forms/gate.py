@@ -6,7 +6,7 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
-from downstream.data.arrays import UNKNOWN
+from downstream.data.codes import UNKNOWN
 from downstream.data.ctr_data import CTRData
 from downstream.forms.base import Form, Train
 from downstream.layers.blocks import gather

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.transforms import v2
 
 from data_tools.common.errors import UserError
+from data_tools.common.storage import read
 from data_tools.common.timm_arguments import timm_arguments
 from data_tools.reading.images import BadImage, read_image
 from downstream.images.features import Features
@@ -34,7 +35,7 @@ class Pictures:
     Parameters
     ----------
     folder : Path
-        Of the dataset.
+        Of the dataset, or its URL.
     files : list of str or None
         Picture of each item, by row; None where it has none.
     size : int
@@ -57,7 +58,7 @@ class Pictures:
         try:
             if self.files[row] is None:
                 raise BadImage("missing")
-            picture = read_image((self.folder / self.files[row]).read_bytes(), 2 * self.size)
+            picture = read_image(read(self.folder / self.files[row]), 2 * self.size)
         except (BadImage, OSError) as fault:
             raise UserError(
                 f"the table has a vector of the item in row {row}, but its picture {self.files[row]} cannot be read: "

@@ -12,6 +12,7 @@ from data_tools.common.errors import UserError
 from data_tools.common.scratch import selected
 from data_tools.tables.table import EmbeddingTable, centred
 from downstream.data.ctr_data import CTRData
+from downstream.data.search import HistorySearch
 
 # What of a table's description says in which space its vectors lie.
 SPACE = ("size", "encoder", "preprocessing", "layer", "normalised", "weights", "checkpoint")
@@ -27,8 +28,8 @@ def check_space(info: dict[str, Any], trained_on: dict[str, Any], where: str) ->
     where : str
         The table.
     """
-    told = [name for name in SPACE if name in info and name in trained_on]
-    if unlike := [name for name in told if info[name] != trained_on[name]]:
+    stated = [name for name in SPACE if name in info and name in trained_on]
+    if unlike := [name for name in stated if info[name] != trained_on[name]]:
         here, there = ({name: one[name] for name in unlike} for one in (info, trained_on))
         raise UserError(f"{where} is another table than the run was trained on: {here} instead of {there}")
 
@@ -49,7 +50,7 @@ class ItemImages:
     info : dict
         How the table was made (see ``data_tools.tables.table``).
     folder : Path
-        Of the dataset.
+        Of the dataset, or its URL.
     pictures : list of str or None
         File of each item's picture in that folder, None where it has none.
     """
@@ -88,4 +89,14 @@ def join_table(table: EmbeddingTable, data: CTRData) -> ItemImages:
             f"{data.item_ids[:3]}); it was made from another dataset"
         )
     pictures = data.dataset.items["image"].to_list()
-    return ItemImages(vectors, found, data.warm, table.info, data.dataset.folder, pictures)
+    return ItemImages(vectors, found, data.warm, table.info, data.dataset.place, pictures)
+
+
+def search_histories(data: CTRData, images: ItemImages | None) -> CTRData:
+    """The data whose batches hold a user's most similar clicks, where its settings ask for these and there is a table.
+
+    Vectors are compared as the table has them, whatever is learned of them afterwards.
+    """
+    if images is None or data.settings.history_by == "recency":
+        return data
+    return replace(data, search=HistorySearch.over(images.vectors, images.found, data.settings.history_search))

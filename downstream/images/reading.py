@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from data_tools.common.scratch import pieces, scratch_array
+from data_tools.common.storage import exists
+from data_tools.tables.here import here
 from data_tools.tables.table import EmbeddingTable, read_table
 from downstream.ams.feature_store import FeatureStore, open_store
 from downstream.ams.joining import ServedImages, join_store
@@ -18,7 +20,7 @@ from downstream.settings import ServerSettings
 
 def read_features(path: str | Path) -> EmbeddingTable | FeatureStore:
     """Read a feature store, where ``path`` is one, else an embedding table."""
-    return open_store(path) if (Path(path) / "store.json").exists() else read_table(path)
+    return open_store(here(path)) if exists(Path(path) / "store.json") else read_table(path)
 
 
 def whole_table(store: FeatureStore) -> EmbeddingTable:

@@ -8,7 +8,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from downstream.data.arrays import PADDING
+from downstream.data.codes import PADDING
+from downstream.data.user_features import user_features
+from downstream.layers.pages import on_large_pages
 
 
 class Dice(nn.Module):
@@ -87,7 +89,8 @@ def per_context(batch: dict[str, Tensor], function: Callable[[dict[str, Tensor]]
     batch : dict of str to Tensor
         See ``downstream.data.ctr_data``.
     function : callable
-        Takes a batch of user, scene, history and mask with one row a context, and returns (C, ...).
+        Takes a batch of users with what is known of them, scenes, histories and masks, one row a context, and returns
+        (C, ...).
 
     Returns
     -------
@@ -95,7 +98,8 @@ def per_context(batch: dict[str, Tensor], function: Callable[[dict[str, Tensor]]
         (B, ...), what ``function`` gives for the context of each row.
     """
     first = batch["first"]
-    contexts = {name: batch[name][first] for name in ("user", "scene", "history", "mask") if name in batch}
+    names = ("user", "scene", *user_features(batch), "history", "mask")
+    contexts = {name: batch[name][first] for name in names if name in batch}
     return gather(function(contexts), batch["context"])
 
 
@@ -108,7 +112,6 @@ def clicked_mean(vectors: Tensor, batch: dict[str, Tensor]) -> Tensor:
 
 def id_embedding(codes: int, size: int) -> nn.Embedding:
     """An embedding of integer codes. It starts small, so that codes shown once or never contribute little."""
-    embedding = nn.Embedding(codes, size, padding_idx=PADDING)
-    with torch.no_grad():
-        embedding.weight.mul_(0.01)
-    return embedding
+    weight = on_large_pages(torch.empty(codes, size))
+    nn.init.normal_(weight).mul_(0.01)[PADDING] = 0
+    return nn.Embedding(codes, size, padding_idx=PADDING, _weight=weight)

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from downstream.data.arrays import FIRST_KNOWN, PADDING, UNKNOWN
+from downstream.data.codes import FIRST_KNOWN, PADDING, UNKNOWN
 from downstream.data.ctr_data import CTRData
+from downstream.data.user_features import user_features
 from downstream.forms.base import Form
 from downstream.images.embedder import ImageEmbedder
 from downstream.layers.blocks import id_embedding
@@ -41,7 +42,8 @@ class CTRModel(ClickModel):
     Parameters
     ----------
     sizes : dict of str to int
-        Number of codes of user, item, category, words and, where the dataset has scenes, scene.
+        Number of codes of user, item, category, words, where the dataset has scenes, scene, and of what is known of
+        users.
     settings : ModelSettings
         What all models share.
     options : Settings
@@ -76,7 +78,8 @@ class CTRModel(ClickModel):
         self.item_width = settings.embedding * len(used.keys() & {"item", "category", "words"})
         self.images = images(self.item_width) if images else None
         self.l2 = settings.l2
-        self.context_width = settings.embedding * len(self.ids.keys() & {"user", "scene"})
+        self.of_users = user_features(self.ids)
+        self.context_width = settings.embedding * len(self._of_context())
 
     def embed_items(self, batch: dict[str, Tensor]) -> Tensor:
         """ID embeddings of the distinct items (M, item_width)."""
@@ -87,8 +90,14 @@ class CTRModel(ClickModel):
         return torch.cat(features, dim=-1)
 
     def embed_context(self, batch: dict[str, Tensor]) -> list[Tensor]:
-        """ID embeddings of the user and, where the dataset has scenes, the scene; ``context_width`` in all."""
-        return [self.ids[name](batch[name]) for name in ("user", "scene") if name in self.ids]
+        """Embeddings of the user, what is known of the user, and the scene, as far as the dataset has them.
+
+        ``context_width`` in all.
+        """
+        return [self.ids[name](batch[name]) for name in self._of_context()]
+
+    def _of_context(self) -> list[str]:
+        return [*(name for name in ("user", "scene") if name in self.ids), *self.of_users]
 
     def penalised_loss(self, batch: dict[str, Tensor]) -> Tensor:
         loss = self.loss(batch)

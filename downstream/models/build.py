@@ -9,7 +9,7 @@ from torch import nn
 from data_tools.common.errors import UserError
 from data_tools.common.plugins import options_of
 from downstream.ams.joining import ServedImages
-from downstream.data.arrays import FIRST_KNOWN
+from downstream.data.codes import FIRST_KNOWN
 from downstream.data.ctr_data import CTRData
 from downstream.forms.base import Form
 from downstream.forms.gate import Gated

@@ -30,7 +30,7 @@ class DQM(Towers):
         super().__init__(sizes, settings, options, None)
         self.embed = images.embedder() if images else None
         size = self.embed.no_image.numel() if self.embed else 0
-        user_width = settings.embedding + self.item_width + size
+        user_width = settings.embedding * (1 + len(self.of_users)) + self.item_width + size
         self.user = prelu_mlp([user_width, *settings.hidden], SIZE)
         self.ad = prelu_mlp([self.item_width + size, *settings.hidden], SIZE)
         self.scene = prelu_mlp([settings.embedding, SIZE], SIZE) if "scene" in sizes else None
@@ -42,7 +42,8 @@ class DQM(Towers):
 
     def _of_contexts(self, contexts: dict[str, Tensor], items: Tensor, images: Tensor | None) -> Tensor:
         """User and scene vectors (C, 2, SIZE); zeros for the scene where the dataset has none."""
-        features = [self.ids["user"](contexts["user"]), clicked_mean(items, contexts)]
+        of_user = [self.ids[name](contexts[name]) for name in ("user", *self.of_users)]
+        features = [*of_user, clicked_mean(items, contexts)]
         if images is not None:
             behaviours = gather(images, contexts["history"])
             features.append(torch.einsum("bhd,bh->bd", behaviours, contexts["mask"].to(behaviours.dtype)))

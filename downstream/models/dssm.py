@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from downstream.data.arrays import PADDING
+from downstream.data.codes import PADDING
 from downstream.data.ctr_data import CTRData
 from downstream.layers.blocks import clicked_mean, gather, per_context
 from downstream.models.base import CTRModel, MakeImages

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from downstream.data.arrays import UNKNOWN
+from downstream.data.codes import UNKNOWN
 from downstream.layers.blocks import clicked_mean, gather, per_context
 from downstream.models.base import CTRModel, MakeImages
 from downstream.settings import ModelSettings

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from data_tools.common.errors import UserError
-from downstream.data.arrays import UNKNOWN
+from downstream.data.codes import UNKNOWN
 from downstream.data.ctr_data import CTRData
 from downstream.layers.blocks import mlp
 from downstream.models.base import CTRModel, MakeImages

@@ -22,6 +22,7 @@ GLOSSARY = {
     "log loss": "mean negative log-likelihood of the clicks; lower is better",
     "ECE": "expected calibration error: mean gap between predicted and observed click rate; lower is better",
     "page AUC of SimScore": "AUC within each page view of the cosine between an item and the user's last clicks",
+    "recall@50": "share of clicks whose item is among the 50 nearest to the user's last clicks, by vectors alone",
     "RankMe": "number of dimensions that an embedding effectively uses",
     "warm, cold": "items with and without an impression in the training split",
     "form": "how vectors enter the CTR model: as they are (Vector), as cosines with the user's clicks (SimScore), as a "
@@ -103,11 +104,11 @@ def _cells(rows: list[Row], names: Names) -> str:
         pairs = sorted({(cell.encoder, cell.seed) for cell in own})
         encoders = {encoder: ", ".join(str(seed) for e, seed in pairs if e == encoder) for encoder, _ in pairs}
         if own[0].table is None:
-            told = f"CTR seeds {encoders[pairs[0][0]]}"
+            design = f"CTR seeds {encoders[pairs[0][0]]}"
         else:
-            told = "; ".join(f"encoder {encoder} with CTR seeds {seeds}" for encoder, seeds in encoders.items())
-        designs.setdefault(told, []).append(names(source))
-    return ". ".join(f"{', '.join(sources)}: {told}" for told, sources in designs.items())
+            design = "; ".join(f"encoder {encoder} with CTR seeds {seeds}" for encoder, seeds in encoders.items())
+        designs.setdefault(design, []).append(names(source))
+    return ". ".join(f"{', '.join(sources)}: {design}" for design, sources in designs.items())
 
 
 def measured(
@@ -170,7 +171,7 @@ def limitations(figures: Figures, data: CTRData, names: Names) -> list[str]:
     items = len(np.unique(data.item[data.rows["test"]][cold]))
     said = drawn_labels(data.dataset.info)
     said += [
-        "Offline, on one log that was shaped by whatever ranked it then; a live test may say otherwise.",
+        "Offline, on one log that was shaped by what ranked it then; a live test may say otherwise.",
         "Intervals cover users and seeds in this test period, not other periods, other items or other settings.",
         f"The report has {len(distinct)} intervals, each with {figures.bootstrap['level']:.0%} coverage of its own. "
         f"Stars and verdict follow Holm's correction over all {METRIC_NAMES[figures.tested]} differences of the "
@@ -191,5 +192,7 @@ def limitations(figures: Figures, data: CTRData, names: Names) -> list[str]:
         said.append(
             f"Differences with {fewest} encoders know the spread between pre-training seeds from {fewest - 1} degree"
             f"{'s' * (fewest > 2)} of freedom: their intervals are wide, and more encoders narrow them most."
+            + " With two, they cover up to 98% where 95% are meant."
+            * (fewest == 2)
         )
     return said

@@ -19,19 +19,19 @@ from downstream.statistics.intervals import Interval
 Panels = list[tuple[str, str]]
 
 
-def _interval(row: dict[str, Any]) -> Interval:
+def interval_of(row: dict[str, Any]) -> Interval:
     """The interval of a row; one of no width where there is none."""
     return Interval(row["mean"], *(row["mean"] if row[end] is None else row[end] for end in ("low", "high")))
 
 
 def difference_panels(rows: list[dict[str, Any]], names: Names, duel: bool) -> Panels:
     """Differences of the tested metric by slice, all on one scale; of a duel the label names both sides."""
-    span, panels = limits([_interval(row) for row in rows]), []
+    span, panels = limits([interval_of(row) for row in rows]), []
     for part in SLICES:
         lines = [
             (
                 f"{names(row['a'])} − {names(row['b'])}" if duel else label(row["a"], row["form"], names),
-                _interval(row),
+                interval_of(row),
             )
             for row in rows
             if row["slice"] == part
@@ -53,9 +53,9 @@ def duels(figures: Figures, spec: ComparisonSpec, model: str) -> list[dict[str, 
 def segment_panels(figures: Figures, model: str) -> Panels:
     """The main source's gain in the parts of the test split, all on one scale."""
     rows, panels = select(figures.segments, model=model), []
-    span = limits([_interval(row) for row in rows.to_dicts()])
+    span = limits([interval_of(row) for row in rows.to_dicts()])
     for dimension in rows["dimension"].unique(maintain_order=True):
-        lines = [(row["part"], _interval(row)) for row in records(rows, dimension=dimension)]
+        lines = [(row["part"], interval_of(row)) for row in records(rows, dimension=dimension)]
         described = "; ".join(f"{name}: {signed(one.mean)}" for name, one in lines)
         panels.append((f"By {dimension}", forest(lines, "GAUC gain", span, described)))
     return panels

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 
-from data_tools.common.charts import BETTER, DASHES, INK, LETTER, MUTED, STYLE, WORSE, inline_svg, name_ends
+from data_tools.common.charts import BETTER, DASHES, INK, LETTER, MUTED, STANDINS, STYLE, inline_svg, name_ends
 from downstream.statistics.intervals import Interval
 
 
@@ -18,29 +21,41 @@ def limits(intervals: list[Interval]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def forest(labelled: list[tuple[str, Interval]], metric: str, span: tuple[float, float], described: str) -> str:
+Labelled = list[tuple[str, Interval]]
+
+
+def draw_forest(
+    axes: Axes, labelled: Labelled, metric: str, span: tuple[float, float], colours: Sequence[str] = tuple(STANDINS)
+) -> None:
     """Differences with their intervals, one line each, around zero.
 
     A filled circle is an interval right of zero, a filled square one left of it, an open circle one that holds zero,
-    so that nothing hangs on colour alone.
+    so that nothing hangs on colour alone. The colours are for what is better, worse and neither, in the order of
+    ``STANDINS``, after that of the text.
     """
+    _, better, worse, muted = colours
+    axes.axvline(0, color=muted, linewidth=1, linestyle=(0, (4, 3)))
+    for place, (_, interval) in enumerate(labelled):
+        colour, marker, fill = muted, "o", "none"
+        if interval.low > 0:
+            colour, marker, fill = better, "o", better
+        elif interval.high < 0:
+            colour, marker, fill = worse, "s", worse
+        axes.plot([interval.low, interval.high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
+        axes.plot(interval.mean, place, marker=marker, markersize=7, color=colour, markerfacecolor=fill)
+    axes.set(xlim=span, ylim=(len(labelled) - 0.5, -0.5), xlabel=metric)
+    axes.set_yticks(range(len(labelled)), [label for label, _ in labelled])
+    axes.tick_params(axis="y", length=0)
+    axes.locator_params(axis="x", nbins=4)
+    axes.spines[["left", "right", "top"]].set_visible(False)
+
+
+def forest(labelled: Labelled, metric: str, span: tuple[float, float], described: str) -> str:
+    """The drawing of :func:`draw_forest` by itself, for the page."""
     width = max(3.7, 1.9 + LETTER * max(len(label) for label, _ in labelled))  # long names take no room from the bars
     with matplotlib.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(width, 0.7 + 0.3 * len(labelled)))
-        axes.axvline(0, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-        for place, (_, interval) in enumerate(labelled):
-            colour, marker, fill = MUTED, "o", "none"
-            if interval.low > 0:
-                colour, marker, fill = BETTER, "o", BETTER
-            elif interval.high < 0:
-                colour, marker, fill = WORSE, "s", WORSE
-            axes.plot([interval.low, interval.high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
-            axes.plot(interval.mean, place, marker=marker, markersize=7, color=colour, markerfacecolor=fill)
-        axes.set(xlim=span, ylim=(len(labelled) - 0.5, -0.5), xlabel=metric)
-        axes.set_yticks(range(len(labelled)), [label for label, _ in labelled])
-        axes.tick_params(axis="y", length=0)
-        axes.locator_params(axis="x", nbins=4)
-        axes.spines[["left", "right", "top"]].set_visible(False)
+        draw_forest(axes, labelled, metric, span)
         figure.tight_layout(pad=0.3)
         return inline_svg(figure, described)
 

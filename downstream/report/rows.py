@@ -132,6 +132,34 @@ def proxy_rows(figures: Figures) -> Rows:
     ]
 
 
+def cold_recall_rows(figures: Figures, names: Names) -> Rows:
+    """One line a source: its recall of cold items with interval, and what the main source has over it."""
+    lines = []
+    for one in figures.cold_recall.iter_rows(named=True):
+        ends = "no interval" if one["low"] is None else f"{max(one['low'], 0):.1%} to {min(one['high'], 1):.1%}"
+        over = {"mean": one["over"], "low": one["over_low"], "high": one["over_high"]}
+        own = MISSING if one["over"] is None else interval(over)
+        lines.append([names(one["source"]), f"{one['mean']:.1%} ({ends})", own])
+    return lines
+
+
+def cold_recall_columns(figures: Figures, main: str) -> list[str]:
+    """Headings of :func:`cold_recall_rows`."""
+    return ["source", *(f"recall@{k}" for k in figures.cold_recall["k"].head(1)), f"{main} over it"]
+
+
+def cold_recall_note(figures: Figures) -> str:
+    """What was retrieved, among how much, and what chance would find; nothing where nothing was."""
+    if figures.cold_recall.is_empty():
+        return ""
+    one = figures.cold_recall.row(0, named=True)
+    return (
+        f"Share of {one['clicks']:,} test clicks on items never shown in training whose item is among the {one['k']} "
+        f"nearest, of {one['items']:,}, to the mean of the user's last clicks, by centred vectors alone. Chance would "
+        f"find {one['k'] / one['items']:.1%}; IDs know nothing of such items."
+    )
+
+
 def gate_rows(rows: list[Row], figures: Figures, spec: ComparisonSpec, model: str) -> Rows:
     """One line a category: its gate on the main source's images (mean and spread over seeds) and its impressions.
 

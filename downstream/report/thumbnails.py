@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -44,8 +45,8 @@ def nearest(unit: np.ndarray, usable: np.ndarray, queries: np.ndarray, count: in
     return np.argsort(-cosines, axis=1, kind="stable")[:, :count]
 
 
-def _thumbnail(path: Path, text: str, side: int = 72) -> Picture:
-    with Image.open(path) as image:
+def _thumbnail(data: bytes, text: str, side: int = 72) -> Picture:
+    with Image.open(io.BytesIO(data)) as image:
         return Picture(jpeg_uri(image, side, quality=80), text)
 
 
@@ -63,7 +64,7 @@ class Pictured:
 
     def __call__(self, row: int, said: str = "") -> Picture:
         """The picture of the item at a row of ``items.parquet``."""
-        return _thumbnail(self.data.dataset.folder / self.items["image"][int(row)], f"{self.names[int(row)]}{said}")
+        return _thumbnail(self.data.dataset.picture(self.items["image"][int(row)]), f"{self.names[int(row)]}{said}")
 
 
 def strips(picture: Pictured, queries: int = 5, count: int = 5) -> list[Strip]:

@@ -45,8 +45,8 @@ def _primary(figures: Figures, spec: ComparisonSpec, names: Names) -> str | None
     """The difference that was declared before the run."""
     if not (row := record(figures.differences, primary=True)):
         return None
-    told = _against(figures, spec, names, [row], row["b"])
-    return f"Declared before the run: {told[:-1]}, p = {row['p_holm']:.2g}." if row["p_holm"] is not None else told
+    said = _against(figures, spec, names, [row], row["b"])
+    return f"Declared before the run: {said[:-1]}, p = {row['p_holm']:.2g}." if row["p_holm"] is not None else said
 
 
 def _against_baseline(figures: Figures, spec: ComparisonSpec, model: str, names: Names) -> str | None:

@@ -13,7 +13,7 @@ from data_tools.common.errors import UserError
 from data_tools.common.scratch import pieces, scratch_array
 from data_tools.tables.table import EmbeddingTable, read_table
 from downstream.ams.joining import ServedImages
-from downstream.data.arrays import PADDING, UNKNOWN
+from downstream.data.codes import PADDING, UNKNOWN
 from downstream.data.ctr_data import CTRData
 from downstream.images.joined import ItemImages, check_space
 

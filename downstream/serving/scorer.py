@@ -16,18 +16,21 @@ import pyarrow.parquet as pq
 import torch
 from jsonargparse.typing import PositiveInt
 
+from data_tools.common.cache import staged
 from data_tools.common.errors import UserError
 from data_tools.common.files import whole_file
 from data_tools.common.parquet import parquet_table, read_parquet
+from data_tools.common.storage import taken
 from data_tools.log.engines import DuckDB, engine
 from data_tools.reading.columns import parse_columns
 from data_tools.reading.form import Given
 from downstream.ams.joining import ServedImages
 from downstream.data.ahead import batches_ahead, loader_threads
-from downstream.data.arrays import UNKNOWN, write_flat_clicks
+from downstream.data.arrays import write_flat_clicks
+from downstream.data.codes import UNKNOWN
 from downstream.data.ctr_data import CTRData, load_ctr_data
 from downstream.data.tensors import tensors
-from downstream.images.joined import ItemImages
+from downstream.images.joined import ItemImages, search_histories
 from downstream.models.base import CTRModel
 from downstream.serving.catalogue import new_vectors, with_new_images, with_new_items
 from downstream.serving.log import READ, NewLog, Reading, read_new_log
@@ -154,14 +157,14 @@ class Scorer:
             If ``out`` exists, the log cannot be read or too much of it is unusable, or the table does not fit.
         """
         settings, out = settings or ScoreSettings(), Path(out)
-        if out.exists():
+        if taken(out):
             raise UserError(f"{out} exists already; name another file or remove this one first")
         named = parse_columns(columns, "--columns", READ) if isinstance(columns, str) else columns
         vectors = new_vectors(table, self.images, self.settings.image.tune) if table else None
         torch.set_num_threads(settings.threads)
         with (
             whole_file(out) as scratch,
-            tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.work-") as inside,
+            tempfile.TemporaryDirectory(dir=staged(out).parent, prefix=f".{out.name}.work-") as inside,
             engine("duckdb", Path(inside), settings.memory) as run,
         ):
             work, scenes = Path(inside), self.data.scene is not None
@@ -170,7 +173,8 @@ class Scorer:
             images = with_new_images(self.images, self.data.item_ids, new, vectors)
             data = with_new_items(self.data, len(new), work)
             model = restore(self.folder, data, images, self.settings)
-            seen = _write(model, _joined(data, log, work), images, log, scratch, settings.batch_size)
+            joined = search_histories(_joined(data, log, work), images)
+            seen = _write(model, joined, images, log, scratch, settings.batch_size)
             return Scored(**seen, faults=log.faults, metrics=_metrics(run, scratch), notes=log.notes)
 
 
@@ -208,7 +212,12 @@ def _joined(data: CTRData, log: NewLog, work: Path) -> CTRData:
     codes = np.full(len(known), UNKNOWN, dtype=data.user_code.dtype)
     own = log.users["known"].is_not_null().to_numpy()
     codes[own] = data.user_code[known[own].astype(np.int64)]
-    return replace(data, clicked=clicked, offsets=offsets, user_code=codes, rows={}, conversion=None)
+    features = data.user_features
+    if features is not None:
+        features = np.full((len(known), features.shape[1]), UNKNOWN, dtype=features.dtype)
+        features[own] = data.user_features[known[own].astype(np.int64)]
+    users = {"user_code": codes, "user_features": features}
+    return replace(data, clicked=clicked, offsets=offsets, rows={}, conversion=None, **users)
 
 
 def _impressions(data: CTRData, piece: pa.RecordBatch, scenes: dict[str, int]) -> CTRData:

@@ -68,6 +68,10 @@ class TransferSettings(Checked):
         super().__post_init__()
         if not self.out or not self.dataset:
             raise UserError("'dataset' in the configuration and --out are needed")
+        if self.training.data.history_by == "similarity" and not self.table:
+            raise UserError(
+                "training.data.history_by is 'similarity', which compares vectors; name a table that has them"
+            )
         trainings = [self.training_of(model) for model in (ALONE, *self.models)]
         self.training.refuse_unused(trainings, decided={"model.name": "'models'"})
 

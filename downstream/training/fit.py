@@ -20,6 +20,7 @@ from downstream.ams.heartbeat import report_lost_ranks
 from downstream.ams.ids import whole
 from downstream.data.ctr_data import CTRData
 from downstream.forms.base import Form
+from downstream.images.joined import search_histories
 from downstream.images.reading import join
 from downstream.models.base import CTRModel
 from downstream.models.build import build_model
@@ -108,6 +109,7 @@ def fit(
         set_seed(seed)
         torch.set_num_threads(settings.optim.threads)
         images = join(table, data, settings.server) if table else None
+        data = search_histories(data, images)
         model = build_model(data, images, settings.model, settings.image)
         if start:
             start(model)

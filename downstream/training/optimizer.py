@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from downstream.ams.ids import is_sharded
 from downstream.images.features import Features
 from downstream.layers.click_model import ClickModel
+from downstream.layers.pages import on_large_pages
 from downstream.training.settings import TrainingSettings
 
 # Tables that stay dense: a batch shows most of the title words, so that a sparse gradient would only cost more.
@@ -40,16 +41,17 @@ class LazyAdam(torch.optim.Adam):
         state = self.state[weight]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32)
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
+            # Both moments of a row side by side, so that memory is searched for a row once.
+            state["moments"] = on_large_pages(weight.new_empty(len(weight), 2, weight.shape[1])).zero_()
         state["step"] += 1
         steps, (first_decay, second_decay) = state["step"].item(), group["betas"]
         gradient = weight.grad.coalesce()
         row, own = gradient.indices()[0], gradient.values()
-        mean = state["exp_avg"][row].lerp_(own, 1 - first_decay)
-        square = state["exp_avg_sq"][row].mul_(second_decay).addcmul_(own, own, value=1 - second_decay)
-        state["exp_avg"].index_copy_(0, row, mean)
-        state["exp_avg_sq"].index_copy_(0, row, square)
-        root = square.sqrt_().div_((1 - second_decay**steps) ** 0.5).add_(group["eps"])
+        moments = state["moments"].index_select(0, row)
+        mean = moments[:, 0].lerp_(own, 1 - first_decay)
+        square = moments[:, 1].mul_(second_decay).addcmul_(own, own, value=1 - second_decay)
+        state["moments"].index_copy_(0, row, moments)
+        root = square.sqrt().div_((1 - second_decay**steps) ** 0.5).add_(group["eps"])
         weight.index_add_(0, row, mean.div_(root), alpha=-group["lr"] / (1 - first_decay**steps))
 
 

@@ -27,7 +27,7 @@ from rich.progress import Progress
 from safetensors.torch import save_file
 
 from data_tools.common.errors import UserError
-from data_tools.common.files import resumable_folder, write_json
+from data_tools.common.files import refuse_url, resumable_folder, write_json
 from data_tools.common.provenance import commit, machine, versions
 from downstream.data.ctr_data import CTRData, load_ctr_data
 from downstream.images.reading import read_features
@@ -71,6 +71,10 @@ class RunSettings(TrainingSettings):
         super().__post_init__()
         if not self.dataset or not self.out:
             raise UserError("--dataset DATASET and --out RUN are needed")
+        if self.data.history_by == "similarity" and not self.table:
+            raise UserError(
+                "--data.history_by is 'similarity', which compares vectors, but there is no --table TABLE that has them"
+            )
         if self.warm_up_part != "partial" and not self.warm_up:
             raise UserError(f"--warm_up_part is {self.warm_up_part!r}, but there is no --warm_up RUN to take it from")
 
@@ -78,6 +82,7 @@ class RunSettings(TrainingSettings):
 @contextlib.contextmanager
 def _run_folder(settings: RunSettings, made_with: Any, state: PartialState) -> Iterator[Path]:
     """The folder that becomes the run; the first process makes it or finds it again, and all of them get it."""
+    refuse_url(settings.out, "a run")
     if Path(settings.out).exists():
         raise UserError(f"{settings.out} exists already; name another folder or remove this one first")
     state.wait_for_everyone()

@@ -11,13 +11,13 @@ from safetensors.torch import load_file
 
 from data_tools.common.cli import settings_from
 from data_tools.common.errors import UserError
-from data_tools.common.files import read_json
+from data_tools.common.files import read_json, refuse_url
 from data_tools.common.parquet import read_parquet
 from downstream.ams.joining import ServedImages
 from downstream.data.arrays import VOCABULARY
 from downstream.data.ctr_data import CTRData, load_ctr_data
 from downstream.images.features import TunedTable
-from downstream.images.joined import ItemImages, check_space
+from downstream.images.joined import ItemImages, check_space, search_histories
 from downstream.images.reading import join, read_features
 from downstream.models.base import CTRModel
 from downstream.models.build import build_model
@@ -78,6 +78,7 @@ def run_settings(folder: str | Path) -> RunSettings:
     UserError
         If the folder is not a run of ``downstream.train``.
     """
+    refuse_url(folder, "a run")
     path = Path(folder) / "summary.json"
     summary: dict[str, Any] = read_json(path)
     if "dataset" not in summary.get("settings", {}):
@@ -86,7 +87,7 @@ def run_settings(folder: str | Path) -> RunSettings:
         return settings_from(RunSettings, _upgraded(summary["settings"]), f"{folder}/summary.json")
     except (UserError, KeyError) as error:
         raise UserError(
-            f"{path} has settings that this version cannot read: {error}; make the run anew with "
+            f"{path} has settings that this version cannot read: {error}; train it again with "
             "python -m downstream.train"
         ) from error
 
@@ -100,7 +101,7 @@ def check_dataset(folder: str | Path, data: CTRData, settings: RunSettings) -> N
     if vocabulary.exists() and not read_parquet(vocabulary).equals(read_parquet(data.vocabulary)):
         raise UserError(
             f"{folder} was trained with other codes of users and items than this version makes of {settings.dataset}; "
-            "make the run anew with python -m downstream.train"
+            "train it again with python -m downstream.train"
         )
 
 
@@ -174,4 +175,5 @@ def load_run(folder: str | Path, data: CTRData | None = None) -> tuple[CTRModel,
     settings = run_settings(folder)
     data = data or load_ctr_data(settings.dataset, settings.data)
     check_dataset(folder, data, settings)
-    return restore(folder, data, run_images(folder, data, settings), settings), data, settings
+    images = run_images(folder, data, settings)
+    return restore(folder, data, images, settings), search_histories(data, images), settings

@@ -18,7 +18,9 @@ from data_tools.common.plugins import changed, plugin_settings, refuse_unused, w
 from downstream.forms.aggregators import AGGREGATORS
 from downstream.forms.base import TUNING
 from downstream.forms.registry import FORMS
+from downstream.models.base import CTRModel
 from downstream.models.registry import MODELS
+from downstream.models.towers import Towers
 from downstream.settings import DataSettings, ImageSettings, ModelSettings, OptimSettings, ServerSettings
 
 Section = TypeVar("Section")
@@ -168,6 +170,7 @@ class TrainingSettings(TrainingDefaults):
                 f"image.form is {self.image.form!r}"
             )
         self._check_tuning(image.uses)
+        self._check_search(model)
         used = _used_by_model(self.model)
         refuse_unused(self.model, "model", used)
         _refuse_shared(self.model, "model", used, f"model {self.model.name!r}")
@@ -177,6 +180,20 @@ class TrainingSettings(TrainingDefaults):
         _refuse_shared(
             self.image, "image", used, f"model {self.model.name!r}" if limited else f"form {self.image.form!r}"
         )
+
+    def _check_search(self, model: type[CTRModel]) -> None:
+        if self.data.history_by != "similarity":
+            return
+        if issubclass(model, Towers):
+            raise UserError(
+                f"data.history_by is 'similarity', which depends on the shown item, but model {self.model.name!r} "
+                "knows users apart from items; remove it, or choose another model"
+            )
+        if self.server.strategy != "local":
+            raise UserError(
+                "data.history_by is 'similarity', which compares the vectors of a table, but server.strategy is "
+                f"{self.server.strategy!r}, which serves embeddings of a feature store; remove one"
+            )
 
     def _check_tuning(self, uses: frozenset[str]) -> None:
         tune, server = self.image.tune, self.server.strategy

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from data_tools.common.errors import UserError
 from data_tools.common.files import read_json
 from data_tools.common.parquet import read_parquet
-from downstream.data.arrays import UNKNOWN, VOCABULARY
+from downstream.data.arrays import VOCABULARY
+from downstream.data.codes import UNKNOWN
 from downstream.data.ctr_data import CTRData
 from downstream.images.features import Features
 from downstream.models.base import CTRModel
@@ -29,7 +30,7 @@ class WarmUp:
     """Loads an earlier run's weights into a new model, called as ``warm_up(model)``.
 
     "partial" is all but the ID embeddings, which overfit where they are reused; "full" is these too. An ID keeps its
-    embedding though its code may have changed; embeddings of IDs that the earlier run did not know start anew.
+    embedding though its code may have changed; embeddings of IDs that the earlier run did not know start from scratch.
 
     Attributes
     ----------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import torch
@@ -27,25 +28,31 @@ def places(items: list[int], index: dict[int, int]) -> list[int]:
     return [index.setdefault(item, len(index)) for item in items]
 
 
+def filled(rows: list[list[int]], width: int, padding: float, dtype: torch.dtype) -> Tensor:
+    """Rows of at most ``width`` values as (rows, width), left-aligned."""
+    lengths = torch.tensor([len(row) for row in rows])
+    out = torch.full((len(rows), width), padding, dtype=dtype)
+    out[torch.arange(width) < lengths[:, None]] = torch.tensor(list(chain.from_iterable(rows)), dtype=dtype)
+    return out
+
+
 def request_batch(encoded: Encoded, decoder: Decoder | ItemNumbers, history: int, slots: int) -> dict[str, Tensor]:
     """Decode and lay out a batch of requests."""
     pictures, requests = encoded
     index: dict[int, int] = {}
-    shape = len(requests)
-    batch = {
-        "history": torch.full((shape, history), -1),
+    clicked, shown, click = [], [], []
+    for request in requests:
+        clicked.append(places(request["history"][-history:], index)[::-1])
+        shown.append(places(request["page"][:slots], index))
+        click.append(request["click"][:slots])
+    return {
+        "history": filled(clicked, history, -1, torch.long).flip(1),
         "fresh": torch.tensor([min(request["fresh"], history) for request in requests]),
-        "page": torch.full((shape, slots), -1),
-        "click": torch.zeros(shape, slots),
+        "page": filled(shown, slots, -1, torch.long),
+        "click": filled(click, slots, 0, torch.float32),
+        "images": decoder.views(pictures, list(index)),
+        "image_item": torch.tensor(list(index)),
     }
-    for row, request in enumerate(requests):
-        clicked, shown = places(request["history"][-history:], index), places(request["page"][:slots], index)
-        batch["history"][row, history - len(clicked) :] = torch.tensor(clicked, dtype=torch.long)
-        batch["page"][row, : len(shown)] = torch.tensor(shown)
-        batch["click"][row, : len(shown)] = torch.tensor(request["click"][:slots], dtype=torch.float32)
-    batch["images"] = torch.stack([decoder.transform(decoder(pictures, item)) for item in index])
-    batch["image_item"] = torch.tensor(list(index))
-    return batch
 
 
 def item_batch(
@@ -54,9 +61,8 @@ def item_batch(
     """Views of each catalogue picture, decoded once, and what is to be said of it."""
     pictures, records = encoded
     items = [record["item"] for record in records]
-    decoded = [decoder(pictures, item) for item in items]
     return {
-        "images": torch.stack([decoder.transform(picture) for picture in decoded * views]),
+        "images": decoder.views(pictures, items, views),
         "image_item": torch.tensor(items * views),
         **(annotate(records) if annotate else {}),
     }

@@ -12,7 +12,8 @@ A batch of requests is a dict:
 ================  ==================  =============================================================================
 
 A batch of catalogue pictures holds ``images`` (v n, ...) and ``image_item`` (v n,): first views of n, then second
-views, and so on; and what the objective's ``annotate`` says of the n.
+views, and so on; and what the objective's ``annotate`` says of the n. A batch of both holds the pictures of requests,
+then those of the catalogue, and ``catalogue``, long (): how many come before the latter.
 
 Streams are endless and a function of (seed, process, shard stream, batch number) alone, so that a run resumes at batch
 k exactly: batches before it are read past without decoding. A shard stream is a share of a process's groups of records;
@@ -107,7 +108,7 @@ class BatchStream(IterableDataset):
             return self.collate(encoded)
 
     def _encoded(self, stream: int) -> Iterator[Encoded]:
-        """Undecoded batches of one shard stream: its groups in random order, each epoch anew, several mixed."""
+        """Undecoded batches of one shard stream: its groups in random order, reshuffled each epoch, several mixed."""
         left: dict[str | None, Leftovers] = defaultdict(lambda: Leftovers(self.rows))
         if self.parts > 1:
             rng = np.random.default_rng([self.seed, self.process, stream])
@@ -197,6 +198,26 @@ def _joined(
             drawn = [group.pop() for group in chosen]
             pool = [(category, group) for category, group in pool if group]
             yield pictures_of(drawn), [row for _, rows in drawn for row in rows]
+
+
+class Both:
+    """Endless batches of requests, each with one of catalogue pictures behind it.
+
+    Attributes
+    ----------
+    num_workers : int
+        Loader processes of the two.
+    """
+
+    def __init__(self, requests: Loader, catalogue: Loader) -> None:
+        self.requests, self.catalogue = requests, catalogue
+        self.num_workers = requests.num_workers + catalogue.num_workers
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        for requested, items in zip(self.requests, self.catalogue, strict=True):
+            first = {"catalogue": torch.tensor(len(requested["images"]))}
+            pictures = {name: torch.cat([requested[name], items[name]]) for name in ("images", "image_item")}
+            yield requested | items | pictures | first
 
 
 def loader(

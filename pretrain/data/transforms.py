@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import ceil
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from data_tools.reading.images import BadImage, read_image
-from data_tools.sharding.read import Pictures
+from data_tools.sharding.read import Pictures, PlacedPictures
 from pretrain.settings import Batch
 
 NUMPY = b"\x93NUMPY"  # how a picture that is stored decoded begins
@@ -96,6 +96,14 @@ def training_transform(settings: Batch, image_size: int) -> Transform:
     return Transform(v2.Compose([view, jitter]), at_least)
 
 
+def drawn(pictures: Pictures, item: int) -> int:
+    """The number of one of an item's pictures, drawn with equal chances; where it has one, nothing is drawn."""
+    if not isinstance(pictures, PlacedPictures):
+        return item
+    of_item = pictures.of_item(item)
+    return of_item[int(torch.randint(len(of_item), ()))] if len(of_item) > 1 else item
+
+
 class Decoder:
     """Decodes items' pictures for one transform, and keeps those asked for last, so that popular ones are decoded once.
 
@@ -112,7 +120,8 @@ class Decoder:
         self._size = 0
 
     def __call__(self, pictures: Pictures, item: int) -> Tensor:
-        """Decoded picture, uint8 (3, height, width)."""
+        """Decoded picture, uint8 (3, height, width); of an item with several, one that torch's generator draws."""
+        item = drawn(pictures, item)
         if item in self._kept:
             self._kept.move_to_end(item)
             return self._kept[item]
@@ -123,6 +132,13 @@ class Decoder:
             picture = torch.full((3, self.transform.at_least, self.transform.at_least), 128, dtype=torch.uint8)
         self._keep(item, picture)
         return picture
+
+    def views(self, pictures: Pictures, items: list[int], count: int = 1) -> Tensor:
+        """Views of items' pictures, uint8 (count n, 3, S, S): one of each of the n items, then the next of each."""
+        decoded: Iterable[Tensor] = (self(pictures, item) for item in items)
+        if count > 1:
+            decoded = list(decoded) * count
+        return torch.stack([self.transform(picture) for picture in decoded])
 
     def _keep(self, item: int, picture: Tensor) -> None:
         if picture.nbytes > self.cache_bytes:
@@ -136,10 +152,6 @@ class Decoder:
 class ItemNumbers:
     """Stands where a :class:`Decoder` does for encoders that take items: nothing is read or decoded."""
 
-    def transform(self, item: Tensor) -> Tensor:
-        """Items have one view."""
-        return item
-
-    def __call__(self, pictures: Pictures, item: int) -> Tensor:
-        """The item's number, long ()."""
-        return torch.tensor(item)
+    def views(self, pictures: Pictures, items: list[int], count: int = 1) -> Tensor:
+        """The items' numbers, long (count n,)."""
+        return torch.tensor(items * count)

@@ -21,9 +21,14 @@ def _signed(value: int) -> int:
 
 def mix(x: Tensor) -> Tensor:
     """splitmix64's finaliser on int64 (Steele et al. 2014): every bit of the result depends on every bit of x."""
-    x = (x ^ ((x >> 30) & (2**34 - 1))) * _signed(FIRST)
-    x = (x ^ ((x >> 27) & (2**37 - 1))) * _signed(SECOND)
-    return x ^ ((x >> 31) & (2**33 - 1))
+    for shift, factor in ((30, FIRST), (27, SECOND)):
+        x = _folded(x, shift).mul_(_signed(factor))
+    return _folded(x, 31)
+
+
+def _folded(x: Tensor, shift: int) -> Tensor:
+    """x ^ (x >> shift) with zeros shifted in, in one new tensor: masks of many pictures are large."""
+    return (x >> shift).bitwise_and_(2 ** (64 - shift) - 1).bitwise_xor_(x)
 
 
 def uniform(seeds: Tensor, count: int) -> Tensor:
@@ -34,7 +39,7 @@ def uniform(seeds: Tensor, count: int) -> Tensor:
     seeds : long tensor (n,)
     """
     place = torch.arange(1, count + 1, device=seeds.device) * _signed(GOLDEN)
-    return ((mix(seeds[:, None] + place) >> 40) & (2**24 - 1)).float() / 2**24
+    return (mix(seeds[:, None] + place) >> 40).bitwise_and_(2**24 - 1).float().div_(2**24)
 
 
 def picture_seeds(items: Tensor, views: int, *parts: int) -> Tensor:

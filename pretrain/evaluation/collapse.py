@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_tools.common.plugins import options_of
 from data_tools.measures.effective_rank import effective_rank
 from pretrain.objectives import OBJECTIVES
 from pretrain.objectives.parts.guards import Guards
@@ -85,7 +84,7 @@ def unhealthy(figures: dict[str, float]) -> dict[str, str]:
 def likely_causes(settings: Settings) -> list[str]:
     """What in the settings is known to let embeddings collapse, the likeliest first."""
     objective = settings.objective
-    causes = OBJECTIVES[objective.name].collapse_causes(options_of(objective, objective.name))
+    causes = [cause for name, of in objective.parts.items() for cause in OBJECTIVES[name].collapse_causes(of)]
     if settings.batch.rows < 16 and not causes:
         causes.append(f"few negatives: batch.rows is {settings.batch.rows}")
     causes.append(f"too high a learning rate: optim.lr is {settings.optim.lr:g}")

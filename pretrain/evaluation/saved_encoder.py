@@ -10,13 +10,14 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from data_tools.common.errors import UserError
-from data_tools.common.files import digest
+from data_tools.common.files import digest, read_json, refuse_url
 from data_tools.common.plugins import in_use
 from pretrain.encoder.image_encoder import ImageEncoder, build_encoder
 from pretrain.evaluation.page_auc import requests_of
 from pretrain.evaluation.wise_ft import choose_factor, interpolate
 from pretrain.settings import Encoder
 from pretrain.training.runs import read_settings
+from pretrain.training.seen import seen_before_training, seen_by_run
 
 WEIGHTS = {"trained": "best", "initial": "initial"}
 # What "wise_ft" may be: a factor, "validation", or None for weights as they are.
@@ -85,6 +86,7 @@ def load_run_encoder(
     UserError
         If the run has no such weights.
     """
+    refuse_url(run, "a run")
     named = read_settings(run).encoder
     encoder = build_encoder(named, data, initial_weights=False)  # which need not be at hand any more
     load_weights_of(encoder, run, weights)
@@ -93,6 +95,7 @@ def load_run_encoder(
         "weights": weights,
         "checkpoint": digest([weights_file(run, weights)]),
         "run": str(run),
+        "saw_until": seen_by_run(read_json(run / "run.json"), weights),
     }
     if wise_ft is not None:
         record |= average_weights(encoder, run, wise_ft, data)
@@ -128,5 +131,6 @@ def generic_encoder(named: Encoder) -> tuple[ImageEncoder, dict[str, Any]]:
         "weights": "as named",
         "checkpoint": digest([named.weights]) if named.weights else None,
         "run": None,
+        "saw_until": seen_before_training(named),
     }
     return build_encoder(named).eval(), record

@@ -15,6 +15,7 @@ from pretrain.objectives.courier import Courier
 from pretrain.objectives.scl import Scl
 from pretrain.objectives.simclr import SimClr
 from pretrain.objectives.simsiam import SimSiam
+from pretrain.objectives.sum import Sum
 from pretrain.objectives.supervised import Supervised
 
 OBJECTIVES: Registry[type[Objective]] = Registry(
@@ -27,5 +28,6 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "simsiam": SimSiam,
         "clip": Clip,
         "supervised": Supervised,
+        "sum": Sum,
     },
 )

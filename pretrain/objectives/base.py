@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,8 @@ class Context:
         Clicks and page-view slots of a request in a batch.
     guards : Guards
         Terms against collapse.
+    parts : dict of Objective
+        Those that the objective is made of, by name (see :meth:`Objective.made_of`).
     """
 
     encoder: nn.Module
@@ -39,6 +41,14 @@ class Context:
     history: int = 30
     slots: int = 10
     guards: Guards = field(default_factory=Guards)
+    parts: Mapping[str, Objective] = field(default_factory=dict)
+
+
+def catalogue_from(batch: dict[str, Tensor]) -> int:
+    """The first of a batch's pictures that is of the catalogue; those before it are of requests."""
+    if "catalogue" in batch:
+        return int(batch["catalogue"])
+    return len(batch["image_item"]) if "history" in batch else 0
 
 
 class Objective(nn.Module):
@@ -49,15 +59,18 @@ class Objective(nn.Module):
     Attributes
     ----------
     batches : str
-        "requests", or "items" for catalogue pictures (see ``pretrain.data.stream``).
+        "requests", "items" for catalogue pictures, or "both" (see ``pretrain.data.stream``).
     views : int
         How often a batch of catalogue pictures holds each, augmented each time.
+    catalogue : int
+        With "both", catalogue pictures a step over all processes; 0 for as many as requests.
     annotate : callable or None
         What else a batch of catalogue pictures holds: records (n) -> dict of tensors (n, ...).
     """
 
     batches = "requests"
     views = 2
+    catalogue = 0
     annotate: Callable[[list[dict[str, Any]]], dict[str, Tensor]] | None = None
 
     def __init__(self, options: Any, context: Context) -> None:
@@ -74,6 +87,11 @@ class Objective(nn.Module):
     def forward(self, embeddings: Tensor, batch: dict[str, Tensor]) -> dict[str, Term]:
         """The objective's own terms and those of the guards."""
         return self.terms(embeddings, batch) | guard_losses(self.guards, embeddings, batch)
+
+    @classmethod
+    def made_of(cls, options: Any) -> list[str]:
+        """Names of the objectives that it is made of, whose options it uses."""
+        return []
 
     @classmethod
     def collapse_causes(cls, options: Any) -> list[str]:

@@ -303,7 +303,9 @@ class Courier(Contrastive):
         item = batch["image_item"][targets.index.clamp(min=0)]
         candidate, candidate_item = gather(own), gather(item)
         candidate_kept = gather(targets.index >= 0 if self.options.unclicked_negatives else clicked)
-        positive = torch.arange(len(item), device=item.device) + rank() * len(item)
+        # Few slots are clicked: the logits are of those alone.
+        asked = kept.nonzero().squeeze(1)
+        positive = asked + rank() * len(item)
         several = page_view and self.options.page_positives
         bias, further = self._same_request(batch, targets, rivals, positive, several=several)
         if page_view and self.options.queue:
@@ -318,9 +320,9 @@ class Courier(Contrastive):
             popular = -self.options.log_q * log_share[candidate_item][None, :]
             bias = popular if bias is None else bias + popular
         return info_nce(
-            query=targets.rebuilt,
-            query_item=item,
-            query_kept=kept,
+            query=targets.rebuilt[asked],
+            query_item=item[asked],
+            query_kept=kept[asked],
             candidate=candidate,
             candidate_item=candidate_item,
             candidate_kept=candidate_kept,

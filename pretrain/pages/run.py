@@ -10,7 +10,7 @@ from torch import Tensor
 from data_tools.common import pages
 from data_tools.common.errors import UserError
 from data_tools.common.files import read_json, whole_file
-from data_tools.common.plugins import in_use, options_of
+from data_tools.common.plugins import in_use
 from pretrain.encoder.image_encoder import build_encoder, family_of
 from pretrain.evaluation.page_auc import SLICES, Requests, embed, requests_of
 from pretrain.evaluation.saved_encoder import load_weights_of
@@ -86,9 +86,12 @@ def _embedded(run: Path, settings: Settings, data: str, requests: Requests) -> d
 
 def _sections(settings: Settings) -> dict[str, dict[str, Any]]:
     """Sections of the settings by name, with the options of what was chosen."""
-    return {name: in_use(getattr(settings, name)) for name in ("encoder", "objective", "batch", "optim", "evaluation")}
+    names = ("encoder", "batch", "optim", "evaluation")
+    chosen = {"objective": in_use(settings.objective, settings.objective.parts)}
+    return chosen | {name: in_use(getattr(settings, name)) for name in names}
 
 
 def _attention_temperature(settings: Settings) -> float | None:
-    objective = settings.objective
-    return OBJECTIVES[objective.name].attention_temperature(options_of(objective, objective.name))
+    parts = settings.objective.parts.items()
+    found = [OBJECTIVES[name].attention_temperature(options) for name, options in parts]
+    return next((temperature for temperature in found if temperature is not None), None)

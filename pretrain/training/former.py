@@ -44,7 +44,8 @@ def _objective(made: dict[str, Any]) -> dict[str, Any]:
         former = {key: former[key] for key in ("temperature", "learn_temperature") if key in former}
     options = former | made.get(name, {})
     guards = {"guards": made["guards"]} if "guards" in made else {}
-    return {"name": name, **guards, **({name: options} if options else {})}
+    parts = {key: made[key] for key in made.get("sum", {}).get("weights", {}) if key in made and name == "sum"}
+    return {"name": name, **guards, **parts, **({name: options} if options else {})}
 
 
 def _batch(made: dict[str, Any]) -> dict[str, Any]:

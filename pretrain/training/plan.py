@@ -32,12 +32,14 @@ def plan_training(settings: Settings, state: PartialState) -> list[str]:
         raise UserError("--dry_run measures how pictures are read and encoded; an encoder of vectors reads none")
     precision = choose_precision(encoder, optim.precision, settings.encoder.image_size)
     rows = settings.batch.rows // state.num_processes
-    if OBJECTIVES[settings.objective.name].batches == "requests":
+    kinds = [OBJECTIVES[name].batches for name in settings.objective.parts]
+    pictures = 0
+    if "requests" in kinds:
         some = shards.records("train", 0)[:rows]
         distinct = {item for record in some for item in items_of(record)}
-        pictures = round(len(distinct) * rows / len(some))
-    else:
-        pictures = 2 * rows
+        pictures += round(len(distinct) * rows / len(some))
+    if "items" in kinds:
+        pictures += 2 * rows
 
     def step(images: Tensor) -> None:
         with torch.autocast(state.device.type, torch.bfloat16, enabled=precision != "fp32"):

@@ -1,6 +1,6 @@
 """A run folder: settings and provenance, checkpoints that appear whole or not at all, best weights.
 
-``run.json``                  resolved settings, versions, git state, machine
+``run.json``                  resolved settings, versions, git state, machine, and what of the log it sees (``saw``)
 ``initial.safetensors``       the encoder before training
 ``best.safetensors``          the encoder at its best validation so far, with ``best.json``
 ``checkpoints/step-NNNNNN``   encoder, optimiser, what the objective learns (safetensors) and state.json; the newest
@@ -28,9 +28,11 @@ from torch import Tensor
 from data_tools.common import provenance
 from data_tools.common.cli import settings_from
 from data_tools.common.errors import UserError
-from data_tools.common.files import finite, read_json, read_json_lines, whole_file, whole_folder, write_json
+from data_tools.common.files import finite, read_json, read_json_lines, refuse_url, whole_file, whole_folder, write_json
+from data_tools.tables.seen import latest
 from pretrain.settings import Settings
 from pretrain.training.former import upgrade_log_line, upgrade_settings, upgrade_summary
+from pretrain.training.seen import seen_in_training
 
 STOPPED = "stopped.json"
 
@@ -71,6 +73,7 @@ def open_run(settings: Settings, wait: Callable[[], None]) -> Path | None:
     UserError
         If the folder already contains a run and ``resume`` is off, or the run was made with other settings.
     """
+    refuse_url(settings.out, "a run")
     run = Path(settings.out)
     made = (run / "run.json").exists()
     found = checkpoints(run)
@@ -94,15 +97,24 @@ def start_run(settings: Settings, encoder: torch.nn.Module) -> None:
     """Record what is about to be trained, and the encoder before training."""
     run = Path(settings.out)
     made_by = {"commit": provenance.commit(), "versions": provenance.versions(), "machine": provenance.machine()}
-    write_json(run / "run.json", {"settings": asdict(settings), **made_by})
+    write_json(run / "run.json", {"settings": asdict(settings), "saw": seen_in_training(settings), **made_by})
     save_tensors(run / "initial.safetensors", encoder.state_dict())
     (run / "best.json").unlink(missing_ok=True)
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write a state dict as safetensors, whole or not at all."""
+def continue_run(settings: Settings) -> None:
+    """Record what a resumed run sees of shards that reach further than those it began with."""
+    path = Path(settings.out) / "run.json"
+    made, now = read_json(path), seen_in_training(settings)
+    if "saw" in made:
+        write_json(path, made | {"saw": made["saw"] | {"until": latest([made["saw"]["until"], now["until"]])}})
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str] | None = None) -> None:
+    """Write a state dict as safetensors, with what is said ``about`` it as its metadata; whole or not at all."""
     with whole_file(path) as scratch:
-        safetensors.torch.save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, scratch)
+        kept = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+        safetensors.torch.save_file(kept, scratch, about)
 
 
 def save_checkpoint(

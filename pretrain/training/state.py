@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,4 +78,6 @@ def build_objective(settings: Settings, encoder: ImageEncoder) -> Objective:
     """The objective that the settings name, in training mode."""
     chosen, batch = settings.objective, settings.batch
     context = Context(encoder, settings.data, history=batch.history, slots=batch.slots, guards=chosen.guards)
-    return OBJECTIVES[chosen.name](options_of(chosen, chosen.name), context).train()
+    kind, options = OBJECTIVES[chosen.name], options_of(chosen, chosen.name)
+    parts = {name: OBJECTIVES[name](options_of(chosen, name), context) for name in kind.made_of(options)}
+    return kind(options, replace(context, parts=parts)).train()

@@ -67,6 +67,12 @@ def table(*first: str) -> Table:
     return made
 
 
+def heading(title: str) -> list[str]:
+    """First lines of a page of figures, in Markdown: title, command, commit and machine."""
+    made = made_by()
+    return [f"# {title}", "", f"`{made['command']}`", "", f"Commit {made['commit']}; {made['machine']}.", ""]
+
+
 def finish(
     settings: Any,
     figures: dict[str, Any],

@@ -64,12 +64,12 @@ class Settings:
     scratch: str | None = None
 
 
-def make_dataset(folder: Path, items: int, requests: int) -> Path:
-    """A dataset folder of random bytes for pictures and a random log, users with 50 page views each."""
+def make_dataset(folder: Path, items: int, requests: int, size: float = 6000) -> Path:
+    """A dataset folder of random bytes for pictures, ``size`` on average, and a random log: 50 page views a user."""
     rng = np.random.default_rng(0)
     (folder / "images").mkdir(parents=True)
-    for item, size in enumerate((6000 * rng.lognormal(-0.125, 0.5, items)).astype(int)):
-        (folder / f"images/{item}.jpg").write_bytes(rng.bytes(size))
+    for item, length in enumerate((size * rng.lognormal(-0.125, 0.5, items)).astype(int)):
+        (folder / f"images/{item}.jpg").write_bytes(rng.bytes(length))
     category = rng.integers(CATEGORIES, size=items)
     by_category = [np.flatnonzero(category == one) for one in range(CATEGORIES)]
     names = [f"p{item}" for item in range(items)]

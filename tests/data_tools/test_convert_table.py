@@ -173,7 +173,7 @@ def test_mmrec_gets_its_own_order(tmp_path):
     ("settings", "message"),
     [
         ({"out": "t.zip"}, "no layout goes by .zip"),
-        ({"out": "t", "layout": "pickle"}, "none of npy, npz"),
+        ({"out": "t", "layout": "pickle"}, "choose one of npy, npz"),
         ({"out": "t.npy", "layout": "fuxictr"}, "FuxiCTR reads .h5, .npz and .parquet"),
         ({"out": "t.h5", "layout": "fuxictr"}, "only ASCII ids"),
         ({"out": "own"}, "already exists"),

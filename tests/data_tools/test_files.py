@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,9 +21,6 @@ from data_tools.common.files import (
     work_folder,
     write_json,
 )
-from data_tools.dataset.schema import open_dataset
-from data_tools.sharding.files import read_index
-from data_tools.tables.table import read_table
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
@@ -171,12 +167,3 @@ def test_a_file_of_lines_is_read_and_a_line_that_is_no_json_is_named(tmp_path):
         read_json_lines(tmp_path / "log.jsonl")
     with pytest.raises(UserError, match=r"none\.jsonl does not exist"):
         read_json_lines(tmp_path / "none.jsonl")
-
-
-@pytest.mark.parametrize("url", ["s3://bucket/x", "gs://bucket/x", "https://host/x", Path("s3://bucket/x")])
-@pytest.mark.parametrize("use", [read_index, open_dataset, read_table, lambda url: whole_folder(url).__enter__()])
-def test_a_url_is_not_taken_for_a_relative_folder(url, use, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"is a URL .*only local folders"):
-        use(url)
-    assert not list(tmp_path.iterdir())

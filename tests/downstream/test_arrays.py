@@ -9,7 +9,7 @@ import pytest
 
 from data_tools.common.cli import UserError
 from downstream.data import arrays
-from downstream.data.arrays import FIRST_KNOWN, UNKNOWN
+from downstream.data.codes import FIRST_KNOWN, UNKNOWN
 from downstream.data.ctr_data import load_ctr_data
 from downstream.settings import DataSettings
 

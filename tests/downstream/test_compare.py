@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
+from PIL import Image
 from sklearn.metrics import ndcg_score, roc_auc_score
 
 import downstream.comparison.cells
@@ -246,6 +247,15 @@ def test_forms_are_chosen_by_validation(reported):
     assert f"<tr><td>Random vectors</td><td>{shown[0]}</td><td>{shown[1]}</td></tr>" in html
 
 
+def test_the_summary_is_one_page_with_the_verdict(reported):
+    picture = Image.open(reported / "summary.png")
+    assert picture.format == "PNG" and picture.size[0] == 1290 and picture.size[1] < 1.5 * picture.size[0]
+    # nothing is cut off: the margins are white
+    pixels = np.asarray(picture.convert("L"))
+    assert all((edge > 250).all() for edge in (pixels[:45], pixels[-45:], pixels[:, :45], pixels[:, -45:]))
+    assert (pixels < 100).mean() > 0.01
+
+
 def test_figures_survive_the_file(reported, tmp_path):
     figures = Figures.read(reported / "figures.json")
     figures.write(tmp_path / "again.json")
@@ -380,21 +390,27 @@ def test_a_part_of_the_test_days_is_scored_alone(tiny_world, tmp_path):
         compare(replace(settings, test_days=(90.0, 91.0)), "")
 
 
-def test_a_planted_cheat_is_flagged_in_the_first_sentence(world, tmp_path):
+def test_a_planted_cheat_is_flagged_in_the_first_sentence(world, monkeypatch, tmp_path, capsys):
+    """An SVD of the test clicks, beside honest vectors, through the command."""
     data = load_ctr_data(world.folder, DataSettings())
     cheat = np.column_stack([world.random.vectors, click_vectors(data, "test", 16)]).astype(np.float32)
     write_table(tmp_path / "cheat", world.random.ids, cheat, {})
-    settings = Settings(
-        out=str(tmp_path / "out"),
-        dataset=str(world.folder),
-        sources={"ids": None, "courier": Source(table=str(tmp_path / "cheat"))},
-        ctr_seeds=[0],
-        training=TrainingSettings(DataSettings(history=10), optim=OptimSettings(batch_size=512)),
-        bootstrap=BootstrapSettings(resamples=20),
-        cache=str(tmp_path / "cache"),
-        pictures=False,
-    )
-    assert compare(settings, "").startswith("COURIER appears to know test labels: cosines with a user's clicks")
+    settings = {
+        "dataset": str(world.folder),
+        "sources": {"ids": {}, "courier": {"table": str(tmp_path / "cheat")}},
+        "ctr_seeds": [0],
+        "training": {"data": {"history": 10}, "optim": {"batch_size": 512}},
+        "bootstrap": {"resamples": 20},
+        "cache": str(tmp_path / "cache"),
+        "pictures": False,
+    }
+    (tmp_path / "cheat.yaml").write_text(yaml.safe_dump(settings))
+    run(monkeypatch, "--config", tmp_path / "cheat.yaml", "--out", tmp_path / "out")
+    warning = "COURIER appears to know test labels: cosines with a user's clicks"
+    assert warning in " ".join(capsys.readouterr().out.split())
+    assert (tmp_path / "out" / "report.md").read_text().split("\n\n")[1].startswith(warning)
+    html = (tmp_path / "out" / "report.html").read_text()
+    assert html.split('<div class="verdict">')[1].lstrip().startswith(f"<p>{warning.replace(chr(39), '&#39;')}")
 
 
 MINIMAL = {"sources": {"ids": None, "courier": Source(table="t")}}

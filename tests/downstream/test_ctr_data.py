@@ -9,7 +9,7 @@ import pytest
 
 from data_tools.common.cli import UserError
 from downstream.data.ahead import batches_ahead, loader_threads
-from downstream.data.arrays import FIRST_KNOWN, PADDING, UNKNOWN
+from downstream.data.codes import FIRST_KNOWN, PADDING, UNKNOWN
 from downstream.data.ctr_data import load_ctr_data, mask_ids
 from downstream.settings import DataSettings
 

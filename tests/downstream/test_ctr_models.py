@@ -8,7 +8,7 @@ import torch
 
 from data_tools.common.cli import UserError
 from data_tools.tables.table import EmbeddingTable
-from downstream.data.arrays import FIRST_KNOWN
+from downstream.data.codes import FIRST_KNOWN
 from downstream.data.ctr_data import load_ctr_data
 from downstream.forms.registry import FORMS
 from downstream.images.joined import join_table

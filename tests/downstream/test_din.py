@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data_tools.common.cli import UserError
-from downstream.data.arrays import FIRST_KNOWN
+from downstream.data.codes import FIRST_KNOWN
 from downstream.data.ctr_data import load_ctr_data
 from downstream.layers.attention import ActivationUnit
 from downstream.layers.blocks import Dice

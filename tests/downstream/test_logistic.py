@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from downstream.data.arrays import UNKNOWN
+from downstream.data.codes import UNKNOWN
 from downstream.data.ctr_data import load_ctr_data
 from downstream.images.joined import join_table
 from downstream.models.build import build_model

@@ -6,7 +6,7 @@ import torch
 from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 
-from downstream.data.arrays import PADDING
+from downstream.data.codes import PADDING
 from downstream.data.ctr_data import load_ctr_data
 from downstream.models.build import build_model
 from downstream.models.mlr import MLR

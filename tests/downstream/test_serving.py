@@ -248,6 +248,9 @@ def test_a_run_that_has_lost_what_it_was_trained_on_is_named(run, table, tmp_pat
     write_json(copy / "summary.json", {**summary, "table": {**summary["table"], "encoder": {"name": "former"}}})
     with pytest.raises(UserError, match="another table than the run was trained on"):
         downstream.serving.load(copy)
+    write_json(copy / "summary.json", {**summary, "settings": {**summary["settings"], "dropout": 0.5}})
+    with pytest.raises(UserError, match=r"settings that this version cannot read: .*dropout.*train it again"):
+        downstream.serving.load(copy)
     write_json(copy / "summary.json", summary)
     known = pl.read_parquet(copy / "vocabulary.parquet")
     known[1:].write_parquet(copy / "vocabulary.parquet")

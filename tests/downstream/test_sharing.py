@@ -9,7 +9,7 @@ import torch
 
 from data_tools.common.cli import UserError, progress_bar
 from downstream import transfer as command_module
-from downstream.data.arrays import FIRST_KNOWN, UNKNOWN
+from downstream.data.codes import FIRST_KNOWN, UNKNOWN
 from downstream.data.ctr_data import load_ctr_data
 from downstream.models.build import build_model
 from downstream.models.multi_scene import PartitionedNorm

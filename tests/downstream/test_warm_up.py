@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from data_tools.common.cli import UserError, run_command
 from data_tools.tables.table import write_table
-from downstream.data.arrays import FIRST_KNOWN, UNKNOWN
+from downstream.data.codes import FIRST_KNOWN, UNKNOWN
 from downstream.data.ctr_data import load_ctr_data
 from downstream.images.joined import join_table
 from downstream.models.build import build_model

@@ -331,7 +331,7 @@ def test_a_tar_whose_members_are_gone_is_named(streaming_shards, tmp_path):
 
 def test_shards_of_another_format_say_what_to_do(tmp_path):
     (tmp_path / "index.json").write_text(json.dumps({"format_version": 1, "dataset": "my/dataset"}))
-    with pytest.raises(UserError, match=r"shard format 1, 2 and 3 are read; .*: .*--dataset my/dataset --out"):
+    with pytest.raises(UserError, match=r"shard format 1, 2 and 3 and 4 are read; .*: .*--dataset my/dataset --out"):
         read_index(tmp_path)
 
 

@@ -1,7 +1,9 @@
 """Plans from a short trial, checked against the arithmetic and against a machine of known speed."""
 
 import time
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
@@ -71,5 +73,7 @@ def test_a_dry_run_writes_nothing(tiny_world, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_freed_memory_is_kept_on_this_machine():
-    assert keep_freed_memory() is (not torch.cuda.is_available())
+@pytest.mark.parametrize(("gibibytes", "kept"), [(8, False), (64, True)])
+def test_freed_memory_is_kept_where_memory_is_plentiful(gibibytes, kept, monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=gibibytes << 30))
+    assert keep_freed_memory() is (kept and not torch.cuda.is_available())

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from data_tools.tables.seen import NOTHING, Seen
 from pretrain.encoder.depth import layer_groups
 
 
@@ -111,6 +112,10 @@ class EncoderFamily:
     def arguments(self, name: str, image_size: int) -> dict[str, Any]:
         """Arguments of the model's constructor, for those who build the exported encoder elsewhere."""
         return {}
+
+    def seen(self, name: str) -> Seen:
+        """Until when the log reaches that the model ``name`` has seen before any training here; None if not known."""
+        return None if self.hub_weights else NOTHING
 
     def without_hub(self) -> EncoderFamily:
         """The family with options that ask for no weights from a hub: a run's own weights replace them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 
 from data_tools.common.checks import Checked, OpenShare
 from data_tools.common.errors import UserError
+from data_tools.common.files import read_json
 from data_tools.sharding.read import all_records, open_shards
+from data_tools.tables.seen import Seen, seen
 from data_tools.tables.table import EmbeddingTable, read_table
 from pretrain.encoder.families.base import EncoderFamily, Tower
 
@@ -89,8 +92,8 @@ class Table(EncoderFamily):
         hidden : int
             Width of the adapter's hidden layer.
         dropout : float
-            Share of the numbers of a vector that are dropped in training, anew for each view; the augmentation of
-            objectives that compare two views.
+            Share of the numbers of a vector that are dropped in training, drawn again for each view; the augmentation
+            of objectives that compare two views.
         standardise : bool
             Subtract the table's mean vector and divide by the root mean square.
         """
@@ -132,6 +135,10 @@ class Table(EncoderFamily):
                 stacklevel=2,
             )
         tower.arrange(rows)
+
+    def seen(self, name: str) -> Seen:
+        described = Path(name) / "table.json"
+        return seen(read_json(described)) if described.exists() else None
 
     def example(self, image_size: int, count: int) -> Tensor:
         return torch.zeros(count, dtype=torch.long)

@@ -84,7 +84,7 @@ def info_nce(
         The mean over the kept queries of all processes.
     """
     query, candidate = F.normalize(query.float(), dim=-1), F.normalize(candidate.float(), dim=-1)
-    logits = query @ candidate.T / temperature
+    logits = (query / temperature) @ candidate.T
     own = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, positive[:, None], True)
     duplicate = (query_item[:, None] == candidate_item[None, :]) & ~own
     kept = (candidate_kept[None, :] & ~duplicate) | own

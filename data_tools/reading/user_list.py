@@ -1,0 +1,74 @@
+"""Tables of users as people have them: an id, and what is known of the user."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+
+from data_tools.common.errors import UserError
+from data_tools.reading import inputs
+from data_tools.reading.columns import free_names, resolve_columns
+from data_tools.reading.form import Given
+from data_tools.reading.inputs import BROKEN
+from data_tools.reading.item_list import joined_parts, typed
+
+USER_COLUMNS = ("user_id",)
+OURS = ("user", *USER_COLUMNS)  # in users.parquet
+
+
+@dataclass(frozen=True)
+class UserList:
+    """A table of users as it was read.
+
+    Attributes
+    ----------
+    users : polars.DataFrame
+        ``user_id`` and one column for each thing that is known of a user.
+    place : str
+        Where it was read from, for messages.
+    broken : polars.DataFrame
+        The lines that are no row.
+    notes : list of str
+        What was understood of it, to be said.
+    """
+
+    users: pl.DataFrame
+    place: str
+    broken: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=BROKEN))
+    notes: list[str] = field(default_factory=list)
+
+
+def read_users(place: str | Path, named: Mapping[str, str], work: Path, given: Given | None = None) -> UserList:
+    """Read a table of users: a file, a folder or a glob of text, JSON lines or Parquet.
+
+    Parameters
+    ----------
+    place : str or Path
+    named : dict of str to str
+        Our names -> those of the table.
+    work : Path
+        An empty folder for what is made on the way.
+    given : Given, optional
+        What a user says of the form of text.
+
+    Raises
+    ------
+    UserError
+        If the files cannot be read, lack the ids, or say nothing of a user.
+    """
+    found = inputs.as_parquet(place, work, "users", expected={*USER_COLUMNS, *named.values()}, given=given)
+    columns = resolve_columns(named, list(found.columns), USER_COLUMNS, (), str(place))
+    frame = joined_parts(found, place)
+    if any(part.path != part.source for part in found.parts):
+        frame = typed(frame, {columns["user_id"]})
+    own = free_names([name for name in frame.columns if name != columns["user_id"]], OURS)
+    users = frame.select(user_id=columns["user_id"], **{ours: theirs for theirs, ours in own.items()})
+    for name, kind in users.schema.items():
+        if kind.is_nested() or kind == pl.Binary:
+            raise UserError(f"{place}: column {name!r} is {kind}; one number or text a user is expected")
+    if users.width == 1:
+        raise UserError(f"{place} has no column but the ids of users; a table of users says something of them")
+    return UserList(users, str(place), found.broken, found.notes)

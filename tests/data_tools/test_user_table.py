@@ -1,0 +1,79 @@
+"""A table of users beside the log: what it says of each user of the log, in the order of the log's users."""
+
+import polars as pl
+import pytest
+from prepare_helpers import run, stopped
+
+from data_tools.dataset.show import show
+
+AGES = {f"u{number}": 20 + number for number in range(10)}
+
+
+@pytest.fixture
+def table(source):
+    """Users of the log but for u3, and two others, in no order."""
+    rows = [f"{user},{age},{'x' if age % 2 else ''}" for user, age in reversed(AGES.items()) if user != "u3"]
+    (source / "users.csv").write_text("\n".join(["player,age,country", "z1,90,x", *rows, "z2,91,"]) + "\n")
+    return {"user_table": str(source / "users.csv"), "user_columns": "user_id=player"}
+
+
+def test_each_user_of_the_log_gets_its_row(source, table, capsys):
+    dataset = run(source, **table)
+    users = pl.read_parquet(dataset.folder / "users.parquet")
+    assert users.columns == ["user", "user_id", "age", "country"]
+    assert users["user_id"].to_list() == dataset.clicks["user_id"].to_list()
+    for row in users.to_dicts():
+        age = None if row["user_id"] == "u3" else AGES[row["user_id"]]
+        assert row["age"] == age and (row["country"] == "x") == bool(age and age % 2)
+    assert dataset.info["counts"]["users_described"] == 9
+    plain = run(source, out="plain")
+    assert plain.info["fingerprint"] != dataset.info["fingerprint"]
+    assert not (plain.folder / "users.parquet").exists() and "users_described" not in plain.info["counts"]
+    show(dataset.folder)
+
+
+def test_parquet_and_json_lines_say_the_same(source, table):
+    wanted = pl.read_parquet(run(source, **table).folder / "users.parquet")
+    frame = pl.read_csv(source / "users.csv").with_columns(pl.col("country").replace("", None))
+    frame.write_parquet(source / "users.parquet")
+    frame.write_ndjson(source / "users.jsonl")
+    for name in ("users.parquet", "users.jsonl"):
+        dataset = run(source, out=name, **table | {"user_table": str(source / name)})
+        found = pl.read_parquet(dataset.folder / "users.parquet")
+        assert found["age"].to_list() == wanted["age"].to_list()
+        assert (found["country"] == "x").sum() == (wanted["country"] == "x").sum()
+
+
+def test_rows_that_repeat_a_user_or_have_no_id_are_set_aside(source, table):
+    with (source / "users.csv").open("a") as file:
+        file.write("u5,99,x\n,30,x\n")
+    assert "user_id repeated: 1" in stopped(source, **table)
+    dataset = run(source, max_bad_share=0.2, **table)
+    aside = pl.read_parquet(dataset.folder / "set_aside_users.parquet")
+    assert sorted(aside["reason"]) == ["user_id missing", "user_id repeated"]
+    assert pl.read_parquet(dataset.folder / "users.parquet").filter(user_id="u5")["age"].item() == AGES["u5"]
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "said"),
+    [
+        ("player,age\nu1,3\n", "", "has no column 'user_id'"),
+        ("player,age\nu1,3\n", "user_id=gamer", "has no column 'gamer' (named for user_id)"),
+        ("player\nu1\n", "user_id=player", "has no column but the ids of users"),
+        ("player,age\n900,3\n", "user_id=player", "has no user of the log: its ids are such as ['900']"),
+        ("player,age\nu1,3\n", "id=player", "unknown name 'id'"),
+    ],
+)
+def test_tables_that_say_nothing_are_refused(source, text, columns, said):
+    (source / "users.csv").write_text(text)
+    assert said in stopped(source, user_table=str(source / "users.csv"), user_columns=columns)
+
+
+def test_lists_are_refused(source):
+    pl.DataFrame({"user_id": ["u1"], "tags": [["a", "b"]]}).write_parquet(source / "users.parquet")
+    said = stopped(source, user_table=str(source / "users.parquet"))
+    assert "column 'tags' is List(String); one number or text a user is expected" in said
+
+
+def test_columns_without_a_table_are_refused(source):
+    assert "there is no --user-table: remove it" in stopped(source, user_columns="user_id=player")

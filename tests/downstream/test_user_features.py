@@ -1,0 +1,160 @@
+"""What a table says of users, as codes and as inputs of every model."""
+
+import shutil
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+import downstream.serving
+from data_tools.common.cli import progress_bar
+from data_tools.dataset.schema import open_dataset
+from downstream.data.codes import FIRST_KNOWN, UNKNOWN
+from downstream.data.ctr_data import load_ctr_data, mask_ids
+from downstream.data.tensors import tensors
+from downstream.models.build import build_model
+from downstream.models.registry import MODELS
+from downstream.settings import DataSettings, OptimSettings
+from downstream.training.fit import fit
+from downstream.training.run import RunSettings, train
+from downstream.training.saved_runs import load_run
+from downstream.training.settings import ImageSettings, ModelSettings, TrainingSettings
+
+NAMES = ["user:age", "user:country", "user:a_b"]
+
+
+@pytest.fixture(scope="module")
+def users(small_world):
+    """Ages of many values, some missing; countries, one of them only of users that training does not show."""
+    count = len(open_dataset(small_world.folder).clicks)
+    rng = np.random.default_rng(0)
+    age = [None if one % 11 == 0 else float(value) for one, value in enumerate(rng.permutation(count) + 15)]
+    country = [None if one % 7 == 0 else ["de", "fr", "it"][one % 3] for one in range(count)]
+    return pl.DataFrame(
+        {"user": pl.int_range(count, dtype=pl.Int32, eager=True), "age": age, "country": country, "a.b": [True] * count}
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(small_world, users, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("users") / "dataset"
+    shutil.copytree(small_world.folder, folder, ignore=shutil.ignore_patterns(".arrays"))
+    # Training shows all users but the first five.
+    impressions = pl.read_parquet(folder / "impressions.parquet")
+    late = (pl.col("user") < 5) & (pl.col("split") == "train")
+    impressions.with_columns(split=pl.when(late).then(pl.lit("test")).otherwise("split")).write_parquet(
+        folder / "impressions.parquet"
+    )
+    users = users.with_columns(country=pl.when(pl.col("user") == 1).then(pl.lit("xx")).otherwise("country"))
+    users.with_columns(user_id=pl.format("u{}", "user")).write_parquet(folder / "users.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(folder):
+    return load_ctr_data(folder, DataSettings(history=6))
+
+
+def test_categories_are_those_of_users_in_training(data, folder):
+    users = pl.read_parquet(folder / "users.parquet")
+    assert [name for name in data.sizes if name.startswith("user:")] == NAMES
+    codes = {None: UNKNOWN, "xx": UNKNOWN, "de": FIRST_KNOWN, "fr": FIRST_KNOWN + 1, "it": FIRST_KNOWN + 2}
+    assert data.user_features[:, 1].tolist() == [codes[one] for one in users["country"]]
+    assert [data.sizes[name] for name in NAMES[1:]] == [FIRST_KNOWN + 3, FIRST_KNOWN + 1]
+    named = pl.read_parquet(data.vocabulary).filter(feature="user:country")
+    assert dict(named.select("id", "code").iter_rows()) == {name: code for name, code in codes.items() if code > 1}
+
+
+def test_numbers_of_many_values_are_put_into_full_bins_in_order(data, folder):
+    ages = pl.read_parquet(folder / "users.parquet")["age"]
+    codes = data.user_features[:, 0]
+    known = ages.is_not_null().to_numpy()
+    assert (codes[~known] == UNKNOWN).all() and data.sizes["user:age"] == FIRST_KNOWN + 10
+    order = np.argsort(ages.to_numpy()[known])
+    assert (np.diff(codes[known][order]) >= 0).all()
+    trained = known & (np.arange(len(ages)) >= 5)
+    counts = np.bincount(codes[trained], minlength=12)[FIRST_KNOWN:]
+    assert len(counts) == 10 and counts.max() - counts.min() <= 1
+
+
+def test_batches_hold_the_codes_of_each_impressions_user(data):
+    rows = np.random.default_rng(1).permutation(len(data.click))[:60]
+    batch = data.batch(rows)
+    for place, name in enumerate(NAMES):
+        assert batch[name].tolist() == data.user_features[data.user[rows], place].tolist()
+    masked = mask_ids(batch, 0.5, np.random.default_rng(0))
+    assert 0.2 < (masked["user:country"] != batch["user:country"]).mean() < 0.8
+    for name in ("user", "item"):  # drawn first: a table of users changes nothing of these
+        plain = {key: value for key, value in batch.items() if key not in NAMES}
+        assert np.array_equal(masked[name], mask_ids(plain, 0.5, np.random.default_rng(0))[name])
+
+
+# DSSM has no IDs; the other ones need scenes or conversions.
+@pytest.mark.parametrize("name", sorted(MODELS.keys() - {"dssm", "scene_networks", "star", "esmm", "esmm_transfer"}))
+def test_every_model_with_ids_looks_at_them(data, name):
+    torch.manual_seed(0)
+    model = build_model(data, None, ModelSettings(name), ImageSettings()).eval()
+    with torch.no_grad():
+        for embedding in model.ids.values():
+            embedding.weight.normal_()
+    batch = tensors(data.batch(data.rows["test"][:20]))
+    with torch.no_grad():
+        before = model(batch)
+        after = model({**batch, "user:age": torch.full_like(batch["user:age"], FIRST_KNOWN + 3)})
+    assert (before - after).abs().max() > 1e-4
+
+
+def test_l2_counts_their_codes(data):
+    occurrences = data.occurrences()
+    shown = data.user[data.rows["train"]]
+    for place, name in enumerate(NAMES):
+        wanted = np.bincount(data.user_features[shown, place], minlength=data.sizes[name])
+        assert occurrences[name].tolist() == wanted.tolist()
+    model = build_model(data, None, ModelSettings("din", l2=0.1), ImageSettings())
+    assert model.penalised_loss(tensors(data.batch(data.rows["train"][:20]))).isfinite()
+
+
+def test_what_is_known_of_users_improves_scores_of_new_users(world, tmp_path):
+    """Users click along one of two tastes, which the table names; users new in the test split have no ID."""
+    scores = {}
+    planted = world.table.vectors
+    for named in (False, True):
+        folder = tmp_path / str(named)
+        shutil.copytree(world.folder, folder, ignore=shutil.ignore_patterns(".arrays"))
+        log = pl.read_parquet(folder / "impressions.parquet")
+        log = log.with_columns(split=pl.when(pl.col("user") % 4 == 0).then(pl.lit("test")).otherwise("split"))
+        log.filter((pl.col("user") % 4 == 0) | (pl.col("split") != "test")).write_parquet(
+            folder / "impressions.parquet"
+        )
+        if named:
+            shown = planted[log["item"].to_numpy()] * (2.0 * log["click"].to_numpy() - 1)[:, None]
+            means = pl.DataFrame({"user": log["user"], "along": shown[:, 0]}).group_by("user").agg(pl.mean("along"))
+            users = (
+                pl.read_parquet(folder / "clicks.parquet").select("user", "user_id").join(means, on="user", how="left")
+            )
+            users.with_columns(taste=pl.col("along") > 0).drop("along").write_parquet(folder / "users.parquet")
+        data = load_ctr_data(folder, DataSettings(history=1))
+        settings = TrainingSettings(
+            data.settings, ModelSettings("dicm"), optim=OptimSettings(lr=5e-3, batch_size=128, epochs=3)
+        )
+        scores[named] = fit(data, None, settings, 0).metrics["test"]["all"]["auc"]
+    assert scores[True] > scores[False] + 0.01
+
+
+def test_a_scored_log_has_the_scores_of_the_training(tiny_world, tmp_path):
+    folder = tmp_path / "dataset"
+    shutil.copytree(tiny_world / "dataset", folder, ignore=shutil.ignore_patterns(".arrays", "images"))
+    users = pl.read_parquet(folder / "clicks.parquet").select("user", "user_id")
+    users.with_columns(odd=pl.col("user") % 2, age=pl.col("user") * 3 % 50).write_parquet(folder / "users.parquet")
+    settings = RunSettings(
+        DataSettings(history=6), optim=OptimSettings(batch_size=64), dataset=str(folder), out=str(tmp_path / "run")
+    )
+    with progress_bar(shown=False) as progress:
+        wanted = train(settings, progress).test_scores
+    assert load_run(tmp_path / "run")[1].user_features.shape == (len(users), 2)
+    log = open_dataset(folder).impressions.filter(pl.col("split") == "test")
+    log.select("user_id", "item_id", "timestamp", "click", "scene").write_csv(tmp_path / "log.csv")
+    downstream.serving.load(tmp_path / "run").score(tmp_path / "log.csv", tmp_path / "scores.parquet")
+    found = pl.read_parquet(tmp_path / "scores.parquet")["score"].to_numpy()
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
