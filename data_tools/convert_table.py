@@ -142,6 +142,8 @@ def convert(settings: Settings) -> EmbeddingTable:
 def _write(layout: Layout, out: Path, table: EmbeddingTable, vectors: np.ndarray) -> None:
     """Write the table beside its place, then move it there, the files that go with it first."""
     refuse_to_write(out)
+    if taken(out):
+        raise UserError(f"{out} exists already; name another file or remove this one first")
     with work_folder(out) as scratch:
         layout.write(scratch / out.name, table.ids, vectors)
         files = sorted(scratch.iterdir(), key=lambda file: file.name == out.name)

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from multiprocessing import parent_process
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -72,6 +73,17 @@ def end_with_launcher() -> None:
     """
     if "LOCAL_RANK" in os.environ and sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def stop_with_parent() -> None:
+    """Leave interrupts to the parent process, and end when it has gone without a word."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def wait() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def end_children() -> None:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import tarfile
-import threading
 import zlib
 from collections.abc import Iterator
-from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +23,6 @@ from data_tools.sharding.stored import Stored
 from data_tools.sharding.tables import PLACE, lists, write_groups
 
 GROUPS_A_FILE = 256  # of requests, in one table
-
-
-def stop_with_parent() -> None:
-    """Leave interrupts to the parent process, and end when it has gone without a word."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def wait() -> None:
-        parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def planned_jobs(plan: Plan, layout: str, items_per_shard: int) -> list[dict[str, Any]]:

@@ -21,11 +21,12 @@ from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 from data_tools.common.checks import Checked
 from data_tools.common.cli import UserError, progress_bar
 from data_tools.common.files import read_json, resumable_folder, write_json
+from data_tools.common.stopping import stop_with_parent
 from data_tools.common.storage import remove
 from data_tools.dataset.schema import SPLITS, Dataset, open_dataset
 from data_tools.sharding.append import check_held, fingerprint, held_of, item_tables
 from data_tools.sharding.files import FORMAT_VERSION, SEVERAL_PICTURES, files_of, read_index
-from data_tools.sharding.jobs import finished, planned_jobs, run_job, stop_with_parent
+from data_tools.sharding.jobs import finished, planned_jobs, run_job
 from data_tools.sharding.plan import Plan, make_plan
 from data_tools.sharding.stored import Stored
 from data_tools.sharding.tables import write_groups

@@ -164,6 +164,8 @@ def read_table(path: str | Path, layout: str | None = None) -> EmbeddingTable:
         else:
             suffixes = ", ".join(suffix for known in LAYOUTS.values() for suffix in known.suffixes)
             raise UserError(f"no embedding table at {path}: a folder with table.json, or a file in {suffixes}")
+        if not isinstance(vectors, np.ndarray):  # damaged archives give bytes
+            raise ValueError(f"it holds {type(vectors).__name__}, not an array")
     except UserError:
         raise
     except (Exception, pl.exceptions.PanicException) as error:  # damaged files raise nearly anything
