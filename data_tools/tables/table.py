@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from data_tools.common.cli import UserError
 from data_tools.common.files import digest, read_json, whole_folder, write_json
-from data_tools.common.scratch import column_means, pieces, scratch_array, selected
+from data_tools.common.scratch import column_means, pieces, release, scratch_array, selected
 from data_tools.tables.frames import read_parquet, write_parquet
 from data_tools.tables.here import here
 from data_tools.tables.layouts import LAYOUTS, layout_of
@@ -59,6 +59,7 @@ class EmbeddingTable:
         vectors = scratch_array((len(rows), self.vectors.shape[1]))
         for piece in pieces(len(rows)):
             vectors[piece][found[piece]] = self.vectors[rows[piece][found[piece]]]
+            release(vectors, self.vectors)
         return vectors, found
 
 
@@ -134,6 +135,7 @@ def _read_parts(folder: Path) -> tuple[list[Any], np.ndarray]:
         if len(sizes) == 1:
             vectors = vectors if len(ids) else scratch_array((rows, read.shape[1]), folder=folder)
             vectors[len(ids) : len(ids) + len(own)] = read
+            release(vectors)
         ids += own
     if len(sizes) != 1:
         raise UserError(f"{folder}: parts with embeddings of the sizes {sorted(sizes)}; one is expected")
@@ -162,14 +164,18 @@ def read_table(path: str | Path, layout: str | None = None) -> EmbeddingTable:
         else:
             suffixes = ", ".join(suffix for known in LAYOUTS.values() for suffix in known.suffixes)
             raise UserError(f"no embedding table at {path}: a folder with table.json, or a file in {suffixes}")
-    except (ValueError, KeyError, OSError, EOFError, pl.exceptions.PolarsError) as error:
+        if not isinstance(vectors, np.ndarray):  # damaged archives give bytes
+            raise ValueError(f"it holds {type(vectors).__name__}, not an array")
+    except UserError:
+        raise
+    except (Exception, pl.exceptions.PanicException) as error:  # damaged files raise nearly anything
         raise UserError(f"{path} cannot be read as a table of vectors: {error}") from None
     notes = []
     if not info:
         ids, vectors, notes = _without_missing(ids, vectors)
     vectors = _checked(ids, vectors, path)
     found = {"count": len(ids), "size": vectors.shape[1]}
-    if info and (promised := {name: info[name] for name in found}) != found:
+    if info and (promised := {name: info.get(name) for name in found}) != found:
         raise UserError(f"{path}: {found} is there, but table.json promises {promised}; export it again")
     return EmbeddingTable(ids, vectors, info, tuple(notes))
 
@@ -215,6 +221,7 @@ def _checked(ids: list[Any], vectors: np.ndarray, path: Path) -> np.ndarray:
     finite = np.ones(len(vectors), dtype=bool)
     for piece in pieces(len(vectors)):
         finite[piece] = np.isfinite(vectors[piece]).all(axis=1)
+        release(vectors)
     if not finite.all():
         bad = [ids[row] for row in np.flatnonzero(~finite)[:5]]
         raise UserError(

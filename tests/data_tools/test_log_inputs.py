@@ -256,3 +256,10 @@ def test_times_that_cannot_be_read_say_what_is_expected(source):
     assert "expected: seconds, milliseconds" in stopped(source)
     write_log(source, ['u,00,"45244,5",1'])
     assert "a point is expected before the fraction" in stopped(source)
+
+
+def test_json_that_breaks_off_is_refused_or_read_once(source):
+    whole = json.dumps([{"user_id": "u", "item_id": "00", "timestamp": n, "click": 1} for n in range(30)], indent=1)
+    for cut in range(1, len(whole), 97):
+        (source / "log.json").write_text(whole[:cut])
+        assert "log.json" in stopped(source, log="log.json")
