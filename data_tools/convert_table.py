@@ -21,7 +21,6 @@ python -m data_tools.convert_table --table my/table --layout mmrec --order i_id_
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +30,9 @@ import numpy as np
 import polars as pl
 from rich.console import Console
 
-from data_tools.common.cache import local, staged
+from data_tools.common.cache import local
 from data_tools.common.cli import UserError, parse_settings, run_command
+from data_tools.common.files import work_folder
 from data_tools.common.parquet import read_parquet
 from data_tools.common.storage import is_url, refuse_to_write, taken, upload
 from data_tools.reading.opened import COMPRESSED
@@ -120,7 +120,8 @@ def convert(settings: Settings) -> EmbeddingTable:
         If a table is faulty (see :func:`read_table`) or lacks items, or ``out`` exists.
     """
     order = _read_order(Path(settings.order)) if settings.order else None
-    table = join([read_table(path) for path in settings.table.split(",")], settings.missing, order)
+    paths = [settings.table] if Path(settings.table).exists() else settings.table.split(",")
+    table = join([read_table(path) for path in paths], settings.missing, order)
     if not settings.out:
         return table
     out, vectors = Path(settings.out), table.vectors.astype(settings.dtype)
@@ -141,11 +142,11 @@ def convert(settings: Settings) -> EmbeddingTable:
 def _write(layout: Layout, out: Path, table: EmbeddingTable, vectors: np.ndarray) -> None:
     """Write the table beside its place, then move it there, the files that go with it first."""
     refuse_to_write(out)
-    place = staged(out)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{out.name}.") as scratch:
-        layout.write(Path(scratch) / out.name, table.ids, vectors)
-        files = sorted(Path(scratch).iterdir(), key=lambda file: file.name == out.name)
+    if taken(out):
+        raise UserError(f"{out} exists already; name another file or remove this one first")
+    with work_folder(out) as scratch:
+        layout.write(scratch / out.name, table.ids, vectors)
+        files = sorted(scratch.iterdir(), key=lambda file: file.name == out.name)
         for file in files:
             if taken(out.parent / file.name):
                 raise UserError(f"{out.parent / file.name} exists already; name another file or remove this one first")

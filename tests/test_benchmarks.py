@@ -14,7 +14,8 @@ from tests.benchmarks.report import Ratio, finish
 
 PROGRAMS = Path(__file__).parent / "benchmarks"
 LIBRARIES = {"__main__", "report", "click_log", "lsplm_solver", "seeded"}
-WITHOUT_RATIOS = {"ams_picture", "ams_bytes", "ams_hours", "inputs", "coverage", "leaks"}  # pictures, and other tables
+# Pictures, and tables of their own.
+WITHOUT_RATIOS = {"ams_picture", "ams_bytes", "ams_hours", "inputs", "coverage", "leaks", "kills", "fuzz"}
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,10 @@ def parse_settings(settings: type[Settings], description: str | None, argv: Sequ
         print(parser.section_help(section))
         raise SystemExit(0)
     arguments = _config_first(_spelt_out(arguments, parser.switches))
-    parsed = parser.instantiate(parser.parse_args(arguments)).as_dict()
+    try:
+        parsed = parser.instantiate(parser.parse_args(arguments)).as_dict()
+    except UnicodeDecodeError as error:
+        parser.error(f"the configuration file is not UTF-8: {error.reason} at byte {error.start}")
     parsed.pop("config")
     configure(parsed.pop("quiet"), parsed.pop("json_log"))
     cache.configure(parsed.pop("url_cache"), parsed.pop("url_cache_gb"))

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
+from multiprocessing import parent_process
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 PATIENCE = 5.0  # seconds that a child has to end
 
 
@@ -53,12 +57,33 @@ def stoppable() -> Iterator[list[int]]:
         raise Stopped(number)
 
     before = {number: signal.signal(number, stop) for number in SIGNALS}
+    end_with_launcher()
     try:
         yield received
     finally:
         end_children()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def end_with_launcher() -> None:
+    """Let a process that ``accelerate launch`` or ``torchrun`` started be asked to end when its launcher is killed.
+
+    Otherwise it would train on, unseen, beside the same command started again. Linux alone knows this.
+    """
+    if "LOCAL_RANK" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def stop_with_parent() -> None:
+    """Leave interrupts to the parent process, and end when it has gone without a word."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def wait() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def end_children() -> None:

@@ -17,7 +17,7 @@ from data_tools.common.parquet import read_parquet, scan_parquet
 from data_tools.dataset.rules import Rules, refuse_above
 from data_tools.log import histories, labels, values
 from data_tools.log.engines import Engine
-from data_tools.log.examples import MOST_READ, broken_examples, column_of, id_hint, label_hint, row_examples
+from data_tools.log.examples import MOST_READ, broken_examples, column_of, id_hint, label_hint, row_examples, time_hint
 from data_tools.log.times import TimeForm
 from data_tools.log.understood import catalogue_keys, understand
 from data_tools.reading import inputs
@@ -119,6 +119,8 @@ def read_log(run: Engine, log: Log, catalogue: pl.DataFrame, rules: Rules, *, fo
     found = unfolded(found, log.columns, wanted, work, rules.memory)
     where, total = str(log.place), found.rows
     columns = {ours: found.columns[name] for ours, name in _resolve(list(found.columns), log, rules).items()}
+    if rules.rating_threshold is not None and (named := log.columns.get("click", "click")) in found.columns:
+        found.notes.append(f"the column {named} is not used: clicks are ratings of --rating-threshold")
     table = run.read(found.parts, found.columns.values())
     understood = understand(
         run,
@@ -189,6 +191,7 @@ def _examples(
     shown = row_examples(aside, found, columns) | broken_examples(found.broken)
     kept, rows = free_names(found.columns.values(), ("reason", "input_row")), scan_parquet(aside)
     hints = {"item unknown": partial(id_hint, known=catalogue["item_id"]), "click not 0 or 1": label_hint}
+    hints["timestamp unreadable"] = time_hint
     for reason, hint in hints.items():
         if reason in shown:
             column = kept[columns[column_of(reason)]]

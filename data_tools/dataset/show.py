@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from rich.console import Console
@@ -35,8 +36,9 @@ def show(out: Path) -> None:
     if drawn := info["labels"]["unclicked_drawn"]:
         said = f"Unclicked items are drawn, not observed: {drawn['per_click']} for each click ({drawn['from']})"
         console.print(f"{said}; {drawn['not_found']:,} draws found none.", soft_wrap=True)
+    dataset, shards = (shlex.quote(shown(path)) for path in (out, out.parent / "shards"))
     console.print(
-        f"next: python -m data_tools.shards --dataset {shown(out)} --out {shown(out.parent / 'shards')}",
+        f"next: python -m data_tools.shards --dataset {dataset} --out {shards}",
         soft_wrap=True,
         markup=False,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -13,6 +15,7 @@ from data_tools.common.parquet import scan_parquet
 from data_tools.reading import lines
 from data_tools.reading.columns import free_names
 from data_tools.reading.inputs import Found
+from data_tools.reading.opened import is_parquet
 from data_tools.reading.parts import Part
 
 SHOWN = 3  # of each reason
@@ -85,7 +88,7 @@ def _place(found: Found, row: int) -> str:
 
 def _line_numbers(part: Part, found: Found) -> Iterator[int]:
     """The line of each row of a text file, in the order of its rows."""
-    if part.path == part.source or part.unfolded:
+    if part.unfolded or is_parquet(part.source):
         return
     if part.form is None:
         yield from (one.number for one in lines.json_objects(part.source) if one.row is not None)
@@ -101,9 +104,21 @@ def label_hint(values: pl.Series) -> list[str]:
     """What to do about labels that are neither 0 nor 1."""
     counts = values.drop_nulls().value_counts(sort=True).head(8)
     seen = ", ".join(f"{value} ({count:,})" for value, count in counts.iter_rows())
+    rarest = shlex.quote(str(counts[-1, 0]))
     return [
-        f"values: {seen}; say which are clicks, as in --click-values {counts[0, 0]}. Where they count clicks or are "
+        f"values: {seen}; say which are clicks, as in --click-values {rarest}. Where they count clicks or are "
         "ratings, name the column rating and set --rating-threshold 1"
+    ]
+
+
+def time_hint(values: pl.Series) -> list[str]:
+    """What is expected of times."""
+    cell = next((str(one) for one in values if one is not None and str(one).strip()), "")
+    if re.fullmatch(r"\d+,\d+", cell.strip()):
+        return ["a point is expected before the fraction of a number, not a comma"]
+    return [
+        "expected: seconds, milliseconds, microseconds or nanoseconds since 1970; 2023-12-25, 25/12/2023, 25 Dec 2023 "
+        "or 20231225, with or without a time (15:04, 3:04 PM) and a zone (Z, +02:00, Europe/Berlin); or Excel's days"
     ]
 
 

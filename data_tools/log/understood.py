@@ -6,7 +6,7 @@ guessed from a sample, and only what the column itself makes certain is taken.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import ibis
@@ -24,6 +24,7 @@ MATCHES = ("exact", "stripped", "unpadded")
 WHOLE_TEXT = "text of whole numbers"
 YES, NO = ("1", "true", "t", "yes", "y"), ("0", "false", "f", "no", "n")
 MINUS = "-1"
+MOST_LABELS = 1000  # that are looked at
 MOST_EXACT = 2**53  # of whole numbers as float64
 
 
@@ -127,7 +128,7 @@ def understand(
         time = time_form(run, column, time_unit, day_first, f"{where}, column '{columns['timestamp']}'")
     label = LabelForm()
     if "click" in columns:
-        label, notes = _label_form(run, log[columns["click"]], click_values, bad_share)
+        label, notes = _label_form(run, log[columns["click"]], click_values, bad_share, where)
     ids = {name: columns[name] for name in IDS if name in columns}
     forms, more = _id_forms(run, log, ids, where)
     some_requests = "request_id" in ids and _lacking(run, log[ids["request_id"]]) > bad_share
@@ -143,11 +144,13 @@ def _lacking(run: Engine, column: ir.Value) -> float:
     return 1 - share if share else 0.0
 
 
-def _label_form(run: Engine, column: ir.Value, values: str, bad_share: float) -> tuple[LabelForm, list[str]]:
+def _label_form(
+    run: Engine, column: ir.Value, values: str, bad_share: float, where: str
+) -> tuple[LabelForm, list[str]]:
     """What counts as a click in a column, and what is worth saying of it."""
     if values:
         yes = tuple(value.strip().lower() for value in values.split(",") if value.strip())
-        return LabelForm(yes, ()), []
+        return LabelForm(yes, ()), _unheard(run, label_text(column), yes, where)
     text = label_text(column)
     text = (text == "").ifelse(ibis.null("string"), text)
     counts = {name: text.isin(known).sum() for name, known in (("yes", YES), ("no", NO), ("minus", (MINUS,)))}
@@ -160,7 +163,28 @@ def _label_form(run: Engine, column: ir.Value, values: str, bad_share: float) ->
             return LabelForm(YES, (*NO, MINUS)), [*notes, "labels of -1 are read as no click"]
         if found["rows"] - found["given"] > bad_share * found["rows"]:
             return LabelForm(null_is_no=True), [*notes, "rows without a label are no clicks, as all others are clicks"]
+    if found["rows"] and found["given"] == found["rows"] and found["rows"] in (found["yes"], found["no"]):
+        alike = "a click: --unclicked draws impressions without one" if found["yes"] else "without a click"
+        notes.append(f"every impression is {alike}")
     return LabelForm(), notes
+
+
+def _unheard(run: Engine, text: ir.Value, yes: Sequence[str], where: str) -> list[str]:
+    """What is worth saying of values that are to be clicks and that no row has.
+
+    Raises
+    ------
+    UserError
+        If no row has any.
+    """
+    found = text.name("label").as_table().group_by("label").agg(rows=lambda t: t.count())
+    held = run.rows(found.order_by(ibis.desc("rows"), "label").limit(MOST_LABELS))["label"].drop_nulls().to_list()
+    lacking = [value for value in yes if value not in held] if len(held) < MOST_LABELS else []
+    if lacking == list(yes):
+        raise UserError(
+            f"{where}: no row has a label of --click-values {','.join(yes)}; it has {', '.join(map(repr, held[:8]))}"
+        )
+    return [f"no row has the label {value!r} of --click-values" for value in lacking]
 
 
 def _id_forms(run: Engine, log: ir.Table, ids: Mapping[str, str], where: str) -> tuple[dict[str, str], list[str]]:

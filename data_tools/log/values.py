@@ -56,7 +56,10 @@ _UNREADABLE = {
 
 
 def _blank_as_null(value: ir.Value) -> ir.Value:
-    return (value.strip() == "").ifelse(ibis.null("string"), value) if value.type().is_string() else value
+    """Null for blank text, and for NaN, which is how data frames write that there is nothing."""
+    if value.type().is_string():
+        return (value.strip() == "").ifelse(ibis.null("string"), value)
+    return value.isnan().ifelse(ibis.null(value.type()), value) if value.type().is_floating() else value
 
 
 def _keyed(catalogue: ir.Table, kind: dt.DataType) -> ir.Table:
@@ -110,7 +113,7 @@ def judge(log: ir.Table, columns: Mapping[str, str], catalogue: ir.Table, unders
     faults += [(table["__other__"], OTHER_UNIT)] if "timestamp" in columns else []
     faults += [
         (~table[f"__no_{name}__"] & table[name].isnull(), _UNREADABLE.get(name, f"{name} unreadable"))
-        for name in ("timestamp", "click", "rating", *OPTIONAL)
+        for name in ("user_id", "timestamp", "click", "rating", *OPTIONAL)
         if name in columns and name != "scene"
     ]
     table = table.mutate(fault=ibis.cases(*faults)).rename(key="item_id")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Iterable, Mapping
 
 from data_tools.common.cli import UserError
@@ -63,8 +64,18 @@ def resolve_columns(
     columns = {ours: ours for ours in (*required, *optional) if ours in found} | dict(named)
     for ours in required:
         if ours not in columns:
-            raise UserError(f"{where} has no column '{ours}'; it has {list(found)}; say which one it is: {ours}=COLUMN")
+            raise UserError(
+                f"{where} has no column '{ours}'; it has {list(found)}; say which one it is: {ours}=COLUMN"
+                f"{_no_header(found)}"
+            )
     return columns
+
+
+def _no_header(found: Iterable[str]) -> str:
+    """What to do where the names of columns look like values, numbers among them."""
+    if not any(re.fullmatch(r"-?[0-9]+([.][0-9]+)?(_[0-9]+)?", str(name).strip()) for name in found):
+        return ""
+    return "; if its first line is no header, name its columns with --header (--item-header), as in --header a,b,c"
 
 
 def free_names(names: Iterable[str], taken: Collection[str], apart: bool = False) -> dict[str, str]:

@@ -51,23 +51,36 @@ def _members(path: Path) -> Iterator[Iterator[Member]]:
 
 
 def _unpack(archives: list[Path], names: list[str | None], folder: Path) -> list[str | None]:
-    """Take the named members out of archives; a name may lack its ending, as the keys of webdataset do."""
+    """Take the named members out of archives; a name may lack its ending, as the keys of webdataset do.
+
+    Raises
+    ------
+    UserError
+        If an archive cannot be read, or none of the names is in any.
+    """
     wanted: dict[str, list[int]] = {}
     for row, name in enumerate(names):
         if name is not None:
             wanted.setdefault(_plain(name), []).append(row)
     folder.mkdir()
-    found = list(names)
+    found, held = list(names), []
     for path in archives:
         with _members(path) as members:
             for name, contents in members:
+                held += [name] if len(held) < MOST_NAMED else []
                 key = name if name in wanted else str(PurePosixPath(name).with_suffix("")) if name else name
                 if key in wanted:
                     first = str(wanted[key][0])
                     (folder / first).write_bytes(contents())
                     for row in wanted[key]:
                         found[row] = first
-    return [name if name is None or (folder / name).is_file() else f"gone/{row}" for row, name in enumerate(found)]
+    if wanted and not any(folder.iterdir()):
+        raise UserError(
+            f"{', '.join(map(str, archives[:MOST_NAMED]))} holds none of the pictures of the item list, such as "
+            f"{next(iter(wanted))!r}; it holds {', '.join(map(repr, held)) or 'nothing'}: write the names as "
+            "they are there"
+        )
+    return [name if name is None or (folder / name).is_file() else f"gone/{name}" for name in found]
 
 
 def _by_id(items: pl.DataFrame, names: Iterable[str]) -> pl.Series:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
+from urllib.parse import unquote
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -114,6 +115,8 @@ def check_image(path: str | Path) -> str:
 def _inside(folder: Path, name: str) -> Path:
     """The path of ``name`` in ``folder``, which neither the name nor a link may leave."""
     relative = os.path.normpath(name)
+    if os.path.isabs(relative):
+        relative = os.path.relpath(relative, folder.absolute())
     if re.match(ADDRESS, name):
         raise BadImage("an address, no file", name)
     if "\0" in name or os.path.isabs(relative) or relative.split(os.sep)[0] == os.pardir:
@@ -206,9 +209,17 @@ def _nearby(source: Path, name: str) -> str | None:
     """Where a missing picture may be: in the folder above, without its folders, or spelt in another case."""
     if (source.parent / name).is_file():
         return f"; {source.parent / name} exists: say --images {source.parent}"
+    slashed, decoded = name.replace("\\", "/"), unquote(name)
+    for other, how in ((slashed, "with / between folders"), (decoded, "without % escapes")):
+        if other != name and (source / other).is_file():
+            return f"; {source / other} exists: write the paths {how}"
+    if separator := next((one for one in "|;,[" if one in name), None):
+        return f"; one picture an item is expected, and {separator!r} looks like several"
     last = Path(name).name
     if (source / last).is_file():
         return f"; {source / last} exists: the item list has folders before the name"
+    if near := next((one for ending in EXTENSIONS.values() if (one := source / f"{name}.{ending}").is_file()), None):
+        return f"; {near} exists: the item list leaves out the ending"
     if source.is_dir() and (alike := [one for one in os.listdir(source) if one.lower() == last.lower()]):
         return f"; {source / alike[0]} exists: the names differ in upper and lower case"
     return None

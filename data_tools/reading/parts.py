@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_tools.common.errors import UserError
@@ -104,6 +105,9 @@ def united(
     changed = {old: new for old, new in renamed.items() if old != new}
     made = []
     for number, (part, schema) in enumerate(zip(parts, schemas, strict=True)):
+        floats = [name for name in schema if pa.types.is_floating(schema[name]) and users.get(name, name) in expected]
+        if floats and _has_nan(part.path, floats):
+            part = replace(part, path=_nan_as_null(part.path, folder / f"{name}-whole-{number:06d}.parquet"))
         if schema.keys() & changed.keys():
             part = replace(part, path=_renamed(part.path, changed, folder / f"{name}-renamed-{number:06d}.parquet"))
         made.append(replace(part, names=frozenset(renamed[column] for column in schema)))
@@ -116,6 +120,28 @@ def _schema(path: Path) -> dict[str, pa.DataType]:
     except (OSError, EOFError, pa.ArrowException) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     return dict(zip(found.names, found.types, strict=True))
+
+
+def _has_nan(path: Path, columns: Sequence[str]) -> bool:
+    with pq.ParquetFile(path) as file:
+        blocks = file.iter_batches(columns=list(columns))
+        return any(pc.any(pc.is_nan(column)).as_py() for block in blocks for column in block.columns)
+
+
+def _whole(column: pa.Array) -> pa.Array:
+    return pc.if_else(pc.is_nan(column), None, column) if pa.types.is_floating(column.type) else column
+
+
+def _nan_as_null(path: Path, out: Path) -> Path:
+    """A copy of a file with null for NaN, which is how data frames write that there is nothing.
+
+    DuckDB overlooks a NaN in a file whose statistics leave it out, as those that polars writes do: it trusts them.
+    """
+    with pq.ParquetFile(path) as file, pq.ParquetWriter(out, file.schema_arrow) as writer:
+        for block in file.iter_batches():
+            columns = list(map(_whole, block.columns))
+            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=file.schema_arrow))
+    return out
 
 
 def _renamed(path: Path, names: Mapping[str, str], out: Path) -> Path:

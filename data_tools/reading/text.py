@@ -20,6 +20,7 @@ from data_tools.reading.opened import compression, head, opened_text
 from data_tools.reading.parts import Part, safe_names
 
 NOTHING = "unnamed"
+TAIL = 4096  # bytes at the end of a file that are looked at
 
 
 @dataclass
@@ -169,16 +170,28 @@ class Converter:
         if first and lines.json_object(1, first).row is None:
             with self._engine() as engine:
                 read = f"read_json_objects({sql_text(engine_path(path))}, format = ?, hive_partitioning = false)"
+                number = itertools.count(1)
                 try:
                     found = engine.execute(f"SELECT json FROM {read}", ["array" if first[0] == "[" else "unstructured"])
-                    self.notes.append(f"{path.name} is read as JSON that is not one object a line")
-                    number = itertools.count(1)
                     while block := found.fetchmany(10_000):
                         yield from (lines.json_object(next(number), text) for (text,) in block)
+                    if not _ends_with(path, b"]" if first[0] == "[" else b"}"):
+                        raise UserError(f"{path} ends before its JSON does: the file is cut; copy it again")
+                    self.notes.append(f"{path.name} is read as JSON that is not one object a line")
                     return
-                except duckdb.Error:
-                    self.notes.pop()
+                except duckdb.Error as error:
+                    if (given := next(number) - 1) > 0:
+                        raise UserError(
+                            f"{path} cannot be read beyond its object {given:,}: {str(error).splitlines()[0]}"
+                        ) from None
         yield from lines.json_objects(path)
+
+
+def _ends_with(path: Path, end: bytes) -> bool:
+    """Whether a file's last byte that is no blank is ``end``; DuckDB does not miss the end of an array."""
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL))
+        return file.read().rstrip(b" \t\r\n\x00").endswith(end)
 
 
 def _readings(form: Form) -> list[Form]:

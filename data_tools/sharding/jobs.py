@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import tarfile
-import threading
 import zlib
 from collections.abc import Iterator
-from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +23,6 @@ from data_tools.sharding.stored import Stored
 from data_tools.sharding.tables import PLACE, lists, write_groups
 
 GROUPS_A_FILE = 256  # of requests, in one table
-
-
-def stop_with_parent() -> None:
-    """Leave interrupts to the parent process, and end when it has gone without a word."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def wait() -> None:
-        parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def planned_jobs(plan: Plan, layout: str, items_per_shard: int) -> list[dict[str, Any]]:
@@ -173,17 +158,19 @@ def _write_pictures(
     pictures = np.array(rows, np.int32)
     numbers, owners = plan.numbered(pictures), plan.owners(pictures)
     lengths, checksums, sources = [], [], []
+    if stored.nothing:
+        lengths = checksums = sources = [0] * len(rows)
 
     def members() -> Iterator[tuple[str, bytes]]:
-        pictures = _pictures(plan, dataset, rows, stored)
-        for number, (_, data, extension, source) in zip(numbers.tolist(), pictures, strict=True):
+        found = _pictures(plan, dataset, rows, stored)
+        for number, (_, data, extension, source) in zip(numbers.tolist(), found, strict=True):
             lengths.append(len(data))
             checksums.append(zlib.crc32(data))
             sources.append(zlib.crc32(source))
             yield f"{number:09d}.{extension}", data
 
-    file = write_tar(path, members())
-    sizes = np.array([member_size(length) for length in lengths])
+    file = write_tar(path, () if stored.nothing else members())
+    sizes = np.array([0 if stored.nothing else member_size(length) for length in lengths])
     place = {"tar": np.zeros(len(rows), np.int32), "offset": np.cumsum(sizes) - sizes + tarfile.BLOCKSIZE}
     place |= {"length": lengths, "crc32": checksums, "source_crc32": sources}
     columns = {name: pa.array(place[name], kind) for name, kind in PLACE.items()}

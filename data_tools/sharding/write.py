@@ -21,11 +21,12 @@ from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 from data_tools.common.checks import Checked
 from data_tools.common.cli import UserError, progress_bar
 from data_tools.common.files import read_json, resumable_folder, write_json
+from data_tools.common.stopping import stop_with_parent
 from data_tools.common.storage import remove
 from data_tools.dataset.schema import SPLITS, Dataset, open_dataset
 from data_tools.sharding.append import check_held, fingerprint, held_of, item_tables
 from data_tools.sharding.files import FORMAT_VERSION, SEVERAL_PICTURES, files_of, read_index
-from data_tools.sharding.jobs import finished, planned_jobs, run_job, stop_with_parent
+from data_tools.sharding.jobs import finished, planned_jobs, run_job
 from data_tools.sharding.plan import Plan, make_plan
 from data_tools.sharding.stored import Stored
 from data_tools.sharding.tables import write_groups
@@ -45,9 +46,9 @@ class Settings(Checked):
     Attributes
     ----------
     dataset : str
-        Dataset folder, as prepare writes it.
+        Dataset folder, as prepare writes it, or its URL.
     out : str
-        Folder to write the shards to.
+        Folder or URL to write the shards to.
     layout : str
         catalogue: each picture once, and tables of requests that refer to them by place, for a disk that reads at
         random; streaming: self-contained tars, each with every picture that its requests mention, for storage that is
@@ -71,7 +72,7 @@ class Settings(Checked):
         Pixels of the shorter side that larger pictures are resized to once, here; 0 stores pictures as they are.
     pictures : str
         encoded: as JPEG of that side (smaller ones as they are); decoded: all as uint8 arrays, which take more bytes
-        and no decoding.
+        and no decoding; none: no pictures, and every item counts, for encoders that take vectors.
     quality : int
         JPEG quality of resized pictures, 1 to 95.
     seed : int
@@ -93,7 +94,7 @@ class Settings(Checked):
     items_per_shard: PositiveInt = 2048
     shard_mb: PositiveFloat = 512
     side: NonNegativeInt = 0
-    pictures: Literal["encoded", "decoded"] = "encoded"
+    pictures: Literal["encoded", "decoded", "none"] = "encoded"
     quality: PositiveInt = 90
     seed: int = 0
     workers: NonNegativeInt = 0
@@ -103,13 +104,15 @@ class Settings(Checked):
         super().__post_init__()
         if self.pictures == "decoded" and not self.side:
             raise UserError("--pictures decoded needs --side: decoded whole, pictures would take far more than they do")
+        if self.pictures == "none" and (self.side or self.layout == "streaming"):
+            raise UserError("--pictures none goes with --layout catalogue and without --side: no picture is stored")
         if self.append and self.layout == "streaming":
             raise UserError("--append needs --layout catalogue; self-contained shards must be rewritten in full")
 
     @property
     def stored(self) -> Stored:
         """How pictures are stored."""
-        return Stored(self.side, self.pictures == "decoded", self.quality)
+        return Stored(self.side, self.pictures == "decoded", self.quality, self.pictures == "none")
 
     def decides(self) -> dict[str, Any]:
         """The settings that what is written depends on."""

@@ -164,14 +164,18 @@ def read_table(path: str | Path, layout: str | None = None) -> EmbeddingTable:
         else:
             suffixes = ", ".join(suffix for known in LAYOUTS.values() for suffix in known.suffixes)
             raise UserError(f"no embedding table at {path}: a folder with table.json, or a file in {suffixes}")
-    except (ValueError, KeyError, OSError, EOFError, pl.exceptions.PolarsError) as error:
+        if not isinstance(vectors, np.ndarray):  # damaged archives give bytes
+            raise ValueError(f"it holds {type(vectors).__name__}, not an array")
+    except UserError:
+        raise
+    except (Exception, pl.exceptions.PanicException) as error:  # damaged files raise nearly anything
         raise UserError(f"{path} cannot be read as a table of vectors: {error}") from None
     notes = []
     if not info:
         ids, vectors, notes = _without_missing(ids, vectors)
     vectors = _checked(ids, vectors, path)
     found = {"count": len(ids), "size": vectors.shape[1]}
-    if info and (promised := {name: info[name] for name in found}) != found:
+    if info and (promised := {name: info.get(name) for name in found}) != found:
         raise UserError(f"{path}: {found} is there, but table.json promises {promised}; export it again")
     return EmbeddingTable(ids, vectors, info, tuple(notes))
 

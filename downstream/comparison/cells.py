@@ -18,6 +18,7 @@ from rich.progress import Progress
 from data_tools.common.files import digest, read_json, whole_folder, write_json
 from data_tools.common.plugins import changed
 from data_tools.common.provenance import commit, peak_memory, versions
+from data_tools.common.stopping import stop_with_parent
 from data_tools.tables.here import here
 from data_tools.tables.table import EmbeddingTable, read_table
 from downstream.data.ctr_data import CTRData, load_ctr_data
@@ -131,7 +132,8 @@ def _run_missing(missing: dict[Path, Cell], data: CTRData, workers: int, progres
             _run(cell, folder, data, progress)
             yield cell
         return
-    with ProcessPoolExecutor(min(workers, max(len(missing), 1)), multiprocessing.get_context("spawn")) as pool:
+    context, most = multiprocessing.get_context("spawn"), min(workers, max(len(missing), 1))
+    with ProcessPoolExecutor(most, context, initializer=stop_with_parent) as pool:
         running = {
             pool.submit(_run_in_worker, cell, folder, data.dataset.place): cell for folder, cell in missing.items()
         }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,9 +15,8 @@ import pyarrow.parquet as pq
 import torch
 from jsonargparse.typing import PositiveInt
 
-from data_tools.common.cache import staged
 from data_tools.common.errors import UserError
-from data_tools.common.files import whole_file
+from data_tools.common.files import whole_file, work_folder
 from data_tools.common.parquet import parquet_table, read_parquet
 from data_tools.common.storage import taken
 from data_tools.log.engines import DuckDB, engine
@@ -176,10 +174,10 @@ class Scorer:
         torch.set_num_threads(settings.threads)
         with (
             whole_file(out) as scratch,
-            tempfile.TemporaryDirectory(dir=staged(out).parent, prefix=f".{out.name}.work-") as inside,
-            engine("duckdb", Path(inside), settings.memory) as run,
+            work_folder(out) as work,
+            engine("duckdb", work, settings.memory) as run,
         ):
-            work, scenes = Path(inside), self.data.scene is not None
+            scenes = self.data.scene is not None
             log = read_new_log(run, log, named, self.data.dataset, settings, needs_scene=scenes, given=given, work=work)
             new = log.new_items.to_list()
             images = with_new_images(self.images, self.data.item_ids, new, vectors)

@@ -104,7 +104,8 @@ class Journal:
         self.best.offer(encoder, step, figures)
         self._record(step, {f"valid_page_auc_{name}": part["auc"] for name, part in figures.items()})
         listed = ", ".join(
-            f"{name} items {part['auc']:.4f} ({part['pages']} page views)" for name, part in figures.items()
+            f"{name} items {part['auc']:.4f} ({part['pages']} page views)" if part["pages"] else f"{name} items: none"
+            for name, part in figures.items()
         )
         console.print(f"step {step:5d}  within-page AUC, validation: {listed}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import yaml
@@ -39,6 +40,11 @@ def write_compare_config(settings: Settings) -> Path:
     return path
 
 
+def _quoted(path: str | Path | None) -> str:
+    """A path as a shell takes it."""
+    return shlex.quote(str(path))
+
+
 def print_next_steps(settings: Settings, config: Path, out: str) -> None:
     """Where the weights are, and how to look at the run, export it and compare it.
 
@@ -53,9 +59,10 @@ def print_next_steps(settings: Settings, config: Path, out: str) -> None:
     run = Path(settings.out)
     lines = [
         f"checkpoint: {checkpoints(run)[-1]}, best weights: {run / 'best.safetensors'}",
-        f"the run as a page: python -m pretrain.run_page --run {run}",
+        f"the run as a page: python -m pretrain.run_page --run {_quoted(run)}",
         "next, export and compare:",
-        f"  accelerate launch pretrain/export.py --run {run} --data {settings.data} --out {run / 'tables' / 'trained'}",
-        f"  python -m downstream.compare --config {config} --out {out}",
+        f"  accelerate launch pretrain/export.py --run {_quoted(run)} --data {_quoted(settings.data)} "
+        f"--out {_quoted(run / 'tables' / 'trained')}",
+        f"  python -m downstream.compare --config {_quoted(config)} --out {_quoted(out)}",
     ]
     console.print("\n".join(lines))

@@ -31,6 +31,7 @@ from tests.benchmarks.report import Ratio, table
 # ams_picture, engines, inputs (which prints a table of its own), warm_up.
 SHORT = {
     "ams_skew": "--processes [2] --hot [0] --steps 2 --work.items 4000 --work.images 500 --work.codes 2000",
+    "catalogue": "--items 1000 --requests 20000",
     "common_features": "--dataset $world/dataset --table $world/planted --seeds 1 --models [mlr,dqm]",
     "ctr_growth": "--sizes [10000,20000] --steps 3 --table_items 2000 --table_impressions 2000 --scored [2000,4000]",
     "din": "--impressions 100000 --users 10000 --items 5000 --threads 1 --repeats 1 --peer_python $peer",
@@ -47,9 +48,12 @@ SHORT = {
     "reading": "--batches 3 --large 6",
     "shards": "--items 600 --requests 2000 --repeats 1",
     "slots": "--encoders '{test_byobnet: 64}' --steps 2",
+    "stored": "--items 60",
+    "streaming_memory": "--pictures [100,300]",
     "tables": "--items 300 --requests 2000 --rows 64 --steps 100",
     "training": "--encoders '{test_byobnet: 64}' --rows 16 --steps 3",
     "training_growth": "--requests 400 --times 5 --steps 5 --rows 32",
+    "vectors_only": "--impressions 20000 --steps 20 --rows 64",
     "world": "--requests [1500,15000]",
 }
 WITH_PEER_ALONE = ("din",)

@@ -6,6 +6,11 @@ Makes logs of 2 and of 20 million impressions in Parquet (integer ids, times in 
 runs prepare and the polars program on each, every run in a process of its own whose peak memory is measured with that
 of its children. The clock starts once a side's libraries are loaded; the seconds of the processor count that, too. The
 three tables of both sides are compared cell by cell. Nothing is enforced.
+
+    python tests/benchmarks/prepare.py --work /tmp/prepare --sizes [20000000] --page_views true --memory 4GB
+
+makes logs of page views of eight impressions each instead, with a request_id and all ids as text, of 300,000 items and
+a user for 40 rows, and runs prepare alone: it has to end within the stated memory, whatever the size.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ import pyarrow.parquet as pq
 from data_tools.common.cli import parse_settings, run_command
 
 ITEMS = 100_000
+LISTED, SHOWN = 300_000, 8  # items, and impressions a page view, of the other kind of log
 GAP, SLOTS, VALID, TEST = 1800, 10, 0.8, 0.9
 CHUNK = 1_000_000
 BY_HAND = f"polars {pl.__version__} by hand"
@@ -44,6 +50,8 @@ class Settings:
         Rows of each log, the fewest first.
     memory : str
         What DuckDB takes before it spills.
+    page_views : bool
+        Logs of page views with ids as text, on which prepare runs alone.
     side : {"ours", "hand"}, optional
         Set by the program for its own processes.
     out : str, optional
@@ -53,6 +61,7 @@ class Settings:
     work: str
     sizes: list[int] = field(default_factory=lambda: [2_000_000, 20_000_000])
     memory: str = "2.5GB"
+    page_views: bool = False
     side: str | None = None
     out: str | None = None
 
@@ -74,6 +83,37 @@ def make_log(path: Path, rows: int) -> None:
         writer = writer or pq.ParquetWriter(path, frame.schema)
         writer.write_table(frame)
     writer.close()
+
+
+def make_page_views(path: Path, rows: int) -> None:
+    """A log of page views of eight impressions in time order: text ids, a request_id, a user for 40 rows."""
+    random = np.random.default_rng(rows)
+    users, views, writer = max(1, rows // 40), CHUNK // SHOWN, None
+    for start in range(0, rows // SHOWN, views):
+        n = min(views, rows // SHOWN - start)
+        seen = np.repeat(np.arange(n), SHOWN)
+        user, view = (users * random.random(n) ** 2).astype(np.int64)[seen], (start + np.arange(n))[seen]
+        item = (LISTED * random.random(n * SHOWN) ** 3).astype(np.int64)
+        frame = pl.DataFrame({"u": user, "i": item, "v": view}).select(
+            user_id=pl.format("user-{}", pl.col("u").cast(pl.String).str.zfill(9)),
+            item_id=pl.format("item-{}", pl.col("i").cast(pl.String).str.zfill(7)),
+            timestamp=1_600_000_000 + pl.col("v"),
+            click=pl.Series((random.random(n * SHOWN) < 0.12).astype(np.int64)),
+            request_id=pl.format("request-{}", pl.col("v").hash(0)),
+        )
+        table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+        writer = writer or pq.ParquetWriter(path, table.schema)
+        writer.write_table(table)
+    writer.close()
+
+
+def prepare_page_views(work: Path, rows: int, memory: str) -> None:
+    from data_tools.dataset.rules import Rules
+    from data_tools.dataset.write import write_dataset
+
+    ids = pl.select(pl.format("item-{}", pl.int_range(LISTED).cast(pl.String).str.zfill(7)).alias("item_id"))
+    items = ids.with_columns(image=pl.lit(None, pl.String))
+    write_dataset(work / f"views-{rows}", work / f"views-{rows}.parquet", items, None, rules=Rules(memory=memory))
 
 
 def ours(work: Path, rows: int, memory: str) -> None:
@@ -148,15 +188,36 @@ def measured(side: str, work: Path, rows: int, memory: str) -> dict[str, float]:
 
 
 def run_side(side: str, work: Path, rows: int, memory: str) -> None:
-    if side == "ours":
+    if side != "hand":
         import data_tools.dataset.write  # noqa: F401  so that neither side's clock counts the loading of its libraries
     started = time.perf_counter()
-    ours(work, rows, memory) if side == "ours" else by_hand(work, rows)
+    if side == "views":
+        prepare_page_views(work, rows, memory)
+    else:
+        ours(work, rows, memory) if side == "ours" else by_hand(work, rows)
     seconds = time.perf_counter() - started
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     cpu = sum(one.ru_utime + one.ru_stime for one in used)
     peak = max(one.ru_maxrss for one in used) / 2**20
     print(json.dumps({"seconds": round(seconds, 2), "cpu_seconds": round(cpu, 2), "peak_gib": round(peak, 2)}))
+
+
+def measure_page_views(settings: Settings, work: Path) -> None:
+    """Seconds and peak memory of prepare on logs of page views, with the memory that was stated beside it."""
+    figures = {}
+    for rows in settings.sizes:
+        if not (log := work / f"views-{rows}.parquet").exists():
+            make_page_views(log, rows)
+        figures[rows] = measured("views", work, rows, settings.memory) | {"log_mb": round(log.stat().st_size / 1e6)}
+        print(rows, figures[rows], flush=True)
+    from report import Ratio, finish
+
+    stated = settings.memory.upper()
+    gib = float(stated.removesuffix("GB")) * 1e9 / 2**30 if stated.endswith("GB") else None
+    ratios = [
+        Ratio(f"peak GiB, {rows:,} rows", one["peak_gib"], gib, "stated memory") for rows, one in figures.items() if gib
+    ]
+    finish(settings, {"figures": figures}, ratios)
 
 
 def same_tables(work: Path, rows: int) -> bool:
@@ -180,8 +241,10 @@ def main() -> None:
     if settings.side:
         run_side(settings.side, work, settings.sizes[0], settings.memory)
         return
-    figures = {}
     work.mkdir(parents=True, exist_ok=True)
+    if settings.page_views:
+        return measure_page_views(settings, work)
+    figures = {}
     for rows in settings.sizes:
         if not (log := work / f"log-{rows}.parquet").exists():
             make_log(log, rows)

@@ -7,12 +7,23 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from prepare_helpers import write_log
 
-from data_tools.common.cli import UserError, run_command
+from data_tools.common.cli import UserError, parse_settings, run_command
 from data_tools.common.locks import locked
+from data_tools.simulation.settings import World
+
+WAITING_ALONE = """
+import os, time
+from data_tools.common.cli import run_command
+def main():
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+run_command(main)
+"""
 
 WAITING = """
 import multiprocessing, os, sys, time
@@ -215,3 +226,31 @@ def test_a_wheel_runs_from_elsewhere_and_brings_its_configurations(tmp_path):
     assert said.returncode == 0 and "name: scl" in said.stdout, said.stderr
     page = [python, "-c", "from data_tools.common.pages import TEMPLATES; print(len(list(TEMPLATES.iterdir())))"]
     assert int(subprocess.run(page, cwd=tmp_path, env=here, text=True, capture_output=True, check=True).stdout) > 2
+
+
+def test_a_configuration_that_is_no_text_is_a_message(tmp_path, capsys):
+    (tmp_path / "c.yaml").write_bytes(b"out: \xff")
+    with pytest.raises(SystemExit):
+        parse_settings(World, "", ["--config", str(tmp_path / "c.yaml")])
+    assert "the configuration file is not UTF-8" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells a process that its parent ended")
+def test_trainers_end_with_the_launcher_that_was_killed():
+    """A process that a launcher started, and whose launcher is killed, is asked to end."""
+    launch = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {WAITING_ALONE!r}])"
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", launch],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "LOCAL_RANK": "0"},
+    )
+    number = int(launcher.stdout.readline())
+    launcher.kill()
+    launcher.wait()
+    for _ in range(100):
+        if not Path(f"/proc/{number}").exists():
+            return
+        time.sleep(0.1)
+    os.kill(number, signal.SIGKILL)
+    raise AssertionError("it ran on")

@@ -102,3 +102,35 @@ def test_item_lists_of_every_form(three):
     assert found.info["set_aside_items"] == {"not a JSON object": 1}
     aside = pl.read_parquet(found.folder / "set_aside_lines.parquet")
     assert aside["file"].to_list() == [str(three / "items.jsonl")]
+
+
+def test_whole_paths_into_the_folder_are_paths_in_it(three):
+    for item, name in NAMES.items():
+        (three / f"{item}.png").write_bytes(colour(name))
+    lines = [f"{item},{three / item}.png" for item in NAMES]
+    (three / "items.csv").write_text("\n".join(["item_id,image", *lines]) + "\n")
+    assert colours(run(three)) == RGB
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("deep\\00.png", "write the paths with / between folders"),
+        ("deep/%30%30.png", "write the paths without % escapes"),
+        ("deep/00", "leaves out the ending"),
+        ("00.png|01.png", "'|' looks like several"),
+    ],
+)
+def test_names_of_pictures_that_are_nearly_right_are_explained(three, named, said):
+    (three / "deep").mkdir()
+    (three / "deep" / "00.png").write_bytes(colour("red"))
+    (three / "items.csv").write_text(f"item_id,image\n00,{named}\n01,\n")
+    assert said in stopped(three)
+
+
+def test_an_archive_without_any_of_the_pictures_says_what_it_holds(three):
+    with tarfile.open(three / "all.tar", "w") as tar:
+        (three / "00.png").write_bytes(colour("red"))
+        tar.add(three / "00.png", "some/00.png")
+    (three / "items.csv").write_text("item_id,image\n00,00.png\n01,\n")
+    assert "such as '00.png'; it holds 'some/00.png'" in stopped(three, images=three / "all.tar")

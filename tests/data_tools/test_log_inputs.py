@@ -209,3 +209,57 @@ def test_both_readers_of_delimited_text_read_the_same(tmp_path, rows, delimiter)
     out = tmp_path / "out.parquet"
     if Converter(tmp_path, "log", "1GB")._fast(path, form, ["a", "b", "c"], out):
         assert pl.read_parquet(out).rows() == [tuple(line.row) for line in found]
+
+
+def typed(source, **columns):
+    """A log of 40 impressions in Parquet as polars writes it: its statistics leave out NaN."""
+    log = {"user_id": [1.0 * (n % 4) for n in range(40)], "item_id": ["00"] * 40, "timestamp": range(40), "click": 1}
+    pl.DataFrame(log | columns, strict=False).write_parquet(source / "log.parquet")
+
+
+@pytest.mark.parametrize("column", ["user_id", "timestamp", "click"])
+def test_a_data_frames_nan_is_a_missing_value(source, column):
+    values = {"user_id": 1.0, "timestamp": 5.0, "click": 1.0}
+    typed(source, **{column: [float("nan"), *(values[column] + (column == "timestamp") * n for n in range(39))]})
+    dataset = run(source, "log.parquet")
+    assert dataset.info["set_aside"] == {f"{column} missing": 1}
+    assert dataset.info["counts"]["impressions"] == 39
+
+
+def test_values_that_are_to_be_clicks_have_to_be_there(source):
+    write_log(source, [f"u,00,{n},{('view', 'buy')[n % 2]}" for n in range(8)])
+    assert "no row has a label of --click-values bought; it has 'buy', 'view'" in stopped(source, click_values="bought")
+    dataset = run(source, click_values="buy,add")
+    assert dataset.info["counts"]["clicks"] == 4
+    assert "no row has the label 'add' of --click-values" in dataset.info["understood"]
+
+
+@pytest.mark.parametrize(("label", "said"), [("1", "a click: --unclicked draws"), ("0", "without a click")])
+def test_labels_that_are_all_alike_are_said(source, label, said):
+    write_log(source, [f"u,00,{n},{label}" for n in range(8)])
+    assert any(said in note for note in run(source).info["understood"])
+
+
+def test_a_label_beside_ratings_is_said_to_be_unused(source):
+    write_log(source, [f"u,00,{n},0,5" for n in range(8)], "user_id,item_id,timestamp,click,rating")
+    dataset = run(source, rating_threshold=3.0)
+    assert "the column click is not used: clicks are ratings of --rating-threshold" in dataset.info["understood"]
+
+
+def test_a_log_without_a_header_names_the_setting(source):
+    write_log(source, ["u,01,2,1"], "u,00,17,1")
+    assert "--header" in stopped(source)
+
+
+def test_times_that_cannot_be_read_say_what_is_expected(source):
+    write_log(source, ["u,00,soon,1"])
+    assert "expected: seconds, milliseconds" in stopped(source)
+    write_log(source, ['u,00,"45244,5",1'])
+    assert "a point is expected before the fraction" in stopped(source)
+
+
+def test_json_that_breaks_off_is_refused_or_read_once(source):
+    whole = json.dumps([{"user_id": "u", "item_id": "00", "timestamp": n, "click": 1} for n in range(30)], indent=1)
+    for cut in range(1, len(whole), 97):
+        (source / "log.json").write_text(whole[:cut])
+        assert "log.json" in stopped(source, log="log.json")

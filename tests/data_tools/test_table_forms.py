@@ -1,5 +1,6 @@
 """Embedding tables as people have them, and damaged ones of our own."""
 
+import contextlib
 import gzip
 import json
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from data_tools.common.errors import UserError
+from data_tools.tables.layouts import LAYOUTS, layout_of
 from data_tools.tables.table import read_table, write_table
 
 IDS = ["a", "b", "007", "d"]
@@ -173,3 +175,17 @@ def test_a_table_in_a_folder_with_brackets_or_a_key(tmp_path):
         np.testing.assert_array_equal(read_table(tmp_path / name / "t").vectors, VECTORS)
         pl.DataFrame({"item_id": IDS, "embedding": VECTORS.tolist()}).write_parquet(tmp_path / name / "u[1].parquet")
         assert read_table(tmp_path / name / "u[1].parquet").ids == IDS
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".npy", ".h5", ".parquet", ".csv", ".pt"])
+def test_damaged_tables_are_refused_in_one_message(suffix, tmp_path):
+    """Files cut and overwritten anywhere: what their libraries raise is no traceback."""
+    path, ids = tmp_path / f"table{suffix}", [f"i{n}" for n in range(6)]
+    layout = LAYOUTS[layout_of(path)]
+    layout.write(path, ids, np.ones((6, 3), np.float32))
+    whole = path.read_bytes()
+    for at in range(0, len(whole), max(1, len(whole) // 40)):
+        for changed in (whole[:at], whole[:at] + bytes(8) + whole[at + 8 :]):
+            path.write_bytes(changed)
+            with contextlib.suppress(UserError):
+                read_table(path)

@@ -379,3 +379,13 @@ def test_two_processes_train(tiny_world, tmp_path):
     arguments = settings(tiny_world / "shards", tmp_path / "two")
     subprocess.run([*launch, *arguments], cwd=ROOT, env=one_thread(), check=True, timeout=300)
     assert json.loads((tmp_path / "two" / "summary.json").read_text())["steps"] == 6
+
+
+def test_the_preset_for_small_catalogues_never_keeps_what_is_worse_than_its_start(tiny_world, tmp_path):
+    """Even where the learning rate ruins the encoder: the start is judged, too, on validation items never shown."""
+    out = tmp_path / "run"
+    arguments = ["--config", "configs/pretrain/small_catalogue.yaml", *settings(tiny_world / "shards", out)]
+    run([*arguments, "--optim.lr", "0.5", "--evaluation.every", "2", "--evaluation.choose_on", "cold"])
+    best = json.loads((out / "best.json").read_text())
+    judged = [line["valid_page_auc_cold"] for line in runs.read_log(out) if "valid_page_auc_cold" in line]
+    assert len(judged) > 1 and best["auc"] == max(judged) >= judged[0]
