@@ -8,7 +8,8 @@ FILES. --impressions and --items take one file, a folder or a quoted glob ("logs
 (.jsonl) or Parquet; text may be compressed (.gz, .zst, .bz2). --images takes a folder, a tar, or a folder or glob of
 tars; the item list's column image names each item's file. Without that column, pictures are found by name: the item id
 and an ending. An image column of bytes (Parquet) needs no --images. An item may have several pictures: image is a list
-(of Parquet, of JSON, or text such as ["a.jpg", "b.jpg"]), or rows repeat the item with another image.
+(of Parquet, of JSON, or text such as ["a.jpg", "b.jpg"]), or rows repeat the item with another image. All
+of these, and --out, may be URLs: s3://, gs://, hf://; https:// to read (docs/pictures-in-a-bucket.md).
 
 COLUMNS. Columns that already have our names need no mapping. Log: user_id, item_id, timestamp, click and, where known,
 rating, request_id (one page view), scene, position, conversion, oracle. Item list: item_id and, where known, image,
@@ -65,7 +66,7 @@ class Settings(Rules):
     images : str or null
         Folder that the image paths of the item list start from, or tars.
     out : Path
-        Dataset folder to make.
+        Dataset folder to make, or its URL.
     user_table : str or null
         A table of users, one row per user, whose columns enter CTR models as features: a file, a folder or a glob.
     user_columns : str

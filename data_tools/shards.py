@@ -56,7 +56,8 @@ def main() -> None:
         groups, size = shards.listed(split), sum(file["bytes"] for file in index["requests"][split])
         say(f"{split:5}: {sum(g['requests'] for g in groups):,} requests in {len(groups)} groups, {size / 1e6:,.1f} MB")
     pictures, size = (sum(shard[name] for shard in index["items"]) for name in ("items", "bytes"))
-    say(f"catalogue: {pictures:,} images in {len(index['items'])} tars, {size / 1e6:,.1f} MB")
+    held = "items, no pictures" if settings.pictures == "none" else "images"
+    say(f"catalogue: {pictures:,} {held} in {len(index['items'])} tars, {size / 1e6:,.1f} MB")
     storage = index["storage"]
     if settings.layout == "streaming":
         stored, distinct = storage["image_bytes_in_request_shards"] / 1e6, storage["distinct_image_bytes"] / 1e6
@@ -68,7 +69,8 @@ def main() -> None:
         say(f"left out: {left_out:,} further pictures of items that have several; --layout catalogue holds all")
     if index["left_out_requests"]:
         say(f"left out: {index['left_out_requests']:,} page views without an earlier click or a picture")
-    say(f"next: accelerate launch pretrain/train.py --data {shlex.quote(str(settings.out))} --out runs/my-run")
+    vectors = " --encoder.family table --encoder.name TABLE" if settings.pictures == "none" else ""
+    say(f"next: accelerate launch pretrain/train.py --data {shlex.quote(str(settings.out))} --out runs/my-run{vectors}")
 
 
 if __name__ == "__main__":

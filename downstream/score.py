@@ -15,6 +15,8 @@ those of the log. A click that stands in both counts once.
 
 NEW ITEMS. An item that training did not show is scored through its vector: of the run's own table, or of --table. One
 without a vector gets what the run learned for items without an image. --image.form and the like are those of the run.
+
+NEW USERS have no ID. Where the dataset was prepared with a table of users, --user-table says of them what that said.
 """
 
 from __future__ import annotations
@@ -45,6 +47,10 @@ class Settings(ScoreSettings):
         Our names for the log's columns, as in user_id=player,click=liked.
     table : str
         Embedding table of items that the run's own table lacks.
+    user_table : str
+        Table of users that the dataset does not have, where it was prepared with such a table.
+    user_columns : str
+        Our name for the id in it, as in user_id=player.
     encoding, delimiter, header : str
         Of text files of the log, where they do not tell: as in cp1252; as in ";"; and the names of the columns, as in
         a,b,c, where the first line is no header.
@@ -55,6 +61,8 @@ class Settings(ScoreSettings):
     out: str = ""
     columns: str = ""
     table: str | None = None
+    user_table: str | None = None
+    user_columns: str = ""
     encoding: str = ""
     delimiter: str = ""
     header: str = ""
@@ -91,6 +99,8 @@ def main() -> None:
         settings.out,
         columns=settings.columns,
         table=settings.table,
+        user_table=settings.user_table,
+        user_columns=settings.user_columns,
         settings=ScoreSettings(**{one.name: getattr(settings, one.name) for one in fields(ScoreSettings)}),
         given=given_form(settings.encoding, settings.delimiter, settings.header),
     )

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from data_tools.common.checks import Checked
 from data_tools.common.cli import UserError, parse_settings, run_command
+from data_tools.common.files import refuse_url
 from data_tools.tables.table import read_table
 from downstream.ams.feature_store import append, create_store, open_store
 
@@ -46,6 +47,7 @@ class Settings(Checked):
         super().__post_init__()
         if not self.table or not self.out:
             raise UserError("--table TABLE and --out STORE are needed")
+        refuse_url(self.out, "a feature store")
 
 
 def main() -> None:

@@ -38,7 +38,7 @@ from pretrain.data.transforms import plain_transform
 from pretrain.data.workers import loader_processes
 from pretrain.encoder.image_encoder import ImageEncoder
 from pretrain.evaluation.saved_encoder import check_wise_ft, generic_encoder, load_run_encoder, preprocessing
-from pretrain.runtime.memory import keep_freed_memory
+from pretrain.runtime.memory import keep_freed_memory, pieces
 from pretrain.runtime.precision import use_all_cores
 from pretrain.runtime.trial import try_out
 from pretrain.settings import Encoder
@@ -53,7 +53,7 @@ class Settings(Checked):
     Attributes
     ----------
     data : str
-        Folder of shards whose catalogue is embedded.
+        Folder of shards whose catalogue is embedded, or its URL.
     out : str
         Table folder to write.
     run : str or None
@@ -109,7 +109,8 @@ class Settings(Checked):
 def encode(encoder: ImageEncoder, images: Tensor, settings: Settings) -> Tensor:
     """Vectors, (N, D) in float32, of pictures, uint8 (N, 3, S, S), at the settings' layer."""
     layer = encoder if settings.layer == "embedding" else encoder.features
-    vectors = layer(images.to(encoder.mean.device)).float().cpu()
+    device = encoder.mean.device
+    vectors = torch.cat([layer(part.to(device)).float().cpu() for part in pieces(images, device)])
     return F.normalize(vectors, dim=-1) if settings.normalise else vectors
 
 

@@ -219,7 +219,7 @@ class Settings(Checked):
     Attributes
     ----------
     data : str or None
-        Folder of shards; null makes the simulated world and its shards below runs/.
+        Folder of shards, or its URL; null makes the simulated world and its shards below runs/.
     out : str
         Run folder.
     resume : bool

@@ -12,9 +12,11 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import resource
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 from data_tools.common.errors import UserError
@@ -104,8 +106,16 @@ def local(path: str | Path) -> Path:
         return Path(path)
     url = url_of(path)
     if url not in _kept:
+        _allow_many_files()
         _kept[url] = _hold(path)
     return _kept[url][1]
+
+
+@cache
+def _allow_many_files() -> None:
+    """Let this process have as many files open as the system lets it: each file that is held is one."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def mirrored(folder: str | Path, names: Sequence[str] | None = None) -> Path:

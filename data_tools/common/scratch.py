@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -32,6 +33,19 @@ def scratch_array(shape: tuple[int, ...], dtype: type = np.float32, folder: str 
     with tempfile.TemporaryFile(dir=folder) as file:
         file.truncate(size)
         return np.asarray(np.memmap(file, dtype, "r+", shape=shape))
+
+
+def release(*arrays: np.ndarray) -> None:
+    """Let go of the memory that arrays on disk take in this process; what they hold stays, in their files.
+
+    The system takes such pages back when it needs them, but until then they count as the process's.
+    """
+    for values in arrays:
+        base = values
+        while isinstance(base, np.ndarray):
+            base = base.base
+        if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            base.madvise(mmap.MADV_DONTNEED)
 
 
 def pieces(count: int) -> Iterator[slice]:

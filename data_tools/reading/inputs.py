@@ -76,7 +76,8 @@ def find(place: str | Path, known: Collection[str] = SUFFIXES) -> list[Path]:
     path = Path(place)
     if is_url(place):
         found = matches(place)
-        paths = [local(p) for p in found if p == path or not hidden(str(p).removeprefix(f"{path}/"))]
+        below = [p.relative_to(path).as_posix() if p.is_relative_to(path) else p.name for p in found]
+        paths = [local(p) for p, name in zip(found, below, strict=True) if p == path or not hidden(name)]
     elif path.is_file():
         paths = [path]
     elif path.is_dir():

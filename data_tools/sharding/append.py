@@ -56,6 +56,8 @@ def held_of(folder: Path, index: dict[str, Any], dataset: Dataset) -> Held:
     new = items["number"].is_null().to_numpy()
     number = items["number"].fill_null(0).to_numpy().astype(np.int32)
     number[new] = index["next_item"] + np.arange(new.sum(), dtype=np.int32)
+    if index["settings"].get("pictures") == "none":
+        return Held(number, np.flatnonzero(new).astype(np.int32), since)
     pictured = items.filter(pl.col("image").is_not_null())
     found = pl.Series(_checksums([dataset.place / image for image in pictured["image"]]), dtype=pl.UInt32)
     written = pictured.filter(found.ne_missing(pictured["source_crc32"]))["item"].to_numpy().astype(np.int32)

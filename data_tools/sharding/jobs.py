@@ -158,17 +158,19 @@ def _write_pictures(
     pictures = np.array(rows, np.int32)
     numbers, owners = plan.numbered(pictures), plan.owners(pictures)
     lengths, checksums, sources = [], [], []
+    if stored.nothing:
+        lengths = checksums = sources = [0] * len(rows)
 
     def members() -> Iterator[tuple[str, bytes]]:
-        pictures = _pictures(plan, dataset, rows, stored)
-        for number, (_, data, extension, source) in zip(numbers.tolist(), pictures, strict=True):
+        found = _pictures(plan, dataset, rows, stored)
+        for number, (_, data, extension, source) in zip(numbers.tolist(), found, strict=True):
             lengths.append(len(data))
             checksums.append(zlib.crc32(data))
             sources.append(zlib.crc32(source))
             yield f"{number:09d}.{extension}", data
 
-    file = write_tar(path, members())
-    sizes = np.array([member_size(length) for length in lengths])
+    file = write_tar(path, () if stored.nothing else members())
+    sizes = np.array([0 if stored.nothing else member_size(length) for length in lengths])
     place = {"tar": np.zeros(len(rows), np.int32), "offset": np.cumsum(sizes) - sizes + tarfile.BLOCKSIZE}
     place |= {"length": lengths, "crc32": checksums, "source_crc32": sources}
     columns = {name: pa.array(place[name], kind) for name, kind in PLACE.items()}

@@ -159,7 +159,7 @@ def make_plan(dataset: Dataset, settings: Any, folder: Path, held: Held | None =
     if folder.exists():
         return Plan(folder)
     with whole_folder(folder) as scratch:
-        left_out = _plan_items(dataset, scratch, settings.layout == "catalogue")
+        left_out = _plan_items(dataset, scratch, settings)
         with tempfile.TemporaryDirectory(dir=scratch, prefix="work-") as work:
             pages, categories = _plan_pages(dataset, settings, scratch, Path(work))
         user = pages.pop("user")
@@ -173,7 +173,8 @@ def make_plan(dataset: Dataset, settings: Any, folder: Path, held: Held | None =
         if not (usable & (split == 0)).any():
             raise UserError(
                 f"{dataset.place}: none of {len(split)} page views has both a picture and an earlier click of its "
-                "user in the training time range; a longer log or more pictures are needed"
+                "user in the training time range; a longer log or more pictures are needed (for vectors instead of "
+                "pictures: --pictures none)"
             )
         ranges = {"history_start": start, "history_stop": stop, "fresh": _fresh(user, split, start, stop, usable)}
         arrays = {**pages, **ranges, "slot_start": slot_stop - slots}
@@ -198,8 +199,8 @@ def make_plan(dataset: Dataset, settings: Any, folder: Path, held: Held | None =
             "left_out_requests": int((~usable).sum()),
             "left_out_pictures": left_out,
             "slots": int(slots[usable].max()),
-            "distinct_images": int(mentioned.sum()),
-            "distinct_image_bytes": int(plan.image_bytes[mentioned].sum()),
+            "distinct_images": int(mentioned.sum()) if settings.pictures != "none" else 0,
+            "distinct_image_bytes": int(plan.image_bytes[mentioned].sum()) if settings.pictures != "none" else 0,
             "trained": trained_digest(plan, usable & (split == 0)),
         }
         if held:
@@ -208,12 +209,12 @@ def make_plan(dataset: Dataset, settings: Any, folder: Path, held: Held | None =
     return Plan(folder)
 
 
-def _plan_items(dataset: Dataset, folder: Path, several: bool) -> int:
-    """Paths and sizes of the pictures, in blocks of the catalogue: the items', then, where ``several``, further ones.
+def _plan_items(dataset: Dataset, folder: Path, settings: Any) -> int:
+    """Paths and sizes of the pictures, in blocks of the catalogue: the items', then further ones of those with several.
 
-    Returns the number of further pictures that are left out.
+    Without pictures, each item counts as one byte. Returns the number of further pictures that are left out.
     """
-    file = pq.ParquetFile(dataset.folder / "items.parquet")
+    file, pictures = pq.ParquetFile(dataset.folder / "items.parquet"), settings.pictures != "none"
     written = 0
     with ExitStack() as stack:
         path, start, size = (stack.enter_context(open(folder / n, "wb")) for n in ("path", "path_start", "image_bytes"))
@@ -225,15 +226,16 @@ def _plan_items(dataset: Dataset, folder: Path, several: bool) -> int:
             starts = np.cumsum([len(image) for image in images], dtype=np.int64) + written
             starts.tofile(start)
             written = int(starts[-1]) if len(starts) else written
-            _sizes(dataset.place, images).tofile(size)
+            sizes = _sizes(dataset.place, images) if pictures else np.ones(len(images), np.int64)
+            sizes.tofile(size)
 
         for batch in file.iter_batches(columns=["image"]):
             add([image.encode() if image else b"" for image in batch["image"].to_pylist()])
-        if "images" not in file.schema_arrow.names:
+        if not pictures or "images" not in file.schema_arrow.names:
             return 0
         left_out = 0
         for owner, images in _further(file):
-            if not several:
+            if settings.layout != "catalogue":
                 left_out += len(images)
                 continue
             add(images)
@@ -273,7 +275,8 @@ def _plan_pages(dataset: Dataset, settings: Any, folder: Path, work: Path) -> tu
         log = parquet_table(engine, [dataset.folder / "impressions.parquet"], file_row_number=True)
         items = parquet_table(engine, [dataset.folder / "items.parquet"])
         category = items.category.cast("string").fill_null("") if "category" in items.columns else ibis.literal("")
-        items = items.select("item", pictured=items.image.notnull(), name=category)
+        pictured = ibis.literal(True) if settings.pictures == "none" else items.image.notnull()
+        items = items.select("item", pictured=pictured, name=category)
         categories = sorted(items.name.as_table().distinct().execute()["name"].to_list())
         items = engine.create_table(
             "known", items.mutate(category=ibis.dense_rank().over(order_by=items.name).cast("int32")).drop("name")

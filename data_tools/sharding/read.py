@@ -133,6 +133,11 @@ class PlacedPictures:
         row = self.row[item] if 0 <= item < len(self.row) else -1
         if row < 0:
             raise UserError(f"item {item} has no picture in {self.files[0].parent}; {COPY_AGAIN}")
+        if not self.length[row]:
+            raise UserError(
+                f"{self.files[0].parent} was written with --pictures none: train on vectors (--encoder.family table), "
+                "or write shards with pictures"
+            )
         crc32 = None if self.crc32 is None else int(self.crc32[row])
         return Place(item, self.files[self.tar[row]], int(self.offset[row]), int(self.length[row]), crc32)
 

@@ -24,11 +24,14 @@ class Stored:
         Store uint8 arrays (height, width, 3), as ``.npy`` files, in place of encoded pictures.
     quality : int
         JPEG quality of the pictures that are resized.
+    nothing : bool
+        Store no pictures.
     """
 
     side: int = 0
     decoded: bool = False
     quality: int = 90
+    nothing: bool = False
 
     def picture(self, data: bytes, path: str) -> tuple[bytes, str]:
         """A picture file's bytes as they are stored, and their extension.

@@ -46,9 +46,9 @@ class Settings(Checked):
     Attributes
     ----------
     dataset : str
-        Dataset folder, as prepare writes it.
+        Dataset folder, as prepare writes it, or its URL.
     out : str
-        Folder to write the shards to.
+        Folder or URL to write the shards to.
     layout : str
         catalogue: each picture once, and tables of requests that refer to them by place, for a disk that reads at
         random; streaming: self-contained tars, each with every picture that its requests mention, for storage that is
@@ -72,7 +72,7 @@ class Settings(Checked):
         Pixels of the shorter side that larger pictures are resized to once, here; 0 stores pictures as they are.
     pictures : str
         encoded: as JPEG of that side (smaller ones as they are); decoded: all as uint8 arrays, which take more bytes
-        and no decoding.
+        and no decoding; none: no pictures, and every item counts, for encoders that take vectors.
     quality : int
         JPEG quality of resized pictures, 1 to 95.
     seed : int
@@ -94,7 +94,7 @@ class Settings(Checked):
     items_per_shard: PositiveInt = 2048
     shard_mb: PositiveFloat = 512
     side: NonNegativeInt = 0
-    pictures: Literal["encoded", "decoded"] = "encoded"
+    pictures: Literal["encoded", "decoded", "none"] = "encoded"
     quality: PositiveInt = 90
     seed: int = 0
     workers: NonNegativeInt = 0
@@ -104,13 +104,15 @@ class Settings(Checked):
         super().__post_init__()
         if self.pictures == "decoded" and not self.side:
             raise UserError("--pictures decoded needs --side: decoded whole, pictures would take far more than they do")
+        if self.pictures == "none" and (self.side or self.layout == "streaming"):
+            raise UserError("--pictures none goes with --layout catalogue and without --side: no picture is stored")
         if self.append and self.layout == "streaming":
             raise UserError("--append needs --layout catalogue; self-contained shards must be rewritten in full")
 
     @property
     def stored(self) -> Stored:
         """How pictures are stored."""
-        return Stored(self.side, self.pictures == "decoded", self.quality)
+        return Stored(self.side, self.pictures == "decoded", self.quality, self.pictures == "none")
 
     def decides(self) -> dict[str, Any]:
         """The settings that what is written depends on."""

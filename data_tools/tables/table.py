@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from data_tools.common.cli import UserError
 from data_tools.common.files import digest, read_json, whole_folder, write_json
-from data_tools.common.scratch import column_means, pieces, scratch_array, selected
+from data_tools.common.scratch import column_means, pieces, release, scratch_array, selected
 from data_tools.tables.frames import read_parquet, write_parquet
 from data_tools.tables.here import here
 from data_tools.tables.layouts import LAYOUTS, layout_of
@@ -59,6 +59,7 @@ class EmbeddingTable:
         vectors = scratch_array((len(rows), self.vectors.shape[1]))
         for piece in pieces(len(rows)):
             vectors[piece][found[piece]] = self.vectors[rows[piece][found[piece]]]
+            release(vectors, self.vectors)
         return vectors, found
 
 
@@ -134,6 +135,7 @@ def _read_parts(folder: Path) -> tuple[list[Any], np.ndarray]:
         if len(sizes) == 1:
             vectors = vectors if len(ids) else scratch_array((rows, read.shape[1]), folder=folder)
             vectors[len(ids) : len(ids) + len(own)] = read
+            release(vectors)
         ids += own
     if len(sizes) != 1:
         raise UserError(f"{folder}: parts with embeddings of the sizes {sorted(sizes)}; one is expected")
@@ -219,6 +221,7 @@ def _checked(ids: list[Any], vectors: np.ndarray, path: Path) -> np.ndarray:
     finite = np.ones(len(vectors), dtype=bool)
     for piece in pieces(len(vectors)):
         finite[piece] = np.isfinite(vectors[piece]).all(axis=1)
+        release(vectors)
     if not finite.all():
         bad = [ids[row] for row in np.flatnonzero(~finite)[:5]]
         raise UserError(

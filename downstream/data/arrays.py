@@ -46,7 +46,7 @@ from data_tools.common.files import read_json, whole_folder, write_json
 from data_tools.common.parquet import read_parquet, scan_parquet
 from data_tools.dataset.schema import REQUIRED, SPLITS, Dataset
 from downstream.data.codes import FIRST_KNOWN, PADDING, UNKNOWN, codes_of
-from downstream.data.user_features import USERS, user_feature_codes
+from downstream.data.user_features import USERS, read_user_features, user_feature_codes
 
 # Raise it when the arrays or their codes change: cached ones are then written again.
 VERSION = 3
@@ -256,7 +256,7 @@ def _write(dataset: Dataset, folder: Path, settings: CodeSettings) -> None:
     if found["scenes"] is not None:
         known["scene"] = pl.Series(found["scenes"])
     if (dataset.folder / USERS).exists():
-        arrays["user_features"], of_users = user_feature_codes(dataset.folder, found["met"])
+        arrays["user_features"], of_users = user_feature_codes(read_user_features(dataset.folder), found["met"])
         known |= of_users
     for name, values in arrays.items():
         np.save(folder / f"{name}.npy", values)

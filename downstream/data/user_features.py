@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from data_tools.common.errors import UserError
 from data_tools.common.parquet import read_parquet
 from data_tools.reading.columns import free_names
 from downstream.data.codes import FIRST_KNOWN, UNKNOWN, codes_of
@@ -23,13 +24,18 @@ def user_features(names: Iterable[str]) -> list[str]:
     return [name for name in names if name.startswith(PREFIX)]
 
 
-def user_feature_codes(folder: Path, trained: np.ndarray) -> tuple[np.ndarray, dict[str, pl.Series]]:
+def read_user_features(folder: Path) -> pl.DataFrame:
+    """What a dataset's table of users says of them, in the order of the users."""
+    return read_parquet(folder / USERS).sort("user").drop("user", "user_id")
+
+
+def user_feature_codes(users: pl.DataFrame, trained: np.ndarray) -> tuple[np.ndarray, dict[str, pl.Series]]:
     """Codes of what is known of users.
 
     Parameters
     ----------
-    folder : Path
-        Of the dataset.
+    users : polars.DataFrame
+        A column for each thing that is known of users.
     trained : numpy.ndarray
         bool (users,), the users that a training impression in use shows: what is known, and where bins begin, is
         decided on these.
@@ -41,7 +47,6 @@ def user_feature_codes(folder: Path, trained: np.ndarray) -> tuple[np.ndarray, d
     known : dict of str to polars.Series
         Feature -> its values as text, in the order of their codes.
     """
-    users = read_parquet(folder / USERS).sort("user").drop("user", "user_id")
     # A dot has a meaning in the names of a model's parts.
     names = free_names([name.replace(".", "_") for name in users.columns], (), apart=True)
     codes, known = np.empty((len(trained), users.width), dtype=np.int32), {}
@@ -70,3 +75,32 @@ def _binned(values: pl.Series, shown: pl.Series) -> tuple[np.ndarray, pl.Series]
     bounds = pairwise(["-inf", *edges.tolist(), "inf"])
     known = pl.Series([f"{low} to {high}" for low, high in bounds])
     return np.where(values.is_null().to_numpy(), UNKNOWN, bins), known
+
+
+def codes_of_others(folder: Path, trained: np.ndarray, others: pl.DataFrame) -> np.ndarray:
+    """Codes of users that a dataset does not have, int32 (n, features): what is known was decided on its own.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the dataset.
+    trained : numpy.ndarray
+        bool (users,), as above.
+    others : polars.DataFrame
+        What is known of the other users; columns that the dataset's table of users lacks are left out.
+
+    Raises
+    ------
+    UserError
+        If no column has the name of one of the dataset's.
+    """
+    own = read_user_features(folder)
+    if not set(own.columns) & set(others.columns):
+        raise UserError(
+            f"the table of users says {others.columns} of them, but the run was trained on {own.columns}; name its "
+            "columns as they were named there"
+        )
+    same = [others[name] if name in others.columns else pl.Series(name, [None] * len(others)) for name in own.columns]
+    cast = [values.cast(own.schema[values.name], strict=False) for values in same]
+    both = pl.concat([own, pl.DataFrame(cast)])
+    return user_feature_codes(both, np.append(trained, np.zeros(len(others), dtype=bool)))[0][len(own) :]

@@ -77,7 +77,8 @@ def summary_figure(figures: Figures, spec: ComparisonSpec, context: dict[str, An
     """
     names, model = Names(spec.names), figures.models[0]
     rows = [row for row in gains(figures, spec, model, best=len(spec.forms) > 1) if row["slice"] == "all"]
-    labelled = [(label(row["a"], row["form"], names), interval_of(row)) for row in rows]
+    flag = dict.fromkeys(figures.flagged, ", flagged")
+    labelled = [(label(row["a"], row["form"], names) + flag.get(row["a"], ""), interval_of(row)) for row in rows]
     metric = METRIC_NAMES[figures.tested]
     how = f"{context['level']} intervals" + (", each in its best form on validation" if len(spec.forms) > 1 else "")
     chart = f"{metric} gain over {names(spec.baseline)} in {names(model)}, {lower_first(SLICE_NAMES['all'])}; {how}"

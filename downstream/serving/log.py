@@ -79,8 +79,8 @@ class NewLog:
     clicks : Path
         Parquet, the ``item`` (int32) of each click, user after user, oldest first.
     users : polars.DataFrame
-        In the order of their numbers: ``known`` (int32, row of the user in the dataset, null for a new one) and
-        ``clicks`` (int64, how many of ``clicks`` are the user's).
+        In the order of their numbers: ``user_id`` (text), ``known`` (int32, row of the user in the dataset, null for a
+        new one) and ``clicks`` (int64, how many of ``clicks`` are the user's).
     new_items : polars.Series
         Ids, as text, of items that the dataset does not have; they are numbered on from its own.
     faults : dict of str to int
@@ -164,7 +164,7 @@ def read_new_log(
     clicks = timeline.filter(timeline.click == 1)
     run.write(clicks.order_by("user", "timestamp", "row").select("item"), work / "clicks.parquet")
     counted = users.left_join(clicks.group_by("user").agg(clicks=clicks.count()), "user")
-    counted = counted.select("user", "known", clicks=counted.clicks.fill_null(0)).order_by("user")
+    counted = counted.select("user", "user_id", "known", clicks=counted.clicks.fill_null(0)).order_by("user")
     run.write(_rows(judged, timeline, table, named), work / "rows.parquet")
     return NewLog(
         work / "rows.parquet",

@@ -22,6 +22,7 @@ from data_tools.common.storage import taken
 from data_tools.log.engines import DuckDB, engine
 from data_tools.reading.columns import parse_columns
 from data_tools.reading.form import Given
+from data_tools.reading.user_list import USER_COLUMNS, read_users
 from downstream.ams.joining import ServedImages
 from downstream.data.ahead import batches_ahead, loader_threads
 from downstream.data.arrays import write_flat_clicks
@@ -33,6 +34,7 @@ from downstream.models.base import CTRModel
 from downstream.serving.catalogue import new_vectors, with_new_images, with_new_items
 from downstream.serving.log import READ, NewLog, Reading, read_new_log
 from downstream.serving.metrics import score_metrics
+from downstream.serving.users import check_user_table, with_new_users
 from downstream.training.run import RunSettings
 from downstream.training.saved_runs import check_dataset, restore, run_images, run_settings
 
@@ -121,6 +123,8 @@ class Scorer:
         *,
         columns: Mapping[str, str] | str = "",
         table: str | Path | None = None,
+        user_table: str | Path | None = None,
+        user_columns: Mapping[str, str] | str = "",
         settings: ScoreSettings | None = None,
         given: Given | None = None,
     ) -> Scored:
@@ -144,6 +148,10 @@ class Scorer:
             Our names -> those of the log, where they differ; or as in "user_id=player,item_id=game".
         table : str or Path, optional
             Embedding table of items that the run's own table lacks.
+        user_table : str or Path, optional
+            Table of users that the dataset does not have, with columns as in the table of users it was prepared with.
+        user_columns : dict of str to str, or str
+            As ``columns``, of that table.
         settings : ScoreSettings, optional
             How the log is read.
         given : Given, optional
@@ -158,6 +166,10 @@ class Scorer:
         if taken(out):
             raise UserError(f"{out} exists already; name another file or remove this one first")
         named = parse_columns(columns, "--columns", READ) if isinstance(columns, str) else columns
+        of_users = user_columns
+        if isinstance(user_columns, str):
+            of_users = parse_columns(user_columns, "--user-columns", USER_COLUMNS)
+        check_user_table(user_table, of_users, self.data)
         vectors = new_vectors(table, self.images, self.settings.image.tune) if table else None
         torch.set_num_threads(settings.threads)
         with (
@@ -171,7 +183,10 @@ class Scorer:
             images = with_new_images(self.images, self.data.item_ids, new, vectors)
             data = with_new_items(self.data, len(new), work)
             model = restore(self.folder, data, images, self.settings)
-            joined = search_histories(_joined(data, log, work), images)
+            joined = _joined(data, log, work)
+            if user_table is not None:
+                joined = with_new_users(joined, self.data, log.users, read_users(user_table, of_users, work))
+            joined = search_histories(joined, images)
             seen = _write(model, joined, images, log, scratch, settings.batch_size)
             return Scored(**seen, faults=log.faults, metrics=_metrics(run, scratch), notes=log.notes)
 

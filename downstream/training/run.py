@@ -44,11 +44,11 @@ class RunSettings(TrainingSettings):
     Attributes
     ----------
     dataset : str
-        Dataset folder.
+        Dataset folder, or its URL.
     out : str
         Run folder to make; must not exist.
     table : str
-        Embedding table or feature store; without one the model sees IDs only, and image has no effect.
+        Embedding table or feature store, or its URL; without one the model sees IDs only, and image has no effect.
     seed : int
         Of the weights and the order of the impressions.
     warm_up : str

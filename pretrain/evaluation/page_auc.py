@@ -17,6 +17,7 @@ from data_tools.sharding.read import open_shards
 from pretrain.data.collate import places
 from pretrain.data.pictures import PictureSet
 from pretrain.encoder.image_encoder import ImageEncoder
+from pretrain.runtime.memory import pieces
 from pretrain.settings import Settings
 
 # Items of page views: what each slice holds.
@@ -126,9 +127,10 @@ def embed(encoder: torch.nn.Module, images: PictureSet | Tensor, batch: int = 25
     device = next(encoder.parameters()).device
     training = encoder.training
     encoder.eval()
-    parts = [F.normalize(encoder(part.to(device)).float(), dim=-1).cpu() for part in images.split(batch)]
+    parts = (part for some in images.split(batch) for part in pieces(some, device))
+    vectors = [F.normalize(encoder(part.to(device)).float(), dim=-1).cpu() for part in parts]
     encoder.train(training)
-    unit = torch.cat(parts)
+    unit = torch.cat(vectors)
     unit[sorted(getattr(images, "broken", ()))] = 0
     return unit
 

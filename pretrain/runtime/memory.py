@@ -1,4 +1,4 @@
-"""The C library's allocator, set for tensors.
+"""The memory of tensors on a CPU: how many pictures are encoded at once, and the C library's allocator.
 
 glibc gives every block above its mmap threshold (at most 32 MiB) back to the system when it is freed, and gets it
 again, page by page and zeroed, for the next step's tensor of the same size. On a CPU that was half of the processor's
@@ -13,11 +13,29 @@ import ctypes
 
 import psutil
 import torch
+from torch import Tensor
 
 # glibc's numbers of mallopt's parameters, and what they are set to.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 OPTIONS = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 64 << 20}
+ENCODED_AT_ONCE = 256 * 96**2  # pixels of pictures
 PLENTY = 12 << 30  # bytes of the machine's memory
+
+
+def pieces(images: Tensor, device: torch.device) -> tuple[Tensor, ...]:
+    """Pictures in pieces that are encoded one after the other without a gradient.
+
+    On a CPU, so many at once that they fill it: more take more memory and no less time. On other devices, and of items
+    in place of pictures, all.
+
+    Parameters
+    ----------
+    images : pictures (N, 3, S, S), or items (N,)
+    device : where they are encoded
+    """
+    if device.type != "cpu" or images.dim() < 4:
+        return (images,)
+    return images.split(max(1, ENCODED_AT_ONCE // images.shape[-1] ** 2))
 
 
 def keep_freed_memory() -> bool:

@@ -53,6 +53,7 @@ SHORT = {
     "tables": "--items 300 --requests 2000 --rows 64 --steps 100",
     "training": "--encoders '{test_byobnet: 64}' --rows 16 --steps 3",
     "training_growth": "--requests 400 --times 5 --steps 5 --rows 32",
+    "vectors_only": "--impressions 20000 --steps 20 --rows 64",
     "world": "--requests [1500,15000]",
 }
 WITH_PEER_ALONE = ("din",)

@@ -339,7 +339,8 @@ def draw(figures: dict[str, Any], path: Path) -> None:
     left.legend(fontsize=7)
     rows = [one["rows"] for one in figures["scoring"][1:]]
     right.plot(rows, [one["peak_mib"] for one in figures["scoring"][1:]], marker="o")
-    right.set(xscale="log", ylim=(0, None), xlabel="rows scored", ylabel="peak memory, MiB")
+    most = max(one["peak_mib"] for one in figures["scoring"][1:])
+    right.set(xscale="log", ylim=(0, 1.2 * most), xlabel="rows scored", ylabel="peak memory, MiB")
     drawn.tight_layout()
     drawn.savefig(path, dpi=110)
 

@@ -70,7 +70,8 @@ def table(*first: str) -> Table:
 def heading(title: str) -> list[str]:
     """First lines of a page of figures, in Markdown: title, command, commit and machine."""
     made = made_by()
-    return [f"# {title}", "", f"`{made['command']}`", "", f"Commit {made['commit']}; {made['machine']}.", ""]
+    machine = ", ".join(f"{name} {value}" for name, value in made["machine"].items() if value is not None)
+    return [f"# {title}", "", f"`{made['command']}`", "", f"Commit {made['commit']}; {machine}.", ""]
 
 
 def finish(

@@ -1,5 +1,7 @@
 """Arrays on disk, and figures of them by pieces with the bits of numpy on the whole."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -39,3 +41,18 @@ def test_selected_rows_are_those_of_numpy():
     values = np.random.default_rng(0).normal(size=(4000, 3)).astype(np.float16)
     rows = np.random.default_rng(1).integers(4000, size=2500)
     assert np.array_equal(scratch.selected(values, rows), values[rows].astype(np.float32))
+
+
+def test_released_arrays_keep_what_they_hold_and_not_their_memory():
+    values = scratch.scratch_array((1 << 18, 100))
+    values[:] = np.arange(100)
+    before = resident()
+    scratch.release(values[5:], values, np.ones(3))
+    assert resident() < before - 80
+    assert (values[:: 1 << 10] == np.arange(100)).all()
+
+
+def resident() -> float:
+    """Memory of this process, in MiB."""
+    line = next(one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("VmRSS"))
+    return int(line.split()[1]) / 1024

@@ -72,6 +72,18 @@ def test_a_dataset_made_of_urls_is_that_made_of_files(source, form):
     assert not [name for name in at("memory://bucket/made") if name.startswith(".")]
 
 
+def test_partitions_at_a_url_are_columns_and_what_is_hidden_is_passed_over(source):
+    log = pl.read_csv(source / "log.csv", infer_schema=False)
+    for name in ("_SUCCESS", ".part.csv", "user_id=a/x.csv", "user_id=b/x.csv"):
+        text = log.drop("user_id").write_csv() if "=" in name else "nothing"
+        MEMORY.pipe_file(f"memory://bucket/_logs/{name}", text.encode())
+    given = {"items": str(source / "items.csv"), "images": str(source)}
+    for number, place in enumerate(("memory://bucket/_logs", "memory://bucket/_logs/*/*.csv")):
+        out = source.parent / f"dataset-{number}"
+        prepare(PrepareSettings(impressions=place, **given, out=out))
+        assert sorted(open_dataset(out).impressions["user_id"].unique()) == ["a", "b"]
+
+
 def test_pictures_missing_or_broken_at_a_url_are_counted(source):
     (source / "03.png").unlink()
     (source / "04.png").write_bytes(b"nothing")

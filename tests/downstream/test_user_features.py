@@ -9,6 +9,7 @@ import torch
 
 import downstream.serving
 from data_tools.common.cli import progress_bar
+from data_tools.common.errors import UserError
 from data_tools.dataset.schema import open_dataset
 from downstream.data.codes import FIRST_KNOWN, UNKNOWN
 from downstream.data.ctr_data import load_ctr_data, mask_ids
@@ -142,19 +143,80 @@ def test_what_is_known_of_users_improves_scores_of_new_users(world, tmp_path):
     assert scores[True] > scores[False] + 0.01
 
 
-def test_a_scored_log_has_the_scores_of_the_training(tiny_world, tmp_path):
-    folder = tmp_path / "dataset"
+@pytest.fixture(scope="module")
+def run(tiny_world, tmp_path_factory):
+    """A run whose dataset says two things of users."""
+    home = tmp_path_factory.mktemp("scored")
+    folder = home / "dataset"
     shutil.copytree(tiny_world / "dataset", folder, ignore=shutil.ignore_patterns(".arrays", "images"))
     users = pl.read_parquet(folder / "clicks.parquet").select("user", "user_id")
     users.with_columns(odd=pl.col("user") % 2, age=pl.col("user") * 3 % 50).write_parquet(folder / "users.parquet")
     settings = RunSettings(
-        DataSettings(history=6), optim=OptimSettings(batch_size=64), dataset=str(folder), out=str(tmp_path / "run")
+        DataSettings(history=6), optim=OptimSettings(batch_size=64), dataset=str(folder), out=str(home / "run")
     )
     with progress_bar(shown=False) as progress:
-        wanted = train(settings, progress).test_scores
-    assert load_run(tmp_path / "run")[1].user_features.shape == (len(users), 2)
-    log = open_dataset(folder).impressions.filter(pl.col("split") == "test")
-    log.select("user_id", "item_id", "timestamp", "click", "scene").write_csv(tmp_path / "log.csv")
-    downstream.serving.load(tmp_path / "run").score(tmp_path / "log.csv", tmp_path / "scores.parquet")
-    found = pl.read_parquet(tmp_path / "scores.parquet")["score"].to_numpy()
-    np.testing.assert_allclose(found, wanted, atol=1e-6)
+        train(settings, progress)
+    return home / "run"
+
+
+def scored(run, log, folder, **options):
+    log.write_csv(folder / "log.csv")
+    downstream.serving.load(run).score(folder / "log.csv", folder / "scores.parquet", **options)
+    return pl.read_parquet(folder / "scores.parquet")["score"].to_numpy()
+
+
+def rows_of(run):
+    """The test rows of the dataset, by the names of a log."""
+    log = open_dataset(run.parent / "dataset").impressions.filter(pl.col("split") == "test")
+    return log.select("user_id", "item_id", "timestamp", "click", "scene")
+
+
+def test_a_scored_log_has_the_scores_of_the_training(run, tmp_path):
+    assert load_run(run)[1].user_features.shape[1] == 2
+    np.testing.assert_allclose(scored(run, rows_of(run), tmp_path), np.load(run / "test_scores.npy"), atol=1e-6)
+
+
+def test_a_new_user_is_scored_by_what_a_table_says(run, tmp_path):
+    """Two strangers with the same rows: each as the model scores the codes of what is said of them."""
+    rows = rows_of(run).drop("click").head(4)
+    strangers = pl.concat([rows.with_columns(user_id=pl.lit(name)) for name in ("s1", "s2", "s3")])
+    known = pl.DataFrame({"player": ["s1", "s2", "s2"], "age": [3, 48, 0], "odd": [1, 0, 0], "more": ["x", "y", "z"]})
+    known.write_csv(tmp_path / "users.csv")
+    given = {"user_table": tmp_path / "users.csv", "user_columns": "user_id=player"}
+    scores = scored(run, strangers, tmp_path, **given).reshape(3, 4)
+    model, data, _ = load_run(run)
+    ages = pl.read_parquet(run.parent / "dataset" / "users.parquet")
+    batch = tensors(data.batch(data.rows["test"][:4]))
+    batch |= {"user": torch.full((4,), UNKNOWN), "mask": torch.zeros_like(batch["mask"])}
+    for place, age in enumerate((3, 48, None)):
+        codes = [UNKNOWN, UNKNOWN] if age is None else data.user_features[ages["age"].to_list().index(age)].tolist()
+        if age is not None:
+            codes[0] = data.user_features[ages["odd"].to_list().index((1, 0)[place]), 0]
+        own = {name: torch.full((4,), int(code)) for name, code in zip(("user:odd", "user:age"), codes, strict=True)}
+        with torch.inference_mode():
+            wanted = model.probabilities({**batch, **own})["click"].numpy()
+        np.testing.assert_allclose(scores[place], wanted, atol=1e-6)
+    assert np.abs(scores[0] - scores[1]).max() > 1e-5
+
+
+def test_a_table_of_users_of_no_use_is_refused(run, tmp_path):
+    pl.DataFrame({"user_id": ["s1"], "height": [3]}).write_csv(tmp_path / "users.csv")
+    log = rows_of(run)
+    with pytest.raises(UserError, match=r"says \['height'\] of them, but the run was trained on \['odd', 'age'\]"):
+        scored(run, log, tmp_path, user_table=tmp_path / "users.csv")
+    with pytest.raises(UserError, match="but there is no table: remove them"):
+        scored(run, log, tmp_path, user_columns="user_id=player")
+    assert not (tmp_path / "scores.parquet").exists()
+
+
+def test_a_run_without_a_table_of_users_refuses_one(tiny_world, tmp_path):
+    settings = RunSettings(
+        DataSettings(history=6),
+        optim=OptimSettings(batch_size=256),
+        dataset=str(tiny_world / "dataset"),
+        out=str(tmp_path / "run"),
+    )
+    with progress_bar(shown=False) as progress:
+        train(settings, progress)
+    with pytest.raises(UserError, match="knows nothing of users but their ids"):
+        downstream.serving.load(tmp_path / "run").score("log.csv", tmp_path / "out", user_table="users.csv")

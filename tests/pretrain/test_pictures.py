@@ -12,6 +12,7 @@ from pretrain.data import pictures as module
 from pretrain.data.pictures import PictureSet, decoded
 from pretrain.data.transforms import plain_transform
 from pretrain.evaluation.page_auc import embed, encoder_page_auc, load_requests
+from pretrain.runtime.memory import pieces
 
 
 @pytest.fixture
@@ -103,3 +104,13 @@ def test_a_broken_picture_counts_neither_for_nor_against(tiny_world, tmp_path):
 class Scaled(torch.nn.Module):
     def forward(self, images):
         return images.float() / 255 - 0.5
+
+
+@pytest.mark.parametrize("size", [16, 96, 224, 2000])
+def test_a_cpu_encodes_a_bounded_number_of_pixels_at_once(size):
+    images = torch.zeros(300, 3, 1, 1, dtype=torch.uint8).expand(300, 3, size, size)
+    parts = pieces(images, torch.device("cpu"))
+    assert sum(map(len, parts)) == 300
+    assert all(len(part) == 1 or len(part) * size**2 <= 256 * 96**2 for part in parts)
+    assert len(pieces(images, torch.device("meta"))) == 1
+    assert len(pieces(torch.arange(300), torch.device("cpu"))) == 1

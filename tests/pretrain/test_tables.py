@@ -7,6 +7,8 @@ import torch
 from data_tools.common.cli import UserError
 from data_tools.common.files import read_json, read_json_lines
 from data_tools.sharding.read import all_records, open_shards
+from data_tools.sharding.write import Settings as Shards
+from data_tools.sharding.write import write_shards
 from data_tools.tables.table import read_table, write_table
 from pretrain.data.pictures import PictureSet
 from pretrain.encoder.families.tables import Table
@@ -126,3 +128,33 @@ def test_what_does_not_fit_is_named(on_vectors, tiny_world, features, tmp_path):
     with pytest.raises(UserError, match="vectors of size 4, the run was trained on vectors of size"):
         export(wrong)
     assert not (tmp_path / "t").exists()
+
+
+@pytest.fixture(scope="module")
+def without_pictures(tiny_world, tmp_path_factory):
+    out = tmp_path_factory.mktemp("vectors") / "shards"
+    made = open_shards(tiny_world / "shards").index["settings"] | {"pictures": "none"}
+    write_shards(Shards(**made | {"dataset": str(tiny_world / "dataset"), "out": str(out)}))
+    return out
+
+
+def test_shards_without_pictures_hold_the_same_requests(tiny_world, without_pictures):
+    bare, whole = open_shards(without_pictures), open_shards(tiny_world / "shards")
+    for kind in ("items", "train", "valid", "test"):
+        assert list(all_records(bare, kind)) == list(all_records(whole, kind))
+    assert sum(shard["image_bytes"] for shard in bare.index["items"]) == 0
+
+
+def test_a_head_is_trained_without_any_picture_to_the_same_losses(tiny_world, without_pictures, features, tmp_path):
+    encoder = Encoder(family="table", name=str(features), dimensions=8)
+    train(settings(tiny_world, tmp_path / "with", encoder))
+    train(settings(tiny_world, tmp_path / "without", encoder, data=str(without_pictures)))
+    assert losses(tmp_path / "without") == losses(tmp_path / "with")
+
+
+def test_an_encoder_of_pictures_is_refused_where_there_are_none(tiny_world, without_pictures, tmp_path):
+    encoder = Encoder(name="test_byobnet", image_size=32)
+    with pytest.raises(UserError, match=r"written with --pictures none: train on vectors"):
+        train(settings(tiny_world, tmp_path / "run", encoder, data=str(without_pictures)))
+    with pytest.raises(UserError, match=r"--pictures none goes with --layout catalogue"):
+        Shards(dataset="d", out="o", pictures="none", layout="streaming")

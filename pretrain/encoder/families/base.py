@@ -115,7 +115,7 @@ class EncoderFamily:
 
     def seen(self, name: str) -> Seen:
         """Until when the log reaches that the model ``name`` has seen before any training here; None if not known."""
-        return None if self.hub_weights else NOTHING
+        return None if self.hub_weights or name.startswith("hf-hub:") else NOTHING
 
     def without_hub(self) -> EncoderFamily:
         """The family with options that ask for no weights from a hub: a run's own weights replace them."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from data_tools.common.checks import Checked, OpenShare
 from data_tools.common.errors import UserError
 from data_tools.common.files import read_json
+from data_tools.common.storage import exists
 from data_tools.sharding.read import all_records, open_shards
 from data_tools.tables.seen import Seen, seen
 from data_tools.tables.table import EmbeddingTable, read_table
@@ -58,7 +59,7 @@ class VectorTower(nn.Module):
         self.vectors = found
 
     def forward(self, items: Tensor) -> Tensor:
-        return self.adapter(self.dropout((self.vectors[items] - self.centre) / self.scale))
+        return self.adapter(self.dropout(self.vectors[items].sub_(self.centre).div_(self.scale)))
 
 
 class Residual(nn.Module):
@@ -138,7 +139,7 @@ class Table(EncoderFamily):
 
     def seen(self, name: str) -> Seen:
         described = Path(name) / "table.json"
-        return seen(read_json(described)) if described.exists() else None
+        return seen(read_json(described)) if exists(described) else None
 
     def example(self, image_size: int, count: int) -> Tensor:
         return torch.zeros(count, dtype=torch.long)

@@ -93,11 +93,10 @@ def info_nce(
         kept = kept & (bias > float("-inf"))
     logits = logits.masked_fill(~kept, float("-inf"))
     if further is None:
-        near = logits.gather(1, positive[:, None]).squeeze(1)
+        values = F.cross_entropy(logits, positive, reduction="none")
     else:
         found = (own | further) & kept
-        near = logits.masked_fill(~found, 0.0).sum(1) / found.sum(1)
-    values = logits.logsumexp(1) - near
+        values = logits.logsumexp(1) - logits.masked_fill(~found, 0.0).sum(1) / found.sum(1)
     return Term(global_mean(values, query_kept), global_mean(kept.sum(1).float().log(), query_kept))
 
 
