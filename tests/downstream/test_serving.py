@@ -266,3 +266,11 @@ def test_the_command_says_what_it_did(run, test_rows, tmp_path):
     assert "488 of 488 rows scored" in done.stdout and "where there are labels: auc 0." in done.stdout
     again = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert again.returncode == 1 and "exists already" in again.stderr and "Traceback" not in again.stderr
+
+
+def test_what_a_killed_score_left_is_cleared_by_the_next(run, test_rows, tmp_path):
+    left = tmp_path / ".scores.parquet.work-killed"
+    left.mkdir()
+    (left / "log.parquet").touch()
+    scored(run, test_rows, tmp_path)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["log.csv", "scores.parquet"]
