@@ -1,5 +1,7 @@
 """The verdict in its three moods, and the neighbours beneath it."""
 
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
@@ -92,8 +94,9 @@ def test_neighbours_are_the_highest_cosines_of_usable_items():
 
 
 def test_attention_picks_the_clicks_before_with_the_highest_cosines(tiny_world, monkeypatch):
-    monkeypatch.setattr(neighbours, "_thumbnail", lambda path, text: neighbours.Picture(path.name, text))
     data = load_ctr_data(tiny_world / "dataset", DataSettings())
+    files = {data.dataset.picture(image): Path(image).name for image in data.dataset.items["image"]}
+    monkeypatch.setattr(neighbours, "_thumbnail", lambda held, text: neighbours.Picture(files[held], text))
     strips = attended(Pictured(data, {"planted": [tiny_world / "planted"]}), queries=3, count=2)
     table = read_table(tiny_world / "planted")
     unit = dict(zip(table.ids, unit_vectors(table.vectors), strict=True))
