@@ -1,6 +1,6 @@
 """Intervals of committed comparisons, stated again with encoders, CTR trainings and users counted once each.
 
-    python -m tests.benchmarks.restate configs/compare/photos_longer.yaml=results/photos-longer > results/restated.md
+    python -m tests.restate configs/compare/photos_longer.yaml=results/photos-longer > results/restated.md
 
 Reports made before the intervals of nested seeds resampled users and cells together, the cells as if they were
 independent. Their kept figures suffice for an approximation (ours): the cells' values give the variance between
@@ -92,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pairs", nargs="+", metavar="CONFIG=RESULTS")
     pairs = [pair.split("=") for pair in parser.parse_args().pairs]
-    print("# Earlier comparisons, stated again\n\n`python -m tests.benchmarks.restate CONFIG=RESULTS ...`\n")
+    print("# Earlier comparisons, stated again\n\n`python -m tests.restate CONFIG=RESULTS ...`\n")
     print(
         "Each source in its best form on validation. As committed: users and cells resampled together, as if cells of "
         "one encoder were independent. Stated again: users, encoders and CTR trainings once each, from the kept "
