@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import sys
 from dataclasses import dataclass, field, replace
@@ -53,7 +54,7 @@ class Timm(EncoderFamily):
 
     def build(self, name: str, image_size: int) -> Tower:
         if not self.knows(name):
-            nearest = timm.list_models(f"*{name.split('.')[0][:8]}*")[:5]
+            nearest = difflib.get_close_matches(name.split(".")[0], timm.list_models(), 5)
             raise UserError(f"timm has no model {name!r}; near it: {', '.join(nearest) or 'see timm.list_models()'}")
         self._check_tag(name)
         try:
