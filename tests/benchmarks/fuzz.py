@@ -426,7 +426,12 @@ def attack(
         number += 1
         signal.alarm(HANGS)
         try:
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            # A random flag may name a file to write: it belongs in the work folder.
+            with (
+                contextlib.chdir(work),
+                contextlib.redirect_stdout(io.StringIO()),
+                contextlib.redirect_stderr(io.StringIO()),
+            ):
                 outcomes[target(random.Random(case))] += 1
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
@@ -465,7 +470,7 @@ def main() -> None:
     parts = {name: SHARES[name] for name in names}
     seconds = {name: 60 * settings.minutes * share / sum(parts.values()) for name, share in parts.items()}
     for name in names:
-        work = Path(settings.work) / name
+        work = Path(settings.work).absolute() / name
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         results[name] = attack(TARGETS[name](work), work, settings.seed, seconds[name])
