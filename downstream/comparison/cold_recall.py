@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from data_tools.measures.simscore import mean_history
-from data_tools.tables.table import centred, read_table
+from data_tools.tables.table import centred, read_table, unit_vectors
 from downstream.comparison.cells import Row
 from downstream.comparison.figures import frame
-from downstream.comparison.proxies import RECALL_AT, histories
+from downstream.comparison.proxies import RECALL_AT, nearest_items
 from downstream.comparison.spec import ComparisonSpec
 from downstream.data.ctr_data import CTRData
 from downstream.statistics.intervals import (
@@ -26,7 +25,6 @@ from downstream.statistics.intervals import (
     difference_interval,
     user_counts,
 )
-from downstream.studies.retrieval import nearest
 
 MOST_CLICKS = 5_000
 
@@ -43,11 +41,9 @@ def found_items(table: Path, data: CTRData, rows: np.ndarray, k: int = RECALL_AT
     vectors, has_vector = read_table(table).lookup(data.item_ids)
     fitted = has_vector & data.warm
     apart = centred(vectors, fitted if fitted.any() else has_vector)
-    norms = np.linalg.norm(apart, axis=1, keepdims=True)
-    unit = np.where(has_vector[:, None] & (norms > 0), apart / np.maximum(norms, 1e-12), 0).astype(np.float32)
-    query = np.ascontiguousarray(mean_history(unit, histories(data, rows)), dtype=np.float32)
+    unit = unit_vectors(np.where(has_vector[:, None], apart, np.float32(0)))
     wanted = data.item[rows]
-    return (nearest(query, unit, k) == wanted[:, None]).any(axis=1) & has_vector[wanted]
+    return (nearest_items(unit, data, rows, k) == wanted[:, None]).any(axis=1) & has_vector[wanted]
 
 
 def _cells(hits: dict[int, np.ndarray], user: np.ndarray, settings: BootstrapSettings) -> Cells:

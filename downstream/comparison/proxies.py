@@ -40,6 +40,12 @@ def history_scores(unit: np.ndarray, data: CTRData, rows: np.ndarray) -> np.ndar
     )
 
 
+def nearest_items(unit: np.ndarray, data: CTRData, rows: np.ndarray, k: int) -> np.ndarray:
+    """Items nearest to the mean of the last H clicks before each impression, by unit vectors: (len(rows), k)."""
+    query = np.ascontiguousarray(mean_history(unit, histories(data, rows)), dtype=np.float32)
+    return nearest(query, unit, k)
+
+
 def sim_score_page_auc(vectors: np.ndarray, data: CTRData, split: str, limit: int = 50_000) -> float:
     """Within-page AUC of the mean cosine of the shown item and the user's last H clicks (COURIER, arXiv 2306.05001).
 
@@ -64,8 +70,7 @@ def next_click_recall(vectors: np.ndarray, data: CTRData, split: str, k: int = R
     if not len(rows):
         raise ValueError("no click of the split has a history")
     rows = np.sort(np.random.default_rng(0).permutation(rows)[:limit])
-    near = nearest(np.ascontiguousarray(mean_history(unit, histories(data, rows))), unit, k)
-    return recall(near, data.item[rows], [k])[k]
+    return recall(nearest_items(unit, data, rows, k), data.item[rows], [k])[k]
 
 
 def _value(proxy: Callable[..., float], *given: Any) -> float | None:
