@@ -55,9 +55,7 @@ class DIN(CTRModel):
         """Logits of the clicks (B,)."""
         items, mask = self.embed_items(batch), batch["mask"]
         ad_ids = gather(items, batch["target"])
-        slot = mask.flatten().nonzero().squeeze(1)
-        clicked = gather(items, gather(batch["history"].flatten(), slot))
-        interest = self.interest.pool(clicked, slot, mask, ad_ids)
+        interest = self.interest.pool(items, batch["history"], mask, ad_ids)
         features = [*self.embed_context(batch), ad_ids, interest]
         if self.images:
             features.append(self.images(batch, ad_ids))
