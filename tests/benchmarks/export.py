@@ -5,6 +5,8 @@
 Our side is ``pretrain.export`` with its tars, decoding, resizing and writing; the other side the same encoder's forward
 pass over as many pictures in memory, in chunks of the same size, before and after ours. Both have the same cores, so
 that decoding takes its time from encoding: the wanted share can be had where the forward pass takes much longer.
+
+Pictures are stored as JPEGs, and decoded, at 9/8 of the input's side: ``shards --pictures decoded --side``.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ import torch
 from report import Ratio, finish
 
 from data_tools.common.cli import parse_settings, run_command
+from data_tools.sharding.write import Settings as Shards
+from data_tools.sharding.write import write_shards
 from data_tools.simulation.make import make_world
 from data_tools.simulation.settings import World
 from pretrain.encoder.image_encoder import build_encoder
@@ -73,18 +77,29 @@ def measure(settings: Settings, name: str, size: int, shards: Path, out: Path) -
     return {"image_size": size, "rates": rates, "forward_before_and_after": [before, after]}
 
 
+def stored(world: Path, size: int, folder: Path) -> dict[str, Path]:
+    """Shards of the same pictures by how they are stored."""
+    decoded = folder / f"decoded-{size}"
+    if not decoded.exists():
+        form = {"side": size * 9 // 8, "pictures": "decoded", "workers": 1}
+        write_shards(Shards(dataset=str(world / "dataset"), out=str(decoded), **form))
+    return {"JPEG": world / "shards", "decoded": decoded}
+
+
 def main() -> None:
     settings = parse_settings(Settings, __doc__)
     use_all_cores()
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         world = World(items=settings.items, users=100, requests=800, image_size=settings.pixels)
-        shards = make_world(world, Path(folder) / "world") / "shards"
-        sizes = settings.encoders.items()
-        found = {name: measure(settings, name, size, shards, Path(folder) / name) for name, size in sizes}
+        made = make_world(world, Path(folder) / "world")
+        found = {
+            f"{name} at {size} px, {form}": measure(settings, name, size, shards, Path(folder) / f"{name}-{form}")
+            for name, size in settings.encoders.items()
+            for form, shards in stored(made, size, Path(folder)).items()
+        }
     ratios = [
-        Ratio(f"images a second, {name} at {one['image_size']} px", *one["rates"].values(), "forward pass", TARGET)
-        for name, one in found.items()
+        Ratio(f"images a second, {name}", *one["rates"].values(), "forward pass", TARGET) for name, one in found.items()
     ]
     finish(settings, {"figures": found}, ratios, needed=any)
 

@@ -7,6 +7,8 @@ in which it starts, and its validations do not count. The other side is the same
 the distinct pictures of the same batches, in memory, in the same precision, once before and once after ours. Both have
 the same cores, so that reading and augmenting takes its time from training: the wanted share can be had where an
 image's forward and backward pass takes at least nine times as long. What the loader takes alone is measured, too.
+
+Pictures are stored as JPEGs of twice the input's side, and decoded, at 9/8 of it: ``shards --pictures decoded --side``.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from rich.console import Console
 from torch import Tensor
 
 from data_tools.common.cli import parse_settings, run_command
+from data_tools.sharding.write import Settings as Shards
+from data_tools.sharding.write import write_shards
 from data_tools.simulation.make import make_world
 from data_tools.simulation.settings import World
 from pretrain import train as training
@@ -98,13 +102,20 @@ def loading(pretrain: Pretrain) -> tuple[float, list[Tensor]]:
     return (time.process_time() - started) / sum(map(len, found[1:])), found
 
 
-def measure(settings: Settings, name: str, size: int, folder: Path) -> dict[str, float]:
-    world = World(items=600, users=400, requests=3000, image_size=2 * size)
-    shards = make_world(world, folder / f"world-{size}") / "shards"
+def stored(size: int, folder: Path) -> dict[str, Path]:
+    """Shards of the same pictures by how they are stored."""
+    world = make_world(World(items=600, users=400, requests=3000, image_size=2 * size), folder / f"world-{size}")
+    side, decoded = size * 9 // 8, folder / f"decoded-{size}"
+    if not decoded.exists():
+        write_shards(Shards(dataset=str(world / "dataset"), out=str(decoded), side=side, pictures="decoded", workers=1))
+    return {"JPEG": world / "shards", "decoded": decoded}
+
+
+def measure(settings: Settings, name: str, size: int, shards: Path, out: Path) -> dict[str, float]:
     steps = START + settings.steps
     pretrain = Pretrain(
         data=str(shards),
-        out=str(folder / name),
+        out=str(out),
         checkpoint_every=steps,
         encoder=Encoder(name=name, image_size=size),
         batch=Batch(rows=settings.rows),
@@ -132,17 +143,18 @@ def main() -> None:
     use_all_cores()
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
-        found = {name: measure(settings, name, size, Path(folder)) for name, size in settings.encoders.items()}
+        found = {
+            f"{name} at {size} px, {form}": measure(settings, name, size, shards, Path(folder, f"{name}-{form}"))
+            for name, size in settings.encoders.items()
+            for form, shards in stored(size, Path(folder)).items()
+        }
     say = Console(highlight=False, soft_wrap=True).print
     for name, figures in found.items():
-        say(
-            f"{name} at {figures['image_size']} px: loading alone {figures['loading_images_per_second']:,.0f} images/s,"
-            f" allows {figures['ratio_that_loading_allows']:.3f}"
-        )
+        rate, allowed = figures["loading_images_per_second"], figures["ratio_that_loading_allows"]
+        say(f"{name}: loading alone {rate:,.0f} images/s, allows {allowed:.3f}")
     rates = ("training_images_per_second", "bare_images_per_second")
     ratios = [
-        Ratio(f"images a second, {name} at {one['image_size']} px", *(one[rate] for rate in rates), BARE, TARGET)
-        for name, one in found.items()
+        Ratio(f"images a second, {name}", *(one[rate] for rate in rates), BARE, TARGET) for name, one in found.items()
     ]
     finish(settings, {"figures": found}, ratios, needed=any)
 
