@@ -44,11 +44,14 @@ def plain_unit(unit, behaviours, mask, query):
 
 
 @pytest.mark.parametrize("softmax", [False, True])
-@pytest.mark.parametrize(("hidden", "rows"), [((5,), 7), ((8, 4), 7), ((8, 4), 900)])
-def test_the_activation_unit_equals_its_formula_and_gradient(softmax, hidden, rows):
-    """900 rows are more slots than the quick path takes in one piece."""
+@pytest.mark.parametrize(
+    ("hidden", "rows", "slope"), [((5,), 7, 0.25), ((8, 4), 7, 0.25), ((8, 4), 900, 0.25), ((8, 4), 7, -0.1)]
+)
+def test_the_activation_unit_equals_its_formula_and_gradient(softmax, hidden, rows, slope):
+    """900 rows are more slots than the quick path takes in one piece; it takes no slope below 0."""
     torch.manual_seed(1)
     unit = ActivationUnit(3, hidden, softmax).double()
+    torch.nn.init.constant_(unit.score[1].weight, slope)
     mask = torch.rand(rows, 5) < 0.6
     mask[2] = False
     behaviours = torch.randn(rows, 5, 3, dtype=torch.float64, requires_grad=True)
