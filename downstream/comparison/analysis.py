@@ -110,7 +110,7 @@ def measure(
     found = {}
     for metric in metrics:
         drawn = np.stack([draw[metric] for draw in draws])
-        defined = np.isfinite(drawn).all(axis=0)  # by the users drawn alone, hence the same draws for every source
+        defined = np.isfinite(drawn).all(axis=0)  # depends on the users drawn alone: the same draws for every source
         if defined.any() and all(value[metric] is not None for value in values):
             point = np.array([value[metric] for value in values])
             found[metric] = Cells(point, drawn[:, defined], encoder, seed, users[metric])

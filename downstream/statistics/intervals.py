@@ -37,7 +37,7 @@ from downstream.statistics.metrics import click_loss
 
 METRICS = ("auc", "gauc", "log_loss")
 POWER = 1.25
-SMALLEST = -150.0  # logarithm of the smallest p-value told from 0
+SMALLEST = -150.0  # logarithm of the smallest p-value that is kept apart from 0
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def bootstrap_metrics(
     impressions = np.bincount(user, minlength=users)
 
     # A weighted AUC needs, below each click's score, the weight of the non-clicks: one sort of the non-clicks for all
-    # draws; only their cumulated weight changes. A tie counts half, hence the mean of the two ends of the tie.
+    # draws; only their cumulated weight changes. A tie counts half: the mean of the two ends of the tie.
     order = np.argsort(probability[~click], kind="stable")
     sorted_scores, sorted_users = probability[~click][order], user[~click][order]
     below = np.searchsorted(sorted_scores, probability[click], side="left")
