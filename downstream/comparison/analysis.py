@@ -160,11 +160,11 @@ def differences(
         names = {"a": a, "b": b, "form": form, "model": model, "slice": part, "metric": metric, "primary": declared}
         tests.append((*own, model, part, metric))
         rows.append(names | asdict(difference_interval(*sides, settings)))
-    _correct(rows, tests, 1 - settings.level)
+    correct(rows, tests, 1 - settings.level)
     return frame("differences", rows)
 
 
-def _correct(rows: list[dict[str, Any]], tests: list[tuple], error: float) -> None:
+def correct(rows: list[dict[str, Any]], tests: list[tuple], error: float) -> None:
     """Add Holm's p-values and ``direction`` over all differences of the tested metric; the same test counts once.
 
     A declared difference has half of the error to itself (Holm's weighted procedure), so that the chance of any false

@@ -12,7 +12,7 @@ from tests.benchmarks.coverage import RULES, excluded
 def test_the_truth_is_outside_as_often_as_said_at_every_ratio_of_the_variances(df):
     at_95 = excluded(quantile, df, 0.025, nodes=200)
     assert at_95.min() > 0.6 and at_95.max() < 1.2  # 94 to 97 %
-    assert excluded(quantile, df, 0.0005, nodes=200).max() < 1.5
+    assert excluded(quantile, df, 0.0005, nodes=200).max() < 1.8
 
 
 def test_the_usual_quantiles_promise_too_much():
