@@ -117,6 +117,6 @@ def quantile(training: Training, of_users: float, users: int, tail: float) -> fl
     if not of_users:
         return alone
     at_95 = training_quantile(training, TAIL_OF_95) / t_quantile(max(users - 1, 1), TAIL_OF_95)
-    ahead = alone / by_users
+    ahead = max(alone / by_users, 1.0)  # what rounding at a tail near one half would take below
     room, sharpness = 3 * ahead, 1 + math.sqrt(at_95 / ahead)
     return governed([alone, by_users], [training.variance, of_users], by_users, [room, room], sharpness)

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import t
 
 from downstream.statistics.quantiles import Training, quantile
-from tests.benchmarks.coverage import RULES, excluded
+from tests.benchmarks.coverage import DESIGNS, RULES, coverage, excluded, measured, starred
 
 
 @pytest.mark.parametrize("df", [1, 2, 4])
@@ -41,3 +41,15 @@ def test_the_quantile_rises_as_the_tail_shrinks_and_as_less_is_known():
 def test_two_parts_alike_are_pooled():
     """Two independent sources of two encoders each and equal variance: two degrees of freedom in all."""
     assert quantile(Training(2.0, [(1.0, 1), (1.0, 1)]), 0.0, 200, 0.025) == pytest.approx(t.isf(0.025, 2), rel=0.1)
+
+
+@pytest.mark.parametrize("number", [6, 44, 70])
+def test_many_worlds_at_once_cover_as_the_intervals_of_each(number):
+    one = coverage([DESIGNS[number]], worlds=300, resamples=100, users=100)[0]["coverage"]
+    many = measured(number, DESIGNS[number], worlds=1000, users=100)["coverage"]
+    assert one == pytest.approx(many, abs=0.04) and 0.92 < many < 0.98
+
+
+def test_reports_without_a_difference_rarely_show_a_star_however_much_encoders_differ():
+    for ratio in (0.3, 3, 15):
+        assert starred(3, 3, 2, ratio, 1000)[1] <= 0.065
