@@ -16,6 +16,7 @@ Everything else is :func:`downstream.statistics.intervals.contrast_interval` and
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,16 @@ import yaml
 from scipy.stats import norm
 
 from downstream.comparison.analysis import correct
-from downstream.comparison.figures import Figures, records, select
-from downstream.comparison.spec import BEST
+from downstream.comparison.figures import Figures, frame, records, select
+from downstream.comparison.spec import BEST, ComparisonSpec, Primary
+from downstream.report.summary import write_summary
+from downstream.report.verdict import verdict
 from downstream.report.words import Names, signed
 from downstream.statistics.intervals import BootstrapSettings, Cells, Interval, difference_interval
 
 USERS, DRAWS = 2000, 400
 SLICES = ("all", "cold")
+SENTENCES = {"compared": "Compared", "sure": "How sure"}  # of the summary -> how they begin in report.md
 # By whether there was a star, and whether there is one now.
 STAR = {(True, True): "stays", (True, False): "**lost**", (False, True): "new", (False, False): "none"}
 
@@ -74,20 +78,37 @@ def restated(figures: Figures, row: dict[str, Any], encoders: dict[str, int]) ->
     return (*sides, row["model"], row["slice"]), difference_interval(ours, theirs, BootstrapSettings())
 
 
-def print_table(config: Path, results: Path) -> None:
-    """The differences of one comparison, each source in its best form, as committed and stated again."""
-    encoders, names = encoders_of(yaml.safe_load(config.read_text(encoding="utf-8"))), Names({})
-    figures = Figures.read(results / "figures.json")
+def rows_again(config: dict[str, Any], figures: Figures) -> tuple[list[dict[str, Any]], list[dict[str, Any]], int]:
+    """The committed GAUC differences, the same stated again, and how many distinct ones are tested together."""
+    encoders = encoders_of(config)
     rows = records(figures.differences.filter(pl.col("p").is_not_null()), metric="gauc")
     found = [restated(figures, row, encoders) for row in rows]
     tests = [(*test, "gauc") for test, _ in found]
-    again = [
-        {"metric": "gauc", "primary": row["primary"], **asdict(new)} for row, (_, new) in zip(rows, found, strict=True)
-    ]
+    again = [row | asdict(new) for row, (_, new) in zip(rows, found, strict=True)]
     correct(again, tests, 0.05)
+    return rows, again, len(set(tests))
+
+
+def draw_summary(config: dict[str, Any], results: Path) -> None:
+    """The one-page summary as stated again, ``restated.png``; shares of the ceiling are as committed."""
+    figures, primary = Figures.read(results / "figures.json"), config.get("primary")
+    figures = replace(figures, differences=frame("differences", rows_again(config, figures)[1]))
+    roles = (config["baseline"], config["main"], list(config["forms"]), config.get("ceiling"))
+    spec = ComparisonSpec(*roles, Primary(**primary) if primary else None, config.get("names", {}))
+    report = (results / "report.md").read_text(encoding="utf-8")
+    said = {key: re.search(rf"^{word}: (.*)$", report, re.M)[1] for key, word in SENTENCES.items()}
+    context = {"title": config["title"], "verdict": verdict(figures, spec), "level": "95%", **said}
+    write_summary(results / "restated.png", figures, spec, context)
+
+
+def print_table(config_file: Path, results: Path) -> None:
+    """The differences of one comparison, each source in its best form, as committed and stated again."""
+    config, names = yaml.safe_load(config_file.read_text(encoding="utf-8")), Names({})
+    figures = Figures.read(results / "figures.json")
+    rows, again, tested = rows_again(config, figures)
     wanted = BEST if any(row["form"] == BEST for row in rows) else rows[0]["form"]
     commit = figures.made_by["commit"]
-    print(f"\n## {results}\n\n{len(set(tests))} differences tested together; `{config}`, commit {commit}.\n")
+    print(f"\n## {results}\n\n{tested} differences tested together; `{config_file}`, commit {commit}.\n")
     print("| GAUC difference | items | as committed | stated again | p | p after Holm | star |")
     print("|---|---|---|---|---|---|---|")
     for row, new in zip(rows, again, strict=True):
@@ -104,7 +125,15 @@ def print_table(config: Path, results: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pairs", nargs="+", metavar="CONFIG=RESULTS")
-    pairs = [pair.split("=") for pair in parser.parse_args().pairs]
+    parser.add_argument(
+        "--summary", action="store_true", help="draw the one-page summaries instead: RESULTS/restated.png"
+    )
+    given = parser.parse_args()
+    pairs = [pair.split("=") for pair in given.pairs]
+    if given.summary:
+        for config, results in pairs:
+            draw_summary(yaml.safe_load(Path(config).read_text(encoding="utf-8")), Path(results))
+        return
     print("# Earlier comparisons, stated again\n\n`python -m tests.restate CONFIG=RESULTS ...`\n")
     print(
         "Each source in its best form on validation. Stated again: users, encoders and CTR trainings once each, from "
