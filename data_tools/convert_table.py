@@ -106,7 +106,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name, allowed in (("missing", MISSING), ("dtype", ("float32", "float16"))):
             if getattr(self, name) not in allowed:
-                raise UserError(f"--{name} is {getattr(self, name)!r}; {' or '.join(allowed)} is expected")
+                raise UserError(f"--{name} is {getattr(self, name)!r}; must be {' or '.join(allowed)}")
         if self.layout == "mmrec" and self.order and self.missing == "drop":
             raise UserError("MMRec needs a row for every inner id: fill the missing ones with --missing mean or zero")
 

@@ -11,7 +11,7 @@
     Requests, in groups that batches are cut from: ``history`` (items clicked before the page view, oldest first),
     ``fresh`` (how many of them, the last, are in the history of no earlier request of the user in the split, so that
     each click is fresh once), ``page`` (items shown), ``click`` (0 or 1 each), ``category``, ``seen`` (1 where the item
-    stands in some training request) and, where known, ``oracle``.
+    is in some training request) and, where known, ``oracle``.
 
 ``--layout streaming`` holds self-contained tars, for storage that is read from front to back; pictures that several
 shards mention are repeated in each, and how much that takes is said before anything is written:

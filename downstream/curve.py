@@ -26,7 +26,7 @@ class Settings:
 
     Attributes:
         comparisons: Folders of finished comparisons, in order.
-        at: Where each stands on the axis.
+        at: Where each is on the axis.
         axis: What they differ in.
         out: Files OUT.png and OUT.md are written.
         title: Of both.
@@ -55,7 +55,7 @@ class Settings:
     def __post_init__(self) -> None:
         if len(self.comparisons) != len(self.at) or not self.at:
             raise UserError(
-                f"{len(self.comparisons)} comparisons and {len(self.at)} places on the axis; as many are expected"
+                f"{len(self.comparisons)} comparisons and {len(self.at)} places on the axis; the numbers must be equal"
             )
 
 

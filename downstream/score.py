@@ -11,7 +11,7 @@ score (the probability of a click), known_user, known_item, has_vector, and faul
 log has labels, AUC, GAUC and log loss are printed.
 
 HISTORIES. A row's history is the user's clicks before its time: those of the dataset and, where the log has labels,
-those of the log. A click that stands in both counts once.
+those of the log. A click that is in both counts once.
 
 NEW ITEMS. An item that training did not show is scored through its vector: of the run's own table, or of --table. One
 without a vector gets what the run learned for items without an image. --image.form and the like are those of the run.

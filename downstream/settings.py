@@ -172,7 +172,7 @@ class OptimSettings(Checked):
         Epochs in a row without a better AUC on validation after which training stops; by default it never does.
     id_optimizer : str
         Of the embeddings of users, items, categories and scenes. adam steps through whole tables, rows that the batch
-        does not show too: their moments decay and go on moving them. sparse_adam steps through the rows that the batch
+        does not show too: their moments decay and keep moving them. sparse_adam steps through the rows that the batch
         shows, and leaves all others and their moments alone; its cost does not grow with the tables.
     threads : int
         CPU threads of a process. Small batches gain little from more, and lose much where cores are shared.

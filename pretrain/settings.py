@@ -69,7 +69,7 @@ class Encoder(Checked):
         for channels in ("mean", "std"):
             given = getattr(self, channels)
             if given is not None and len(given) != 3:
-                raise UserError(f"--encoder.{channels} is {given}; three numbers are expected, for red, green and blue")
+                raise UserError(f"--encoder.{channels} is {given}; must be three numbers, for red, green and blue")
         if self.weights and hub_weights:
             raise UserError(f"--encoder.weights and {hub_weights} both name initial weights; give one of them")
 

@@ -65,7 +65,7 @@ def flags(*kinds: str) -> list[str]:
 
 
 def succeed(folder: Path, monkeypatch: pytest.MonkeyPatch, *command: str) -> set[str]:
-    """Run a command, and return what the plug-ins wrote of themselves."""
+    """Run a command, and return what the plug-ins wrote about themselves."""
     monkeypatch.setenv("SEEN", str(folder / "seen"))
     (folder / "seen").write_text("")
     done = run(folder, "-m", *command)

@@ -1,9 +1,9 @@
 """Files at URLs as files of this machine: whole copies in a folder of bounded size; the least recently used go first.
 
 The folder holds ``files/<scheme>/<host and path>``, a copy of each file that was asked for, and beside it the version
-that the storage gave it (its ETag or time); another version is fetched anew. What a process reads it holds, by a shared
-lock that the system frees when the process ends: a file that someone holds is never removed. ``outgoing/`` is where
-what goes to a URL is written first.
+that the storage gave it (its ETag or time); another version is fetched again. What a process reads it holds, by a
+shared lock that the system frees when the process ends: a file that someone holds is never removed. ``outgoing/``
+is where what goes to a URL is written first.
 """
 
 from __future__ import annotations
@@ -243,7 +243,7 @@ def _make_room(scratch: Path | None, size: int, url: str) -> int:
             raise UserError(
                 f"{url} needs {size / 1e9:,.2f} GB, but the cache of files at URLs, {cache_folder()}, is full: "
                 f"{kept / 1e9:,.2f} of {cache_bytes() / 1e9:,.2f} GB are in use; raise --url_cache_gb, and the same "
-                "command goes on"
+                "command continues"
             )
         time.sleep(0.2)
 

@@ -124,7 +124,7 @@ def name_ends(axes: Axes, ends: list[tuple[float, float, str]]) -> None:
     points = 72 / axes.figure.dpi
     low, high = axes.get_window_extent().intervaly * points
     for end, together in names.items():
-        clear = 0 if end == furthest else 7  # of the lines that go on
+        clear = 0 if end == furthest else 7  # of the lines that continue
         heights = [axes.transData.transform(name.xy)[1] * points for name in together]
         for name, height, placed in zip(together, heights, spread_out(heights, 10.0, low, high), strict=True):
             name.xyann = (5, placed - height + clear)

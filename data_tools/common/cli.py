@@ -144,7 +144,7 @@ def progress_bar(shown: bool = True, console: Console | None = None) -> Progress
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run a command's ``main``, and end with one message where it cannot go on.
+    """Run a command's ``main``, and end with one message where it cannot continue.
 
     Raises
     ------

@@ -183,7 +183,7 @@ def _section(where: str, name: str) -> str:
 
 
 def _shown(action: Any, section: str | None, apart: Sequence[str]) -> bool:
-    """Whether an option stands in the help of a section, or, without one, in that of the whole command."""
+    """Whether an option is in the help of a section, or, without one, in that of the whole command."""
     if not isinstance(action.dest, str) or (action.metavar == "CONFIG" and action.dest != "config"):
         return False
     if section is not None:

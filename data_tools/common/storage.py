@@ -151,7 +151,7 @@ def _raise_final(url: str, error: Exception, last: bool) -> None:
         silent = any(isinstance(one, TimeoutError) or "timeout" in type(one).__name__.lower() for one in chain)
         said = f"status {status}" if status else f"no answer for {STALL} s" if silent else _said(chain[-1])
         raise UserError(
-            f"{url}: the storage failed {TRIES} times ({said}); the same command goes on where it stopped, once the "
+            f"{url}: the storage failed {TRIES} times ({said}); the same command continues where it stopped, once the "
             "storage answers"
         ) from None
 

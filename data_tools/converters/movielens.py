@@ -67,7 +67,7 @@ class MovieLens(Converter):
             log = Log(find(files, ["ratings.csv", "ratings.csv.*"], "ratings"), columns)
             items, broken = listed(find(files, "movies.csv", "films"), {"item_id": "movieId"}, work)
         if "genres" not in items.columns:
-            raise UserError(f"the films in {files} have the columns {items.columns}; title and genres are expected")
+            raise UserError(f"the films in {files} have the columns {items.columns}; must have title and genres")
         items = items.with_columns(category=pl.col("genres").cast(pl.String).str.split("|").list.first())
         return Source(
             log,

@@ -41,7 +41,7 @@ def item_examples(bad: pl.DataFrame) -> dict[str, list[str]]:
         values = ", ".join(f"{name} {value!r}" for name, value in row.items() if name != "reason" and value is not None)
         shown.setdefault(row["reason"], []).append(values[:WIDTH])
     if (reason := "item_id repeated") in shown:
-        shown[reason].append("one line an item is expected, with one picture; the first line of each id is kept")
+        shown[reason].append("each item must have one line, with one picture; the first line of each id is kept")
     return shown
 
 
@@ -112,10 +112,10 @@ def label_hint(values: pl.Series) -> list[str]:
 
 
 def time_hint(values: pl.Series) -> list[str]:
-    """What is expected of times."""
+    """What times must look like."""
     cell = next((str(one) for one in values if one is not None and str(one).strip()), "")
     if re.fullmatch(r"\d+,\d+", cell.strip()):
-        return ["a point is expected before the fraction of a number, not a comma"]
+        return ["the fraction of a number must follow a point, not a comma"]
     return [
         "expected: seconds, milliseconds, microseconds or nanoseconds since 1970; 2023-12-25, 25/12/2023, 25 Dec 2023 "
         "or 20231225, with or without a time (15:04, 3:04 PM) and a zone (Z, +02:00, Europe/Berlin); or Excel's days"

@@ -28,7 +28,7 @@ def _earlier_clicks(ordered: ir.Table) -> ir.Value:
 
 def _ordered(impressions: ir.Table) -> ir.Table:
     """Add, in the order of each user's rows, ``place`` (from 0), ``pause`` (since the row before, null at first),
-    ``clicked`` (clicks up to the row) and ``backwards`` (whether the row stands in the log above the one before)."""
+    ``clicked`` (clicks up to the row) and ``backwards`` (whether the log has the row above the one before)."""
     in_order = {"group_by": "user", "order_by": ["timestamp", "row"]}
     window = ibis.window(**in_order)
     return impressions.mutate(
@@ -66,7 +66,7 @@ def last_of_ties(impressions: ir.Table) -> ir.Value:
 
 
 def timelines(impressions: ir.Table, gap: int | None, slots: int, same_time: bool = False) -> ir.Table:
-    """Add ``clicks_before`` (as :func:`clicks_before`), ``backwards`` (bool: the row stands in the log above the one
+    """Add ``clicks_before`` (as :func:`clicks_before`), ``backwards`` (bool: the log has the row above the one
     that comes before it in time) and ``page`` (int64), which numbers the page views of a user.
 
     With a column ``request_id``, a user's impressions of one request_id are a page view, and no ``page`` is added.

@@ -103,7 +103,7 @@ def sample_unclicked(
 ) -> tuple[ir.Table, int]:
     """Add to the clicks some items that its user did not click, as the impressions of one page view.
 
-    Items are drawn as of the time of the click: only those whose first click in the log is not later; of these, none
+    Items are drawn as at the time of the click: only those whose first click in the log is not later; of these, none
     that the user clicked by then or clicks later in the same split, and none alike to the clicked item. What the user
     clicks in a later split does not count, since knowing it would leak that split. ``how`` says from which of them:
     all with equal probability ("uniform") or in proportion to their clicks so far ("popularity"); the same within the

@@ -62,7 +62,7 @@ def time_form(run: Engine, column: ir.Value, asked: str, day_first: bool | None,
     if kind.is_timestamp() or kind.is_date():
         return TimeForm(ORDER if asked == ORDER else "seconds")
     if not (kind.is_string() or kind.is_numeric()):
-        raise UserError(f"{where} is {kind}; numbers, dates or text are expected")
+        raise UserError(f"{where} is {kind}; must be numbers, dates or text")
     found = run.rows(_counted(column)).row(0, named=True)
     counts = {name: found[name] if name in ("least", "most") else found[name] or 0 for name in found}
     form = TimeForm(asked, strict=False)

@@ -60,7 +60,7 @@ def checked_labels(click: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, 
     arrays = (np.asarray(click), *(np.asarray(other) for other in others))
     shapes = [array.shape for array in arrays]
     if arrays[0].ndim != 1 or len(set(shapes)) != 1:
-        raise ValueError(f"arrays of shapes {shapes}; one dimension and one length are expected")
+        raise ValueError(f"arrays of shapes {shapes}; must be one-dimensional and of one length")
     if not np.isin(arrays[0], (0, 1)).all():
         raise ValueError("click holds values other than 0 and 1")
     if np.issubdtype(arrays[1].dtype, np.floating) and np.isnan(arrays[1]).any():

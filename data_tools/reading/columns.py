@@ -25,7 +25,7 @@ def parse_columns(text: str, option: str, known: Collection[str]) -> dict[str, s
     Raises
     ------
     UserError
-        If a part is no pair, or our name is unknown or stands twice.
+        If a part is no pair, or our name is unknown or given twice.
     """
     columns: dict[str, str] = {}
     for part in filter(None, text.split(",")):

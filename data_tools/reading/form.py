@@ -116,7 +116,7 @@ def find_form(path: Path, wanted: Collection[str], given: Given | None = None) -
         skipped += 1
     lines = lines[skipped:]
     if not any(lines):
-        raise UserError(f"{path} is empty; a first line with the names of its columns is expected")
+        raise UserError(f"{path} is empty; its first line must name its columns")
     delimiter = given.delimiter or max((usual, *GUESSED), key=partial(fits, lines=lines))
     names = list(given.names or column_names(lines, delimiter))
     if not all(map(sound, names)):

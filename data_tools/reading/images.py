@@ -214,7 +214,7 @@ def _nearby(source: Path, name: str) -> str | None:
         if other != name and (source / other).is_file():
             return f"; {source / other} exists: write the paths {how}"
     if separator := next((one for one in "|;,[" if one in name), None):
-        return f"; one picture an item is expected, and {separator!r} looks like several"
+        return f"; must be one picture an item, and {separator!r} looks like several"
     last = Path(name).name
     if (source / last).is_file():
         return f"; {source / last} exists: the item list has folders before the name"

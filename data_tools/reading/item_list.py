@@ -95,7 +95,7 @@ def joined_parts(found: inputs.Found, place: str | Path, instead: Sequence[pl.Se
     place : str or Path
         For messages.
     instead : sequence of polars.Series
-        Columns that are not read, and what stands in their place.
+        Columns that are not read, and what takes their place.
 
     Raises
     ------
@@ -106,6 +106,33 @@ def joined_parts(found: inputs.Found, place: str | Path, instead: Sequence[pl.Se
         without = [column.name for column in instead]
         frame = pl.concat([_read(part, without) for part in found.parts], how="diagonal_relaxed")
     return frame.with_columns(instead).select(**found.columns)
+
+
+def renamed(
+    frame: pl.DataFrame,
+    found: inputs.Found,
+    columns: Mapping[str, str],
+    *,
+    text: Collection[str],
+    taken: Collection[str],
+) -> pl.DataFrame:
+    """Known columns by our names, others by their own, and numbers where a file of text has nothing else in a column.
+
+    Parameters
+    ----------
+    frame, found
+        The rows (:func:`joined_parts`), and the input that they are of.
+    columns : dict of str to str
+        Our names -> those of the input.
+    text : collection of str
+        Our names of columns that stay text.
+    taken : collection of str
+        Names that get an underscore behind them where another column has them.
+    """
+    if any(part.path != part.source for part in found.parts):
+        frame = typed(frame, {columns.get(name, name) for name in text})
+    own = free_names([name for name in frame.columns if name not in columns.values()], (*taken, *columns))
+    return frame.select(**columns, **{ours: theirs for theirs, ours in own.items()})
 
 
 def _read(part: Part, without: Collection[str]) -> pl.DataFrame:
@@ -153,12 +180,8 @@ def read_items(
     if encoded:
         pictures = work / "bytes"
     spilt = [_spill_bytes(found.parts, image, pictures)] if encoded else []
-    frame = joined_parts(found, place, spilt)
-    if any(part.path != part.source for part in found.parts):
-        frame = typed(frame, {columns.get(name, name) for name in TEXT})
-    own = free_names([name for name in frame.columns if name not in columns.values()], (*OURS, *columns))
-    items = frame.select(**columns, **{ours: theirs for theirs, ours in own.items()})
-    items, more = whole_numbers(items)
+    frame = renamed(joined_parts(found, place, spilt), found, columns, text=TEXT, taken=OURS)
+    items, more = whole_numbers(frame)
     return ItemList(items, found.broken, pictures, [*found.notes, *more])
 
 
@@ -196,7 +219,7 @@ def unique_items(items: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     for name in text:
         if items.schema[name].is_nested() or items.schema[name] == pl.Binary:
             wanted = "a path, or a list of paths, for each item" if name == "image" else "one text an item"
-            raise UserError(f"the item list's {name} is {items.schema[name]}; {wanted} is expected")
+            raise UserError(f"the item list's {name} is {items.schema[name]}; must be {wanted}")
     items = items.with_columns(pl.col(text).cast(pl.String)).with_columns(pl.col("image").replace("", None))
     key = items["item_id"].cast(pl.String)
     missing = key.is_null() | (key.str.strip_chars() == "")

@@ -28,7 +28,7 @@ HINTS = {
     FIELDS: 'a delimiter inside a value needs quotes round it: "a, b"',
     QUOTES: 'a quote inside quotes is written twice: "a ""big"" thing"',
     ENCODING: "say how the file is encoded, as in --encoding cp1252 (--item-encoding for the item list)",
-    JSON: "one object a line is expected, or one array of objects",
+    JSON: "must be one object a line, or one array of objects",
 }
 
 
@@ -53,11 +53,9 @@ def header(path: Path, delimiter: str, encoding: str) -> list[str]:
         try:
             names = _split(file, delimiter)
         except csv.Error as error:
-            raise UserError(
-                f"{path} cannot be read: {error}; a line with the names of the columns is expected"
-            ) from error
+            raise UserError(f"{path} cannot be read: {error}; its first line must name its columns") from error
     if not names:
-        raise UserError(f"{path} is empty; a first line with the names of its columns is expected")
+        raise UserError(f"{path} is empty; its first line must name its columns")
     if not all(map(sound, names)):
         raise UserError(f"{path} cannot be read: its first line is not UTF-8; save it as UTF-8")
     return names

@@ -95,9 +95,7 @@ def _only_member(path: Path, archive: zipfile.ZipFile) -> str:
     if any(name == "[Content_Types].xml" for name in names):
         raise UserError(f"{path} is an Excel workbook (or the like); {SAVE_AS_CSV}")
     if len(names) != 1:
-        raise UserError(
-            f"{path} is a zip of {len(names)} files, {names[:5]}; one is expected: unpack it and name the file"
-        )
+        raise UserError(f"{path} is a zip of {len(names)} files, {names[:5]}; must be one: unpack it and name the file")
     return names[0]
 
 

@@ -88,7 +88,7 @@ class _Table:
         listed = {name: sql_name(name) for name in self.columns if name in kinds and _is_list(kinds[name])}
         if item in listed:
             if label is not None and label not in listed:
-                raise UserError(f"column '{item}' holds lists, '{label}' does not; a label for each item is expected")
+                raise UserError(f"column '{item}' holds lists, '{label}' does not; it must hold a label for each item")
             return listed, f"{item} holds lists"
         if not _is_text(kinds.get(item)):
             return {}, ""

@@ -161,7 +161,7 @@ class Converter:
             ]  # objects count, keys or not
             parts.append(self._write(path, [[one.get(name) for name in names] for one in block], self._safe(names)))
         if not found or (wanted is not None and not found.keys() & set(wanted)):
-            raise UserError(f"{path} has the keys {list(found)}; of {sorted(wanted or ())} some are expected")
+            raise UserError(f"{path} has the keys {list(found)}; some of them must be of {sorted(wanted or ())}")
         return parts
 
     def _objects(self, path: Path) -> Iterator[lines.Line]:

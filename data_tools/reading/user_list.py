@@ -10,10 +10,10 @@ import polars as pl
 
 from data_tools.common.errors import UserError
 from data_tools.reading import inputs
-from data_tools.reading.columns import free_names, resolve_columns
+from data_tools.reading.columns import resolve_columns
 from data_tools.reading.form import Given
 from data_tools.reading.inputs import BROKEN
-from data_tools.reading.item_list import joined_parts, typed
+from data_tools.reading.item_list import joined_parts, renamed
 
 USER_COLUMNS = ("user_id",)
 OURS = ("user", *USER_COLUMNS)  # in users.parquet
@@ -61,14 +61,10 @@ def read_users(place: str | Path, named: Mapping[str, str], work: Path, given: G
     """
     found = inputs.as_parquet(place, work, "users", expected={*USER_COLUMNS, *named.values()}, given=given)
     columns = resolve_columns(named, list(found.columns), USER_COLUMNS, (), str(place))
-    frame = joined_parts(found, place)
-    if any(part.path != part.source for part in found.parts):
-        frame = typed(frame, {columns["user_id"]})
-    own = free_names([name for name in frame.columns if name != columns["user_id"]], OURS)
-    users = frame.select(user_id=columns["user_id"], **{ours: theirs for theirs, ours in own.items()})
+    users = renamed(joined_parts(found, place), found, columns, text=USER_COLUMNS, taken=OURS)
     for name, kind in users.schema.items():
         if kind.is_nested() or kind == pl.Binary:
-            raise UserError(f"{place}: column {name!r} is {kind}; one number or text a user is expected")
+            raise UserError(f"{place}: column {name!r} is {kind}; must be one number or text a user")
     if users.width == 1:
         raise UserError(f"{place} has no column but the ids of users; a table of users says something of them")
     return UserList(users, str(place), found.broken, found.notes)

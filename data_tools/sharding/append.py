@@ -26,7 +26,7 @@ from data_tools.common.parquet import read_parquet
 from data_tools.common.storage import contents, is_url
 from data_tools.dataset.schema import Dataset
 from data_tools.sharding.files import files_of
-from data_tools.sharding.plan import Held
+from data_tools.sharding.planning import Held
 from data_tools.sharding.tables import GroupedTable
 
 READ_AT_ONCE = 4096  # pictures, to compare them with those that are held

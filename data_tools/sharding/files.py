@@ -56,7 +56,7 @@ def member_size(length: int) -> int:
 
 
 def encode_json(value: dict[str, Any]) -> bytes:
-    """A record as it stands in a shard."""
+    """A record as a shard holds it."""
     return json.dumps(value, ensure_ascii=False).encode()
 
 

@@ -27,7 +27,8 @@ from data_tools.dataset.schema import SPLITS, Dataset, open_dataset
 from data_tools.sharding.append import check_held, fingerprint, held_of, item_tables
 from data_tools.sharding.files import FORMAT_VERSION, SEVERAL_PICTURES, files_of, read_index
 from data_tools.sharding.jobs import finished, planned_jobs, run_job
-from data_tools.sharding.plan import Plan, make_plan
+from data_tools.sharding.plan import Plan
+from data_tools.sharding.planning import make_plan
 from data_tools.sharding.stored import Stored
 from data_tools.sharding.tables import write_groups
 

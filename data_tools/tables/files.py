@@ -30,7 +30,7 @@ def _pick(arrays: Mapping[str, Any], path: Path) -> tuple[str, str]:
         return lists[0], tables[0]
     wanted = " or ".join(f"{ids!r} and {vectors!r}" for ids, vectors in NAMES)
     seen = ", ".join(f"{name} {tuple(array.shape)}" for name, array in sorted(arrays.items())[:8])
-    raise UserError(f"{path} holds the arrays {seen}; {wanted}, or one list of ids and one table, are expected")
+    raise UserError(f"{path} holds the arrays {seen}; must be {wanted}, or one list of ids and one table")
 
 
 def _listed(ids: Any) -> list[Any]:
@@ -135,7 +135,7 @@ def read_torch(path: Path) -> Table:
     if isinstance(found, torch.Tensor):
         return _ids_beside(path), _array(found)
     if not isinstance(found, dict):
-        raise UserError(f"{path} holds a {type(found).__name__}; a dict with ids and vectors is expected")
+        raise UserError(f"{path} holds a {type(found).__name__}; must be a dict with ids and vectors")
     arrays = {name: _array(one) for name, one in found.items() if isinstance(one, torch.Tensor | list | tuple)}
     if len(arrays) == 1:
         return _ids_beside(path), next(iter(arrays.values()))

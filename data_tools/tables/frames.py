@@ -126,7 +126,7 @@ def _listed(column: pl.Series, path: Path) -> np.ndarray:
     vectors = column.cast(pl.List(pl.Float32))
     sizes = vectors.list.len().drop_nulls().unique().sort().to_list()
     if len(sizes) != 1:
-        raise UserError(f"{path}: embeddings of several sizes {sizes}; one is expected")
+        raise UserError(f"{path}: embeddings of several sizes {sizes}; all must have the same")
     if vectors.null_count():
         nothing = pl.Series([[float("nan")] * sizes[0]], dtype=pl.List(pl.Float32))
         vectors = pl.select(pl.when(vectors.is_null()).then(nothing).otherwise(vectors)).to_series()

@@ -46,13 +46,13 @@ def read_recbole(path: Path) -> Table:
     with open(path, encoding="utf-8") as file:
         kinds = [field.rpartition(":")[2] for field in file.readline().rstrip("\n").split("\t")]
         if "token" not in kinds or "float_seq" not in kinds:
-            raise UserError(f"{path}: its header has fields of the kinds {kinds}; token and float_seq are expected")
+            raise UserError(f"{path}: its header has fields of the kinds {kinds}; must be token and float_seq")
         rows = [line.rstrip("\n").split("\t") for line in file if line.strip("\n")]
     if bad := [number for number, row in enumerate(rows, start=2) if len(row) != len(kinds)]:
         raise UserError(f"{path}, line {bad[0]}: another number of fields than the {len(kinds)} of the header")
     vectors = [np.array(row[kinds.index("float_seq")].split(), dtype=np.float32) for row in rows]
     if len(sizes := {len(vector) for vector in vectors}) > 1:
-        raise UserError(f"{path}: embeddings of several sizes {sorted(sizes)}; one is expected")
+        raise UserError(f"{path}: embeddings of several sizes {sorted(sizes)}; all must have the same")
     return [row[kinds.index("token")] for row in rows], np.array(vectors)
 
 
@@ -84,7 +84,7 @@ def read_mapping(path: Path) -> list[str]:
     text = path.read_text(encoding="utf-8")
     mapping = pl.read_csv(text.encode(), separator="\t" if "\t" in text.partition("\n")[0] else ",", infer_schema=False)
     if "itemID" not in mapping.columns or mapping.width != 2:
-        raise UserError(f"{path} has the columns {mapping.columns}; itemID and a column of ids are expected")
+        raise UserError(f"{path} has the columns {mapping.columns}; must be itemID and a column of ids")
     mapping = mapping.with_columns(pl.col("itemID").cast(pl.Int64, strict=False)).sort("itemID")
     if mapping["itemID"].to_list() != list(range(len(mapping))):
         raise UserError(

@@ -138,7 +138,7 @@ def _read_parts(folder: Path) -> tuple[list[Any], np.ndarray]:
             release(vectors)
         ids += own
     if len(sizes) != 1:
-        raise UserError(f"{folder}: parts with embeddings of the sizes {sorted(sizes)}; one is expected")
+        raise UserError(f"{folder}: parts with embeddings of the sizes {sorted(sizes)}; all must have the same")
     return ids, vectors
 
 
@@ -189,7 +189,11 @@ def _without_missing(ids: list[Any], vectors: np.ndarray) -> tuple[list[Any], np
         return ids, vectors, []
     kept = [item for item, gone in zip(ids, missing, strict=True) if not gone]
     first = ids[int(missing.argmax())]
-    return kept, vectors[~missing], [f"{missing.sum():,} rows without a vector, as of item {first!r}, count as missing"]
+    return (
+        kept,
+        vectors[~missing],
+        [f"{missing.sum():,} rows without a vector, as item {first!r}, count as missing"],
+    )
 
 
 def _as_float32(vectors: np.ndarray, folder: Path) -> np.ndarray:
@@ -207,7 +211,7 @@ def _checked(ids: list[Any], vectors: np.ndarray, path: Path) -> np.ndarray:
     if vectors.ndim != 2 or len(ids) != len(vectors) or not vectors.shape[1]:
         raise UserError(f"{path}: {len(ids)} ids for vectors of shape {vectors.shape}, not (ids, size)")
     if vectors.dtype.kind not in "fiu":
-        raise UserError(f"{path}: vectors of {vectors.dtype}; floating-point numbers are expected")
+        raise UserError(f"{path}: vectors of {vectors.dtype}; must be floating-point numbers")
     text = [None if item is None or item != item else str(item) for item in ids]
     if missing := [row for row, item in enumerate(text) if item is None or not item.strip()]:
         raise UserError(f"{path}: {len(missing)} rows have no item id, the first is row {missing[0]}")

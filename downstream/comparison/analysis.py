@@ -110,7 +110,7 @@ def measure(
     found = {}
     for metric in metrics:
         drawn = np.stack([draw[metric] for draw in draws])
-        defined = np.isfinite(drawn).all(axis=0)  # by the users drawn alone, hence the same draws for every source
+        defined = np.isfinite(drawn).all(axis=0)  # depends on the users drawn alone: the same draws for every source
         if defined.any() and all(value[metric] is not None for value in values):
             point = np.array([value[metric] for value in values])
             found[metric] = Cells(point, drawn[:, defined], encoder, seed, users[metric])
@@ -160,11 +160,11 @@ def differences(
         names = {"a": a, "b": b, "form": form, "model": model, "slice": part, "metric": metric, "primary": declared}
         tests.append((*own, model, part, metric))
         rows.append(names | asdict(difference_interval(*sides, settings)))
-    _correct(rows, tests, 1 - settings.level)
+    correct(rows, tests, 1 - settings.level)
     return frame("differences", rows)
 
 
-def _correct(rows: list[dict[str, Any]], tests: list[tuple], error: float) -> None:
+def correct(rows: list[dict[str, Any]], tests: list[tuple], error: float) -> None:
     """Add Holm's p-values and ``direction`` over all differences of the tested metric; the same test counts once.
 
     A declared difference has half of the error to itself (Holm's weighted procedure), so that the chance of any false

@@ -55,7 +55,7 @@ class Source:
 
     def __post_init__(self) -> None:
         if self.weights not in WEIGHTS:
-            raise UserError(f"weights {self.weights!r} of a source are unknown; one of {WEIGHTS} is expected")
+            raise UserError(f"unknown weights {self.weights!r} of a source; choose one of {', '.join(WEIGHTS)}")
         if self.run and (self.table or self.encoder):
             raise UserError(f"a source is a run, or an encoder with its table, or a table, not several: {self}")
         if self.encoder and not isinstance(self.table, str):
@@ -108,7 +108,7 @@ def _export(table: Path, *given: str) -> None:
 
 
 def _trained(run: Path, seed: int, source: Source, shards: str | None) -> None:
-    """Make sure that a finished run stands in ``run``."""
+    """Make sure that ``run`` holds a finished run."""
     if (run / "summary.json").exists():
         return
     if not source.train:

@@ -211,7 +211,7 @@ def _write_clicks(dataset: Dataset, folder: Path) -> int:
 
 
 def write_flat_clicks(clicks: Path, counts: np.ndarray, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Write ``clicked`` and ``offsets`` of clicks that stand in a Parquet file one user after the other.
+    """Write ``clicked`` and ``offsets`` of the clicks of a Parquet file, one user after the other.
 
     Parameters
     ----------

@@ -191,8 +191,8 @@ def limitations(figures: Figures, data: CTRData, names: Names) -> list[str]:
     if fewest and fewest < 4:
         said.append(
             f"Differences with {fewest} encoders know the spread between pre-training seeds from {fewest - 1} degree"
-            f"{'s' * (fewest > 2)} of freedom: their intervals are wide, and more encoders narrow them most."
-            + " With two, they cover up to 98% where 95% are meant."
-            * (fewest == 2)
+            f"{'s' * (fewest > 2)} of freedom: their intervals are wide, and after Holm's correction even a difference "
+            "of many standard errors may have no star. More encoders change that most; five are enough for most "
+            "comparisons. A difference declared before the run is corrected less."
         )
     return said

@@ -18,6 +18,7 @@ from downstream.report.panels import (
     difference_panels,
     duels,
     epoch_panels,
+    gain_panels,
     segment_panels,
     spectra_panel,
     training_panels,
@@ -45,15 +46,10 @@ from downstream.report.thumbnails import Pictured, attended, strips, thumbnails
 from downstream.report.verdict import verdict
 from downstream.report.words import METRIC_NAMES, SLICE_NAMES, Names
 
-FOREST_LINES = 24  # lines that a forest plot holds before only each source's best form is drawn
-
 
 def _model(figures: Figures, rows: list[Row], spec: ComparisonSpec, model: str, names: Names) -> dict[str, Any]:
     """What the templates show of one CTR model."""
-    own_gains, several = gains(figures, spec, model), len(spec.forms) > 1
-    crowded = len(own_gains) > FOREST_LINES * len(SLICES)
-    shown = gains(figures, spec, model, best=True) if crowded else own_gains
-    against = duels(figures, spec, model)
+    several, against = len(spec.forms) > 1, duels(figures, spec, model)
     forms = {source: figures.chosen_form(model, source) for source in figures.sources}
     return {
         "name": names(model),
@@ -65,8 +61,8 @@ def _model(figures: Figures, rows: list[Row], spec: ComparisonSpec, model: str, 
         "segments": segment_panels(figures, model),
         "gates": gate_rows(rows, figures, spec, model),
         "epochs": epoch_panels(rows, figures, model, names),
-        "crowded": crowded,
-        "gains": difference_panels(shown, names, duel=False),
+        "gains": gain_panels(figures, spec, model, names),
+        "by_form": difference_panels(gains(figures, spec, model), names, duel=False) if several else [],
         "duels": difference_panels(against, names, duel=True) if against else [],
         "calibration": calibration_panel(figures, spec, model, names),
         "metrics": [(SLICE_NAMES[part], metric_rows(figures, model, part, names)) for part in SLICES],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,8 +11,8 @@ from downstream.comparison.cells import Row
 from downstream.comparison.figures import Figures, records, select
 from downstream.comparison.spec import ComparisonSpec
 from downstream.data.ctr_data import SLICES
-from downstream.report.plots import forest, limits, reliability, spectra
-from downstream.report.rows import label
+from downstream.report.plots import Labelled, bars, forest, limits, reliability, spectra
+from downstream.report.rows import best_gains, label
 from downstream.report.words import METRIC_NAMES, SLICE_NAMES, Names, signed
 from downstream.statistics.intervals import Interval
 
@@ -22,6 +22,41 @@ Panels = list[tuple[str, str]]
 def interval_of(row: dict[str, Any]) -> Interval:
     """The interval of a row; one of no width where there is none."""
     return Interval(row["mean"], *(row["mean"] if row[end] is None else row[end] for end in ("low", "high")))
+
+
+class GainChart(NamedTuple):
+    """Each source's gain in its best form, the baseline and the ceiling as marks, and the range of the axis."""
+
+    lines: Labelled
+    marks: dict[str, Interval]
+    span: tuple[float, float]
+
+
+def gain_chart(figures: Figures, spec: ComparisonSpec, model: str, part: str, names: Names) -> GainChart:
+    """The gains over the baseline on one slice; all slices of a model have one order and one range."""
+    rows = best_gains(figures, spec, model)
+    flag = dict.fromkeys(figures.flagged, ", flagged")
+    lines, marks = [], {}
+    ground = select(figures.cells, model=model, slice=part, source=spec.baseline)[figures.tested].drop_nulls()
+    marks[names(spec.baseline) + (f" {ground.mean():.3f}" if len(ground) else "")] = Interval(0.0, 0.0, 0.0)
+    for row in (row for row in rows if row["slice"] == part):
+        if row["a"] == spec.ceiling:
+            marks[f"{names(row['a'])} {signed(row['mean'], 3)}"] = interval_of(row)
+        else:
+            lines.append((label(row["a"], row["form"], names) + flag.get(row["a"], ""), interval_of(row)))
+    return GainChart(lines, marks, limits([interval_of(row) for row in rows]))
+
+
+def gain_panels(figures: Figures, spec: ComparisonSpec, model: str, names: Names) -> Panels:
+    """The chart of :func:`gain_chart` by slice."""
+    panels = []
+    for part in SLICES:
+        chart = gain_chart(figures, spec, model, part, names)
+        if chart.lines:
+            described = "; ".join(f"{name}: {signed(one.mean)}" for name, one in chart.lines)
+            axis = f"{METRIC_NAMES[figures.tested]} gain"
+            panels.append((SLICE_NAMES[part], bars(chart.lines, axis, chart.span, chart.marks, described)))
+    return panels
 
 
 def difference_panels(rows: list[dict[str, Any]], names: Names, duel: bool) -> Panels:

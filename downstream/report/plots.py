@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from data_tools.common.charts import BETTER, DASHES, INK, LETTER, MUTED, STANDINS, STYLE, inline_svg, name_ends
+from downstream.report.words import signed
 from downstream.statistics.intervals import Interval
 
 
@@ -56,6 +57,61 @@ def forest(labelled: Labelled, metric: str, span: tuple[float, float], described
     with matplotlib.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(width, 0.7 + 0.3 * len(labelled)))
         draw_forest(axes, labelled, metric, span)
+        figure.tight_layout(pad=0.3)
+        return inline_svg(figure, described)
+
+
+def draw_bars(
+    axes: Axes,
+    labelled: Labelled,
+    metric: str,
+    span: tuple[float, float],
+    marks: Mapping[str, Interval],
+    colours: Sequence[str] = tuple(STANDINS),
+) -> None:
+    """Differences as bars from zero with their intervals, one line each, their values on the right.
+
+    A filled bar has an interval that excludes zero, an empty one holds it, so that nothing hangs on colour alone.
+
+    Parameters
+    ----------
+    axes, labelled, metric, span, colours
+        As in :func:`draw_forest`.
+    marks : dict of str to Interval
+        Vertical lines, by name: solid where the interval has no width, else dashed within its shaded range.
+    """
+    ink, better, worse, muted = colours
+    for place, (_, interval) in enumerate(labelled):
+        colour = better if interval.low > 0 else worse if interval.high < 0 else muted
+        fill = "none" if colour == muted else colour
+        axes.barh(place, interval.mean, height=0.6, color=fill, edgecolor=colour, linewidth=1, alpha=0.45)
+        axes.plot([interval.low, interval.high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
+        axes.text(1.02, place, signed(interval.mean, 3), transform=axes.get_yaxis_transform(), va="center", fontsize=9)
+    for line, (name, interval) in enumerate(marks.items()):
+        wide = interval.high > interval.low
+        axes.axvline(interval.mean, color=ink if not wide else muted, linewidth=1, linestyle="--" if wide else "-")
+        if wide:
+            axes.axvspan(interval.low, interval.high, color=muted, alpha=0.2, linewidth=0)
+        beyond = interval.mean > (span[0] + span[1]) / 2  # the name is written towards the middle
+        axes.annotate(
+            name, (interval.mean, 1), xytext=(0, 3 + 13 * line), xycoords=axes.get_xaxis_transform(),
+            textcoords="offset points", ha="right" if beyond else "left", va="bottom", fontsize=9, color=muted,
+        )  # fmt: skip
+    axes.set(xlim=span, ylim=(len(labelled) - 0.5, -0.5), xlabel=metric)
+    axes.set_yticks(range(len(labelled)), [label for label, _ in labelled])
+    axes.tick_params(axis="y", length=0)
+    axes.locator_params(axis="x", nbins=6)
+    axes.spines[["left", "right", "top"]].set_visible(False)
+
+
+def bars(
+    labelled: Labelled, metric: str, span: tuple[float, float], marks: Mapping[str, Interval], described: str
+) -> str:
+    """The drawing of :func:`draw_bars` by itself, for the page."""
+    width = max(4.4, 3.1 + LETTER * max([len(label) for label, _ in labelled], default=0))
+    with matplotlib.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(width, 0.7 + 0.3 * len(labelled) + 0.18 * len(marks)))
+        draw_bars(axes, labelled, metric, span, marks)
         figure.tight_layout(pad=0.3)
         return inline_svg(figure, described)
 

@@ -26,13 +26,18 @@ def label(source: str, form: str, names: Names) -> str:
     return names(source) if form == NO_FORM else f"{names(source)}, {names(form)}"
 
 
-def gains(figures: Figures, spec: ComparisonSpec, model: str, best: bool = False) -> list[dict[str, Any]]:
-    """GAUC differences from the baseline, every source in every form, or each in its best one, which is named."""
+def gains(figures: Figures, spec: ComparisonSpec, model: str) -> list[dict[str, Any]]:
+    """Differences of the tested metric from the baseline, every source in every form."""
     rows = select(figures.differences, b=spec.baseline, model=model, metric=figures.tested)
-    if not best:
-        return rows.filter(pl.col("form") != BEST).to_dicts()
-    found = [row | {"form": figures.chosen_form(model, row["a"])} for row in records(rows, form=BEST)]
-    return sorted(found, key=lambda row: figures.sources.index(row["a"]))
+    return rows.filter(pl.col("form") != BEST).to_dicts()
+
+
+def best_gains(figures: Figures, spec: ComparisonSpec, model: str) -> list[dict[str, Any]]:
+    """The same, each source in its best form on validation, which is named; the largest on all impressions first."""
+    rows = records(figures.differences, b=spec.baseline, model=model, metric=figures.tested, form=spec.headline)
+    worth = {row["a"]: row["mean"] for row in rows if row["slice"] == "all"}
+    found = [row | {"form": figures.chosen_form(model, row["a"])} for row in rows]
+    return sorted(found, key=lambda row: -worth.get(row["a"], -np.inf))
 
 
 def model_rows(figures: Figures, spec: ComparisonSpec, names: Names) -> list[tuple[str, Rows]]:

@@ -14,9 +14,8 @@ from matplotlib.font_manager import FontProperties
 from data_tools.common.files import whole_file
 from downstream.comparison.figures import Figures
 from downstream.comparison.spec import ComparisonSpec
-from downstream.report.panels import interval_of
-from downstream.report.plots import draw_forest, limits
-from downstream.report.rows import gains, label
+from downstream.report.panels import gain_chart
+from downstream.report.plots import draw_bars
 from downstream.report.words import METRIC_NAMES, SLICE_NAMES, Names, lower_first
 
 WIDTH, MARGIN, DPI = 8.6, 0.45, 150  # inches, inches, pixels an inch
@@ -76,9 +75,7 @@ def summary_figure(figures: Figures, spec: ComparisonSpec, context: dict[str, An
         What the report's templates show (see ``downstream.report.page.report_context``).
     """
     names, model = Names(spec.names), figures.models[0]
-    rows = [row for row in gains(figures, spec, model, best=len(spec.forms) > 1) if row["slice"] == "all"]
-    flag = dict.fromkeys(figures.flagged, ", flagged")
-    labelled = [(label(row["a"], row["form"], names) + flag.get(row["a"], ""), interval_of(row)) for row in rows]
+    labelled, marks, span = gain_chart(figures, spec, model, "all", names)
     metric = METRIC_NAMES[figures.tested]
     how = f"{context['level']} intervals" + (", each in its best form on validation" if len(spec.forms) > 1 else "")
     chart = f"{metric} gain over {names(spec.baseline)} in {names(model)}, {lower_first(SLICE_NAMES['all'])}; {how}"
@@ -94,7 +91,8 @@ def summary_figure(figures: Figures, spec: ComparisonSpec, context: dict[str, An
         _block(f"How sure: {context['sure']}", 9),
         _block(f"Commit {figures.made_by['commit']}. {figures.made_by['command']}", 7.5, colour=MUTED, below=0),
     ]
-    tall = (0.55 + 0.27 * len(labelled) if labelled else 0) + 0.2
+    crown = 0.18 * len(marks) + 0.05  # the marks' names, above the bars
+    tall = (0.55 + 0.27 * len(labelled) + crown if labelled else 0) + 0.2
     height = sum(block.height for block in above + below) + tall + 2 * MARGIN
     with matplotlib.rc_context({"text.parse_math": False, "font.size": 9, "axes.edgecolor": MUTED}):
         figure = plt.figure(figsize=(WIDTH, height), facecolor="white")
@@ -103,9 +101,10 @@ def summary_figure(figures: Figures, spec: ComparisonSpec, context: dict[str, An
             top = _draw(figure, block, top)
         if labelled:
             left = MARGIN + 0.1 + max(wide(name, 9) for name, _ in labelled)
-            place = (left / WIDTH, (top - tall + 0.6) / height, 1 - (left + MARGIN) / WIDTH, (tall - 0.55) / height)
-            span = limits([one for _, one in labelled])
-            draw_forest(figure.add_axes(place), labelled, f"{metric} difference", span, COLOURS)
+            right = MARGIN + wide("+.0000 ", 9)  # the bars' values
+            axes = (left / WIDTH, (top - tall + 0.6) / height)
+            size = (1 - (left + right) / WIDTH, (tall - 0.55 - crown) / height)
+            draw_bars(figure.add_axes((*axes, *size)), labelled, f"{metric} gain", span, marks, COLOURS)
         top -= tall
         for block in below:
             top = _draw(figure, block, top)

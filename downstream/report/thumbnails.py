@@ -51,7 +51,7 @@ def _thumbnail(data: bytes, text: str, side: int = 72) -> Picture:
 
 
 class Pictured:
-    """Items that have a picture and stand in every table, and their vectors; of a source with several, its first."""
+    """Items that have a picture and are in every table, and their vectors; of a source with several, its first."""
 
     def __init__(self, data: CTRData, tables: dict[str, list[Path]]) -> None:
         self.data, self.items, self.vectors = data, data.dataset.items, {}

@@ -10,7 +10,22 @@ from downstream.comparison.figures import Figures, record, records
 from downstream.comparison.spec import ComparisonSpec
 from downstream.report.words import METRIC_NAMES, PLACES, Names, share, signed
 
+# What is said of other sources, by star and by the side of zero of an interval without one.
+OTHERS = {
+    (1, 0): "better than",
+    (-1, 0): "worse than",
+    (0, 1): "ahead, without surviving Holm's correction, of",
+    (0, -1): "behind, without surviving Holm's correction,",
+    (0, 0): "no significant difference from",
+}
 NOTABLE = 0.005  # share of test impressions without a vector that the verdict mentions
+
+
+def _apart(row: dict[str, Any]) -> int:
+    """On which side of zero the interval of a difference without a star lies, 0 if it holds zero."""
+    if row["low"] is None or row["direction"]:
+        return 0
+    return (row["low"] > 0) - (row["high"] < 0)
 
 
 def _change(row: dict[str, Any], level: str) -> str:
@@ -34,8 +49,11 @@ def _against(figures: Figures, spec: ComparisonSpec, names: Names, rows: list[di
             0: f"shows no significant difference from {names(other)} in {what}: ",
             None: f"cannot be compared with {names(other)} in {what}: ",
         }[None if row["low"] is None else row["direction"]]
-        clauses.append(f"{'' if row['direction'] == last else verb}{_change(row, level)} {PLACES[row['slice']]}")
-        last = row["direction"]
+        if side := _apart(row):
+            where = "above" if side > 0 else "below"
+            verb = f"is {where} {names(other)} in {what}, without surviving Holm's correction, by "
+        clauses.append(f"{'' if verb == last else verb}{_change(row, level)} {PLACES[row['slice']]}")
+        last = verb
     form = names(figures.chosen_form(rows[0]["model"], spec.main))
     how = f"{form}, the form chosen on validation" if len(spec.forms) > 1 else names(spec.forms[0])
     return f"{names(spec.main)} ({how}) {' and '.join(clauses)}."
@@ -57,13 +75,12 @@ def _against_baseline(figures: Figures, spec: ComparisonSpec, model: str, names:
 
 
 def _against_others(figures: Figures, spec: ComparisonSpec, model: str, names: Names) -> str | None:
-    groups: dict[int, list[str]] = {1: [], -1: [], 0: []}
+    groups: dict[tuple[int, int], list[str]] = {key: [] for key in OTHERS}
     wanted = {"form": spec.headline, "model": model, "slice": "all", "metric": figures.tested}
     for row in records(figures.differences, a=spec.main, **wanted):
         if row["b"] != spec.baseline and not row["primary"]:
-            groups[row["direction"]].append(f"{names(row['b'])} ({signed(row['mean'])})")
-    words = {1: "better than", -1: "worse than", 0: "no significant difference from"}
-    said = [f"{words[key]} {', '.join(others)}" for key, others in groups.items() if others]
+            groups[row["direction"], _apart(row)].append(f"{names(row['b'])} ({signed(row['mean'])})")
+    said = [f"{OTHERS[key]} {', '.join(others)}" for key, others in groups.items() if others]
     return f"Against the other embeddings, {PLACES['all']}: {'; '.join(said)}." if said else None
 
 

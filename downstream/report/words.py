@@ -82,9 +82,9 @@ class Names:
         return self.known.get(key) or self.known.get(first, first) + comma + rest
 
 
-def signed(value: float) -> str:
-    """A difference with its sign and four decimals."""
-    return f"{value:+.4f}".replace("-", "\u2212")
+def signed(value: float, digits: int = 4) -> str:
+    """A difference with its sign and its decimals."""
+    return f"{value:+.{digits}f}".replace("-", "\u2212")
 
 
 def interval(row: Mapping[str, Any]) -> str:

@@ -284,7 +284,7 @@ def _events(run: DuckDB, judged: ir.Table, users: ir.Table, dataset: Dataset) ->
 
 
 def _repeated(clicked: ir.Table) -> ir.Table:
-    """The ``row`` of each click that stands in the log above, too."""
+    """The ``row`` of each click that the log above has, too."""
     return values.repeated(clicked.rename(user_id="user"))
 
 

@@ -10,15 +10,12 @@ over their CTR trainings. Its variance has two parts, each counted once:
 
 - Training: the analysis of variance between encoders, which contains the trainings within them (one-way random
   effects; the variance of E encoder means over E is unbiased however many trainings each has; Searle, Casella and
-  McCulloch 1992, chapter 3); with crossed seeds, the two-way one, (MS_encoders + MS_seeds - MS_residual) / EC.
+  McCulloch 1992, chapter 3); with crossed seeds, the two-way one, (MS_encoders + MS_seeds - MS_residual) / EC, and at
+  least the larger of MS_encoders / EC and MS_seeds / EC, since neither component is below zero.
 - Users: the bootstrap variance, over users, of the estimate, all cells fixed (draws of users are the same for every
   cell), less what the same draws put between the cells: those mean squares hold it already.
 
-The quantile is that of Cochran (1964), the mean of the parts' t quantiles weighted by their variances, with two changes
-of ours, chosen on the coverage that tests/benchmarks/coverage.py prints: shares of the variance are raised to the power
-1.25, and of two training parts (crossed seeds, or independent sources) it is averaged with Satterthwaite's t, whose
-weight is 1 for equal degrees of freedom and falls as they differ. Satterthwaite alone covers 87 % of two encoders at a
-nominal 95 %, Cochran alone up to 99 %, this one 93 to 98 %.
+The quantile is that of :mod:`downstream.statistics.quantiles`.
 
 With one encoder the interval is conditional on it; with one cell, on that training, too.
 """
@@ -30,14 +27,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import stdtrit
 
 from data_tools.measures.group_auc import group_auc
 from downstream.statistics.metrics import click_loss
+from downstream.statistics.quantiles import Training, quantile
 
 METRICS = ("auc", "gauc", "log_loss")
-POWER = 1.25
-SMALLEST = -150.0  # logarithm of the smallest p-value told from 0
+SMALLEST = -150.0  # logarithm of the smallest p-value that is kept apart from 0
 
 
 @dataclass(frozen=True)
@@ -169,7 +165,7 @@ def bootstrap_metrics(
     impressions = np.bincount(user, minlength=users)
 
     # A weighted AUC needs, below each click's score, the weight of the non-clicks: one sort of the non-clicks for all
-    # draws; only their cumulated weight changes. A tie counts half, hence the mean of the two ends of the tie.
+    # draws; only their cumulated weight changes. A tie counts half: the mean of the two ends of the tie.
     order = np.argsort(probability[~click], kind="stable")
     sorted_scores, sorted_users = probability[~click][order], user[~click][order]
     below = np.searchsorted(sorted_scores, probability[click], side="left")
@@ -218,7 +214,7 @@ def _encoder_weights(cells: Cells) -> np.ndarray:
 
 
 def _mean_squares(cells: Cells, values: np.ndarray) -> list[tuple[np.ndarray, int]]:
-    """Unbiased variances of the mean that training alone causes, and their degrees of freedom.
+    """Mean squares, each over the number of cells, and their degrees of freedom.
 
     Parameters
     ----------
@@ -227,7 +223,8 @@ def _mean_squares(cells: Cells, values: np.ndarray) -> list[tuple[np.ndarray, in
     Returns
     -------
     list of (float64 (...), int)
-        Between encoders and, with crossed seeds, between seeds beyond it; empty for one cell.
+        Between encoders, or between the trainings of a single one, unbiased for the variance of the mean that training
+        causes; with crossed seeds between encoders, between seeds and the residual. Empty for one cell.
     """
     encoders, which = np.unique(cells.encoder, return_inverse=True)
     if len(encoders) == 1:
@@ -242,40 +239,43 @@ def _mean_squares(cells: Cells, values: np.ndarray) -> list[tuple[np.ndarray, in
     grid[which, column] = values
     rows, columns = grid.mean(axis=1), grid.mean(axis=0)
     residual = grid - rows[:, None] - columns[None] + grid.mean(axis=(0, 1))
-    left_over = (residual**2).sum(axis=(0, 1)) / ((e - 1) * (c - 1)) / (e * c)
-    return [(rows.var(axis=0, ddof=1) / e, e - 1), (columns.var(axis=0, ddof=1) / c - left_over, c - 1)]
+    own = (e - 1) * (c - 1)
+    left_over = (residual**2).sum(axis=(0, 1)) / own / (e * c)
+    return [(rows.var(axis=0, ddof=1) / e, e - 1), (columns.var(axis=0, ddof=1) / c, c - 1), (left_over, own)]
+
+
+def _training(cells: Cells) -> Training:
+    """What training contributes to the variance of the mean."""
+    found = [(float(own), df) for own, df in _mean_squares(cells, cells.values)]
+    if len(found) < 3:
+        return Training(sum(own for own, _ in found), found)
+    (encoders, _), (seeds, _), (residual, df) = found
+    return Training(max(encoders, seeds, encoders + seeds - residual), found[:2], df)
+
+
+def _users_in_training(cells: Cells) -> float:
+    """What the users of the bootstrap draws put into the variance of training, in the mean over the draws."""
+    noise = cells.draws - cells.draws.mean(axis=1, keepdims=True)
+    found = [float(own.mean()) for own, _ in _mean_squares(cells, noise)]
+    return sum(found[:2]) - sum(found[2:])
 
 
 @dataclass(frozen=True)
 class _Estimate:
-    """An estimate, its variance from users, and (variance, degrees of freedom) of each training part."""
+    """An estimate, its variance from users, and that from training."""
 
     mean: float
     of_users: float
     users: int
-    training: list[tuple[float, int]]
+    training: Training
 
     @property
     def variance(self) -> float:
-        return self.of_users + sum(own for own, _ in self.training)
+        return self.of_users + self.training.variance
 
     def quantile(self, tail: float) -> float:
         """The value that a standardised estimate exceeds with probability ``tail``."""
-        of_users, total = -stdtrit(max(self.users - 1, 1), tail), self.variance
-        training = total - self.of_users
-        if not training:
-            return float(of_users)
-
-        def weighted(parts: Sequence[tuple[float, float]]) -> float:
-            weights = [(own / total) ** POWER for own, _ in parts]
-            quantiles = [weight * -stdtrit(df, tail) for weight, (_, df) in zip(weights, parts, strict=True)]
-            return float((1 - sum(weights)) * of_users + sum(quantiles))
-
-        each = [df for _, df in self.training]
-        satterthwaite = training**2 / sum(own**2 / df for own, df in self.training)
-        alike = len(each) * min(each) / sum(each)
-        one = weighted([(training, min(max(satterthwaite, min(each)), sum(each)))])
-        return alike * one + (1 - alike) * weighted(self.training)
+        return quantile(self.training, self.of_users, self.users, tail)
 
     @property
     def p(self) -> float:
@@ -291,16 +291,13 @@ class _Estimate:
 def _estimate(terms: Terms) -> _Estimate:
     parts = _independent_parts(terms)
     users = min(part.users for part in parts)
-    mean, drawn, counted, training = 0.0, 0.0, 0.0, []
-    for part in parts:
-        weight = _encoder_weights(part)
-        mean += float(weight @ part.values)
-        drawn = drawn + weight @ part.draws
-        noise = part.draws - part.draws.mean(axis=1, keepdims=True)
-        training += [(max(float(own), 0.0), df) for own, df in _mean_squares(part, part.values)]
-        counted += sum(float(own.mean()) for own, _ in _mean_squares(part, noise))
+    weights = [_encoder_weights(part) for part in parts]
+    mean = sum(float(weight @ part.values) for weight, part in zip(weights, parts, strict=True))
+    drawn = sum(weight @ part.draws for weight, part in zip(weights, parts, strict=True))
+    counted = sum(_users_in_training(part) for part in parts)
     scale = users / (users - 1) if users > 1 else np.nan  # a bootstrap of n shows (n - 1) / n of the variance
-    return _Estimate(mean, scale * max(float(np.var(drawn)) - counted, 0.0), users, training)
+    of_users = scale * max(float(np.var(drawn)) - counted, 0.0)
+    return _Estimate(mean, of_users, users, sum(map(_training, parts), Training()))
 
 
 def contrast_interval(terms: Terms, settings: BootstrapSettings) -> Interval:

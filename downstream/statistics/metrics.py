@@ -54,7 +54,7 @@ def ndcg(click: np.ndarray, score: np.ndarray, request: np.ndarray, k: int = 10)
     """
     click, score, request = checked_labels(click, score, request)
     if k < 1:
-        raise ValueError(f"k is {k}; 1 or more is expected")
+        raise ValueError(f"k is {k}; must be >= 1")
     order = np.lexsort((-score, request))
     click, score, request = click[order], score[order], request[order]
     new_page = np.ones(len(click), dtype=bool)

@@ -23,7 +23,7 @@ class LazyAdam(torch.optim.Adam):
 
     What torch.optim.SparseAdam does to a table (but for epsilon, which is where Adam has it), in one optimizer with the
     dense groups, so that learning rates and checkpoints know one state. Where a batch shows every row it is Adam. A row
-    that a batch does not show keeps its weights and its moments; Adam would let the moments decay and go on moving the
+    that a batch does not show keeps its weights and its moments; Adam would let the moments decay and keep moving the
     weights by them.
     """
 

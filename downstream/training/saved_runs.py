@@ -111,7 +111,7 @@ def run_images(folder: str | Path, data: CTRData, settings: RunSettings) -> Item
     Raises
     ------
     UserError
-        If the table is missing, or another one stands in its place.
+        If the table is missing, or another one is in its place.
     """
     if not settings.table:
         return None

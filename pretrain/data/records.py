@@ -1,4 +1,4 @@
-"""What shards say besides pictures: their records, the categories, and how often items stand in batches."""
+"""What shards say besides pictures: their records, the categories, and how often items are in batches."""
 
 from __future__ import annotations
 

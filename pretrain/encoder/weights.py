@@ -74,7 +74,7 @@ def load_weights(
 
 
 def _read(file: Path) -> Any:
-    """What a file of weights holds; safetensors are told by their beginning, whatever the ending."""
+    """What a file of weights holds; safetensors are known by their beginning, whatever the ending."""
     try:
         with open(file, "rb") as opened:
             head = opened.read(64)
@@ -96,7 +96,7 @@ def _read(file: Path) -> Any:
         found = next(iter(re.findall(r"GLOBAL (\S+)", str(error))), "code")
         raise UserError(
             f"{file} cannot be read as a file of tensors: it holds more than those ({found}), and no code of a file is "
-            "run here. Where you trust its origin, write its tensors anew with torch.save(model.state_dict(), file)"
+            "run here. Where you trust its origin, write its tensors again with torch.save(model.state_dict(), file)"
         ) from None
     except Exception as error:  # broken files raise nearly anything
         raise UserError(f"{file} cannot be read as a file of tensors: {first_line(error)}") from None
@@ -109,7 +109,7 @@ def _is_state(found: Any) -> bool:
 def _unwrapped(found: Any, file: str | Path) -> State:
     """The tensors of a state dict, or of the one that a checkpoint holds."""
     if not isinstance(found, Mapping):
-        raise UserError(f"{file} holds a {type(found).__name__}; a state dict of tensors is expected")
+        raise UserError(f"{file} holds a {type(found).__name__}; must be a state dict of tensors")
     inside = [name for name, one in found.items() if _is_state(one)]
     known = [name for name in WRAPPERS if name in inside]
     if known or len(inside) == 1:

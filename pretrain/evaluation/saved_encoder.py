@@ -91,7 +91,7 @@ def load_run_encoder(
     """
     refuse_url(run, "a run")
     named = read_settings(run).encoder
-    encoder = build_encoder(named, data, initial_weights=False)  # which need not be at hand any more
+    encoder = build_encoder(named, data, initial_weights=False)  # which may be gone
     load_weights_of(encoder, run, weights)
     record = {
         "encoder": in_use(named),

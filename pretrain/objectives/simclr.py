@@ -15,7 +15,7 @@ class SimClr(Contrastive):
 
     NT-Xent over the global batch (equation 1 of the paper).
 
-    A view's softmax leaves out the view itself: it is the same item as the positive, hence no negative.
+    A view's softmax leaves out the view itself: it is the same item as the positive, and so no negative.
     """
 
     batches = "items"

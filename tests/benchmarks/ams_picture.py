@@ -30,7 +30,7 @@ COLOURS = ("#c44e52", "#4c72b0", "#55a868", "#8c8c8c", "#dd8452")
 
 
 def draw_bytes(axes: plt.Axes, computed: dict[str, dict[str, int]]) -> None:
-    """Stacked bars of megabytes a batch at the paper's setting; the long bar is cut off and its length told."""
+    """Stacked bars of megabytes a batch at the paper's setting; the long bar is cut off and its length written."""
     end = 650
     for place, strategy in enumerate(NAMES):
         left = 0.0
@@ -69,7 +69,7 @@ def draw_steps(axes: plt.Axes, found: list[dict]) -> None:
 
 def main() -> None:
     if len(sys.argv) != 2:
-        raise UserError("one folder is expected, with table.json and network.json")
+        raise UserError("name one folder, with table.json and network.json")
     folder = Path(sys.argv[1])
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.2), width_ratios=(1, 1.15))
     draw_bytes(left, read_json(folder / "table.json")["computed"]["all that travels"])

@@ -4,7 +4,7 @@
 
 Each size is measured in a process of its own, users and items being the same. Memory is the peak of what the process
 holds of its own (anonymous pages): pages of memory-mapped arrays are the system's, which takes them back at will. The
-peak of all resident pages is told beside it.
+peak of all resident pages is printed beside it.
 """
 
 from __future__ import annotations

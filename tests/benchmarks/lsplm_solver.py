@@ -149,7 +149,7 @@ def minimise(
         else:
             if not pairs:
                 break
-            pairs.clear()  # the curvature is of another piece of f: go on from steepest descent
+            pairs.clear()  # the curvature is of another piece of f: continue from steepest descent
             continue
         step, before, d = moved - theta, d, direction(moved, gradient, l1, l21)
         if np.vdot(step, before - d) > 1e-12:

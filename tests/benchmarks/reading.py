@@ -3,7 +3,7 @@
     python tests/benchmarks/reading.py --out results/benchmarks/reading.json
 
 Our side is the training loader, one on each core at once: tables of requests and places of pictures from disk, batches
-of requests, each distinct picture decoded and augmented once, stacked; with popular pictures decoded anew, and with
+of requests, each distinct picture decoded and augmented once, stacked; with popular pictures decoded again, and with
 them kept. The other side is a loop over the same pictures' bytes, in memory and in the same order, with Pillow's
 decoder and the same transforms: nothing but what has to be done. Seconds are those of the processor, so that others on
 the machine do not count.

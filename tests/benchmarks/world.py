@@ -2,8 +2,8 @@
 
     python tests/benchmarks/world.py --out results/benchmarks/world.json
 
-Each size is simulated, written as a dataset and its oracle told, in a process of its own; users grow with the log, the
-2,000 products stay. The pictures are drawn as well, but their time is listed separately: they do not grow with the log.
+Each size is simulated, and it and its oracle written as a dataset, in a process of its own; users grow with the log,
+the 2,000 products stay. The pictures are drawn as well; their time is listed separately: they do not grow with the log.
 Wanted: a million impressions in at most 60 s, and ten times the impressions at most eleven times the seconds.
 """
 

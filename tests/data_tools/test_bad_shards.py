@@ -1,4 +1,4 @@
-"""Faults of storage under shards: each is named, with what to do, and the same command goes on where it can."""
+"""Faults of storage under shards: each is named, with what to do, and the same command continues where it can."""
 
 import errno
 import os

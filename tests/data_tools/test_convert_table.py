@@ -241,7 +241,7 @@ def faulty(folder, kind):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("text", "floating-point numbers are expected"),
+        ("text", "must be floating-point numbers"),
         ("overflow", "infinite"),
         ("blank id", "1 rows have no item id, the first is row 1"),
         ("null id", "1 rows have no item id, the first is row 1"),
@@ -253,7 +253,7 @@ def faulty(folder, kind):
         ("no index", "no faiss index"),
         ("no ids", "needs its item ids beside it"),
         ("ragged", "several sizes"),
-        ("header", "token and float_seq are expected"),
+        ("header", "must be token and float_seq"),
     ],
 )
 def test_faulty_files_are_refused(tmp_path, kind, message):

@@ -73,7 +73,7 @@ def test_what_a_killed_writer_leaves_is_removed_by_the_next(tmp_path):
         os.kill(process.pid, signal.SIGKILL)
     assert not (tmp_path / "out").exists()
     left = {path.name.split("-")[0] for path in tmp_path.iterdir()}
-    assert left == {".out.partial", ".out.lock"}, "the test shall find something to remove"
+    assert left == {".out.partial", ".out.lock"}, "the test must find something to remove"
     with whole_folder(tmp_path / "out"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

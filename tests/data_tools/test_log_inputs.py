@@ -255,7 +255,7 @@ def test_times_that_cannot_be_read_say_what_is_expected(source):
     write_log(source, ["u,00,soon,1"])
     assert "expected: seconds, milliseconds" in stopped(source)
     write_log(source, ['u,00,"45244,5",1'])
-    assert "a point is expected before the fraction" in stopped(source)
+    assert "the fraction of a number must follow a point" in stopped(source)
 
 
 def test_json_that_breaks_off_is_refused_or_read_once(source):

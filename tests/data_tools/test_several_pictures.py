@@ -101,7 +101,7 @@ def test_one_picture_an_item_stays_as_it_was(source):
 def test_pictures_that_are_no_paths_are_refused(several):
     ids = items(several)
     pl.DataFrame({"item_id": ids, "image": [[1, 2]] * 20}).write_parquet(several / "bad.parquet")
-    assert "image is List(Int64); a path, or a list of paths, for each item is expected" in stopped(
+    assert "image is List(Int64); must be a path, or a list of paths, for each item" in stopped(
         several, items="bad.parquet"
     )
 

@@ -1,4 +1,4 @@
-"""Later days and new items appended to shards: what comes out is what writing everything anew holds."""
+"""Later days and new items appended to shards: what comes out is what writing everything again holds."""
 
 from collections import Counter
 

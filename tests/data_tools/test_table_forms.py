@@ -117,7 +117,7 @@ def test_a_null_vector_is_a_missing_one_and_said(tmp_path):
     )
     table = read_table(tmp_path / "t.parquet")
     assert table.ids == ["a", "c"] and table.vectors.tolist() == [[1, 2], [3, 4]]
-    assert "1 rows without a vector, as of item 'b'" in table.notes[0]
+    assert "1 rows without a vector, as item 'b'" in table.notes[0]
 
 
 @pytest.mark.parametrize(

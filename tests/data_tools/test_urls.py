@@ -177,7 +177,7 @@ def test_shards_that_could_not_be_uploaded_are_not_written_again(tiny_world, mon
     settings = Settings(dataset=str(tiny_world / "dataset"), out="memory://bucket/s", requests_per_shard=64)
     with monkeypatch.context() as context:
         failing(context, "items.parquet")
-        with pytest.raises(UserError, match=r"items.parquet: .*the same command goes on"):
+        with pytest.raises(UserError, match=r"items.parquet: .*the same command continues"):
             write_shards(settings)
     assert "index.json" not in at("memory://bucket/s")
     monkeypatch.setattr("data_tools.sharding.write.run_job", None)  # no job is left to run

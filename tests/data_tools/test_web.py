@@ -117,8 +117,8 @@ def test_a_file_arrives_whole_whatever_happens_on_the_way(server, monkeypatch, f
         (404, r"x.bin does not exist \(status 404\); check the address"),
         (403, r"x.bin: access is refused \(status 403\); log in"),
         (400, r"x.bin: the storage refuses it \(status 400"),
-        (503, r"x.bin: the storage failed 5 times \(status 503\); the same command goes on"),
-        ("stall", r"x.bin: the storage failed 5 times \(no answer for 0.5 s\); the same command goes on"),
+        (503, r"x.bin: the storage failed 5 times \(status 503\); the same command continues"),
+        ("stall", r"x.bin: the storage failed 5 times \(no answer for 0.5 s\); the same command continues"),
     ],
 )
 def test_a_fault_that_stays_is_said(server, url_cache, says, message):
@@ -139,7 +139,7 @@ def test_a_server_that_is_away_is_said(server, url_cache):
     server.shutdown()
     server.server_close()
     started = time.monotonic()
-    with pytest.raises(UserError, match=r"x.bin: the storage failed 5 times .*the same command goes on"):
+    with pytest.raises(UserError, match=r"x.bin: the storage failed 5 times .*the same command continues"):
         local(url)
     assert time.monotonic() - started < 5
     assert nothing_left(url_cache)

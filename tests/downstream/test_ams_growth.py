@@ -1,4 +1,4 @@
-"""A new day at the image server: new images are appended, and DICM goes on from yesterday's weights."""
+"""A new day at the image server: new images are appended, and DICM continues from yesterday's weights."""
 
 import json
 import sys
@@ -38,4 +38,4 @@ def test_a_new_day_appends_images_and_starts_from_yesterday(small_world, tmp_pat
     assert any("centre" in name for name in images) and any("layers" in name for name in images)
     for name in [*images, *(name for name in first if name.startswith("mlp."))]:
         np.testing.assert_allclose(second[name], first[name], atol=1e-6, err_msg=name)
-    assert not np.allclose(second["ids.user.weight"], first["ids.user.weight"])  # partial: IDs begin anew
+    assert not np.allclose(second["ids.user.weight"], first["ids.user.weight"])  # partial: IDs begin again

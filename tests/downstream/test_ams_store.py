@@ -108,7 +108,7 @@ def test_faulty_files_are_named_all_at_once(store):
     assert "part-00000.bin is missing" in said
     assert "part-00002.bin has 119 bytes instead of 120" in said
     assert "part-00003.bin: digest" in said and "append 1" in said
-    store.partition(1, 5)  # who owns none of them can go on
+    store.partition(1, 5)  # who owns none of them can continue
     store.partition(3, 5, verify=False)
     (store.folder / "ids-0001.parquet").unlink()
     with pytest.raises(UserError, match=r"ids-0001.parquet is missing: the ids of 12 items"):

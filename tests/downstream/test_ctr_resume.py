@@ -1,4 +1,4 @@
-"""A stopped training goes on with the same bits; early stopping, decaying learning rates, a loss that is not finite."""
+"""Stopped trainings continue with the same bits; early stopping, decaying learning rates, a loss that is not finite."""
 
 import os
 import signal

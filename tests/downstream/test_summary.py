@@ -5,7 +5,9 @@ import pytest
 
 from downstream.comparison.figures import Figures, frame
 from downstream.comparison.spec import ComparisonSpec
+from downstream.report.panels import gain_chart
 from downstream.report.summary import summary_figure
+from downstream.report.words import Names
 
 SPEC = ComparisonSpec("ids", "courier", ["vector", "simscore"], names={"clip": "CLIP on titles, as tuned by others"})
 
@@ -57,3 +59,11 @@ def test_everything_stands_on_the_page(sources):
         assert {"CLIP on titles, as tuned by others, Vector"} <= {t.get_text() for t in drawn} or "clip" not in sources
         assert len(page.axes) == 1
     plt.close(page)
+
+
+def test_the_chart_marks_baseline_and_ceiling_and_sorts_the_rest():
+    spec = ComparisonSpec("ids", "courier", ["vector", "simscore"], ceiling="planted")
+    chart = gain_chart(figures(["clip", "simclr", "courier", "planted"]), spec, "dicm", "all", Names({}))
+    assert [name for name, _ in chart.lines] == ["COURIER, Vector", "SimCLR, Vector", "CLIP, Vector"]
+    assert list(chart.marks) == ["IDs only", "Planted attributes +0.030"]
+    assert chart.span[0] < -0.02 and chart.span[1] > 0.05  # the ceiling's interval fits

@@ -1,5 +1,6 @@
 """The verdict in its three moods, and the neighbours beneath it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,14 @@ def test_the_other_sentences():
     assert len(sentences) == 3
     assert "worse than CLIP (−0.0200)" in sentences[1] and "reaches 43%" in sentences[2]
     assert "no significant difference from CLIP" in verdict(figures(UP, UP, NOTHING), SPEC)[1]
+
+
+def test_an_interval_beside_zero_without_a_star_is_no_missing_difference():
+    found = figures(UP, UP, DOWN)
+    found = replace(found, differences=found.differences.with_columns(direction=pl.lit(0, pl.Int64)))
+    first, second, *_ = verdict(found, SPEC)
+    assert "is above IDs only in the GAUC of DICM, without surviving Holm's correction, by +0.0200 (95%" in first
+    assert "behind, without surviving Holm's correction, CLIP (−0.0200)" in second
 
 
 def test_the_share_of_the_ceiling_comes_before_that_of_the_oracle():

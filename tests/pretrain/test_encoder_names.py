@@ -71,7 +71,7 @@ def test_arguments_that_leave_no_vector_a_picture_are_named(arguments, said):
 
 @pytest.mark.parametrize("setting", ["mean", "std"])
 def test_statistics_are_three(setting):
-    with pytest.raises(UserError, match=rf"--encoder\.{setting} is \[0\.5\]; three numbers are expected"):
+    with pytest.raises(UserError, match=rf"--encoder\.{setting} is \[0\.5\]; must be three numbers"):
         Encoder(**{setting: [0.5]})
 
 

@@ -158,7 +158,7 @@ def test_mixed_precision_trains_and_full_precision_judges(tiny_world, tmp_path, 
 
 
 def test_without_contrast_a_run_collapses_and_is_stopped(tiny_world, tmp_path):
-    """COURIER's ablation: reconstruction alone. The same run with a guard goes on."""
+    """COURIER's ablation: reconstruction alone. The same run with a guard continues."""
     arguments = ["--log_every", "1", "--optim.steps", "60", "--optim.lr", "0.02", "--evaluation.requests", "20"]
     with pytest.raises(CollapsedError, match=r"objective.courier.contrast is false"):
         run(settings(tiny_world / "shards", tmp_path / "c", *arguments, "--objective.courier.contrast", "false"))
@@ -182,7 +182,7 @@ def test_a_run_that_gets_no_better_stops_early(tiny_world, tmp_path, monkeypatch
     assert [line["step"] for line in summary["validation"]] == [0, 1, 2, 3, 4]
     assert {"warm", "cold"} <= summary["validation"][0].keys()
     assert runs.checkpoints(tmp_path / "e")[-1].name == "step-000004"
-    assert run([*arguments, "--resume"])["steps"] == 4  # it does not go on by itself
+    assert run([*arguments, "--resume"])["steps"] == 4  # it does not continue by itself
     assert run([*arguments, "--resume", "--evaluation.patience", "4", "--optim.steps", "5"])["steps"] == 5
 
 
