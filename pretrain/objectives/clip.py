@@ -34,8 +34,8 @@ class Clip(Contrastive):
 
     The symmetric cross entropy of pictures and titles over the global batch, as in open_clip's ClipLoss.
 
-    Items of the same title are no negatives of each other (ours): nothing in a title can tell them apart. Pictures
-    without a title do not count.
+    Items of the same title are no negatives of each other (ours): nothing in a title can tell them apart. Nor are
+    near-duplicates, if the shards know such. Pictures without a title do not count.
     """
 
     batches = "items"
@@ -83,11 +83,13 @@ class Clip(Contrastive):
         ----------
         embeddings : float tensor (n, D)
         batch : dict of tensors
-            With text (n, L) and has_text (n,).
+            With text (n, L), has_text (n,) and image_item (n,).
         """
         text, kept = self.text(batch["text"]), batch["has_text"]
         key = _title_key(batch["text"])
         positive = torch.arange(len(key), device=key.device) + rank() * len(key)
+        item = batch["image_item"]
+        copies = (item[:, None] == gather(item)[None, :]).scatter(1, positive[:, None], False)
         shared = {
             "query_item": key,
             "query_kept": kept,
@@ -95,6 +97,7 @@ class Clip(Contrastive):
             "candidate_kept": gather(kept),
             "positive": positive,
             "temperature": self.temperature,
+            "bias": torch.zeros(copies.shape, device=copies.device).masked_fill(copies, float("-inf")),
         }
         image_to_text = info_nce(query=embeddings, candidate=gather(text), **shared)
         text_to_image = info_nce(query=text, candidate=gather(embeddings), **shared)
