@@ -45,6 +45,7 @@ from pathlib import Path
 from rich.console import Console
 
 from data_tools.common.cli import parse_settings, run_command
+from data_tools.common.launch import launch
 from data_tools.dataset.schema import SPLITS
 from data_tools.sharding.read import open_shards
 from data_tools.sharding.write import Settings, write_shards
@@ -79,7 +80,7 @@ def main() -> None:
     if index["left_out_requests"]:
         say(f"left out: {index['left_out_requests']:,} page views without an earlier click or a picture")
     vectors = " --encoder.family table --encoder.name TABLE" if settings.pictures == "none" else ""
-    say(f"next: accelerate launch pretrain/train.py --data {shlex.quote(str(settings.out))} --out runs/my-run{vectors}")
+    say(f"next: {launch('pretrain.train')} --data {shlex.quote(str(settings.out))} --out runs/my-run{vectors}")
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ def _poor_pictures(seen: Seen) -> Iterator[Finding]:
             WATCH,
             f"There are {usable.sum():,} pictures.",
             "An encoder memorises so few, and what it learns does not transfer to new items.",
-            "Choose weights on items not trained on (evaluation.choose_on unseen), and start from pre-trained weights.",
+            "Choose weights on items not trained on (evaluation.choose_on cold), and start from pre-trained weights.",
         )
 
 
