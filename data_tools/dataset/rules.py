@@ -11,7 +11,6 @@ from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, OpenUnitInte
 
 from data_tools.common.checks import Checked, OpenShare
 from data_tools.common.errors import UserError
-from data_tools.reading.near_duplicates import MOST_BITS
 
 TimeUnit = Literal[
     "auto",
@@ -82,9 +81,9 @@ class Rules(Checked):
         views show of them is left out and counted. For logs whose catalogue hardly grows.
     near_duplicates : int or null
         Items whose pictures are nearly the same (re-encoded, resized, a little brighter or cropped) count as copies
-        of one picture in pre-training: no negatives of each other, and not new where one of them was trained on. Two
-        are compared if their perceptual hashes differ in at most so many of 64 bits, 0 to 7; 6 is a good value. null
-        looks for none.
+        of one picture in pre-training: no negatives of each other, and not new where one of them was trained on. Their
+        small colour copies agree, and their perceptual hashes differ in at most so many of 64 bits; 6 is a good value.
+        null looks for none.
     max_bad_share : float
         Largest fraction of the log's rows, or of the item list's lines, that may be set aside.
     max_bad_image_share : float
@@ -125,8 +124,8 @@ class Rules(Checked):
             raise UserError(f"rating_threshold is {self.rating_threshold}; must be a finite number or own_mean")
         if not self.unclicked and (self.unclicked_unlike or self.unclicked_from != "uniform"):
             raise UserError("unclicked_from and unclicked_unlike do nothing without --unclicked N, the draws per click")
-        if (self.near_duplicates or 0) > MOST_BITS:
-            raise UserError(f"near_duplicates is {self.near_duplicates}; at most {MOST_BITS} of 64 bits are looked for")
+        if (self.near_duplicates or 0) > 64:
+            raise UserError(f"near_duplicates is {self.near_duplicates}; must be <= 64, the bits of a hash")
         if self.same_time_history != "none" and not self.unclicked:
             raise UserError("same_time_history is for logs of clicks alone: set --unclicked N, the draws per click")
 

@@ -7,21 +7,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import faiss
 import numpy as np
 from PIL import Image
 from rich.progress import track
 from scipy.fft import dctn
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
 
 from data_tools.reading.images import read_image
 
-MOST_BITS = 7  # of 64; up to here four tables of 16 bits, searched with one bit flipped, find every pair
+BITS = 6  # of 64
 SIDE = 8  # of the small copies: hides compression artefacts, keeps colours apart
 BLANK = 3.0  # of 255
 UNLIKE = 0.001  # largest 1 - correlation of two small copies
 CONTRAST = 0.12  # largest difference of the logarithms of their standard deviations
+DIRECTIONS = 8  # of the small copies' 192, in which candidates are searched
 AT_ONCE = 1 << 16  # pairs or pictures in work at a time
 
 
@@ -72,22 +73,12 @@ def perceptual_hash(picture: Image.Image) -> np.ndarray:
     return np.packbits(low > np.median(low))
 
 
-def near_pairs(hashes: np.ndarray, distance: int = MOST_BITS) -> tuple[np.ndarray, np.ndarray]:
-    """All pairs (first < second) of 64-bit hashes, uint8 (n, 8), that differ in at most ``distance`` bits, up to 7.
-
-    Of four pieces of 16 bits at least one then differs in at most one bit, so faiss's multi-index hashing finds it.
-    """
-    index = faiss.IndexBinaryMultiHash(64, 4, 16)
-    index.nflip = 1
-    index.add(hashes)
-    firsts, seconds = [], []
-    for start in range(0, len(hashes), AT_ONCE):
-        limits, _, found = index.range_search(hashes[start : start + AT_ONCE], distance + 1)
-        first = start + np.repeat(np.arange(len(limits) - 1), np.diff(limits.astype(np.int64)))
-        kept = first < found
-        firsts.append(first[kept])
-        seconds.append(found[kept])
-    return np.concatenate([np.empty(0, np.int64), *firsts]), np.concatenate([np.empty(0, np.int64), *seconds])
+def _normalised(small: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Small copies as unit vectors about their means, float32 (n, 192), and the logarithms of their deviations."""
+    flat = small.reshape(len(small), -1).astype(np.float32)
+    flat -= flat.mean(axis=1, keepdims=True)
+    norm = np.maximum(np.linalg.norm(flat, axis=1), 1e-6)
+    return flat / norm[:, None], np.log(norm)
 
 
 def alike(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -96,14 +87,36 @@ def alike(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     Their pixels correlate, over all three channels together, so that a shift of the hue counts and one of the
     brightness does not; and their contrast is about the same, so that a black article is not a grey one.
     """
-    first, second = (one.reshape(len(one), -1).astype(np.float32) for one in (first, second))
-    first, second = (one - one.mean(axis=1, keepdims=True) for one in (first, second))
-    deviations = [np.sqrt(np.square(one).mean(axis=1)) for one in (first, second)]
-    a, b = (np.maximum(one, 1e-6) for one in deviations)
-    return ((first * second).mean(axis=1) > (1 - UNLIKE) * a * b) & (np.abs(np.log(a / b)) < CONTRAST)
+    (first, a), (second, b) = _normalised(first), _normalised(second)
+    return (np.einsum("nd,nd->n", first, second) > 1 - UNLIKE) & (np.abs(a - b) < CONTRAST)
 
 
-def first_alike(looks: Looks, distance: int = MOST_BITS) -> np.ndarray:
+def near_pairs(looks: Looks, distance: int = BITS) -> tuple[np.ndarray, np.ndarray]:
+    """All pairs (first < second) whose hashes differ in at most ``distance`` bits and whose small copies are alike.
+
+    Unit vectors that correlate lie near each other, and no less so where a few of their directions are left: a k-d tree
+    of these gives candidates, among which all pairs are. Hashes alone would not do: those of products on white crowd.
+    """
+    parts = [slice(start, start + AT_ONCE) for start in range(0, len(looks.hash), AT_ONCE)]
+    if not parts:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    some = _normalised(looks.small[:: -(-len(looks.hash) // AT_ONCE)])[0]
+    directions = np.linalg.eigh(some.T @ some)[1][:, -DIRECTIONS:]
+    placed = np.concatenate([_normalised(looks.small[part])[0] @ directions for part in parts])
+    radius = (2 * UNLIKE) ** 0.5 + 1e-4  # and what rounding may take
+    pairs = cKDTree(placed).query_pairs(radius, output_type="ndarray")
+    kept = []
+    for start in range(0, len(pairs), AT_ONCE):
+        first, second = pairs[start : start + AT_ONCE].T
+        near = np.bitwise_count(looks.hash[first] ^ looks.hash[second]).sum(axis=1) <= distance
+        first, second = first[near], second[near]
+        same = alike(looks.small[first], looks.small[second])
+        kept.append(np.stack([first[same], second[same]]))
+    first, second = np.concatenate([np.empty((2, 0), np.int64), *kept], axis=1)
+    return first, second
+
+
+def first_alike(looks: Looks, distance: int = BITS) -> np.ndarray:
     """Of each picture the first one that is the same or nearly, int64 (n,): itself where there is none before it.
 
     Two pictures are the same if their bytes are; or if neither is blank, their hashes differ in at most ``distance``
@@ -112,11 +125,8 @@ def first_alike(looks: Looks, distance: int = MOST_BITS) -> np.ndarray:
     """
     _, unique, same = np.unique(looks.digest, axis=0, return_index=True, return_inverse=True)
     drawn = np.flatnonzero(~looks.blank[unique])
-    first, second = (drawn[row] for row in near_pairs(looks.hash[unique[drawn]], distance))
-    small = looks.small[unique]
-    parts = [slice(start, start + AT_ONCE) for start in range(0, len(first), AT_ONCE)]
-    close = np.concatenate([np.empty(0, bool), *(alike(small[first[part]], small[second[part]]) for part in parts)])
-    edges = coo_matrix((np.ones(close.sum(), bool), (first[close], second[close])), shape=(len(unique),) * 2)
+    first, second = (drawn[row] for row in near_pairs(looks.of(unique[drawn]), distance))
+    edges = coo_matrix((np.ones(len(first), bool), (first, second)), shape=(len(unique),) * 2)
     label = connected_components(edges, directed=False)[1][same.ravel()]
     return np.unique(label, return_index=True)[1][label]
 

@@ -82,6 +82,9 @@ def print_summary(settings: Settings, summary: dict[str, Any]) -> None:
         table.add_column(column, justify="left" if column == "items" else "right")
     for name, words in SLICES.items():
         figures = summary["page_auc"][name]
+        if not figures["pages"]:
+            table.add_row(f"{name}: {words}", "0", "none", "none", "none")
+            continue
         cells = [f"{figures[key]:.4f}" if key in figures else "unknown" for key in ("untrained", "trained", "oracle")]
         cells[1] += f" ± {figures['trained_standard_error']:.4f}"
         table.add_row(f"{name}: {words}", f"{figures['pages']:,}", *cells)

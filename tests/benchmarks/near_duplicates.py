@@ -19,7 +19,7 @@ from report import Ratio, finish
 from data_tools.common.cli import UserError, parse_settings, run_command
 from data_tools.common.provenance import peak_memory
 from data_tools.reading.images import read_image
-from data_tools.reading.near_duplicates import Looks, first_alike, near_pairs
+from data_tools.reading.near_duplicates import Looks, alike, first_alike, near_pairs
 
 COPIES = 20  # one picture of so many is a copy
 TURNED = 8  # bits
@@ -79,21 +79,23 @@ def drawn(count: int, known: Looks | None, rng: np.random.Generator) -> Looks:
     return looks
 
 
-def every_pair(hashes: np.ndarray, distance: int) -> set[tuple[int, int]]:
-    """The same pairs as :func:`near_pairs`, by comparing all."""
+def every_pair(looks: Looks, distance: int) -> set[tuple[int, int]]:
+    """The same pairs as :func:`near_pairs`, by comparing all hashes, and the small copies of those that are near."""
     index = faiss.IndexBinaryFlat(64)
-    index.add(hashes)
-    limits, _, found = index.range_search(hashes, distance + 1)
-    first = np.repeat(np.arange(len(hashes)), np.diff(limits.astype(np.int64)))
+    index.add(looks.hash)
+    limits, _, found = index.range_search(looks.hash, distance + 1)
+    first = np.repeat(np.arange(len(looks.hash)), np.diff(limits.astype(np.int64)))
     kept = first < found
-    return set(zip(first[kept].tolist(), found[kept].tolist(), strict=True))
+    first, second = first[kept], found[kept]
+    same = alike(looks.small[first], looks.small[second])
+    return set(zip(first[same].tolist(), second[same].tolist(), strict=True))
 
 
 def measured(looks: Looks, settings: Settings) -> tuple[dict, list[Ratio]]:
     """Figures of one size, and the ratio to the other side where it is run."""
     count, ratios = len(looks.hash), []
     start = time.perf_counter()
-    first, second = near_pairs(looks.hash, settings.distance)
+    first, second = near_pairs(looks, settings.distance)
     searched = time.perf_counter() - start
     start = time.perf_counter()
     found = first_alike(looks, settings.distance)
@@ -105,7 +107,7 @@ def measured(looks: Looks, settings: Settings) -> tuple[dict, list[Ratio]]:
     row["peak_memory_mib"] = peak_memory()
     if count <= settings.compared:
         start = time.perf_counter()
-        pairs = every_pair(looks.hash, settings.distance)
+        pairs = every_pair(looks, settings.distance)
         row["every_pair_seconds"] = time.perf_counter() - start
         if pairs != set(zip(first.tolist(), second.tolist(), strict=True)):
             raise UserError("the two sides find other pairs")

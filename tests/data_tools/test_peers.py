@@ -24,9 +24,9 @@ from fuxictr.features import FeatureMap
 from fuxictr.preprocess import FeatureProcessor
 from fuxictr.pytorch.layers import FeatureEmbeddingDict
 import torch
-log, table, kind, root = sys.argv[1:]
+log, table, root = sys.argv[1:]
 columns = [{"name": "user_id", "active": True, "dtype": "str", "type": "categorical"},
-           {"name": "item_id", "active": True, "dtype": kind, "type": "categorical", "pretrained_emb": table,
+           {"name": "item_id", "active": True, "dtype": "str", "type": "categorical", "pretrained_emb": table,
             "pretrain_dim": 3, "freeze_emb": True, "pretrain_usage": "init"}]
 processor = FeatureProcessor(columns, {"name": "click", "dtype": "float"}, dataset_id="shop", data_root=root)
 rows = processor.preprocess(pl.scan_parquet(log))
@@ -57,7 +57,6 @@ import json, sys
 import faiss, numpy as np
 index = faiss.read_index(sys.argv[1])
 vectors = np.array(json.loads(sys.argv[2]), np.float32)
-vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
 print(json.dumps({"nearest": index.search(vectors, 1)[1][:, 0].tolist(), "count": index.ntotal}))
 """
 
@@ -76,15 +75,15 @@ def fuxictr(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "ids", "kind"),
-    [("t.npz", IDS, "str"), ("t.h5", IDS, "str"), ("t.parquet", IDS, "str"), ("n.npz", NUMBERS, "int")],
+    ("name", "ids"), [("t.npz", IDS), ("t.h5", IDS), ("t.parquet", IDS), ("n.npz", NUMBERS), ("n.h5", NUMBERS)]
 )
-def test_fuxictr_embeds_items_with_the_exported_vectors(fuxictr, tmp_path, name, ids, kind):
+def test_fuxictr_embeds_items_with_the_exported_vectors(fuxictr, tmp_path, name, ids):
+    # The feature is text: with one of the type int and a pretrained_emb, 2.3.10 cannot write its own vocabulary.
     table = exported(tmp_path, ids, name, "fuxictr")
-    shown = ids[:4]  # the last is in the table alone
+    shown = [str(item) for item in ids[:4]]  # the last is in the table alone
     log = pl.DataFrame({"user_id": ["u"] * 4, "item_id": shown, "click": [0.0, 1.0] * 2})
     log.write_parquet(tmp_path / "log.parquet")
-    found = fuxictr(FUXICTR, tmp_path / "log.parquet", table, kind, tmp_path)
+    found = fuxictr(FUXICTR, tmp_path / "log.parquet", table, tmp_path)
     assert found["class"] == "PretrainedEmbedding" and found["items"] == shown
     np.testing.assert_allclose(found["vectors"], VECTORS[:4], rtol=1e-6)
 
@@ -109,7 +108,8 @@ def test_recbole_preloads_the_exported_vectors(tmp_path):
 def test_faiss_alone_finds_each_item(tmp_path):
     faiss = side_environment(tmp_path / "env", f"faiss-cpu=={version('faiss-cpu')}")
     found = faiss(FAISS, exported(tmp_path, NUMBERS, "t.faiss", "faiss"), json.dumps(VECTORS.tolist()))
-    assert found == {"nearest": NUMBERS, "count": 5}
+    nearest = (VECTORS @ VECTORS.T).argmax(axis=1)  # by the scalar product
+    assert found == {"nearest": [NUMBERS[row] for row in nearest], "count": 5}
 
 
 def as_mmrec_loads(folder: Path) -> tuple[np.ndarray, list[str]]:
