@@ -164,7 +164,7 @@ def drawn_labels(info: dict[str, Any]) -> list[str]:
     ]
 
 
-def _near_duplicates(data: CTRData) -> str:
+def cold_near_duplicates(data: CTRData) -> str:
     """How many of the test split's cold items have nearly the picture of a warm one, where that is known."""
     if (first := data.dataset.first_alike) is None:
         return ""
@@ -188,7 +188,7 @@ def limitations(figures: Figures, data: CTRData, names: Names) -> list[str]:
         "report, so that the chance of any false star is at most "
         f"{1 - figures.bootstrap['level']:.0%}; differences in other metrics are not tested.",
         f"The items never shown in training are {items:,}, with {cold.sum():,} test impressions."
-        f"{_near_duplicates(data)}",
+        f"{cold_near_duplicates(data)}",
         "All models start from nothing on this log; on a long one the IDs know more and embeddings add less "
         "(a caution of COURIER's authors).",
     ]

@@ -16,11 +16,16 @@ from data_tools.dataset.near_duplicates import like_any
 from data_tools.dataset.rules import Rules
 from data_tools.dataset.schema import open_dataset
 from data_tools.dataset.write import write_dataset
+from data_tools.inspect import inspect
+from data_tools.inspection.advice import NOTE, findings
 from data_tools.reading.near_duplicates import Looks, alike, first_alike, near_pairs, perceptual_hash
 from data_tools.sharding.files import read_index
 from data_tools.sharding.read import all_records, near_duplicates, open_shards
 from data_tools.sharding.write import Settings as Shards
 from data_tools.sharding.write import write_shards
+from downstream.data.ctr_data import load_ctr_data
+from downstream.report.method import cold_near_duplicates
+from downstream.settings import DataSettings
 from pretrain.data.records import log_shares
 from pretrain.data.stream import loader
 from pretrain.objectives.base import Context
@@ -174,7 +179,22 @@ def test_prepare_writes_and_counts_them(shop):
     assert counts["cold_items_like_trained_ones"] == sum(len(g & cold) for g in groups if g & trained)
 
 
+def test_the_page_about_a_dataset_knows_that_they_are_known(shop):
+    (one,) = [one for one in findings(inspect(open_dataset(shop / "dataset"))) if "share a picture" in one.what]
+    assert one.what.startswith("5 items") and one.do == "Nothing." and one.level == NOTE
+
+
+def test_a_report_counts_the_cold_items_that_look_like_trained_ones(shop):
+    data = load_ctr_data(shop / "dataset", DataSettings(history=5))
+    rows = data.dataset.impressions
+    trained = set(rows.filter(split="train")["item"])
+    cold = set(rows.filter(split="test")["item"]) - trained
+    expected = sum(len(group & cold) for group in ({2, 5, 9}, {11, 20}) if group & trained)
+    assert cold_near_duplicates(data).startswith(f" {expected} of them have nearly the picture")
+
+
 def test_without_the_setting_there_are_none(tiny_world):
+    assert cold_near_duplicates(load_ctr_data(tiny_world / "dataset", DataSettings())) == ""
     dataset = open_dataset(tiny_world / "dataset")
     assert dataset.first_alike is None and dataset.info["near_duplicates"] is None
     assert near_duplicates(open_shards(tiny_world / "shards")) == {}
