@@ -83,13 +83,11 @@ class Clip(Contrastive):
         ----------
         embeddings : float tensor (n, D)
         batch : dict of tensors
-            With text (n, L), has_text (n,) and image_item (n,).
+            With text (n, L), has_text (n,) and, where near-duplicates are known, image_copy_of (n,).
         """
         text, kept = self.text(batch["text"]), batch["has_text"]
         key = _title_key(batch["text"])
         positive = torch.arange(len(key), device=key.device) + rank() * len(key)
-        item = batch["image_item"]
-        copies = (item[:, None] == gather(item)[None, :]).scatter(1, positive[:, None], False)
         shared = {
             "query_item": key,
             "query_kept": kept,
@@ -97,11 +95,17 @@ class Clip(Contrastive):
             "candidate_kept": gather(kept),
             "positive": positive,
             "temperature": self.temperature,
-            "bias": torch.zeros(copies.shape, device=copies.device).masked_fill(copies, float("-inf")),
+            "bias": _without_copies(batch["image_copy_of"], positive) if "image_copy_of" in batch else None,
         }
         image_to_text = info_nce(query=embeddings, candidate=gather(text), **shared)
         text_to_image = info_nce(query=text, candidate=gather(embeddings), **shared)
         return {"clip_loss": Term((image_to_text.loss + text_to_image.loss) / 2, image_to_text.chance)}
+
+
+def _without_copies(copy_of: Tensor, positive: Tensor) -> Tensor:
+    """Logits' bias (n, A), float: -inf where a candidate's picture is a copy of the query's and not its own."""
+    copies = (copy_of[:, None] == gather(copy_of)[None, :]).scatter(1, positive[:, None], False)
+    return torch.zeros(copies.shape, device=copies.device).masked_fill(copies, float("-inf"))
 
 
 def text_tower(options: Clip.Settings, size: int) -> nn.Module:
