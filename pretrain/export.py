@@ -59,7 +59,7 @@ class Settings(Checked):
     run : str or None
         Pre-training run; null exports the encoder that the encoder section names (a generic encoder).
     weights : str
-        Of the run: trained (best on validation) or initial (before training).
+        Of the run: trained (best on validation), last (of its latest checkpoint) or initial (before training).
     vectors : str or None
         Of a run on vectors: the table whose vectors are exported, such as one with new items; null takes the table that
         it was trained on.
@@ -89,7 +89,7 @@ class Settings(Checked):
     data: str
     out: str
     run: str | None = None
-    weights: Literal["trained", "initial"] = "trained"
+    weights: Literal["trained", "last", "initial"] = "trained"
     vectors: str | None = None
     wise_ft: float | str | None = None
     layer: Literal["embedding", "features", "stages"] | None = None
