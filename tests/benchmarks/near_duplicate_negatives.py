@@ -51,7 +51,7 @@ class Settings:
     out : file of the figures; none by default
     """
 
-    work: Path
+    work: str
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     items: int = 400
     users: int = 400
@@ -77,7 +77,7 @@ def again(picture: Image.Image, how: int) -> bytes:
 
 def make_shop(settings: Settings, seed: int) -> Path:
     """Folder with ``known`` and ``unknown``, shards with and without near-duplicates, and ``twins.json``."""
-    folder = settings.work / f"shop-{seed}"
+    folder = Path(settings.work) / f"shop-{seed}"
     world = World(
         seed=seed,
         items=settings.items,

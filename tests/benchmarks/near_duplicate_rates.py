@@ -39,7 +39,7 @@ class Settings:
     out : file of the figures; none by default
     """
 
-    items: Path
+    items: str
     product: str
     colour: str
     out: str | None = None
@@ -70,7 +70,7 @@ CHANGES = {
 
 def looked_at(settings: Settings, names: list[str]) -> tuple[Looks, dict[str, Looks]]:
     """All pictures, and every tenth changed."""
-    folder = settings.items.parent
+    folder = Path(settings.items).parent
     folder = folder if (folder / names[0]).exists() else folder / "images"
     looks = Looks.empty(len(names))
     changed = {change: Looks.empty(-(-len(names) // EVERY)) for change in CHANGES}
