@@ -75,7 +75,7 @@ def perceptual_hash(picture: Image.Image) -> np.ndarray:
 
 def _normalised(small: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Small copies as unit vectors about their means, float32 (n, 192), and the logarithms of their deviations."""
-    flat = small.reshape(len(small), -1).astype(np.float32)
+    flat = small.reshape(len(small), 3 * SIDE * SIDE).astype(np.float32)
     flat -= flat.mean(axis=1, keepdims=True)
     norm = np.maximum(np.linalg.norm(flat, axis=1), 1e-6)
     return flat / norm[:, None], np.log(norm)

@@ -18,6 +18,7 @@ from data_tools.dataset.schema import open_dataset
 from data_tools.dataset.write import write_dataset
 from data_tools.inspect import inspect
 from data_tools.inspection.advice import NOTE, findings
+from data_tools.reading import near_duplicates as searching
 from data_tools.reading.near_duplicates import Looks, alike, first_alike, near_pairs, perceptual_hash
 from data_tools.sharding.files import read_index
 from data_tools.sharding.read import all_records, near_duplicates, open_shards
@@ -56,6 +57,17 @@ def test_near_pairs_are_all_pairs(distance):
     first, second = near_pairs(looks, distance)
     assert {(int(a), int(b)) for a, b in zip(first, second, strict=True)} == expected
     assert len(expected) >= 10
+
+
+def test_candidates_of_which_none_is_near_are_no_pairs(monkeypatch):
+    """More candidates than are compared at a time, in parts of which some hold no pair."""
+    monkeypatch.setattr(searching, "AT_ONCE", 4)
+    looks = Looks.empty(12)
+    looks.small[:] = np.random.default_rng(0).integers(0, 256, (8, 8, 3))
+    looks.hash[:] = np.arange(12)[:, None] * 17
+    looks.hash[11] = looks.hash[10]
+    assert [one.tolist() for one in near_pairs(looks, 2)] == [[10], [11]]
+    assert alike(looks.small[:0], looks.small[:0]).shape == (0,)
 
 
 def test_no_pictures_have_no_pairs():
