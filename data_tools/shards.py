@@ -11,7 +11,7 @@
     Requests, in groups that batches are cut from: ``history`` (items clicked before the page view, oldest first),
     ``fresh`` (how many of them, the last, are in the history of no earlier request of the user in the split, so that
     each click is fresh once), ``page`` (items shown), ``click`` (0 or 1 each), ``category``, ``seen`` (1 where the item
-    is in some training request) and, where known, ``oracle``.
+    is in some training request, or a near-duplicate of it is) and, where known, ``oracle``.
 
 ``--layout streaming`` holds self-contained tars, for storage that is read from front to back; pictures that several
 shards mention are repeated in each, and how much that takes is said before anything is written:
@@ -20,6 +20,9 @@ shards mention are repeated in each, and how much that takes is said before anyt
     Each catalogue image once: ``<item>.jpg`` and ``<item>.json`` (item, item_id, title, category).
 ``requests-<split>-*.tar``
     First every distinct image that the shard mentions (``i<item>.jpg``), then its requests (``r<request>.json``).
+
+Both layouts hold ``near_duplicates.parquet`` (``item`` and ``first``) where the dataset has items whose pictures are
+nearly the same (prepare's --near-duplicates): the trainer takes them for copies of one picture.
 
 ``index.json`` lists the files with their counts, sizes and digests, so that a loader can check before it starts, says
 what they take (``storage``), what is in them (``fingerprint``) and when the log and its splits begin (``times``).
@@ -42,6 +45,7 @@ from pathlib import Path
 from rich.console import Console
 
 from data_tools.common.cli import parse_settings, run_command
+from data_tools.common.launch import launch
 from data_tools.dataset.schema import SPLITS
 from data_tools.sharding.read import open_shards
 from data_tools.sharding.write import Settings, write_shards
@@ -67,10 +71,16 @@ def main() -> None:
         )
     if left_out := index.get("left_out_pictures"):
         say(f"left out: {left_out:,} further pictures of items that have several; --layout catalogue holds all")
+    if near := index.get("near_duplicates"):
+        say(
+            f"near-duplicates: {near['items']:,} items share {near['pictures']:,} pictures; "
+            f"{near['seen_by_near_duplicate']:,} that are in no training request count as seen, since a near-duplicate "
+            "of theirs is in one"
+        )
     if index["left_out_requests"]:
         say(f"left out: {index['left_out_requests']:,} page views without an earlier click or a picture")
     vectors = " --encoder.family table --encoder.name TABLE" if settings.pictures == "none" else ""
-    say(f"next: accelerate launch pretrain/train.py --data {shlex.quote(str(settings.out))} --out runs/my-run{vectors}")
+    say(f"next: {launch('pretrain.train')} --data {shlex.quote(str(settings.out))} --out runs/my-run{vectors}")
 
 
 if __name__ == "__main__":

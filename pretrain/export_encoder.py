@@ -4,7 +4,9 @@ python -m pretrain.export_encoder --run runs/my-run --out runs/my-run/encoder
 python -m pretrain.export_encoder --run runs/my-run --wise_ft validation --data SHARDS --out FOLDER
 
 ``model.safetensors``  the weights, for ``timm.create_model(name, num_classes=D, checkpoint_path=FILE, **arguments)``,
-                       whose classifier is the embedding's linear layer; it takes normalised pixels
+                       whose classifier is the embedding's linear layer; it takes normalised pixels. Of open_clip's
+                       models, for ``open_clip.create_model(name, **arguments).visual.load_state_dict``, and in
+                       ``head.safetensors`` those of the linear layer behind it, ``torch.nn.Linear(F, D)``, if any
 ``encoder.onnx``       pictures, uint8 (N, 3, S, S) called ``images``, to ``embeddings``, float32 (N, D): it normalises
                        the pixels itself, and N is free
 ``encoder.json``       name, arguments, size, preprocessing, checkpoint, until when the log reaches that it saw
@@ -89,6 +91,15 @@ def with_classifier(encoder: ImageEncoder, named: Encoder) -> nn.Module | None:
     return model.eval()
 
 
+def own_tower(encoder: ImageEncoder, named: Encoder) -> nn.Module | None:
+    """The family's own image tower with the encoder's weights; None where nothing else loads it."""
+    if not encoder.family.loader:
+        return None
+    tower = encoder.family.without_hub().build(encoder.family.known_as(named.name), named.image_size).module
+    tower.load_state_dict(encoder.tower.state_dict())
+    return tower.eval()
+
+
 def difference(found: Tensor, expected: Tensor) -> float:
     """Largest difference, relative to the largest entry expected."""
     return float((found - expected).abs().max() / expected.abs().max())
@@ -123,12 +134,18 @@ def _write_weights(
     """Write ``model.safetensors``; returns what ``encoder.json`` says of it."""
     model = with_classifier(encoder, named)
     about = None if saw_until is None else {"saw_until": str(saw_until)}
-    if model is None:
-        save_tensors(path, encoder.state_dict(), about)
-        return {"loads_with": "pretrain.encoder.image_encoder.build_encoder(...).load_state_dict"}
-    save_tensors(path, model.state_dict(), about)
     pixels = (images.float() / 255 - encoder.mean) / encoder.std
-    return {"loads_with": "timm.create_model", "difference": difference(model(pixels), encoder(images))}
+    if model is not None:
+        save_tensors(path, model.state_dict(), about)
+        return {"loads_with": "timm.create_model", "difference": difference(model(pixels), encoder(images))}
+    if (tower := own_tower(encoder, named)) is not None:
+        save_tensors(path, tower.state_dict(), about)
+        if named.dimensions:
+            save_tensors(path.with_name("head.safetensors"), encoder.head.state_dict(), about)
+        found = encoder.head(tower(pixels))
+        return {"loads_with": encoder.family.loader, "difference": difference(found, encoder(images))}
+    save_tensors(path, encoder.state_dict(), about)
+    return {"loads_with": "pretrain.encoder.image_encoder.build_encoder(...).load_state_dict"}
 
 
 def export_encoder(settings: Settings) -> dict[str, Any]:
@@ -148,11 +165,12 @@ def export_encoder(settings: Settings) -> dict[str, Any]:
         )
     encoder = encoder.cpu()
     images = torch.randint(0, 256, (3, 3, named.image_size, named.image_size), dtype=torch.uint8)
+    classes = {} if encoder.family.loader else {"num_classes": named.dimensions}
     with whole_folder(settings.out) as folder:
         info = {
             "name": named.name,
             "family": named.family,
-            "arguments": {**encoder.family.arguments(named.name, named.image_size), "num_classes": named.dimensions},
+            "arguments": {**encoder.family.arguments(named.name, named.image_size), **classes},
             "dimensions": encoder.dimensions,
             "preprocessing": preprocessing(encoder, named.image_size),
             **{key: value for key, value in record.items() if key != "encoder"},

@@ -15,7 +15,17 @@ from tests.benchmarks.report import Ratio, finish
 PROGRAMS = Path(__file__).parent / "benchmarks"
 LIBRARIES = {"__main__", "report", "click_log", "lsplm_solver", "seeded"}
 # Pictures, and tables of their own.
-WITHOUT_RATIOS = {"ams_picture", "ams_bytes", "ams_hours", "inputs", "coverage", "leaks", "kills", "fuzz"}
+WITHOUT_RATIOS = {
+    "ams_picture",
+    "ams_bytes",
+    "ams_hours",
+    "inputs",
+    "coverage",
+    "leaks",
+    "kills",
+    "fuzz",
+    "near_duplicate_negatives",
+}
 
 
 @dataclass(frozen=True)

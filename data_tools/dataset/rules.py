@@ -79,6 +79,11 @@ class Rules(Checked):
     new_item_share : float
         Share of the items, drawn at random, that are treated as launched when validation starts: what earlier page
         views show of them is left out and counted. For logs whose catalogue hardly grows.
+    near_duplicates : int or null
+        Items whose pictures are nearly the same (re-encoded, resized, a little brighter or cropped) count as copies
+        of one picture in pre-training: no negatives of each other, and not new where one of them was trained on. Their
+        small colour copies agree, and their perceptual hashes differ in at most so many of 64 bits; 6 is a good value.
+        null looks for none.
     max_bad_share : float
         Largest fraction of the log's rows, or of the item list's lines, that may be set aside.
     max_bad_image_share : float
@@ -105,6 +110,7 @@ class Rules(Checked):
     valid_from: OpenUnitInterval = 0.8
     test_from: OpenUnitInterval = 0.9
     new_item_share: OpenShare = 0.0
+    near_duplicates: NonNegativeInt | None = None
     max_bad_share: ClosedUnitInterval = 0.05
     max_bad_image_share: ClosedUnitInterval = 0.05
     engine: Literal["duckdb", "spark"] = "duckdb"
@@ -118,6 +124,8 @@ class Rules(Checked):
             raise UserError(f"rating_threshold is {self.rating_threshold}; must be a finite number or own_mean")
         if not self.unclicked and (self.unclicked_unlike or self.unclicked_from != "uniform"):
             raise UserError("unclicked_from and unclicked_unlike do nothing without --unclicked N, the draws per click")
+        if (self.near_duplicates or 0) > 64:
+            raise UserError(f"near_duplicates is {self.near_duplicates}; must be <= 64, the bits of a hash")
         if self.same_time_history != "none" and not self.unclicked:
             raise UserError("same_time_history is for logs of clicks alone: set --unclicked N, the draws per click")
 

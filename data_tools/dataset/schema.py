@@ -10,6 +10,8 @@
                        sampled (drawn for a click: only in datasets made of clicks alone)
 ``clicks.parquet``     user (int32, the row), user_id, items (list of int32), timestamps (list of int64), oldest first
 ``users.parquet``        user (int32, the row), user_id and what a table of users says of them; only where one was given
+``near_duplicates.parquet``  item, first (int32): of items that share nearly the same picture, the first of them; only
+                       where such were looked for
 ``dataset.json``       schema version, counts, set_aside (reason -> rows), time range and unit, splits, labels (rating
                        threshold, unclicked items drawn), source, fingerprint
 ``set_aside*.parquet``  rows of the log, lines that are no row, items and users that are of no use, each with its reason
@@ -28,6 +30,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from data_tools.common.cache import mirrored
@@ -44,7 +47,7 @@ REQUIRED = {
     "impressions": ("user", "item", "user_id", "item_id", "timestamp", "click", "request", "clicks_before", "split"),
     "clicks": ("user", "user_id", "items", "timestamps"),
 }
-OPTIONAL = ("users.parquet",)
+OPTIONAL = ("users.parquet", "near_duplicates.parquet")
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,17 @@ class Dataset:
     @cached_property
     def clicks(self) -> pl.DataFrame:
         return self._table("clicks")
+
+    @cached_property
+    def first_alike(self) -> np.ndarray | None:
+        """Of each item the first with nearly the same picture, int32 (items,); None where none were looked for."""
+        path = self.folder / "near_duplicates.parquet"
+        if self.info.get("near_duplicates") is None or not path.exists():
+            return None
+        near = read_parquet(path)
+        first = np.arange(self.info["counts"]["items"], dtype=np.int32)
+        first[near["item"].to_numpy()] = near["first"].to_numpy()
+        return first
 
 
 def open_dataset(folder: str | Path) -> Dataset:

@@ -16,6 +16,7 @@ from rich.console import Console
 from data_tools.common import files
 from data_tools.common.cache import staged
 from data_tools.common.parquet import scan_parquet
+from data_tools.dataset.near_duplicates import write_near_duplicates
 from data_tools.dataset.read_log import Log, ReadLog, read_log
 from data_tools.dataset.rules import Rules, TooMuchBadInput, refuse_above
 from data_tools.dataset.schema import SCHEMA_VERSION
@@ -30,7 +31,7 @@ from data_tools.reading.item_list import unique_items
 from data_tools.reading.several import one_picture_a_row, with_further_pictures
 from data_tools.reading.user_list import UserList
 
-TABLES = ("items", "impressions", "clicks", "users")
+TABLES = ("items", "impressions", "clicks", "users", "near_duplicates")
 console = Console(stderr=True)
 
 
@@ -106,6 +107,8 @@ def write_dataset(
             described["counts"]["pictures"] = int(pictured["images"].list.len().sum())
         if users is not None:
             described["counts"] |= write_users(users, rules, scratch)
+        if rules.near_duplicates is not None:
+            described["counts"] |= write_near_duplicates(pictured, scratch, rules.near_duplicates)
         described["counts"] |= {"rows_read": read.rows, "rows_set_aside": sum(read.aside.values())}
         drawn = described.pop("unclicked_drawn")
         record = {
@@ -118,6 +121,7 @@ def write_dataset(
             "page_views": _page_views(read, rules),
             "labels": {"rating_threshold": rules.rating_threshold, "unclicked_drawn": drawn},
             "new_item_share": rules.new_item_share,
+            "near_duplicates": rules.near_duplicates,
             "same_time_history": rules.same_time_history,
             **(info or {}),
             "fingerprint": files.digest(path for name in TABLES if (path := scratch / f"{name}.parquet").exists()),

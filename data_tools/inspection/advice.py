@@ -114,12 +114,15 @@ def _duplicates(seen: Seen) -> Iterator[Finding]:
     if not groups:
         return
     items, total = sum(map(len, groups)), len(seen.pictures.fault)
+    known = seen.info.get("near_duplicates") is not None
     yield Finding(
-        WATCH if items > 0.02 * total else NOTE,
+        WATCH if items > 0.02 * total and not known else NOTE,
         f"{items:,} items share a picture with another one, in {len(groups):,} groups "
         f"({seen.pictures.exact.sum():,} are byte-identical copies).",
-        "As negatives of each other they teach an encoder to separate identical pictures.",
-        "Give them one item id, or remove copies from the item list.",
+        "Pre-training takes near-duplicates for one picture, as the dataset was prepared."
+        if known
+        else "As negatives of each other they teach an encoder to separate identical pictures.",
+        "Nothing." if known else "Give them one item id, or prepare the dataset again with --near-duplicates 6.",
     )
     cold = seen.log["shows"]["cold"].to_numpy() & (seen.log["shows"]["impressions"].to_numpy() > 0)
     twins = sum(int(cold[group].sum()) for group in groups if not cold[group].all())
@@ -155,7 +158,7 @@ def _poor_pictures(seen: Seen) -> Iterator[Finding]:
             WATCH,
             f"There are {usable.sum():,} pictures.",
             "An encoder memorises so few, and what it learns does not transfer to new items.",
-            "Choose weights on items not trained on (evaluation.choose_on unseen), and start from pre-trained weights.",
+            "Choose weights on items not trained on (evaluation.choose_on cold), and start from pre-trained weights.",
         )
 
 

@@ -110,8 +110,8 @@ def item_of(key: str) -> int:
 
 def files_of(index: dict[str, Any]) -> list[dict[str, Any]]:
     """What an index says of every file, catalogue first."""
-    table = [index["table"]] if "table" in index else []
-    return [*index["items"], *table, *(shard for split in index["requests"].values() for shard in split)]
+    tables = [index[name] for name in ("table", "near_duplicates") if name in index]
+    return [*index["items"], *tables, *(shard for split in index["requests"].values() for shard in split)]
 
 
 def read_index(shards: str | Path, digests: bool = False) -> dict[str, Any]:

@@ -21,7 +21,7 @@ ARRAYS = {
     "path_start": np.int64,
     "image_bytes": np.int64,  # by item, 0 without a picture; behind the items, those of further pictures
     "owner": np.int32,  # the item that each further picture is of; only where there are such
-    "seen": np.bool_,  # by item: is in some training request
+    "seen": np.bool_,  # by item: it, or a near-duplicate of it, is in some training request
     "number": np.int32,  # by item: its number in the shards, where that is another
     "written": np.int32,  # the items whose pictures are to be written
     "clicked": np.int32,  # pictured items clicked, user after user, oldest first

@@ -21,6 +21,7 @@ from data_tools.common.cli import UserError
 from data_tools.common.files import whole_folder, write_json
 from data_tools.common.parquet import parquet_table
 from data_tools.common.storage import sizes
+from data_tools.dataset.near_duplicates import like_any
 from data_tools.dataset.schema import SPLITS, Dataset
 from data_tools.sharding.plan import ARRAYS, Plan, trained_digest
 
@@ -79,8 +80,9 @@ def make_plan(dataset: Dataset, settings: Any, folder: Path, held: Held | None =
         for name, values in {**arrays, "slot_stop": slot_stop}.items():
             values.astype(ARRAYS[name]).tofile(scratch / name)
         plan = Plan(scratch)
-        _mentioned(plan, usable & (split == 0)).tofile(scratch / "seen")
-        mentioned = _mentioned(plan, usable)
+        mentioned, seen = _mentioned(plan, usable), _mentioned(plan, usable & (split == 0))
+        by_copy = _see_near_duplicates(seen, dataset)
+        seen.tofile(scratch / "seen")
         lacking = usable & ((split != 0) | (time >= held.since)) if held else usable
         groups, order = _assign(lacking, split, pages["category"], settings)
         order.tofile(scratch / "order")
@@ -96,6 +98,7 @@ def make_plan(dataset: Dataset, settings: Any, folder: Path, held: Held | None =
             "groups": groups,
             "left_out_requests": int((~usable).sum()),
             "left_out_pictures": left_out,
+            "seen_by_near_duplicate": int((by_copy & mentioned).sum()),
             "slots": int(slots[usable].max()),
             "distinct_images": int(mentioned.sum()) if settings.pictures != "none" else 0,
             "distinct_image_bytes": int(plan.image_bytes[mentioned].sum()) if settings.pictures != "none" else 0,
@@ -242,6 +245,14 @@ def _fresh(user: np.ndarray, split: np.ndarray, start: np.ndarray, stop: np.ndar
     fresh = np.zeros(len(usable), dtype=np.int64)
     fresh[rows] = stop[rows] - known
     return fresh
+
+
+def _see_near_duplicates(seen: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """Mark as seen what a near-duplicate of a seen item is, in place; returns what was marked, bool (pictures,)."""
+    before = seen.copy()
+    if (first := dataset.first_alike) is not None:
+        seen[: len(first)] = like_any(first, seen[: len(first)])
+    return seen & ~before
 
 
 def _mentioned(plan: Plan, pages: np.ndarray) -> np.ndarray:

@@ -305,6 +305,14 @@ def open_shards(folder: str | Path, digests: bool = False) -> Shards:
     return kinds[index.get("layout", "streaming")](Path(folder), index)
 
 
+def near_duplicates(shards: Shards) -> dict[int, int]:
+    """Of each item that shares nearly its picture with others the first of them; empty where none are known."""
+    if not (described := shards.index.get("near_duplicates")):
+        return {}
+    table = GroupedTable(shards.folder, described).read(0, described["items"])
+    return dict(zip(table["item"].to_pylist(), table["first"].to_pylist(), strict=True))
+
+
 def all_records(shards: Shards, kind: str) -> Iterator[dict[str, Any]]:
     """All records of the catalogue ("items") or of a split, group after group."""
     for group in range(len(shards.listed(kind))):

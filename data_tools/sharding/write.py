@@ -290,6 +290,8 @@ def _index(
         "items": files.pop("items"),
         "requests": files,
     }
+    if (near := _write_near_duplicates(plan, dataset, out)) is not None:
+        index["near_duplicates"] = {**near, "file": f"{part}/{near['file']}" if part else near["file"]}
     if settings.layout == "streaming":
         stored = sum(shard["image_bytes"] for split in SPLITS for shard in files[split])
         index["storage"] |= {
@@ -317,6 +319,19 @@ def _index(
         "writings": [*(before["writings"] if before else []), writing],
         "fingerprint": fingerprint(index),
     }
+
+
+def _write_near_duplicates(plan: Plan, dataset: Dataset, out: Path) -> dict[str, Any] | None:
+    """Write the items whose pictures are nearly the same, by their numbers in the shards; None where there are none."""
+    first = dataset.first_alike
+    if first is None or not (several := np.bincount(first, minlength=len(first))[first] > 1).any():
+        return None
+    items = np.flatnonzero(several)
+    numbers = {"item": plan.numbered(items), "first": plan.numbered(first[items])}
+    table = pa.table({name: pa.array(values, pa.int32()) for name, values in numbers.items()})
+    described = write_groups(out / "near_duplicates.parquet", [table])
+    counts = {"items": len(items), "pictures": len(np.unique(first[items]))}
+    return {**described, **counts, "seen_by_near_duplicate": plan.info["seen_by_near_duplicate"]}
 
 
 def _times(dataset: Dataset) -> dict[str, int | None]:

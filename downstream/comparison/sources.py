@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.common.cli import UserError
+from data_tools.common.launch import launch
 from data_tools.common.storage import taken
 
 WEIGHTS = ("trained", "last", "initial")
@@ -114,8 +115,7 @@ def _trained(run: Path, seed: int, source: Source, shards: str | None) -> None:
     if not source.train:
         data = f" --data {shards}" if shards else ""
         raise UserError(
-            f"{run} holds no finished pre-training run; make one with:\n"
-            f"  accelerate launch pretrain/train.py{data} --out {run}"
+            f"{run} holds no finished pre-training run; make one with:\n  {launch('pretrain.train')}{data} --out {run}"
         )
     resume = ["--resume", "true"] if run.exists() else []
     given = ["--data", _shards(shards), "--out", str(run), "--seed", str(seed), *resume]
@@ -186,6 +186,6 @@ def make_tables(source: Source, shards: str | None, encoders: list[int] | None =
         if not taken(table):
             raise UserError(
                 f"the table {table} does not exist; a pre-training run's is made with:\n"
-                f"  accelerate launch pretrain/export.py --run RUN --data SHARDS --out {table}"
+                f"  {launch('pretrain.export')} --run RUN --data SHARDS --out {table}"
             )
     return tables

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from data_tools.dataset.near_duplicates import like_any
 from data_tools.dataset.schema import SPLITS
 from downstream.comparison.cells import Row
 from downstream.comparison.figures import Figures
@@ -163,6 +164,15 @@ def drawn_labels(info: dict[str, Any]) -> list[str]:
     ]
 
 
+def cold_near_duplicates(data: CTRData) -> str:
+    """How many of the test split's cold items have nearly the picture of a warm one, where that is known."""
+    if (first := data.dataset.first_alike) is None:
+        return ""
+    cold = np.unique(data.item[data.rows["test"]][data.slices("test")["cold"]])
+    alike = int(like_any(first, data.warm)[cold].sum())
+    return f" {alike:,} of them have nearly the picture of an item that was: to an image they are not new."
+
+
 def limitations(figures: Figures, data: CTRData, names: Names) -> list[str]:
     """What the figures cannot say."""
     tested = figures.differences.filter(pl.col("p_holm").is_not_null())
@@ -177,7 +187,8 @@ def limitations(figures: Figures, data: CTRData, names: Names) -> list[str]:
         f"Stars and verdict follow Holm's correction over all {METRIC_NAMES[figures.tested]} differences of the "
         "report, so that the chance of any false star is at most "
         f"{1 - figures.bootstrap['level']:.0%}; differences in other metrics are not tested.",
-        f"The items never shown in training are {items:,}, with {cold.sum():,} test impressions.",
+        f"The items never shown in training are {items:,}, with {cold.sum():,} test impressions."
+        f"{cold_near_duplicates(data)}",
         "All models start from nothing on this log; on a long one the IDs know more and embeddings add less "
         "(a caution of COURIER's authors).",
     ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import chain
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from pretrain.data.transforms import Decoder, ItemNumbers
 Annotate = Callable[[list[dict[str, Any]]], dict[str, Tensor]]
 # An encoded batch: pictures' bytes by item, and the records that mention them.
 Encoded = tuple[Pictures, list[dict[str, Any]]]
+NONE: Mapping[int, int] = MappingProxyType({})
 
 
 def items_of(record: dict[str, Any]) -> list[int]:
@@ -36,7 +38,19 @@ def filled(rows: list[list[int]], width: int, padding: float, dtype: torch.dtype
     return out
 
 
-def request_batch(encoded: Encoded, decoder: Decoder | ItemNumbers, history: int, slots: int) -> dict[str, Tensor]:
+def named(items: list[int], copy_of: Mapping[int, int]) -> dict[str, Tensor]:
+    """``image_item``, and where items have near-duplicates, which ``copy_of`` says, ``image_copy_of``."""
+    found = {"image_item": torch.tensor(items)}
+    return found | ({"image_copy_of": torch.tensor([copy_of.get(item, item) for item in items])} if copy_of else {})
+
+
+def request_batch(
+    encoded: Encoded,
+    decoder: Decoder | ItemNumbers,
+    history: int,
+    slots: int,
+    copy_of: Mapping[int, int] = NONE,
+) -> dict[str, Tensor]:
     """Decode and lay out a batch of requests."""
     pictures, requests = encoded
     index: dict[int, int] = {}
@@ -51,18 +65,22 @@ def request_batch(encoded: Encoded, decoder: Decoder | ItemNumbers, history: int
         "page": filled(shown, slots, -1, torch.long),
         "click": filled(click, slots, 0, torch.float32),
         "images": decoder.views(pictures, list(index)),
-        "image_item": torch.tensor(list(index)),
+        **named(list(index), copy_of),
     }
 
 
 def item_batch(
-    encoded: Encoded, decoder: Decoder | ItemNumbers, views: int = 2, annotate: Annotate | None = None
+    encoded: Encoded,
+    decoder: Decoder | ItemNumbers,
+    views: int = 2,
+    annotate: Annotate | None = None,
+    copy_of: Mapping[int, int] = NONE,
 ) -> dict[str, Tensor]:
     """Views of each catalogue picture, decoded once, and what is to be said of it."""
     pictures, records = encoded
     items = [record["item"] for record in records]
     return {
         "images": decoder.views(pictures, items, views),
-        "image_item": torch.tensor(items * views),
+        **named(items * views, copy_of),
         **(annotate(records) if annotate else {}),
     }

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_tools.sharding.read import all_records, open_shards
+from data_tools.sharding.read import all_records, near_duplicates, open_shards
 
 
 def records(shards: str | Path, kind: str) -> Iterator[dict[str, Any]]:
@@ -30,13 +30,15 @@ def log_shares(shards: str | Path, history: int, slots: int) -> tuple[Tensor, Te
 
     Returns
     -------
-    page, click : float tensors (largest item + 1,); an item without any counts as one
+    page, click : float tensors (largest item + 1,); an item without any counts as one, and near-duplicates as the first
     """
     page: Counter[int] = Counter()
     click: Counter[int] = Counter()
+    copy_of = near_duplicates(open_shards(shards))
     for record in records(shards, "requests"):
-        page.update(record["page"][:slots])
-        clicked = record["history"][-history:]
+        shown, clicked = ([copy_of.get(item, item) for item in record[name]] for name in ("page", "history"))
+        page.update(shown[:slots])
+        clicked = clicked[-history:]
         click.update(dict.fromkeys(clicked, 0))  # items that are in batches, though not as targets
         click.update(clicked[max(0, len(clicked) - record["fresh"]) :])
     counts = torch.ones(2, 1 + max(max(page), max(click)), dtype=torch.float64)

@@ -5,6 +5,7 @@ A batch of requests is a dict:
 ================  ==================  =============================================================================
 ``images``        uint8 (N, 3, S, S)  the batch's distinct pictures, augmented
 ``image_item``    long (N,)           their items
+``image_copy_of`` long (N,)           their items, but of near-duplicates the first; only where the shards know such
 ``history``       long (B, H)         indices into images, oldest click first, right-aligned, -1 for padding
 ``fresh``         long (B,)           how many of its last clicks no earlier request of the user has
 ``page``          long (B, P)         indices into images of the page view's slots, left-aligned, -1 for padding
@@ -35,10 +36,11 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from data_tools.common.cli import UserError
-from data_tools.sharding.read import Pictures, PlacedPictures, Shards, open_shards
+from data_tools.sharding.read import Pictures, PlacedPictures, Shards, near_duplicates, open_shards
 from pretrain.data.collate import Annotate, Encoded, item_batch, items_of, request_batch
 from pretrain.data.transforms import Decoder, ItemNumbers, training_transform
 from pretrain.data.workers import Loader, loader_processes, prefetched
+from pretrain.objectives.base import OF_PICTURES
 from pretrain.settings import Batch
 
 
@@ -216,7 +218,7 @@ class Both:
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         for requested, items in zip(self.requests, self.catalogue, strict=True):
             first = {"catalogue": torch.tensor(len(requested["images"]))}
-            pictures = {name: torch.cat([requested[name], items[name]]) for name in ("images", "image_item")}
+            pictures = {name: torch.cat([requested[name], items[name]]) for name in OF_PICTURES if name in items}
             yield requested | items | pictures | first
 
 
@@ -268,10 +270,12 @@ def loader(
     workers = loader_processes(settings.workers, None if shards.shared else settings.shard_streams)
     cache = int(settings.cache_mb * 1e6) // max(workers, 1)
     decoder = Decoder(training_transform(settings, image_size), cache) if pictures else ItemNumbers()
+    copy_of = near_duplicates(shards)
     if kind == "items":
-        collate = partial(item_batch, decoder=decoder, views=views, annotate=annotate)
+        collate = partial(item_batch, decoder=decoder, views=views, annotate=annotate, copy_of=copy_of)
     else:
-        collate = partial(request_batch, decoder=decoder, history=settings.history, slots=settings.slots)
+        size = {"history": settings.history, "slots": settings.slots}
+        collate = partial(request_batch, decoder=decoder, **size, copy_of=copy_of)
     stream = BatchStream(
         shards,
         kind,

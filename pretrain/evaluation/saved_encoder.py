@@ -11,6 +11,7 @@ from accelerate.utils import broadcast_object_list
 
 from data_tools.common.errors import UserError
 from data_tools.common.files import digest, read_json, refuse_url
+from data_tools.common.launch import launch
 from data_tools.common.plugins import in_use
 from pretrain.encoder.image_encoder import ImageEncoder, build_encoder
 from pretrain.evaluation.page_auc import requests_of
@@ -48,7 +49,7 @@ def load_weights_of(encoder: ImageEncoder, run: Path, weights: str) -> None:
     """
     file = weights_file(run, weights)
     if not file.exists():
-        raise UserError(f"{file} does not exist; train first: accelerate launch pretrain/train.py --out {run}")
+        raise UserError(f"{file} does not exist; train first: {launch('pretrain.train')} --out {run}")
     encoder.load_state_dict(safetensors.torch.load_file(file))
 
 

@@ -15,6 +15,8 @@ from data_tools.common.checks import Checked
 from pretrain.objectives.parts.guards import Guards, guard_losses
 from pretrain.objectives.parts.losses import Term
 
+# What a batch says of each of its pictures.
+OF_PICTURES = ("images", "image_item", "image_copy_of")
 LEAST_TEMPERATURE = 0.01  # CLIP's largest logit scale, 100
 
 
@@ -85,7 +87,9 @@ class Objective(nn.Module):
         """What remains to be done once the encoder's weights have been updated."""
 
     def forward(self, embeddings: Tensor, batch: dict[str, Tensor]) -> dict[str, Term]:
-        """The objective's own terms and those of the guards."""
+        """The objective's own terms and those of the guards; near-duplicates are one item to both."""
+        if "image_copy_of" in batch:
+            batch = batch | {"image_item": batch["image_copy_of"]}
         return self.terms(embeddings, batch) | guard_losses(self.guards, embeddings, batch)
 
     @classmethod

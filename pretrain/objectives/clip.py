@@ -34,8 +34,8 @@ class Clip(Contrastive):
 
     The symmetric cross entropy of pictures and titles over the global batch, as in open_clip's ClipLoss.
 
-    Items of the same title are no negatives of each other (ours): nothing in a title can tell them apart. Pictures
-    without a title do not count.
+    Items of the same title are no negatives of each other (ours): nothing in a title can tell them apart. Nor are
+    near-duplicates, if the shards know such. Pictures without a title do not count.
     """
 
     batches = "items"
@@ -83,7 +83,7 @@ class Clip(Contrastive):
         ----------
         embeddings : float tensor (n, D)
         batch : dict of tensors
-            With text (n, L) and has_text (n,).
+            With text (n, L), has_text (n,) and, where near-duplicates are known, image_copy_of (n,).
         """
         text, kept = self.text(batch["text"]), batch["has_text"]
         key = _title_key(batch["text"])
@@ -95,10 +95,17 @@ class Clip(Contrastive):
             "candidate_kept": gather(kept),
             "positive": positive,
             "temperature": self.temperature,
+            "bias": _without_copies(batch["image_copy_of"], positive) if "image_copy_of" in batch else None,
         }
         image_to_text = info_nce(query=embeddings, candidate=gather(text), **shared)
         text_to_image = info_nce(query=text, candidate=gather(embeddings), **shared)
         return {"clip_loss": Term((image_to_text.loss + text_to_image.loss) / 2, image_to_text.chance)}
+
+
+def _without_copies(copy_of: Tensor, positive: Tensor) -> Tensor:
+    """Logits' bias (n, A), float: -inf where a candidate's picture is a copy of the query's and not its own."""
+    copies = (copy_of[:, None] == gather(copy_of)[None, :]).scatter(1, positive[:, None], False)
+    return torch.zeros(copies.shape, device=copies.device).masked_fill(copies, float("-inf"))
 
 
 def text_tower(options: Clip.Settings, size: int) -> nn.Module:

@@ -269,7 +269,8 @@ class Courier(Contrastive):
             found["ctr_loss"] = (options.ctr_weight, click_cross_entropy(logits, batch["click"], present))
         if options.page_weight:
             score = F.cosine_similarity(unit[page.clamp(min=0)], rebuilt, dim=-1)
-            copy = ((page[:, :, None] == page[:, None, :]) & clicked[:, None, :]).any(2)
+            item = batch["image_item"][page.clamp(min=0)]
+            copy = ((item[:, :, None] == item[:, None, :]) & clicked[:, None, :]).any(2)
             ranked = within_page(score, clicked & present, present & ~copy, self.temperature)
             found["page_loss"] = (options.page_weight, ranked)
         return {name: Term(weight * term.loss, weight * term.chance) for name, (weight, term) in found.items()}

@@ -73,7 +73,8 @@ class Scl(Contrastive):
         terms = {"scl_loss": self._pairs(anchor.expand(-1, page.shape[1], -1), batch, pair)}
         weight = self.options.triplet_weight
         if weight:
-            copies = ((page[:, :, None] == page[:, None, :]) & clicked[:, None, :]).any(2)
+            item = batch["image_item"][page.clamp(min=0)]
+            copies = ((item[:, :, None] == item[:, None, :]) & clicked[:, None, :]).any(2)
             kept = pair[:, :, None] & ((page >= 0) & ~copies)[:, None, :]
             shown = unit[page.clamp(min=0)]
             margin = self.options.margin

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from data_tools.common.checks import Checked
 from data_tools.common.errors import UserError
-from pretrain.objectives.base import Context, Objective, catalogue_from
+from pretrain.objectives.base import OF_PICTURES, Context, Objective, catalogue_from
 from pretrain.objectives.parts.losses import Term
 
 
@@ -103,7 +103,7 @@ class Sum(Objective):
         chosen = slice(first, first + (count - first) // self.views * part.views)
         if part.batches == "requests":
             chosen = slice(0, first)
-        own = {name: batch[name][chosen] for name in ("images", "image_item") if name in batch}
+        own = {name: batch[name][chosen] for name in OF_PICTURES if name in batch}
         return embeddings[chosen], batch | own
 
     def after_step(self, encoder: nn.Module) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from data_tools.common.files import whole_file
+from data_tools.common.launch import launch
 from data_tools.sharding.files import read_index
 from pretrain.settings import Settings
 from pretrain.training.journal import console
@@ -61,7 +62,7 @@ def print_next_steps(settings: Settings, config: Path, out: str) -> None:
         f"checkpoint: {checkpoints(run)[-1]}, best weights: {run / 'best.safetensors'}",
         f"the run as a page: python -m pretrain.run_page --run {_quoted(run)}",
         "next, export and compare:",
-        f"  accelerate launch pretrain/export.py --run {_quoted(run)} --data {_quoted(settings.data)} "
+        f"  {launch('pretrain.export')} --run {_quoted(run)} --data {_quoted(settings.data)} "
         f"--out {_quoted(run / 'tables' / 'trained')}",
         f"  python -m downstream.compare --config {_quoted(config)} --out {_quoted(out)}",
     ]

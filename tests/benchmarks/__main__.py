@@ -44,6 +44,7 @@ SHORT = {
     "id_optimizers": "--datasets '{world: $world/dataset}' --seeds 2 --rates [0.001] --epochs 1",
     "impressions": "--impressions 10000 --users 2000 --items 1000",
     "lsplm": "--dataset $world/dataset --impressions 5000 --penalties [0.1] --steps 5",
+    "near_duplicates": "--sizes [2000,20000]",
     "prepare": "--work $folder/prepare --sizes [100000,1000000] --memory 1GB",
     "reading": "--batches 3 --large 6",
     "shards": "--items 600 --requests 2000 --repeats 1",

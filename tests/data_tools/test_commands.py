@@ -13,6 +13,7 @@ import pytest
 from prepare_helpers import write_log
 
 from data_tools.common.cli import UserError, parse_settings, run_command
+from data_tools.common.launch import launch
 from data_tools.common.locks import locked
 from data_tools.simulation.settings import World
 
@@ -226,6 +227,14 @@ def test_a_wheel_runs_from_elsewhere_and_brings_its_configurations(tmp_path):
     assert said.returncode == 0 and "name: scl" in said.stdout, said.stderr
     page = [python, "-c", "from data_tools.common.pages import TEMPLATES; print(len(list(TEMPLATES.iterdir())))"]
     assert int(subprocess.run(page, cwd=tmp_path, env=here, text=True, capture_output=True, check=True).stdout) > 2
+
+
+def test_what_comes_next_can_be_run_in_a_clone_and_elsewhere(tmp_path, monkeypatch):
+    (tmp_path / "pretrain").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert launch("pretrain.train") == "accelerate launch -m pretrain.train"
+    (tmp_path / "pretrain" / "train.py").touch()
+    assert launch("pretrain.train") == "accelerate launch pretrain/train.py"
 
 
 def test_a_configuration_that_is_no_text_is_a_message(tmp_path, capsys):

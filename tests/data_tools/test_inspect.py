@@ -3,7 +3,6 @@ import re
 import shutil
 import subprocess
 import sys
-from itertools import combinations
 
 import numpy as np
 import polars as pl
@@ -17,7 +16,7 @@ from data_tools.inspect import inspect
 from data_tools.inspection.advice import SERIOUS, Seen, findings
 from data_tools.inspection.log import DAYS, histogram, log_facts
 from data_tools.inspection.page import page
-from data_tools.inspection.pictures import look_at_pictures, near_pairs, perceptual_hash
+from data_tools.inspection.pictures import look_at_pictures
 from data_tools.inspection.summary import print_summary
 
 
@@ -96,29 +95,6 @@ def test_long_logs_fall_into_at_most_sixty_bars(folder):
 def test_histogram_ranges():
     counts = pl.DataFrame({"value": [0, 1, 2, 5, 7, 900], "rows": [1, 2, 4, 8, 16, 32]})
     assert histogram(counts, (0, 1, 3, 6)) == [("0", 1), ("1 to 2", 6), ("3 to 5", 8), ("6 or more", 48)]
-
-
-def test_near_pairs_are_all_pairs():
-    rng = np.random.default_rng(0)
-    bits = rng.integers(0, 2, (300, 64), dtype=np.uint8)
-    for row in range(150, 300):  # copies with 0 to 9 bits turned
-        bits[row] = bits[row - 150]
-        bits[row, rng.choice(64, row % 10, replace=False)] ^= 1
-    expected = {(a, b) for a, b in combinations(range(300), 2) if (bits[a] != bits[b]).sum() <= 7}
-    first, second = near_pairs(np.packbits(bits, axis=1))
-    assert {(int(a), int(b)) for a, b in zip(first, second, strict=True)} == expected
-    assert len(expected) > 80
-
-
-def test_hash_bears_brightness_and_size_but_not_another_picture(tiny_world):
-    pictures = [Image.open(path).convert("RGB") for path in sorted((tiny_world / "dataset/images").glob("*.jpg"))[:20]]
-    hashes = np.stack([perceptual_hash(picture) for picture in pictures])
-    brighter = np.stack([perceptual_hash(picture.point(lambda level: 0.8 * level + 20)) for picture in pictures])
-    enlarged = np.stack([perceptual_hash(picture.resize((64, 64), Image.Resampling.BICUBIC)) for picture in pictures])
-    distance = np.unpackbits(hashes[:, None] ^ hashes[None], axis=2).sum(axis=2)
-    for same in (brighter, enlarged):
-        assert np.median(np.unpackbits(hashes ^ same, axis=1).sum(axis=1)) <= 7
-    assert np.median(distance[np.triu_indices(20, 1)]) > 12
 
 
 def test_planted_faults_of_pictures_are_found(folder):

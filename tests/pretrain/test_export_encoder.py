@@ -1,7 +1,9 @@
 import numpy as np
+import open_clip
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file
 
 from data_tools.common.cli import UserError
 from data_tools.common.files import read_json, write_json
@@ -40,11 +42,24 @@ def test_timm_loads_the_weights_and_gives_the_embeddings(name, tmp_path):
         torch.testing.assert_close(model((images / 255 - mean) / std), encoder(images), rtol=1e-4, atol=1e-5)
 
 
-def test_an_open_clip_tower_is_written_for_our_own_loader(tmp_path):
-    encoder = run_of(tmp_path, name="open_clip:ViT-S-32-alt")
-    info = export_encoder(Settings(run=str(tmp_path), out=str(tmp_path / "out"), onnx=False))
-    assert "build_encoder" in info["model.safetensors"]["loads_with"]
-    assert encoder.dimensions == info["dimensions"] == 8
+@pytest.mark.parametrize("dimensions", [8, 0])
+def test_open_clip_loads_its_tower_and_torch_the_linear_layer(dimensions, tmp_path):
+    encoder = run_of(tmp_path, name="open_clip:ViT-S-32-alt", dimensions=dimensions)
+    export_encoder(Settings(run=str(tmp_path), out=str(tmp_path / "out"), onnx=False))
+    said = read_json(tmp_path / "out" / "encoder.json")
+    assert said["dimensions"] == encoder.dimensions
+    tower = open_clip.create_model(said["name"].removeprefix("open_clip:"), **said["arguments"]).visual.eval()
+    tower.load_state_dict(load_file(tmp_path / "out" / "model.safetensors"))
+    head = torch.nn.Identity()
+    if dimensions:
+        state = load_file(tmp_path / "out" / "head.safetensors")
+        head = torch.nn.Linear(*state["weight"].T.shape)
+        head.load_state_dict(state)
+    images = pictures()
+    mean, std = (torch.tensor(said["preprocessing"][key]).view(3, 1, 1) for key in ("mean", "std"))
+    with torch.no_grad():
+        torch.testing.assert_close(head(tower((images / 255 - mean) / std)), encoder(images), rtol=1e-4, atol=1e-5)
+    assert (tmp_path / "out" / "head.safetensors").exists() == bool(dimensions)
 
 
 @pytest.mark.slow

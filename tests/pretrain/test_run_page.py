@@ -13,6 +13,8 @@ from pretrain.pages.pictures import as_image, attention_rows, neighbour_rows
 from pretrain.pages.run import write_page
 from pretrain.settings import Settings as Pretrain
 from pretrain.train import train
+from pretrain.training.runs import read_settings
+from pretrain.training.summary import print_summary
 
 
 @pytest.fixture
@@ -35,6 +37,11 @@ def test_a_run_becomes_one_page_that_needs_no_other_file(tiny_world, tmp_path):
     assert html.count('alt="the target"') == 2
     for words in ("pv loss", "ucs loss", "Share of dead dimensions (healthy: at most 0.5)"):
         assert words in html
+    nothing = {"pages": 0, **dict.fromkeys(("untrained", "trained", "untrained_standard_error"))}
+    summary["page_auc"]["cold"] = nothing | {"trained_standard_error": None}
+    write_json(out / "summary.json", summary)
+    assert "no page view of the test time range" in write_page(out, examples=2).read_text(encoding="utf-8")
+    print_summary(read_settings(out), summary)
 
 
 def test_neighbours_are_the_nearest_and_never_the_picture_itself(pictures):

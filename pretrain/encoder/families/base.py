@@ -42,10 +42,13 @@ class EncoderFamily:
         What the tower is given: "pictures", uint8 (N, 3, S, S), or "items", long (N,).
     part : str
         Prefix of the image tower's parameters in a file that holds a whole model; empty where there is none.
+    loader : str
+        What takes the image tower's exported weights outside this project; empty where nothing does.
     """
 
     takes = "pictures"
     part = ""
+    loader = ""
 
     def __init__(self, options: Any) -> None:
         self.options = options

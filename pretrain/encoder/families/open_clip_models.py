@@ -25,6 +25,7 @@ class OpenClip(EncoderFamily):
     """The image tower of any model of open_clip."""
 
     part = "visual."
+    loader = "open_clip.create_model(name, **arguments).visual.load_state_dict"
 
     @dataclass(frozen=True)
     class Settings(Checked):
