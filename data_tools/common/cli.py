@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from data_tools.common import cache
+from data_tools.common.config_file import holds_settings
 from data_tools.common.errors import UserError as UserError
 from data_tools.common.output import configure, log_event
 from data_tools.common.parser import Parser, nearest
@@ -62,11 +63,14 @@ def parse_settings(settings: type[Settings], description: str | None, argv: Sequ
     for section in (one[2:-5] for one in arguments if one.startswith("--") and one.endswith(".help")):
         print(parser.section_help(section))
         raise SystemExit(0)
-    arguments = _config_first(_spelt_out(arguments, parser.switches))
+    files, flags = _config_apart(_spelt_out(arguments, parser.switches))
     try:
-        parsed = parser.instantiate(parser.parse_args(arguments)).as_dict()
-    except UnicodeDecodeError as error:
-        parser.error(f"the configuration file is not UTF-8: {error.reason} at byte {error.start}")
+        files = [file for file in files if not Path(file).is_file() or holds_settings(file, parser.known)]
+    except UserError as error:
+        parser.error(str(error))
+    # In front, since of two settings of a key the later one wins.
+    arguments = [*(f"--config={file}" for file in files), *flags]
+    parsed = parser.instantiate(parser.parse_args(arguments)).as_dict()
     parsed.pop("config")
     configure(parsed.pop("quiet"), parsed.pop("json_log"))
     cache.configure(parsed.pop("url_cache"), parsed.pop("url_cache_gb"))
@@ -119,17 +123,17 @@ def _spelt_out(arguments: Sequence[str], switches: set[str]) -> list[str]:
     return spelt
 
 
-def _config_first(arguments: Sequence[str]) -> list[str]:
-    """The arguments with the configuration files at the front, since of two settings of a key the later one wins."""
+def _config_apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The configuration files, and the other arguments."""
     files, rest, left = [], [], iter(arguments)
     for argument in left:
         if argument == "--config":
-            files += [argument, *map(_found, itertools.islice(left, 1))]
+            files += map(_found, itertools.islice(left, 1))
         elif argument.startswith("--config="):
-            files.append(f"--config={_found(argument.removeprefix('--config='))}")
+            files.append(_found(argument.removeprefix("--config=")))
         else:
             rest.append(argument)
-    return files + rest
+    return files, rest
 
 
 def _found(config: str) -> str:
