@@ -296,7 +296,7 @@ def _index(
             "overhead": stored / info["distinct_image_bytes"],
         }
         return {**index, "fingerprint": fingerprint(index)}
-    _write_items_table(index, out, part, earlier=(Path(settings.out), before))
+    _write_items_table(index, out, part, earlier=before and (Path(settings.out), before), dataset=dataset)
     index["storage"] |= {
         "picture_tar_bytes": sum(shard["bytes"] for shard in index["items"]),
         "table_bytes": sum(file["bytes"] for split in SPLITS for file in files[split]) + index["table"]["bytes"],
@@ -325,7 +325,12 @@ def _times(dataset: Dataset) -> dict[str, int | None]:
 
 
 def _write_items_table(
-    index: dict[str, Any], out: Path, part: str, *, earlier: tuple[Path, dict[str, Any] | None]
+    index: dict[str, Any],
+    out: Path,
+    part: str,
+    *,
+    earlier: tuple[Path, dict[str, Any]] | None,
+    dataset: Dataset,
 ) -> None:
     """Join the rows that the tars' writers left, and those of earlier writings (folder, index), into one table."""
     new, index["items"] = index["items"], []
@@ -333,7 +338,7 @@ def _write_items_table(
 
     def tables() -> Iterator[pa.Table]:
         replaced = pa.chunked_array([pq.read_table(path, columns=["item"])["item"] for path in parts], pa.int32())
-        kept = item_tables(*earlier, replaced) if earlier[1] else ()
+        kept = item_tables(*earlier, replaced, dataset) if earlier else ()
         schema = None
         for shard, rows in itertools.chain(kept, zip(new, map(pq.read_table, parts), strict=True)):
             schema = schema or rows.schema
