@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import re
 import select
 import shlex
 import signal
@@ -12,7 +13,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -71,6 +72,7 @@ def parse_settings(settings: type[Settings], description: str | None, argv: Sequ
     # In front, since of two settings of a key the later one wins.
     arguments = [*(f"--config={file}" for file in files), *flags]
     parsed = parser.instantiate(parser.parse_args(arguments)).as_dict()
+    parsed = {name: _expanded(value) for name, value in parsed.items()}
     parsed.pop("config")
     configure(parsed.pop("quiet"), parsed.pop("json_log"))
     cache.configure(parsed.pop("url_cache"), parsed.pop("url_cache_gb"))
@@ -123,6 +125,25 @@ def _spelt_out(arguments: Sequence[str], switches: set[str]) -> list[str]:
     return spelt
 
 
+def _expanded(value: Any) -> Any:
+    """A setting with the home folder for ~ and the value of a variable of the environment at the start of its texts.
+
+    A shell does so only outside quotes and behind a blank, and nobody does in a file of settings.
+    """
+    if isinstance(value, str) and re.match(r"~(/|$)|\$\w+(/|$)|\$\{\w+\}(/|$)", value):
+        return os.path.expanduser(os.path.expandvars(value))
+    if isinstance(value, Path):
+        return Path(_expanded(str(value)))
+    if type(value) is dict:
+        return {name: _expanded(one) for name, one in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_expanded, value))
+    if is_dataclass(value) and not isinstance(value, type):
+        changed = {one.name: _expanded(getattr(value, one.name)) for one in fields(value)}
+        return replace(value, **changed) if changed != vars(value) else value
+    return value
+
+
 def _config_apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The configuration files, and the other arguments."""
     files, rest, left = [], [], iter(arguments)
@@ -138,6 +159,7 @@ def _config_apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _found(config: str) -> str:
     """Where a configuration file is: as named, or else among those that come with this project."""
+    config = _expanded(config)
     return next((str(folder / config) for folder in (Path(), *SHIPPED) if (folder / config).is_file()), config)
 
 

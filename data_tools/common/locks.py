@@ -44,7 +44,11 @@ def locked(path: str | Path, wait: bool = False, purpose: str = "") -> Iterator[
         If the place is held already, by another process or by this one.
     """
     path = Path(os.path.abspath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        at = next(one for one in path.parents if os.path.lexists(one) and not one.is_dir())
+        raise UserError(f"{path} cannot be made: {at} is no folder; choose another place") from None
     lock = path.parent / f".{path.name}{purpose and '.'}{purpose}.lock"
     descriptor, certain = _acquire(lock, path, wait)
     holder = f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%H:%M')}"

@@ -231,6 +231,8 @@ def engine(name: str, folder: Path, memory: str) -> Iterator[Engine]:
             yield running
         except running.faults as error:
             reason = str(error).partition(LAST_SEEN)[0].partition("\nLINE ")[0].strip()
+            if "Out of Memory" in reason:
+                reason += f"\n  More than --memory {memory} is needed: raise it"
             if NO_TEXT in reason:
                 reason += " Store text as UTF-8, and ids that are bytes as hexadecimal text"
             raise UserError(f"the log cannot be read or worked through: {reason}") from error
