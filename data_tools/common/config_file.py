@@ -6,11 +6,13 @@ and refuses an empty file; here a file is text, tags and places, so that a messa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, get_args
 
 import yaml
 
+from data_tools.common.checks import expected
 from data_tools.common.errors import UserError
 from data_tools.common.parser import nearest
 
@@ -18,20 +20,20 @@ TEXT, NOTHING, MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:null", "tag:y
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def holds_settings(path: str, known: Sequence[str]) -> bool:
+def holds_settings(path: str, known: Mapping[str, Any]) -> bool:
     """Whether a file holds any setting.
 
     Parameters
     ----------
     path : str
         The file.
-    known : sequence of str
-        Dotted names of the settings.
+    known : dict of str to type or None
+        Dotted names of the settings, and their types.
 
     Raises
     ------
     UserError
-        If it is no YAML file of settings by name, names one twice, or one that is not ``known``.
+        If it is no YAML file of settings by name, names one twice, gives one no value, or one that is not ``known``.
     """
     root = _read(path)
     if root is None or (isinstance(root, yaml.ScalarNode) and root.tag == NOTHING):
@@ -41,12 +43,15 @@ def holds_settings(path: str, known: Sequence[str]) -> bool:
         raise UserError(f"the configuration file {path} holds {what}; settings by name are expected, as in 'out: PATH'")
     _refuse_repeated(root, path)
     top = {key.value for key, _ in root.value}
-    for name, line in _settings(root, "", known, path):
+    for name, value, line in _settings(root, "", known, path):
         if name in top and name.split(".")[0] in top - {name}:
             raise UserError(f"{path}, line {line}: {name} stands beside the section {name.split('.')[0]}; set it there")
         if name not in known:
-            near = f"the nearest is {nearest(name, known)}" if name != "config" else "name each file by --config"
+            near = f"the nearest is {nearest(name, list(known))}" if name != "config" else "name each file by --config"
             raise UserError(f"{path}, line {line}: unknown setting {name}; {near}")
+        hint = known[name]
+        if value.tag == NOTHING and hint is not None and type(None) not in get_args(hint):
+            raise UserError(f"{path}, line {line}: {name} is empty; {expected(hint)}")
     return True
 
 
@@ -88,8 +93,10 @@ def _refuse_repeated(root: yaml.Node, path: str) -> None:
             lines[key.value] = line
 
 
-def _settings(node: yaml.MappingNode, prefix: str, known: Sequence[str], path: str) -> Iterator[tuple[str, int]]:
-    """Dotted name and line of each setting, of sections, too; a mapping that is the value of a setting is one."""
+def _settings(
+    node: yaml.MappingNode, prefix: str, known: Mapping[str, Any], path: str
+) -> Iterator[tuple[str, yaml.Node, int]]:
+    """Dotted name, value and line of each setting, of sections, too; a mapping may be the value of a setting."""
     for key, value in node.value:
         name, line = f"{prefix}{key.value}", key.start_mark.line + 1
         if key.tag == MERGE:
@@ -99,7 +106,7 @@ def _settings(node: yaml.MappingNode, prefix: str, known: Sequence[str], path: s
         elif key.tag != TEXT:
             raise UserError(f"{path}, line {line}: {key.value!r} is no name of a setting")
         elif not (inner := next((one for one in known if one.startswith(f"{name}.")), None)):
-            yield name, line
+            yield name, value, line
         elif isinstance(value, yaml.MappingNode):
             yield from _settings(value, f"{name}.", known, path)
         else:

@@ -97,10 +97,11 @@ class Parser(ArgumentParser):
         return {f"--{action.dest}" for action in self._actions if getattr(action, "_typehint", None) is bool}
 
     @property
-    def known(self) -> list[str]:
-        """Dotted names of the settings that a file may hold."""
-        names = [action.dest for action in self._actions if isinstance(action.dest, str)]
-        return [name for name in names if not re.match(r"help$|config$|print_|.*\.help$", name)]
+    def known(self) -> dict[str, Any]:
+        """Dotted names of the settings that a file may hold -> their types; None for a section."""
+        found = {action.dest: getattr(action, "_typehint", None) for action in self._actions}
+        hidden = re.compile(r"help$|config$|print_|.*\.help$")
+        return {name: hint for name, hint in found.items() if isinstance(name, str) and not hidden.match(name)}
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         print(f"error: {self._in_plain_words(message.strip())}\n  all settings: {self.prog} --help", file=sys.stderr)
@@ -128,7 +129,7 @@ class Parser(ArgumentParser):
         if message.startswith("Problems parsing config:"):
             return message.replace("Problems parsing config:", "the configuration file is not valid YAML:")
         unknown = [
-            f"unknown setting {name}; the nearest is {nearest(name, self.known)}" for name in _unknown_in(message)
+            f"unknown setting {name}; the nearest is {nearest(name, list(self.known))}" for name in _unknown_in(message)
         ]
         if found := re.match(r"unrecognized arguments: ([^-].*)", message, re.I):
             return f"unexpected argument {found[1].split()[0]!r}; settings are given as --name VALUE"

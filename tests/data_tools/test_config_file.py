@@ -47,7 +47,9 @@ EVERYWHERE = {
     "quiet.x: 1": "unknown setting quiet.x",
     "quiet: a: b": "line 1, column 9: mapping values are not allowed",
     "a: " + "[" * 3000: "exceeded maximum nesting depth",
-    "quiet:": "sets nothing",
+    "quiet:": "line 1: quiet is empty; must be true or false",
+    "dataset: ~": "line 1: dataset is empty; must be text",
+    "url_cache:": "sets nothing",  # which may be null, but then the file is as good as empty
 }
 IN_SECTIONS = {
     "optim: {steps: 5, steps: 6}": "'steps' stands twice",
