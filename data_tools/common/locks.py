@@ -16,6 +16,8 @@ from data_tools.common.errors import UserError
 # Some mounted buckets and network disks know no locks: there, keeping writers apart is up to the user.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
+NOT_OURS = (errno.EROFS, errno.EACCES, errno.EPERM)
+
 
 @contextlib.contextmanager
 def locked(path: str | Path, wait: bool = False, purpose: str = "") -> Iterator[bool]:
@@ -64,7 +66,13 @@ def locked(path: str | Path, wait: bool = False, purpose: str = "") -> Iterator[
 def _acquire(lock: Path, path: Path, wait: bool) -> tuple[int, bool]:
     """A descriptor of the lock file, and whether this process holds it."""
     while True:
-        descriptor, certain = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666), True
+        try:
+            descriptor, certain = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666), True
+        except OSError as error:
+            if error.errno not in NOT_OURS:
+                raise
+            reason = error.strerror.lower()
+            raise UserError(f"{path.parent} cannot be written to ({reason}); choose another folder") from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

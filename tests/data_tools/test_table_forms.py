@@ -213,7 +213,9 @@ def test_tensors_as_models_hold_them(tmp_path):
 
 def test_a_module_is_never_loaded(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "t.pt")
-    with pytest.raises(UserError, match=r"it holds objects \(a pickle\), which are never loaded.*save a dict of tensors"):
+    with pytest.raises(
+        UserError, match=r"it holds objects \(a pickle\), which are never loaded.*save a dict of tensors"
+    ):
         read_table(tmp_path / "t.pt")
 
 
