@@ -29,6 +29,7 @@ MAX_PIXELS = 64_000_000
 ADDRESS = r"[a-z][a-z0-9+.-]*://"
 SHOWN = 3  # of each fault, in a message
 WIDTH = 120  # characters of a name
+NOTHING = ("nan", "null", "none", "n/a", "na", "-", "no image")
 CONVERT = "save it as JPEG or PNG"
 # What is taken for a picture that can be read: place of its first bytes, these, what it is, and what to do.
 FOREIGN = (
@@ -226,6 +227,8 @@ def fault_examples(
             near = _nearby(source, name) if fault == "missing" else None
             near = _seen(source / name) if fault == "unreadable" and not is_url(source) else near
             own.append(f"item {item!r}: {name[:WIDTH]}{near or ''}")
+    if (fault := "outside the folder") in shown and any((source / str(name).lstrip("/")).is_file() for name in names):
+        shown[fault].append("a / in front makes a path start at the root of the machine: write the paths without it")
     if (fault := "an address, no file") in shown:
         shown[fault].append("download the pictures into a folder, and put their paths in it into the item list")
     return shown
@@ -252,8 +255,18 @@ def _nearby(source: Path, name: str) -> str | None:
         return "... is a picture in base64, no file name; decode each into a file"
     if (source.parent / name).is_file():
         return f"; {source.parent / name} exists: say --images {source.parent}"
+    if name.startswith(("{", "[{")):
+        return "; an object, no name of a file: keep one of its values"
+    if name.strip().lower() in NOTHING:
+        return "; leave it empty where an item has no picture"
     slashed, decoded = name.replace("\\", "/"), unquote(name)
-    for other, how in ((slashed, "with / between folders"), (decoded, "without % escapes")):
+    ways = {
+        slashed: "with / between folders",
+        decoded: "without % escapes",
+        name.strip(): "without blanks round them",
+        name.partition("?")[0]: "without what follows the question mark",
+    }
+    for other, how in ways.items():
         if other != name and (source / other).is_file():
             return f"; {source / other} exists: write the paths {how}"
     if separator := next((one for one in "|;,[" if one in name), None):

@@ -174,3 +174,46 @@ def test_other_texts_stay_as_they_are(monkeypatch):
     monkeypatch.delenv("NOBODY", raising=False)
     for text in ("$NOBODY/a", "a~b", "./~", "~5 %", "a$SHOP", "$5"):
         assert parse_settings(Places, "", ["--one", text]).one == text
+
+
+def pictured(source, images):
+    """The item list with another column of images, in Parquet."""
+    frame = pl.read_csv(source / "items.csv", infer_schema=False).with_columns(image=images)
+    frame.write_parquet(source / "items.parquet")
+    return "items.parquet"
+
+
+def test_an_empty_list_of_pictures_is_an_item_without_one(source):
+    own = pl.concat_list(pl.format("{}.png", "item_id"), pl.lit(None, dtype=pl.String))
+    empty = pl.lit([], dtype=pl.List(pl.String))
+    items = pictured(source, pl.when(pl.int_range(pl.len()) == 3).then(empty).otherwise(own))
+    dataset = run(source, items=items)
+    counts = dataset.info["counts"]
+    assert (counts["items"], counts["items_with_image"], counts["impressions"]) == (20, 19, 400)
+    assert dataset.items.filter(pl.col("image").is_null())["item_id"].to_list() == ["03"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        (" {}.png ", "write the paths without blanks round them"),
+        ("{}.png?v=2", "write the paths without what follows the question mark"),
+        ("/{}.png", "a / in front makes a path start at the root of the machine"),
+        ('{{"large": "{}.png", "thumb": "x"}}', "an object, no name of a file: keep one of its values"),
+        ("N/A", "leave it empty where an item has no picture"),
+    ],
+)
+def test_names_of_pictures_that_need_a_change_say_which(source, pattern, said):
+    listed(source, [pattern.replace("{}", f"{item:02}").replace("{{", "{").replace("}}", "}") for item in range(20)])
+    assert said in stopped(source)
+
+
+def test_an_item_list_without_rows_is_said_to_be_empty(source):
+    (source / "items.csv").write_text("item_id,image\n")
+    assert "items.csv lists no items: it has no rows" in stopped(source)
+
+
+def test_a_nested_item_list_names_the_command_that_spreads_it(source):
+    frame = pl.read_csv(source / "items.csv", infer_schema=False)
+    frame.select(product=pl.struct(pl.all())).write_parquet(source / "items.parquet")
+    assert '.unnest("product").write_parquet(' in stopped(source, items="items.parquet")
