@@ -29,6 +29,7 @@ from data_tools.common.parser import Parser, nearest
 from data_tools.common.stopping import stoppable
 
 DISK_FULL, NO_SPACE = (errno.ENOSPC, errno.EDQUOT), "No space left on device"
+NO_MEMORY = re.compile(r"can't allocate memory|CUDA out of memory|Unable to allocate|Cannot allocate memory")
 # Where configs/ is: in a clone, and in an installation.
 SHIPPED = (Path(__file__).parents[2], Path(sysconfig.get_path("data"), "share", "visual-interest"))
 Settings = TypeVar("Settings")
@@ -206,6 +207,9 @@ def _ending(error: BaseException, received: Sequence[int]) -> tuple[int, str]:
         return 128 + signal.SIGPIPE, ""
     if getattr(error, "errno", None) in DISK_FULL or NO_SPACE in str(error):
         return 1, f"error: the disk is full: {error}. Free some space, or choose another folder"
+    if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
+        reason = str(error).strip().partition("\n")[0][:200] or "an array is larger than what is left"
+        return 1, f"error: the memory is full: {reason}. Take smaller batches or sizes, or fewer processes"
     if isinstance(error, UserError | OSError):
         return 1, f"error: {error}"
     raise error

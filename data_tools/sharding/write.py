@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 
-from data_tools.common.checks import Checked
+from data_tools.common.checks import Checked, Quality, Seed
 from data_tools.common.cli import UserError, progress_bar
 from data_tools.common.files import read_json, resumable_folder, write_json
 from data_tools.common.stopping import stop_with_parent
@@ -95,8 +95,8 @@ class Settings(Checked):
     shard_mb: PositiveFloat = 512
     side: NonNegativeInt = 0
     pictures: Literal["encoded", "decoded", "none"] = "encoded"
-    quality: PositiveInt = 90
-    seed: int = 0
+    quality: Quality = 90
+    seed: Seed = 0
     workers: NonNegativeInt = 0
     memory: str = "2GB"
 

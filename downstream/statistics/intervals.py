@@ -29,9 +29,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jsonargparse.typing import OpenUnitInterval, PositiveInt
 from scipy.optimize import brentq
 from scipy.special import stdtrit
 
+from data_tools.common.checks import Checked, Seed
 from data_tools.measures.group_auc import group_auc
 from downstream.statistics.metrics import click_loss
 
@@ -41,7 +43,7 @@ SMALLEST = -150.0  # logarithm of the smallest p-value told from 0
 
 
 @dataclass(frozen=True)
-class BootstrapSettings:
+class BootstrapSettings(Checked):
     """The resampling of users.
 
     Attributes
@@ -54,9 +56,9 @@ class BootstrapSettings:
         Of the draws.
     """
 
-    resamples: int = 1000
-    level: float = 0.95
-    seed: int = 0
+    resamples: PositiveInt = 1000
+    level: OpenUnitInterval = 0.95
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)

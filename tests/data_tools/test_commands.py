@@ -93,6 +93,9 @@ def test_a_signal_ends_a_command_and_its_children_with_one_message(tmp_path, wha
     assert not any(alive(child) for child in children if child)
 
 
+NO_ROOM = "error: the memory is full: "
+
+
 @pytest.mark.parametrize(
     ("error", "status", "said"),
     [
@@ -100,6 +103,9 @@ def test_a_signal_ends_a_command_and_its_children_with_one_message(tmp_path, wha
         (OSError(28, "No space left on device", "out"), 1, "error: the disk is full: "),
         (RuntimeError("IO Error: write: No space left on device"), 1, "error: the disk is full: "),
         (FileNotFoundError(2, "No such file", "x"), 1, "error: "),
+        (MemoryError(), 1, "error: the memory is full: an array is larger than what is left. Take smaller batches"),
+        (RuntimeError("[enforce fail at alloc.cpp:1] DefaultCPUAllocator: can't allocate memory: 5 bytes"), 1, NO_ROOM),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB.\nMore advice"), 1, NO_ROOM),
         (KeyboardInterrupt(), 130, "interrupted; "),
     ],
 )
