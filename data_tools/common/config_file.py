@@ -60,7 +60,7 @@ def _read(path: str) -> yaml.Node | None:
     try:
         return yaml.compose(Path(path).read_text(encoding="utf-8-sig"), Loader=Loader)
     except UnicodeDecodeError as error:
-        raise UserError(f"the configuration file {path} is not UTF-8: {error.reason} at byte {error.start}") from None
+        raise UserError(f"the configuration file is not UTF-8: {path}: {error.reason} at byte {error.start}") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         lines = mark and Path(path).read_text(encoding="utf-8-sig").splitlines()[mark.line : mark.line + 1]
