@@ -65,6 +65,8 @@ def parse_settings(settings: type[Settings], description: str | None, argv: Sequ
     for section in (one[2:-5] for one in arguments if one.startswith("--") and one.endswith(".help")):
         print(parser.section_help(section))
         raise SystemExit(0)
+    if bad := next((one for one in arguments if not one.isascii() and _lone_surrogates(one)), None):
+        parser.error(f"{bad!a} is not UTF-8; rename what it names")
     files, flags = _config_apart(_spelt_out(arguments, parser.switches))
     try:
         files = [file for file in files if not Path(file).is_file() or holds_settings(file, parser.known)]
@@ -126,6 +128,11 @@ def _spelt_out(arguments: Sequence[str], switches: set[str]) -> list[str]:
     return spelt
 
 
+def _lone_surrogates(text: str) -> bool:
+    """Whether a text has what Python makes of bytes that are not UTF-8."""
+    return any("\ud800" <= one <= "\udfff" for one in text)
+
+
 def _expanded(value: Any) -> Any:
     """A setting with the home folder for ~ and the value of a variable of the environment at the start of its texts.
 
@@ -179,6 +186,9 @@ def run_command(main: Callable[[], None]) -> None:
         With status 1 after a :class:`UserError` or a fault of the disk, 130 after SIGINT, 143 after SIGTERM, and 141
         where nobody reads the output any more.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal or a log that is not UTF-8 must not end a job
+            stream.reconfigure(errors="backslashreplace")
     started = time.monotonic()
     with stoppable() as received:
         try:

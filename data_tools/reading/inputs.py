@@ -82,6 +82,10 @@ def find(place: str | Path, known: Collection[str] = SUFFIXES) -> list[Path]:
         paths = [path]
     elif path.is_dir():
         paths = sorted(p for p in path.rglob("*") if p.is_file() and not hidden(p.relative_to(path).as_posix()))
+    elif path.exists():
+        raise UserError(
+            f"{place} is a pipe or a device, which is read once from front to back; write it to a file first"
+        )
     else:
         paths = sorted(Path(p) for p in glob.glob(str(place), recursive=True))
         paths = [p for p in paths if p.is_file() and not hidden(p.name)]

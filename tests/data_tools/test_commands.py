@@ -1,5 +1,6 @@
 """How commands end, and what they say."""
 
+import io
 import json
 import os
 import shutil
@@ -118,6 +119,28 @@ def test_what_stops_a_command_is_one_message(error, status, said, capsys):
     assert ended.value.code == status
     found = capsys.readouterr().err
     assert found.startswith(said) and found.count("\n") == 1
+
+
+def test_names_that_a_terminal_cannot_show_are_written_in_ascii(monkeypatch):
+    """As where a scheduler runs a job without a locale."""
+    shown, said = (io.TextIOWrapper(io.BytesIO(), encoding="ascii") for _ in range(2))
+    monkeypatch.setattr(sys, "stdout", shown)
+    monkeypatch.setattr(sys, "stderr", said)
+
+    def main():
+        print("made é")
+        raise UserError("é is not there")
+
+    with pytest.raises(SystemExit):
+        run_command(main)
+    shown.flush(), said.flush()
+    assert shown.buffer.getvalue() == b"made \\xe9\n" and said.buffer.getvalue() == b"error: \\xe9 is not there\n"
+
+
+def test_an_argument_that_is_not_utf8_is_a_message(capsys):
+    with pytest.raises(SystemExit):
+        parse_settings(World, "", ["--photos", "caf\udce9"])
+    assert "'caf\\udce9' is not UTF-8; rename what it names" in capsys.readouterr().err
 
 
 def test_a_defect_keeps_its_traceback():

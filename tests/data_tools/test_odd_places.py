@@ -3,6 +3,7 @@
 import base64
 import gzip
 import io
+import os
 import struct
 import zlib
 from dataclasses import dataclass, field
@@ -114,6 +115,11 @@ def test_what_stands_in_the_way_is_named(source, tmp_path):
     for making in (whole_folder, work_folder):
         with pytest.raises(UserError, match="link already exists"), making(tmp_path / "link"):
             pass
+
+
+def test_a_pipe_is_no_file(source):
+    os.mkfifo(source / "pipe")
+    assert "is a pipe or a device" in stopped(source, log="pipe")
 
 
 def test_too_little_memory_names_the_setting(source):
