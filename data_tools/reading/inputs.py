@@ -161,9 +161,10 @@ def as_parquet(
     paths = find(place) if form is None else find(place, [suffix(Path(place))])
     converter, parts = Converter(folder, name, memory), []
     for path in paths:
-        if form is not None:
+        parquet = is_parquet(path)  # an error where the file is something else
+        if form is not None and not parquet:
             parts += converter.delimited(path, form, None, expected)
-        elif is_parquet(path):
+        elif parquet:
             parts.append(Part(path, path))
         elif suffix(path) in PARQUET:
             raise UserError(f"{path} cannot be read: it is no Parquet file; it begins {head(path, 40)!r}")

@@ -136,8 +136,10 @@ def is_parquet(path: Path) -> bool:
         raise UserError(f"{path} is a pointer of git-LFS, not the file itself; fetch it: git lfs pull")
     if start.lstrip().lower().startswith(WEB_PAGE):
         raise UserError(f"{path} is a web page, perhaps that of a login in place of the file; download it again")
+    # A first line of names may begin as other files do: ORCID,item_id
+    named = start[:16].decode("latin-1").partition(",")[0].isidentifier()
     for magic, (what, command) in FOREIGN.items():
-        if start.startswith(magic):
+        if start.startswith(magic) and not named:
             advice = f"make Parquet of it: python -c '{command.format(path)}'" if command else "export CSV or Parquet"
             raise UserError(f"{path} is {what}; {advice if 'Excel' not in what else SAVE_AS_CSV}")
     if start[257:262] == b"ustar":

@@ -204,6 +204,11 @@ def test_what_is_no_log_is_named(source, text, said):
     assert said in stopped(source)
 
 
+def test_a_first_line_of_names_is_no_other_file(source):
+    log(source).rename({"user_id": "ORCID"}).write_csv(source / "log.csv")
+    assert run(source, columns="user_id=ORCID").info["counts"]["impressions"] == 400
+
+
 def test_blanks_between_columns_are_read_where_asked(source):
     plain = run(source, out="plain")
     (source / "log.csv").write_text((source / "log.csv").read_text().replace(",", " "))
