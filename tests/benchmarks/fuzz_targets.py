@@ -54,6 +54,29 @@ WORDS = [
     ":",
     "*x",
 ]
+# Of YAML files: keys of the parser below, and forms that are no settings.
+LINES = (
+    *(
+        "config: a.yaml",
+        "config: {a: 1}",
+        "help: 1",
+        "print_config: 1",
+        "class_path: a",
+        "init_args: {}",
+        "__path__: a",
+    ),
+    *(
+        "1: 2",
+        "? [a]\n: 1",
+        "<<: {quiet: true}",
+        "quiet: &x [*x]",
+        "quiet: *x",
+        "- a",
+        "\tquiet: 1",
+        "quiet: 1\nquiet: 2",
+    ),
+    *("optim:", "optim: 5", "optim: [1]", "optim.steps: 5\noptim: {lr: 1}", "sources:", "---\nquiet: true", "'': 1"),
+)
 COLUMNS = ["user_id", "item_id", "timestamp", "click"]
 VALUES: dict[str, list[Any]] = {
     "user_id": ["u", "007", "7", "7.0", str(2**63), "-1", "é", "a b", "", "  ", "null", "'", "x" * 300, "NaN"],
@@ -338,6 +361,7 @@ class ConfigurationTarget:
             path = self.work / "c.yaml"
             keys = [key[2:] for key in dice.choices(self.keys[name] or ["--x"], k=3)]
             text = yaml.safe_dump({key.partition(".")[0]: dice.choice(WORDS) for key in keys}, allow_unicode=True)
+            text += dice.choice(LINES) if dice.random() < 0.3 else ""
             path.write_bytes(damaged(text.encode(), dice) if dice.random() < 0.5 else text.encode())
             flags = ["--config", str(path), *flags]
         try:
