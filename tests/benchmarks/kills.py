@@ -5,8 +5,9 @@
 A small simulated shop is made once. Each stage runs once without a fault; then, again and again, it is killed after a
 random part of that time and the same command is run once more. Compared are the files of the result, bit for bit (JSON
 without times and paths of the machine), and what stands beside them: no lock, scratch folder, temporary file, shared
-memory or process may be left. What was found is kept in --work, where a later run adds to it. Stages run in children of one process that has loaded the libraries, but for training on
-two processes, which accelerate launches. A kill that comes after the result was complete counts as such.
+memory or process may be left. Stages run in children of one process that has loaded the libraries, but for training on
+two processes, which accelerate launches. A kill that comes after the result was complete counts as such. What was found
+is kept in --work, where a later run adds to it.
 """
 
 from __future__ import annotations
@@ -340,9 +341,9 @@ def main() -> None:
             write_json(kept, rounds)
         print(markdown({name: rounds[name] for name in names if name in whole}, whole), flush=True)
     if settings.out:
-        made = made_by()
+        made, table = made_by(), markdown({name: rounds[name] for name in names}, whole)
         Path(settings.out).write_text(
-            f"# Kills\n\n{__doc__.split(chr(10))[0]}\n\n{markdown({name: rounds[name] for name in names}, whole)}\n`python tests/benchmarks/kills.py "
+            f"# Kills\n\n{__doc__.split(chr(10))[0]}\n\n{table}\n`python tests/benchmarks/kills.py "
             f"--kills {settings.kills} --minutes {settings.minutes:g} --seed {settings.seed}`, commit "
             f"{made['commit']}, {made['machine']}\n"
         )
