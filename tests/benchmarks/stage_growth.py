@@ -19,7 +19,9 @@ import importlib
 import json
 import os
 import shutil
+import struct
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -74,16 +76,27 @@ class Settings:
     out: str | None = None
 
 
+def png(pixels: np.ndarray) -> bytes:
+    """A picture, uint8 (height, width, 3), as PNG; five times as fast as Pillow, which looks for the best filter."""
+    height, width, _ = pixels.shape
+    rows = np.concatenate([np.zeros((height, 1), np.uint8), pixels.reshape(height, -1)], axis=1).tobytes()
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    number = struct.Struct(">I").pack
+    packed = (number(len(data)) + kind + data + number(zlib.crc32(kind + data)) for kind, data in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
 def make_inputs(work: Path, pictures: Path, items: int, impressions: int) -> None:
     """A log and an item list of random rows, and as many small pictures as items, each different."""
-    pl, image = importlib.import_module("polars"), importlib.import_module("PIL.Image")  # in a child alone
+    pl = importlib.import_module("polars")  # in a child alone
     rng = np.random.default_rng(0)
     work.mkdir(parents=True, exist_ok=True)
     pictures.mkdir(exist_ok=True)
     for item in range(items):
         if not (path := pictures / f"{item}.png").exists():
             coarse = np.random.default_rng(item).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-            image.fromarray(coarse.repeat(SIDE // 4, 0).repeat(SIDE // 4, 1)).save(path)
+            path.write_bytes(png(coarse.repeat(SIDE // 4, 0).repeat(SIDE // 4, 1)))
     number = np.arange(items)
     categories = [f"c{one}" for one in number % 20]
     listed = {"item_id": number, "image": [f"{one}.png" for one in number], "category": categories}
