@@ -59,7 +59,7 @@ class Settings(Checked):
     run : str or None
         Pre-training run; null exports the encoder that the encoder section names (a generic encoder).
     weights : str
-        Of the run: trained (best on validation) or initial (before training).
+        Of the run: trained (best on validation), last (of its latest checkpoint) or initial (before training).
     vectors : str or None
         Of a run on vectors: the table whose vectors are exported, such as one with new items; null takes the table that
         it was trained on.
@@ -67,7 +67,8 @@ class Settings(Checked):
         Average of the run's initial (0) and trained (1) weights: a factor, or "validation" for the one with the best
         within-page AUC on the validation split of data; null takes weights as they are.
     layer : str or None
-        embedding (the linear layer's output) or features (what the image tower gives); null takes embedding for a run,
+        embedding (the linear layer's output), features (what the image tower gives) or stages (means and deviations of
+        every stage's maps, then the features: colour and texture, too; models of timm); null takes embedding for a run,
         and features for an encoder without one, whose linear layer is untrained.
     pictures : str
         Of items with several: mean averages the vectors of all of an item's pictures (normalised, where vectors are,
@@ -88,10 +89,10 @@ class Settings(Checked):
     data: str
     out: str
     run: str | None = None
-    weights: Literal["trained", "initial"] = "trained"
+    weights: Literal["trained", "last", "initial"] = "trained"
     vectors: str | None = None
     wise_ft: float | str | None = None
-    layer: Literal["embedding", "features"] | None = None
+    layer: Literal["embedding", "features", "stages"] | None = None
     pictures: Literal["mean", "first", "each"] = "mean"
     normalise: bool = True
     dtype: Literal["float32", "float16"] = "float32"
@@ -108,7 +109,7 @@ class Settings(Checked):
 @torch.no_grad()
 def encode(encoder: ImageEncoder, images: Tensor, settings: Settings) -> Tensor:
     """Vectors, (N, D) in float32, of pictures, uint8 (N, 3, S, S), at the settings' layer."""
-    layer = encoder if settings.layer == "embedding" else encoder.features
+    layer = {"embedding": encoder, "features": encoder.features, "stages": encoder.stages}[settings.layer]
     device = encoder.mean.device
     vectors = torch.cat([layer(part.to(device)).float().cpu() for part in pieces(images, device)])
     return F.normalize(vectors, dim=-1) if settings.normalise else vectors

@@ -49,7 +49,7 @@ class Settings(Checked):
     out : str
         Folder to write.
     weights : str
-        Of the run: trained (best on validation) or initial (before training).
+        Of the run: trained (best on validation), last (of its latest checkpoint) or initial (before training).
     wise_ft : float, str or None
         Average of the initial (0) and the trained (1) weights, or "validation"; see pretrain/export.py.
     data : str or None
@@ -60,7 +60,7 @@ class Settings(Checked):
 
     run: str
     out: str
-    weights: Literal["trained", "initial"] = "trained"
+    weights: Literal["trained", "last", "initial"] = "trained"
     wise_ft: float | str | None = None
     data: str | None = None
     onnx: bool = True

@@ -66,7 +66,7 @@ class Rules(Checked):
         that time. Otherwise the items of a basket get a drawn order. "before": each has those before it in its history.
         "leave_one_out": only the last one is shown, with the others in its history (basket completion).
     seed : int
-        Seed of these draws.
+        Seed of what is drawn: unclicked items, the order inside a basket, items that are launched late.
     page_gap : int
         Without a request_id: impressions of a user at most this many seconds apart share a page view. With --time_unit
         order, any pause is allowed.

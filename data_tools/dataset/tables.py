@@ -50,7 +50,7 @@ def write_tables(
     viewed, users = timeline.join(views, histories.page_key(timeline)), read.users
     numbers = {"requests": views.count(), "time_backwards": timeline.backwards.sum()}
     if rules.new_item_share:
-        late = run.frame("late", _late_items(len(catalogue), rules.new_item_share))
+        late = run.frame("late", _late_items(len(catalogue), rules.new_item_share, rules.seed))
         kept, users = _without_late(run, viewed, users, late, starts["valid_start"])
         viewed = histories.clicks_before(kept, same_time)
         numbers |= {"requests": viewed.request.nunique(), "rows_kept": viewed.count()}
@@ -77,8 +77,8 @@ def write_tables(
     return described | {"dates": dates, "time_unit": read.unit, "unclicked_drawn": drawn, "understood": understood}
 
 
-def _late_items(items: int, share: float) -> pl.DataFrame:
-    late = sorted(np.random.default_rng(0).choice(items, round(share * items), replace=False).tolist())
+def _late_items(items: int, share: float, seed: int) -> pl.DataFrame:
+    late = sorted(np.random.default_rng(seed).choice(items, round(share * items), replace=False).tolist())
     return pl.DataFrame({"item": pl.Series(late, dtype=pl.Int32)})
 
 

@@ -4,7 +4,8 @@
 ``{}`` or nothing                                  IDs only
 ``{table: PATH}``                                  a table as it is, of our own form or made elsewhere
 ``{run: RUN, weights: trained}``                   the encoder of a pre-training run, or with ``initial`` as it was
-                                                   before training; exported to RUN/tables/<weights>
+                                                   before training, or with ``last`` of the latest
+                                                   checkpoint; exported to RUN/tables/<weights>
 ``{train: CONFIG, run: RUN}``                      the same, trained first where RUN has no summary.json
 ``{encoder: {name: ..., ...}, table: PATH}``       an encoder as it comes; its keys are those of ``encoder`` in a
                                                    pre-training configuration; exported to PATH
@@ -28,7 +29,7 @@ from typing import Any
 from data_tools.common.cli import UserError
 from data_tools.common.storage import taken
 
-WEIGHTS = ("trained", "initial")
+WEIGHTS = ("trained", "last", "initial")
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Source:
     ----------
     table : a table, or where the table of ``encoder`` goes
     run : pre-training run folder
-    weights : "trained" or "initial", for ``run``
+    weights : "trained", "last" or "initial", for ``run``
     train : configuration to make ``run`` from where it is missing
     encoder : settings of an encoder to export as it comes
     data : shards to train on and to export from; by default those of the comparison

@@ -109,6 +109,7 @@ class Recipe:
 
 
 WEIGHTS_FILE = {"trained": "best.safetensors", "initial": "initial.safetensors"}
+LATEST = "checkpoints/step-*/encoder.safetensors"
 
 
 def recipe(info: dict[str, Any], weights: str | None) -> Recipe:
@@ -130,7 +131,8 @@ def recipe(info: dict[str, Any], weights: str | None) -> Recipe:
             "the timm that made it"
         )
     if not weights and info.get("run"):
-        weights = str(Path(info["run"]) / WEIGHTS_FILE[info["weights"]])
+        run, file = Path(info["run"]), WEIGHTS_FILE.get(info["weights"], LATEST)
+        weights = str(max(run.glob(file), default=run / file))
     weights = weights or encoder.get("weights")
     if not weights or not Path(weights).exists():
         raise UserError(f"no encoder weights at {weights}; name the .safetensors file in image.weights")

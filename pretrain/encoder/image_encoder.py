@@ -60,6 +60,17 @@ class ImageEncoder(nn.Module):
         """Pictures, uint8 (N, 3, S, S), or items, long (N,), as the family takes, to the tower's features, (N, F)."""
         return self.tower(self.family.prepared(images, self.mean, self.std))
 
+    def stages(self, images: Tensor) -> Tensor:
+        """Each stage's channel means and standard deviations over places, then the features: (N, F').
+
+        Early stages see colour and texture, which the last one gives up for what an object is. Mean and standard
+        deviation of a map are the statistics of style of arXiv 1703.06868 (sec. 5); their use as an item's vector is
+        ours.
+        """
+        maps, features = self.family.stages(self.tower, self.family.prepared(images, self.mean, self.std))
+        seen = [each(found.flatten(2), -1) for found in maps for each in (torch.mean, _deviation)]
+        return torch.cat([*seen, features], dim=1)
+
     def forward(self, images: Tensor, seeds: Tensor | None = None) -> Tensor:
         """Pictures, uint8 (N, 3, S, S), to embeddings, (N, D), not normalised.
 
@@ -74,6 +85,10 @@ class ImageEncoder(nn.Module):
         for norm in self._frozen_norms:
             norm.eval()
         return self
+
+
+def _deviation(values: Tensor, dim: int) -> Tensor:
+    return values.std(dim, correction=0)
 
 
 def family_of(settings: Encoder) -> EncoderFamily:

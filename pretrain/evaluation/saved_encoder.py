@@ -16,10 +16,10 @@ from pretrain.encoder.image_encoder import ImageEncoder, build_encoder
 from pretrain.evaluation.page_auc import requests_of
 from pretrain.evaluation.wise_ft import choose_factor, interpolate
 from pretrain.settings import Encoder
-from pretrain.training.runs import read_settings
+from pretrain.training.runs import checkpoints, read_settings
 from pretrain.training.seen import seen_before_training, seen_by_run
 
-WEIGHTS = {"trained": "best", "initial": "initial"}
+KEPT = {"trained": "best", "initial": "initial"}
 # What "wise_ft" may be: a factor, "validation", or None for weights as they are.
 Factor = float | Literal["validation"] | None
 
@@ -39,7 +39,7 @@ def check_wise_ft(wise_ft: Factor, weights: str, run: str | None) -> None:
 
 
 def load_weights_of(encoder: ImageEncoder, run: Path, weights: str) -> None:
-    """Load a run's "trained" or "initial" weights into its encoder.
+    """Load a run's "trained", "last" or "initial" weights into its encoder.
 
     Raises
     ------
@@ -53,8 +53,11 @@ def load_weights_of(encoder: ImageEncoder, run: Path, weights: str) -> None:
 
 
 def weights_file(run: Path, weights: str) -> Path:
-    """The file of a run's "trained" or "initial" weights."""
-    return run / f"{WEIGHTS[weights]}.safetensors"
+    """The file of a run's "trained" (best on validation), "last" (latest checkpoint's) or "initial" weights."""
+    if weights != "last":
+        return run / f"{KEPT[weights]}.safetensors"
+    folder = next(reversed(checkpoints(run)), run / "checkpoints")
+    return folder / "encoder.safetensors"
 
 
 def load_run_encoder(
@@ -67,7 +70,7 @@ def load_run_encoder(
     run : path
         Run folder.
     weights : str
-        "trained" or "initial".
+        "trained", "last" or "initial".
     wise_ft : float, "validation" or None
         See ``pretrain.export``.
     data : str, optional

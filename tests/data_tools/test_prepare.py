@@ -195,6 +195,8 @@ def test_items_launched_late_are_new_to_validation_and_test(source):
     trained = set(found.filter(split="train")["item_id"])
     late = set(whole["item_id"]) - trained
     assert len(late) == 5
+    other = run(source, out="other", new_item_share=0.25, seed=1).impressions
+    assert set(whole["item_id"]) - set(other.filter(split="train")["item_id"]) != late
     assert held.info["splits"]["valid_start"] == run(source, out="again").info["splits"]["valid_start"]
     kept = whole.filter(~((pl.col("split") == "train") & pl.col("item_id").is_in(late)))
     assert found.select("user_id", "item_id", "timestamp", "split").equals(

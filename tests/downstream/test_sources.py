@@ -51,11 +51,12 @@ def test_ids_only_needs_nothing(commands):
 
 def test_a_run_is_exported_once_with_the_weights_asked_for(commands, shards, tmp_path):
     run = finished(tmp_path / "run")
-    for weights in ("trained", "initial", "trained"):
+    for weights in ("trained", "initial", "last", "trained"):
         assert make_tables(Source(run=run, weights=weights), shards) == {0: Path(run) / "tables" / weights}
     assert [(module, options["--weights"], options["--data"]) for module, options in commands] == [
         ("pretrain.export", "trained", shards),
         ("pretrain.export", "initial", shards),
+        ("pretrain.export", "last", shards),
     ]
 
 

@@ -56,6 +56,27 @@ def test_table_says_where_it_came_from(table, tiny_world):
     assert info["dataset_fingerprint"] == open_dataset(tiny_world / "dataset").info["fingerprint"]
 
 
+def test_stages_are_the_statistics_of_each_stages_maps(tiny_world, tmp_path):
+    torch.manual_seed(0)
+    data = str(tiny_world / "shards")
+    export(Settings(data=data, out=str(tmp_path / "stages"), encoder=ENCODER, layer="stages", normalise=False))
+    found, dataset = read_table(tmp_path / "stages"), open_dataset(tiny_world / "dataset")
+    torch.manual_seed(0)
+    encoder = build_encoder(ENCODER).eval()
+    maps = []
+    for stage in (encoder.tower.stem, *encoder.tower.stages):
+        stage.register_forward_hook(lambda module, given, made: maps.append(made))
+    picture = plain_transform(32).decode((dataset.folder / dataset.items["image"][57]).read_bytes())
+    pixels = (plain_transform(32)(picture)[None] / 255 - encoder.mean) / encoder.std
+    with torch.no_grad():
+        features = encoder.tower(pixels)
+    expected = [n for m in maps for n in (m.mean((2, 3)), m.std((2, 3), correction=0))]
+    vector = found.lookup([dataset.items["item_id"][57]])[0][0]
+    np.testing.assert_allclose(vector, torch.cat([*expected, features], dim=1)[0].numpy(), atol=1e-4)
+    with pytest.raises(UserError, match="a model of timm that shows its stages"):
+        encoder.family.stages(torch.nn.Identity(), pixels)
+
+
 def test_each_picture_is_encoded_once(tiny_world, tmp_path, monkeypatch):
     encoded = []
     original = exporting.encode

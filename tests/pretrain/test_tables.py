@@ -101,6 +101,18 @@ def test_a_residual_adapter_starts_as_the_table(tiny_world, features):
     np.testing.assert_allclose(found, table.vectors, rtol=1e-6)
 
 
+def test_each_number_can_be_standardised_by_its_own_spread(tiny_world, features):
+    options = Table.Settings(adapter="residual", each_number=True)
+    encoder = build_encoder(Encoder(family="table", name=str(features), dimensions=0, table=options))
+    vectors = read_table(features).vectors
+    found = encoder(torch.arange(len(vectors))).detach().numpy()
+    spread = vectors.std(axis=0)
+    expected = (vectors - vectors.mean(axis=0)) / np.where(spread > 1e-12, spread, 1)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    with pytest.raises(UserError, match="each_number says how to standardise"):
+        Table.Settings(each_number=True, standardise=False)
+
+
 def test_vectors_of_new_items_are_adapted(on_vectors, tiny_world, features, tmp_path):
     run, given = on_vectors(), read_table(features)
     write_table(tmp_path / "new", ["x", "y"], given.vectors[[5, 3]], {})

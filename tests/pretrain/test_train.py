@@ -19,6 +19,7 @@ from accelerate.state import AcceleratorState
 from data_tools.common.cli import UserError, parse_settings
 from pretrain.encoder.image_encoder import ImageEncoder
 from pretrain.evaluation.collapse import CollapsedError
+from pretrain.evaluation.saved_encoder import load_run_encoder
 from pretrain.pages.run import write_page
 from pretrain.settings import Settings
 from pretrain.train import train
@@ -68,6 +69,15 @@ def test_the_next_command_has_its_configuration(finished, tiny_world):
     made = yaml.safe_load((out / "compare.yaml").read_text(encoding="utf-8"))
     assert made["dataset"] == str(tiny_world / "dataset")
     assert made["sources"]["untrained"] == {"run": str(out), "weights": "initial"}
+
+
+def test_the_last_weights_are_those_of_the_latest_checkpoint(finished):
+    out, _ = finished
+    encoder, _, record = load_run_encoder(out, "last")
+    kept = safetensors.torch.load_file(out / "checkpoints" / "step-000006" / "encoder.safetensors")
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(value, kept[name]), name
+    assert record["weights"] == "last" and record["saw_until"] == load_run_encoder(out)[2]["saw_until"]
 
 
 def test_run_folder_can_be_understood_later(finished):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from data_tools.common.errors import UserError
 from data_tools.tables.seen import NOTHING, Seen
 from pretrain.encoder.depth import layer_groups
 
@@ -86,6 +87,16 @@ class EncoderFamily:
         """What the tower is called with: pictures, uint8 (N, 3, S, S), normalised."""
         pixels = (images.to(mean.dtype) / 255 - mean) / std
         return pixels.contiguous(memory_format=torch.channels_last)
+
+    def stages(self, tower: nn.Module, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Every stage's maps, (N, C, H, W) each, in forward order, and the features, (N, F), of normalised pictures.
+
+        Raises
+        ------
+        UserError
+            If the tower shows no stages.
+        """
+        raise UserError("--layer stages needs a model of timm that shows its stages; choose --layer features")
 
     def preprocessing(self, image_size: int, mean: list[float], std: list[float]) -> dict[str, Any]:
         """How an item becomes the tower's input, for ``table.json``."""

@@ -39,16 +39,21 @@ class VectorTower(nn.Module):
         Share of the numbers of a vector that are dropped in training.
     standardise : bool
         Whether vectors lose the table's mean and are divided by their root mean square (ours); otherwise they stay.
+    each_number : bool
+        Whether that root mean square is each number's own rather than one for the table.
     """
 
-    def __init__(self, vectors: np.ndarray, adapter: nn.Module, *, dropout: float, standardise: bool) -> None:
+    def __init__(
+        self, vectors: np.ndarray, adapter: nn.Module, *, dropout: float, standardise: bool, each_number: bool = False
+    ) -> None:
         super().__init__()
         found = torch.from_numpy(vectors)
         centre = found.mean(dim=0) if standardise else torch.zeros(found.shape[1])
-        scale = (found - centre).square().mean().sqrt().clamp(min=1e-12) if standardise else torch.ones(())
+        squares = (found - centre).square()
+        scale = (squares.mean(dim=0) if each_number else squares.mean()).sqrt() if standardise else torch.ones(())
         self.register_buffer("vectors", found, persistent=False)
         self.register_buffer("centre", centre)
-        self.register_buffer("scale", scale)
+        self.register_buffer("scale", torch.where(scale > 1e-12, scale, 1.0))
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.adapter = adapter
 
@@ -97,12 +102,23 @@ class Table(EncoderFamily):
             of objectives that compare two views.
         standardise : bool
             Subtract the table's mean vector and divide by the root mean square.
+        each_number : bool
+            When standardising, divide each number by its own root mean square, so that parts of different scales weigh
+            alike, such as those of a table of all stages (export --layer stages).
         """
 
         adapter: Literal["linear", "mlp", "residual"] = "linear"
         hidden: PositiveInt = 256
         dropout: OpenShare = 0.0
         standardise: bool = True
+        each_number: bool = False
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.each_number and not self.standardise:
+                raise UserError(
+                    "--encoder.table.each_number says how to standardise, but --encoder.table.standardise is false"
+                )
 
     def build(self, name: str, image_size: int) -> Tower:
         return Tower(self.tower(read_table(name)), [0.0] * 3, [1.0] * 3)
@@ -115,7 +131,13 @@ class Table(EncoderFamily):
             adapter = nn.Sequential(nn.Linear(size, hidden), nn.ReLU())
         elif options.adapter == "residual":
             adapter = Residual(nn.Sequential(nn.Linear(size, hidden), nn.ReLU(), nn.Linear(hidden, size)))
-        return VectorTower(table.vectors, adapter, dropout=options.dropout, standardise=options.standardise)
+        return VectorTower(
+            table.vectors,
+            adapter,
+            dropout=options.dropout,
+            standardise=options.standardise,
+            each_number=options.each_number,
+        )
 
     def attach(self, tower: nn.Module, name: str, data: str) -> None:
         items = [(record["item"], record["item_id"]) for record in all_records(open_shards(data), "items")]

@@ -112,6 +112,12 @@ class Timm(EncoderFamily):
         except Exception:  # it knows the forms of its own downloads alone; what does not fit is named later
             return state
 
+    def stages(self, tower: nn.Module, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
+        if not hasattr(tower, "forward_intermediates"):
+            return super().stages(tower, pixels)
+        last, maps = tower.forward_intermediates(pixels)
+        return maps, tower.forward_head(last)
+
     def without_hub(self) -> EncoderFamily:
         return Timm(replace(self.options, pretrained=False))
 
