@@ -364,6 +364,6 @@ def test_downloads_that_went_wrong_are_a_message(source, tmp_path):
         put(folder, dict.fromkeys((f"files/{name}" for name in FILES[source]), text))
         with pytest.raises(UserError) as told:
             convert(Settings(source=source, files=folder / "files", out=folder / "out"))
-        assert "FROM" not in str(told.value) and not (folder / "out").exists(), what
+        assert "SELECT" not in str(told.value) and not (folder / "out").exists(), what
         if source == "movielens" and what in ("a web page", "a pointer"):
             assert f"movies.dat is {what}" in str(told.value)
