@@ -43,7 +43,11 @@ def holds_settings(path: str, known: Mapping[str, Any]) -> bool:
         raise UserError(f"the configuration file {path} holds {what}; settings by name are expected, as in 'out: PATH'")
     _refuse_repeated(root, path)
     top = {key.value for key, _ in root.value}
-    for name, value, line in _settings(root, "", known, path):
+    try:
+        found = list(_settings(root, "", known, path))
+    except RecursionError:
+        raise UserError(f"{path}: a mapping is merged into itself (<<)") from None
+    for name, value, line in found:
         if name in top and name.split(".")[0] in top - {name}:
             raise UserError(f"{path}, line {line}: {name} stands beside the section {name.split('.')[0]}; set it there")
         if name not in known:

@@ -37,6 +37,7 @@ EVERYWHERE = {
     "quiet: true\nquiet: false": "'quiet' stands twice, in lines 1 and 2",
     "quiet: *x": "line 1, column 8: found undefined alias",
     "quiet: &x [*x]": "--quiet is [[...]]; must be true or false",
+    "&x\n<<: *x": "a mapping is merged into itself",
     "- a\n- b": "holds a list; settings by name are expected",
     "hello": "holds the text 'hello'",
     "5": "holds the text '5'",
