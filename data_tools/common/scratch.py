@@ -15,6 +15,7 @@ import numpy as np
 
 IN_MEMORY = 1 << 26  # bytes; what is larger lies on disk
 PIECE = 1 << 16  # rows
+LARGE, HELD = 1 << 30, 1 << 28  # bytes; of an array larger than the first, as many are in memory while rows are read
 
 
 def scratch_array(shape: tuple[int, ...], dtype: type = np.float32, folder: str | Path | None = None) -> np.ndarray:
@@ -75,11 +76,28 @@ def pieces(count: int) -> Iterator[slice]:
         yield slice(start, min(start + PIECE, count))
 
 
+def rows_of(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """``values[rows]`` of rows (n,) of a 2-D array; of a large one on disk, a part of the file is in memory at a time.
+
+    The system maps up to 2 MiB of a file at a touch: a few thousand rows, read at random, would make all of it the
+    process's memory.
+    """
+    if values.nbytes <= LARGE:
+        return values[rows]
+    found = np.empty((len(rows), values.shape[1]), values.dtype)
+    part = rows // (HELD // values[0].nbytes)
+    for one in np.unique(part):
+        own = part == one
+        found[own] = values[rows[own]]
+        release(values)
+    return found
+
+
 def selected(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """``values[rows]`` of rows (n,) of a 2-D array, float32, as a scratch array."""
     chosen = scratch_array((len(rows), values.shape[1]))
     for piece in pieces(len(rows)):
-        chosen[piece] = values[rows[piece]]
+        chosen[piece] = rows_of(values, rows[piece])
     return chosen
 
 

@@ -42,6 +42,7 @@ from downstream.data.user_features import user_features
 from downstream.settings import DataSettings
 
 SLICES = ("all", "warm", "cold")
+CATALOGUE_PER_MENTION = 8  # up to which the items of a batch are found by marking them
 Batch = dict[str, np.ndarray]
 
 
@@ -148,8 +149,7 @@ class CTRData:
         mask = np.arange(slots) < np.minimum(count, slots)[:, None]
         past = self._past(user, shown, count, mask)
 
-        # Sorting what the batch mentions costs the same however large the catalogue is.
-        distinct, position = np.unique(np.concatenate([shown, past]), return_inverse=True)
+        distinct, position = _distinct(np.concatenate([shown, past]), len(self.item_code))
         history = np.zeros(mask.shape, dtype=np.int64)
         history[mask] = position[len(shown) :]
         contexts = self.contexts(rows)
@@ -164,7 +164,7 @@ class CTRData:
             "mask": mask,
             "context": context,
             "first": first,
-            **self.item_batch(distinct.astype(np.int64)),
+            **self.item_batch(distinct),
         }
         if self.scene is not None:
             batch["scene"] = self.scene[rows].astype(np.int64)
@@ -215,6 +215,20 @@ class CTRData:
                 code, times = np.unique(shown, return_counts=True)
                 counts[name][code] += times
         return counts
+
+
+def _distinct(items: np.ndarray, catalogue: int) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct ones of items (n,), int64 and ascending, and the position (n,) of each item among them.
+
+    Sorting what a batch mentions costs the same however large the catalogue is; marking it costs less where that is not
+    many times what is mentioned.
+    """
+    if catalogue > CATALOGUE_PER_MENTION * len(items):
+        distinct, position = np.unique(items, return_inverse=True)
+        return distinct.astype(np.int64), position
+    mentioned = np.zeros(catalogue, dtype=bool)
+    mentioned[items] = True
+    return mentioned.nonzero()[0], (np.cumsum(mentioned) - 1)[items]
 
 
 def mask_ids(batch: Batch, rate: float, rng: np.random.Generator) -> Batch:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data_tools.common.scratch import mean_square
+from data_tools.common.scratch import mean_square, rows_of
 from downstream.images.joined import ItemImages
 from downstream.layers.blocks import gather
 
@@ -34,10 +34,11 @@ class FrozenTable(Features):
     def __init__(self, images: ItemImages) -> None:
         super().__init__(images)
         # The table stays on disk: its vectors do not belong to the model's weights.
+        self.on_disk = images.vectors
         self.register_buffer("vectors", torch.from_numpy(images.vectors), persistent=False)
 
     def forward(self, row: Tensor) -> Tensor:
-        return self.vectors[row]
+        return torch.from_numpy(rows_of(self.on_disk, row.numpy())) if row.is_cpu else self.vectors[row]
 
 
 class TunedTable(Features):

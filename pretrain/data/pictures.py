@@ -19,6 +19,7 @@ from pretrain.data.workers import Loader, loader_processes, prefetched
 
 # Bytes of decoded pictures that are kept for the next time: small sets are decoded once.
 KEPT = 256e6
+TOGETHER = 32  # pictures that are resized at once where they are of one size: several times as fast as one by one
 
 
 class _Chunks(Dataset):
@@ -36,11 +37,20 @@ class _Chunks(Dataset):
     def _decoded(self, chunk: Sequence[Place]) -> tuple[Tensor, Tensor]:
         images = torch.zeros(len(chunk), 3, self.size, self.size, dtype=torch.uint8)
         readable = torch.ones(len(chunk), dtype=torch.bool)
-        for row, place in enumerate(chunk):
-            try:
-                images[row] = self.transform(self.transform.decode(self.read(place)))
-            except BadImage:
-                readable[row] = False
+        for start in range(0, len(chunk), TOGETHER):
+            found = {}
+            for row, place in enumerate(chunk[start : start + TOGETHER], start):
+                try:
+                    found[row] = self.transform.decode(self.read(place))
+                except BadImage:
+                    readable[row] = False
+            if found and len({picture.shape for picture in found.values()}) == 1:
+                # Resized together, as (n, height, width, 3) in memory, which is what each of them is.
+                whole = torch.stack([picture.permute(1, 2, 0) for picture in found.values()]).permute(0, 3, 1, 2)
+                images[list(found)] = self.transform(whole)
+            else:
+                for row, picture in found.items():
+                    images[row] = self.transform(picture)
         return images, readable
 
 

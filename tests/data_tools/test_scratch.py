@@ -43,6 +43,18 @@ def test_selected_rows_are_those_of_numpy():
     assert np.array_equal(scratch.selected(values, rows), values[rows].astype(np.float32))
 
 
+def test_rows_of_a_large_array_are_read_with_a_part_of_it_in_memory(monkeypatch):
+    monkeypatch.setattr(scratch, "LARGE", 1 << 26)
+    monkeypatch.setattr(scratch, "HELD", 1 << 24)
+    values = scratch.scratch_array((1 << 18, 100))
+    values[:] = np.arange(1 << 18)[:, None]
+    scratch.release(values)
+    before, rows = resident(), np.random.default_rng(0).integers(1 << 18, size=3000)
+    assert (scratch.rows_of(values, rows) == rows[:, None]).all()
+    assert resident() < before + 50
+    assert scratch.rows_of(values, rows[:0]).shape == (0, 100)
+
+
 def test_released_arrays_keep_what_they_hold_and_not_their_memory():
     values = scratch.scratch_array((1 << 18, 100))
     values[:] = np.arange(100)

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from data_tools.common.cli import UserError
+from downstream.data import ctr_data
 from downstream.data.ahead import batches_ahead, loader_threads
 from downstream.data.codes import FIRST_KNOWN, PADDING, UNKNOWN
 from downstream.data.ctr_data import load_ctr_data, mask_ids
@@ -71,6 +72,16 @@ def test_a_batch_holds_each_item_once_and_nothing_else(data):
     batch = data.batch(data.rows["test"][:50])
     mentioned = np.concatenate([batch["target"], batch["history"][batch["mask"]]])
     assert np.array_equal(np.unique(mentioned), np.arange(len(batch["row"])))
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_items_found_by_marking_and_by_sorting_are_the_same(data, split, monkeypatch):
+    rows, batches = data.rows[split][:40], []
+    for most in (0, 1 << 30):
+        monkeypatch.setattr(ctr_data, "CATALOGUE_PER_MENTION", most)
+        batches.append(data.batch(rows))
+    for sorted_, marked in zip(batches[0].values(), batches[1].values(), strict=True):
+        assert sorted_.dtype == marked.dtype and np.array_equal(sorted_, marked)
 
 
 def test_codes_come_from_training_impressions_alone(data):

@@ -1,5 +1,7 @@
 """Pictures decoded ahead in loader processes: in order, each once, with what is broken named."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -114,3 +116,20 @@ def test_a_cpu_encodes_a_bounded_number_of_pixels_at_once(size):
     assert all(len(part) == 1 or len(part) * size**2 <= 256 * 96**2 for part in parts)
     assert len(pieces(images, torch.device("meta"))) == 1
     assert len(pieces(torch.arange(300), torch.device("cpu"))) == 1
+
+
+@pytest.mark.parametrize("sides", [(72, 72, 72, 72, 72), (72, 72, 40, 72, 72)])
+def test_pictures_resized_together_have_the_bits_of_each_alone(sides, monkeypatch):
+    monkeypatch.setattr(module, "TOGETHER", 3)
+    rng, stored = np.random.default_rng(0), []
+    for side in sides:
+        np.save(file := io.BytesIO(), rng.integers(256, size=(side, side, 3), dtype=np.uint8))
+        stored.append(file.getvalue())
+    chunks = module._Chunks(64)
+    chunks.read = lambda data: data
+    images, readable = chunks[[*stored, b"no picture"]]
+    transform = plain_transform(64)
+    assert torch.equal(images[:-1], torch.stack([transform(transform.decode(data)) for data in stored]))
+    whole = np.load(io.BytesIO(stored[2]))
+    assert torch.equal(transform.decode(stored[2]), torch.from_numpy(whole).permute(2, 0, 1))
+    assert readable.tolist() == [True] * 5 + [False] and not images[-1].any()
