@@ -14,8 +14,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
+from jsonargparse.typing import NonNegativeInt
 from rich.console import Console
 
+from data_tools.common.checks import Seed
 from data_tools.common.cli import UserError, parse_settings, progress_bar, run_command
 from data_tools.common.files import whole_file
 from data_tools.common.provenance import made_by, this_command
@@ -100,10 +102,10 @@ class Settings:
     ceiling: str | None = None
     forms: list[str] | dict[str, dict[str, Any]] = field(default_factory=lambda: ["vector"])
     models: list[str] | dict[str, dict[str, Any]] = field(default_factory=lambda: ["dicm"])
-    ctr_seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    encoder_seeds: list[int] | None = None
+    ctr_seeds: list[Seed] = field(default_factory=lambda: [0, 1, 2])
+    encoder_seeds: list[NonNegativeInt] | None = None
     design: Literal["paired", "crossed"] = "paired"
-    seeds: list[int] | None = None
+    seeds: list[Seed] | None = None
     primary: Primary | None = None
     test_days: tuple[float, float] | None = None
     training: TrainingDefaults = field(default_factory=TrainingDefaults)
@@ -116,6 +118,13 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.out or not self.dataset:
             raise UserError("'dataset' in the configuration and --out are needed")
+        if not self.sources:
+            raise UserError("sources is empty; name at least two, such as {ids: {}, mine: {table: PATH}}")
+        given = [(name, source or Source()) for name, source in self.sources.items()]
+        for number, (name, source) in enumerate(given):
+            if twin := next((other for other, own in given[:number] if own == source), None):
+                what = ", ".join(f"{key}: {value}" for key, value in vars(source).items() if value)
+                raise UserError(f"the sources {twin!r} and {name!r} are the same ({what}); remove one")
         roles = {role: getattr(self, role) for role in ("baseline", "main", "ceiling")}
         roles = {role: source for role, source in roles.items() if source is not None}
         for role, source in roles.items():

@@ -11,7 +11,7 @@ from pathlib import Path
 from jsonargparse.typing import NonNegativeInt
 from rich.console import Console
 
-from data_tools.common.checks import Checked
+from data_tools.common.checks import Checked, Seed
 from data_tools.common.cli import parse_settings, run_command
 from pretrain.pages.run import write_page
 
@@ -35,7 +35,7 @@ class Settings(Checked):
     run: str
     data: str | None = None
     examples: NonNegativeInt = 6
-    seed: int = 0
+    seed: Seed = 0
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from data_tools.common.checks import Checked, Share
+from data_tools.common.checks import Checked, Seed, Share
 from data_tools.common.errors import UserError
 from data_tools.common.plugins import options_of, refuse_unused, with_plugins
 from data_tools.simulation.settings import World
@@ -253,7 +253,7 @@ class Settings(Checked):
     resume: bool = False
     verify: bool = False
     dry_run: bool = False
-    seed: int = 0
+    seed: Seed = 0
     log_every: PositiveInt = 20
     checkpoint_every: PositiveInt = 50
     encoder: Encoder = field(default_factory=Encoder)

@@ -13,10 +13,12 @@ from tests.benchmarks.__main__ import SHORT, WITHOUT_FULL, Settings, flags
 from tests.benchmarks.report import Ratio, finish
 
 PROGRAMS = Path(__file__).parent / "benchmarks"
-LIBRARIES = {"__main__", "report", "click_log", "lsplm_solver", "seeded"}
+LIBRARIES = {"__main__", "report", "click_log", "lsplm_solver", "seeded", "fuzz_targets"}
 # Pictures, and tables of their own.
 WITHOUT_RATIOS = {
     "ams_picture",
+    "stage_growth",
+    "long_run",
     "ams_bytes",
     "ams_hours",
     "inputs",

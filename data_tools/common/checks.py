@@ -14,6 +14,8 @@ from data_tools.common.errors import UserError
 
 FromTwo = restricted_number_type("FromTwo", int, (">=", 2))
 Share = restricted_number_type("Share", float, [(">", 0), ("<=", 1)])
+Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what every random generator takes
+Quality = restricted_number_type("Quality", int, [(">=", 1), ("<=", 95)])  # of JPEG
 OpenShare = restricted_number_type("OpenShare", float, [(">=", 0), ("<", 1)])
 
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import re
 import select
 import shlex
 import signal
@@ -12,7 +13,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -21,12 +22,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from data_tools.common import cache
+from data_tools.common.config_file import holds_settings
 from data_tools.common.errors import UserError as UserError
 from data_tools.common.output import configure, log_event
 from data_tools.common.parser import Parser, nearest
 from data_tools.common.stopping import stoppable
 
 DISK_FULL, NO_SPACE = (errno.ENOSPC, errno.EDQUOT), "No space left on device"
+NO_MEMORY = re.compile(r"can't allocate memory|CUDA out of memory|Unable to allocate|Cannot allocate memory")
 # Where configs/ is: in a clone, and in an installation.
 SHIPPED = (Path(__file__).parents[2], Path(sysconfig.get_path("data"), "share", "visual-interest"))
 Settings = TypeVar("Settings")
@@ -62,11 +65,17 @@ def parse_settings(settings: type[Settings], description: str | None, argv: Sequ
     for section in (one[2:-5] for one in arguments if one.startswith("--") and one.endswith(".help")):
         print(parser.section_help(section))
         raise SystemExit(0)
-    arguments = _config_first(_spelt_out(arguments, parser.switches))
+    if bad := next((one for one in arguments if not one.isascii() and _lone_surrogates(one)), None):
+        parser.error(f"{bad!a} is not UTF-8; rename what it names")
+    files, flags = _config_apart(_spelt_out(arguments, parser.switches))
     try:
-        parsed = parser.instantiate(parser.parse_args(arguments)).as_dict()
-    except UnicodeDecodeError as error:
-        parser.error(f"the configuration file is not UTF-8: {error.reason} at byte {error.start}")
+        files = [file for file in files if not Path(file).is_file() or holds_settings(file, parser.known)]
+    except UserError as error:
+        parser.error(str(error))
+    # In front, since of two settings of a key the later one wins.
+    arguments = [*(f"--config={file}" for file in files), *flags]
+    parsed = parser.instantiate(parser.parse_args(arguments)).as_dict()
+    parsed = {name: _expanded(value) for name, value in parsed.items()}
     parsed.pop("config")
     configure(parsed.pop("quiet"), parsed.pop("json_log"))
     cache.configure(parsed.pop("url_cache"), parsed.pop("url_cache_gb"))
@@ -119,21 +128,46 @@ def _spelt_out(arguments: Sequence[str], switches: set[str]) -> list[str]:
     return spelt
 
 
-def _config_first(arguments: Sequence[str]) -> list[str]:
-    """The arguments with the configuration files at the front, since of two settings of a key the later one wins."""
+def _lone_surrogates(text: str) -> bool:
+    """Whether a text has what Python makes of bytes that are not UTF-8."""
+    return any("\ud800" <= one <= "\udfff" for one in text)
+
+
+def _expanded(value: Any) -> Any:
+    """A setting with the home folder for ~ and the value of a variable of the environment at the start of its texts.
+
+    A shell does so only outside quotes and behind a blank, and nobody does in a file of settings.
+    """
+    if isinstance(value, str) and re.match(r"~(/|$)|\$\w+(/|$)|\$\{\w+\}(/|$)", value):
+        return os.path.expanduser(os.path.expandvars(value))
+    if isinstance(value, Path):
+        return Path(_expanded(str(value)))
+    if type(value) is dict:
+        return {name: _expanded(one) for name, one in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_expanded, value))
+    if is_dataclass(value) and not isinstance(value, type):
+        changed = {one.name: _expanded(getattr(value, one.name)) for one in fields(value)}
+        return replace(value, **changed) if changed != vars(value) else value
+    return value
+
+
+def _config_apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The configuration files, and the other arguments."""
     files, rest, left = [], [], iter(arguments)
     for argument in left:
         if argument == "--config":
-            files += [argument, *map(_found, itertools.islice(left, 1))]
+            files += map(_found, itertools.islice(left, 1))
         elif argument.startswith("--config="):
-            files.append(f"--config={_found(argument.removeprefix('--config='))}")
+            files.append(_found(argument.removeprefix("--config=")))
         else:
             rest.append(argument)
-    return files + rest
+    return files, rest
 
 
 def _found(config: str) -> str:
     """Where a configuration file is: as named, or else among those that come with this project."""
+    config = _expanded(config)
     return next((str(folder / config) for folder in (Path(), *SHIPPED) if (folder / config).is_file()), config)
 
 
@@ -152,6 +186,9 @@ def run_command(main: Callable[[], None]) -> None:
         With status 1 after a :class:`UserError` or a fault of the disk, 130 after SIGINT, 143 after SIGTERM, and 141
         where nobody reads the output any more.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal or a log that is not UTF-8 must not end a job
+            stream.reconfigure(errors="backslashreplace")
     started = time.monotonic()
     with stoppable() as received:
         try:
@@ -180,6 +217,9 @@ def _ending(error: BaseException, received: Sequence[int]) -> tuple[int, str]:
         return 128 + signal.SIGPIPE, ""
     if getattr(error, "errno", None) in DISK_FULL or NO_SPACE in str(error):
         return 1, f"error: the disk is full: {error}. Free some space, or choose another folder"
+    if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
+        reason = str(error).strip().partition("\n")[0][:200] or "an array is larger than what is left"
+        return 1, f"error: the memory is full: {reason}. Take smaller batches or sizes, or fewer processes"
     if isinstance(error, UserError | OSError):
         return 1, f"error: {error}"
     raise error

@@ -16,6 +16,8 @@ from data_tools.common.errors import UserError
 # Some mounted buckets and network disks know no locks: there, keeping writers apart is up to the user.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
+NOT_OURS = (errno.EROFS, errno.EACCES, errno.EPERM)
+
 
 @contextlib.contextmanager
 def locked(path: str | Path, wait: bool = False, purpose: str = "") -> Iterator[bool]:
@@ -44,7 +46,11 @@ def locked(path: str | Path, wait: bool = False, purpose: str = "") -> Iterator[
         If the place is held already, by another process or by this one.
     """
     path = Path(os.path.abspath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        at = next(one for one in path.parents if os.path.lexists(one) and not one.is_dir())
+        raise UserError(f"{path} cannot be made: {at} is no folder; choose another place") from None
     lock = path.parent / f".{path.name}{purpose and '.'}{purpose}.lock"
     descriptor, certain = _acquire(lock, path, wait)
     holder = f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%H:%M')}"
@@ -60,7 +66,13 @@ def locked(path: str | Path, wait: bool = False, purpose: str = "") -> Iterator[
 def _acquire(lock: Path, path: Path, wait: bool) -> tuple[int, bool]:
     """A descriptor of the lock file, and whether this process holds it."""
     while True:
-        descriptor, certain = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666), True
+        try:
+            descriptor, certain = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666), True
+        except OSError as error:
+            if error.errno not in NOT_OURS:
+                raise
+            reason = error.strerror.lower()
+            raise UserError(f"{path.parent} cannot be written to ({reason}); choose another folder") from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

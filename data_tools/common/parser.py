@@ -96,6 +96,13 @@ class Parser(ArgumentParser):
         """The options that are true or false."""
         return {f"--{action.dest}" for action in self._actions if getattr(action, "_typehint", None) is bool}
 
+    @property
+    def known(self) -> dict[str, Any]:
+        """Dotted names of the settings that a file may hold -> their types; None for a section."""
+        found = {action.dest: getattr(action, "_typehint", None) for action in self._actions}
+        hidden = re.compile(r"help$|config$|print_|.*\.help$")
+        return {name: hint for name, hint in found.items() if isinstance(name, str) and not hidden.match(name)}
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         print(f"error: {self._in_plain_words(message.strip())}\n  all settings: {self.prog} --help", file=sys.stderr)
         raise SystemExit(2)
@@ -104,6 +111,10 @@ class Parser(ArgumentParser):
         actions = {action.dest: action for action in self._actions if isinstance(action.dest, str)}
         if found := re.match(r'Parser key "config":.*does not exist: (.*)', message, re.S):
             return f"the configuration file {found[1]} does not exist"
+        if found := re.match(r'Parser key "config":.*Path is not a file: (.*)', message, re.S):
+            return f"a YAML file is expected after --config; {found[1]} is none"
+        if found := re.match(r"Unexpected config:(.*)", message, re.S):
+            return f"the configuration {found[1].strip()!r} sets nothing; a YAML file is expected, such as 'out: PATH'"
         if found := re.match(r'Parser key "([\w.-]+)":\s*(.*)', message, re.S):
             value, hint = _value_in(found[2]), getattr(actions.get(found[1]), "_typehint", None)
             if hint is not None:
@@ -117,8 +128,9 @@ class Parser(ArgumentParser):
             return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} required"
         if message.startswith("Problems parsing config:"):
             return message.replace("Problems parsing config:", "the configuration file is not valid YAML:")
-        known = [name for name in actions if not re.match(r"help$|print_|.*\.help$", name)]
-        unknown = [f"unknown setting {name}; the nearest is {nearest(name, known)}" for name in _unknown_in(message)]
+        unknown = [
+            f"unknown setting {name}; the nearest is {nearest(name, list(self.known))}" for name in _unknown_in(message)
+        ]
         if found := re.match(r"unrecognized arguments: ([^-].*)", message, re.I):
             return f"unexpected argument {found[1].split()[0]!r}; settings are given as --name VALUE"
         return "\n  ".join(unknown) or message

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import mmap
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -32,8 +34,27 @@ def scratch_array(shape: tuple[int, ...], dtype: type = np.float32, folder: str 
     if folder is not None and not os.access(folder, os.W_OK):
         folder = None
     with tempfile.TemporaryFile(dir=folder) as file:
-        file.truncate(size)
+        reserve(file, size)
         return np.asarray(np.memmap(file, dtype, "r+", shape=shape))
+
+
+def reserve(file: BinaryIO, size: int) -> None:
+    """Give a file a size, and the room for it: written through a memory map, a full disk would kill the process.
+
+    Raises
+    ------
+    OSError
+        If the disk has less room.
+    """
+    file.truncate(size)
+    try:
+        if size and hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:  # some disks reserve nothing
+            return
+        advice = f"{size / 1e6:,.0f} MB are needed for a temporary array; TMPDIR names the folder for these"
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {advice}") from None
 
 
 def release(*arrays: np.ndarray) -> None:

@@ -213,7 +213,7 @@ def exists(path: str | Path) -> bool:
 def taken(path: str | Path) -> bool:
     """Whether a place holds something whole: at a URL, a file or a folder with one of ``MANIFESTS``."""
     if not is_url(path):
-        return Path(path).exists()
+        return os.path.lexists(path)  # a dangling link, too
     return exists(path) or any(exists(Path(path) / name) for name in MANIFESTS)
 
 

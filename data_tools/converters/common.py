@@ -161,4 +161,5 @@ def query(sql: str, work: Path, parameters: Sequence[Any] = ()) -> pl.DataFrame:
             found = engine.sql(sql, params=list(parameters))
             return pl.from_arrow(found.arrow()) if found is not None else pl.DataFrame()
     except duckdb.Error as error:
-        raise UserError(f"the files are not as their owners describe them: {error}") from error
+        reason = str(error).partition("\nLINE ")[0].strip()  # DuckDB quotes the SQL
+        raise UserError(f"the files are not as their owners describe them: {reason}") from error

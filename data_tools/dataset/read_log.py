@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,13 +17,23 @@ from data_tools.common.parquet import read_parquet, scan_parquet
 from data_tools.dataset.rules import Rules, refuse_above
 from data_tools.log import histories, labels, values
 from data_tools.log.engines import Engine
-from data_tools.log.examples import MOST_READ, broken_examples, column_of, id_hint, label_hint, row_examples, time_hint
+from data_tools.log.examples import (
+    MOST_READ,
+    broken_examples,
+    column_of,
+    id_hint,
+    label_hint,
+    rating_hint,
+    row_examples,
+    time_hint,
+)
 from data_tools.log.times import TimeForm
 from data_tools.log.understood import catalogue_keys, understand
 from data_tools.reading import inputs
 from data_tools.reading.columns import LOG_COLUMNS, LOG_OPTIONAL, free_names, resolve_columns
 from data_tools.reading.form import Form, Given
 from data_tools.reading.page_rows import unfolded
+from data_tools.reading.parts import nested_hint
 
 HINTS = {
     "click": "\n  Ratings instead: --rating-threshold 4. Clicks alone: --unclicked 4 draws unclicked items.",
@@ -118,7 +128,7 @@ def read_log(run: Engine, log: Log, catalogue: pl.DataFrame, rules: Rules, *, fo
     )
     found = unfolded(found, log.columns, wanted, work, rules.memory)
     where, total = str(log.place), found.rows
-    columns = {ours: found.columns[name] for ours, name in _resolve(list(found.columns), log, rules).items()}
+    columns = {ours: found.columns[name] for ours, name in _resolve(found, log, rules).items()}
     if rules.rating_threshold is not None and (named := log.columns.get("click", "click")) in found.columns:
         found.notes.append(f"the column {named} is not used: clicks are ratings of --rating-threshold")
     table = run.read(found.parts, found.columns.values())
@@ -159,7 +169,7 @@ def read_log(run: Engine, log: Log, catalogue: pl.DataFrame, rules: Rules, *, fo
     return ReadLog(good, users, kind, total, aside, understood.time, [*found.notes, *understood.notes])
 
 
-def _resolve(found: Sequence[str], log: Log, rules: Rules) -> dict[str, str]:
+def _resolve(found: inputs.Found, log: Log, rules: Rules) -> dict[str, str]:
     """Our names -> those of the log, by what the rules ask for."""
     rated = rules.rating_threshold is not None
     needed = [name for name in LOG_COLUMNS if name not in ("timestamp", "click")]
@@ -167,10 +177,10 @@ def _resolve(found: Sequence[str], log: Log, rules: Rules) -> dict[str, str]:
     needed += ["rating"] if rated else [] if rules.unclicked else ["click"]
     optional = [name for name in (*LOG_COLUMNS, *LOG_OPTIONAL) if name not in needed]
     try:
-        columns = resolve_columns(log.columns, found, needed, optional, str(log.place))
+        columns = resolve_columns(log.columns, list(found.columns), needed, optional, str(log.place))
     except UserError as error:
         hint = next((text for name, text in HINTS.items() if f"has no column '{name}';" in str(error)), "")
-        raise UserError(f"{error}{hint}") from None
+        raise UserError(f"{error}{hint}{nested_hint(found.parts)}") from None
     columns.pop("click" if rated else "rating", None)
     return columns
 
@@ -191,7 +201,7 @@ def _examples(
     shown = row_examples(aside, found, columns) | broken_examples(found.broken)
     kept, rows = free_names(found.columns.values(), ("reason", "input_row")), scan_parquet(aside)
     hints = {"item unknown": partial(id_hint, known=catalogue["item_id"]), "click not 0 or 1": label_hint}
-    hints["timestamp unreadable"] = time_hint
+    hints |= {"timestamp unreadable": time_hint, "rating no number": rating_hint}
     for reason, hint in hints.items():
         if reason in shown:
             column = kept[columns[column_of(reason)]]

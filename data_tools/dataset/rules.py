@@ -9,7 +9,7 @@ from typing import Literal
 
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, OpenUnitInterval, PositiveInt
 
-from data_tools.common.checks import Checked, OpenShare
+from data_tools.common.checks import Checked, OpenShare, Seed
 from data_tools.common.errors import UserError
 
 TimeUnit = Literal[
@@ -104,7 +104,7 @@ class Rules(Checked):
     unclicked_from: Literal["uniform", "popularity", "category", "category_popularity"] = "uniform"
     unclicked_unlike: str = ""
     same_time_history: Literal["none", "before", "leave_one_out"] = "none"
-    seed: int = 0
+    seed: Seed = 0
     page_gap: NonNegativeInt = 1800
     page_slots: PositiveInt = 10
     valid_from: OpenUnitInterval = 0.8

@@ -27,6 +27,7 @@ from data_tools.reading.parts import Part
 
 ROW = "__row__"
 ibis.options.sql.fuse_selects = False  # fused, an expression that others build on is written as often as it is used
+NO_TEXT = "Invalid string encoding"
 LAST_SEEN = "Possible"  # DuckDB's advice begins so; it names settings that do not exist here
 
 
@@ -229,7 +230,11 @@ def engine(name: str, folder: Path, memory: str) -> Iterator[Engine]:
         try:
             yield running
         except running.faults as error:
-            reason = str(error).partition(LAST_SEEN)[0].strip()
+            reason = str(error).partition(LAST_SEEN)[0].partition("\nLINE ")[0].strip()
+            if "Out of Memory" in reason:
+                reason += f"\n  More than --memory {memory} is needed: raise it"
+            if NO_TEXT in reason:
+                reason += " Store text as UTF-8, and ids that are bytes as hexadecimal text"
             raise UserError(f"the log cannot be read or worked through: {reason}") from error
         finally:
             running.close()

@@ -18,6 +18,8 @@ from data_tools.reading.inputs import Found
 from data_tools.reading.opened import is_parquet
 from data_tools.reading.parts import Part
 
+COMMA = r"^\s*-?\d+,\d+\s*$"
+POINT = "a point is expected before the fraction of a number, not a comma"
 SHOWN = 3  # of each reason
 MOST_READ = 300_000  # rows, to find the line of one
 LOOKED_AT = 10_000  # ids, values
@@ -103,6 +105,8 @@ def _line_numbers(part: Part, found: Found) -> Iterator[int]:
 def label_hint(values: pl.Series) -> list[str]:
     """What to do about labels that are neither 0 nor 1."""
     counts = values.drop_nulls().value_counts(sort=True).head(8)
+    if counts[:, 0].cast(pl.String).str.contains(COMMA).all():
+        return [POINT]
     seen = ", ".join(f"{value} ({count:,})" for value, count in counts.iter_rows())
     rarest = shlex.quote(str(counts[-1, 0]))
     return [
@@ -111,11 +115,19 @@ def label_hint(values: pl.Series) -> list[str]:
     ]
 
 
+def rating_hint(values: pl.Series) -> list[str]:
+    """What is expected of ratings."""
+    cells = values.drop_nulls().cast(pl.String)
+    return [POINT if len(cells) and cells.str.contains(COMMA).all() else "a number alone is expected, such as 3.5"]
+
+
 def time_hint(values: pl.Series) -> list[str]:
     """What times must look like."""
     cell = next((str(one) for one in values if one is not None and str(one).strip()), "")
-    if re.fullmatch(r"\d+,\d+", cell.strip()):
-        return ["the fraction of a number must follow a point, not a comma"]
+    if re.fullmatch(r"\d{1,3}([,.' ]\d{3}){2,}", cell.strip()):
+        return ["the thousands of a number must have nothing between them"]
+    if re.search(COMMA, cell):
+        return [POINT]
     return [
         "expected: seconds, milliseconds, microseconds or nanoseconds since 1970; 2023-12-25, 25/12/2023, 25 Dec 2023 "
         "or 20231225, with or without a time (15:04, 3:04 PM) and a zone (Z, +02:00, Europe/Berlin); or Excel's days"
@@ -129,6 +141,8 @@ def id_hint(unknown: pl.Series, known: pl.Series) -> list[str]:
     changes = {
         "without blanks round them: --match-ids stripped": lambda ids: ids.str.strip_chars(),
         "without zeros in front: --match-ids unpadded": lambda ids: ids.str.strip_chars().str.replace("^0+(.)", "${1}"),
+        "without the quotes round them: write them without": lambda ids: ids.str.strip_chars("'\"`"),
+        "in one Unicode form: write them in NFC": lambda ids: ids.str.normalize("NFC"),
         "if upper and lower case were alike: write them in one": lambda ids: ids.str.strip_chars().str.to_lowercase(),
         "without .0 behind: store ids as text or as integers": lambda ids: ids.str.replace(r"[.]0+$", ""),
     }

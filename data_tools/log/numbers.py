@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import ibis
+import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 
 # Without it, engines differ: one takes "1d" for a number.
 NUMBER = r"^[+-]?([0-9]+([.][0-9]*)?|[.][0-9]+)([eE][+-]?[0-9]{1,3})?$"
+
+
+def kind_name(kind: dt.DataType) -> str:
+    """What a column of some type holds, in words where the type has none that a user knows."""
+    said = str(kind)
+    if kind.is_null() or 'kind="NULL"' in said:
+        return "empty in every row"
+    return "a time of day without a date" if kind.is_time() or "DType.TIME" in said else said
 
 
 def number(value: ir.Value) -> ir.Value:

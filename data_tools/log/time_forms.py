@@ -16,7 +16,7 @@ import ibis.expr.types as ir
 
 from data_tools.common.errors import UserError
 from data_tools.log.engines import Engine
-from data_tools.log.numbers import digits, number, whole
+from data_tools.log.numbers import digits, kind_name, number, whole
 from data_tools.log.times import (
     COUNTS,
     DAY_FIRST,
@@ -35,6 +35,7 @@ from data_tools.log.times import (
 )
 
 LARGEST_DIGITS = 10**17  # that dates as digits stay below; engines divide in float64
+ZONED = ":[0-9][0-9].*(Z|UTC|[+-][0-9]{2}(:?[0-9]{2})?)$"  # of times in ISO 8601, those with a zone
 SURE = 0.9  # of a column's numbers have the form that is taken
 
 
@@ -62,12 +63,15 @@ def time_form(run: Engine, column: ir.Value, asked: str, day_first: bool | None,
     if kind.is_timestamp() or kind.is_date():
         return TimeForm(ORDER if asked == ORDER else "seconds")
     if not (kind.is_string() or kind.is_numeric()):
-        raise UserError(f"{where} is {kind}; must be numbers, dates or text")
+        raise UserError(f"{where} is {kind_name(kind)}; must be numbers, dates or text")
     found = run.rows(_counted(column)).row(0, named=True)
     counts = {name: found[name] if name in ("least", "most") else found[name] or 0 for name in found}
     form = TimeForm(asked, strict=False)
     if asked == "auto":
         form = _form_of_numbers(counts, where)
+    if 0 < counts["zoned"] < counts["dated"]:
+        plain = counts["dated"] - counts["zoned"]
+        form = replace(form, notes=(*form.notes, f"{plain:,} of the times name no zone, as others do: taken for UTC"))
     if counts["others"] and kind.is_string():
         form = _with_written(run, column, form, day_first, where)
     return form
@@ -85,6 +89,7 @@ def _counted(column: ir.Value) -> ir.Table:
     counts = {
         "numbers": value.count(),
         "dated": table.dated.sum(),
+        "zoned": (table.dated & table.given.re_search(ZONED)).sum() if text else ibis.literal(0),
         "others": (table.given.notnull() & value.isnull() & ~table.dated).sum(),
         "least": value.min(),
         "most": value.max(),

@@ -15,7 +15,7 @@ import polars as pl
 
 from data_tools.common.errors import UserError
 from data_tools.log.engines import Engine
-from data_tools.log.numbers import number
+from data_tools.log.numbers import kind_name, number
 from data_tools.log.time_forms import time_form
 from data_tools.log.times import TimeForm
 
@@ -23,6 +23,7 @@ IDS = ("user_id", "item_id", "request_id")
 MATCHES = ("exact", "stripped", "unpadded")
 WHOLE_TEXT = "text of whole numbers"
 YES, NO = ("1", "true", "t", "yes", "y"), ("0", "false", "f", "no", "n")
+NOTHING = ("null", "none", "nan", "na", "n/a", "<na>", "undefined")  # words of programs that had no id
 MINUS = "-1"
 MOST_LABELS = 1000  # that are looked at
 MOST_EXACT = 2**53  # of whole numbers as float64
@@ -195,6 +196,7 @@ def _id_forms(run: Engine, log: ir.Table, ids: Mapping[str, str], where: str) ->
         if kind.is_string():
             given = (value.strip() != "").ifelse(value, ibis.null("string"))
             whole = given.strip().re_search(r"^-?[0-9]+[.]0+$")
+            counts[f"{name} nothing"] = given.strip().lower().isin(NOTHING).sum()
         elif kind.is_floating():
             given = value.isnan().ifelse(ibis.null(kind), value)
             small = (given.abs() <= MOST_EXACT).ifelse(given, ibis.null(kind))
@@ -206,11 +208,17 @@ def _id_forms(run: Engine, log: ir.Table, ids: Mapping[str, str], where: str) ->
         elif kind.is_integer() or kind.is_uuid():
             continue
         else:
-            raise UserError(f"{where}: column '{column}' ({name}) is {kind}; store ids as text or as integers")
+            held = kind_name(kind)
+            raise UserError(f"{where}: column '{column}' ({name}) is {held}; store ids as text or as integers")
         counts |= {f"{name} whole": whole.sum(), f"{name} given": given.count()}
         counts[f"{name} example"] = given.cast("string").max(where=~whole)
     found = run.rows(log.agg(**counts)).row(0, named=True) if counts else {}
     forms, notes = {name: "string" for name in ids if log[ids[name]].type().is_uuid()}, []
+    for name in (name for name in ids if found.get(f"{name} nothing")):
+        notes.append(
+            f"{found[f'{name} nothing']:,} rows have a word such as null or nan for {ids[name]}, which is taken for an "
+            "id like others; leave it empty where there is none"
+        )
     for name in (name for name in ids if f"{name} given" in found):
         kind, column = log[ids[name]].type(), ids[name]
         least, given = found.get(f"{name} least"), found[f"{name} given"]

@@ -20,6 +20,7 @@ from data_tools.log.understood import IDS, LabelForm, Understood, label_text, re
 from data_tools.reading.columns import free_names
 
 OPTIONAL = ("scene", "position", "conversion", "oracle")
+HIVE_NULL = "\\N"
 MICRO = 1_000_000
 OTHER_UNIT = "timestamp in another unit"
 
@@ -56,9 +57,9 @@ _UNREADABLE = {
 
 
 def _blank_as_null(value: ir.Value) -> ir.Value:
-    """Null for blank text, and for NaN, which is how data frames write that there is nothing."""
+    """Null for what says that there is nothing: blank text, the mark of Hive and MySQL, and the NaN of data frames."""
     if value.type().is_string():
-        return (value.strip() == "").ifelse(ibis.null("string"), value)
+        return value.strip().isin(("", HIVE_NULL)).ifelse(ibis.null("string"), value)
     return value.isnan().ifelse(ibis.null(value.type()), value) if value.type().is_floating() else value
 
 

@@ -73,6 +73,9 @@ def resolve_columns(
 
 def _no_header(found: Iterable[str]) -> str:
     """What to do where the names of columns look like values, numbers among them."""
+    found = list(found)
+    if len(found) == 1 and len(str(found[0]).split()) > 2:
+        return "; if blanks stand between its columns: --delimiter ' '"
     if not any(re.fullmatch(r"-?[0-9]+([.][0-9]+)?(_[0-9]+)?", str(name).strip()) for name in found):
         return ""
     return "; if its first line is no header, name its columns with --header (--item-header), as in --header a,b,c"

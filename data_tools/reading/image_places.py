@@ -17,7 +17,7 @@ from data_tools.common.storage import is_url, listed, matches, url_of
 from data_tools.reading import inputs
 
 ARCHIVES = (".tar", ".tgz", ".zip")
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 MOST_NAMED = 3  # of examples in a message
 
 Member = tuple[str, Callable[[], bytes]]
@@ -84,27 +84,35 @@ def _unpack(archives: list[Path], names: list[str | None], folder: Path) -> list
 
 
 def _by_id(items: pl.DataFrame, names: Iterable[str]) -> pl.Series:
-    """For each item the picture whose name, with or without its ending, is the item's id; null where there is none.
+    """For each item the picture whose name or path, with or without its ending, is the item's id; null for none.
 
     Of several the one that lies in the fewest folders. What is hidden is no picture of an item.
 
     Raises
     ------
     UserError
-        If several lie equally deep.
+        If several lie equally deep, or no item has any.
     """
     of: dict[str, list[PurePosixPath]] = {}
     for path in map(PurePosixPath, dict.fromkeys(names)):
         if not any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
+            keys = {path.name, str(path)}
             if path.suffix.lower() in PICTURES:
-                of.setdefault(path.stem, []).append(path)
-            of.setdefault(path.name, []).append(path)
+                keys |= {path.stem, str(path.with_suffix(""))}
+            for key in keys:
+                of.setdefault(key, []).append(path)
     chosen, unclear = [], []
     for item in map(str, items["item_id"]):
         paths = sorted(of.get(item, ()), key=lambda path: (len(path.parts), path))
         if len(paths) > 1 and len(paths[0].parts) == len(paths[1].parts):
             unclear.append(f"{item}: {paths[0]} or {paths[1]}")
         chosen.append(str(paths[0]) if paths else None)
+    if of and not any(chosen):
+        raise UserError(
+            f"no picture is named by the id of an item: ids are such as {items['item_id'].head(MOST_NAMED).to_list()}, "
+            f"files such as {list(of)[:MOST_NAMED]}; rename them, name each item's picture in a column image of the "
+            "item list, or leave out --images"
+        )
     if unclear:
         raise UserError(
             f"{len(unclear):,} items have several pictures named by their id, {'; '.join(unclear[:MOST_NAMED])}; "

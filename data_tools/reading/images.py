@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, TypeVar
 from urllib.parse import unquote
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 from rich.progress import track
 
 from data_tools.common.storage import AT_ONCE, Missing, is_url, read, url_of
@@ -22,11 +22,35 @@ from data_tools.common.storage import AT_ONCE, Missing, is_url, read, url_of
 T = TypeVar("T")
 
 # Only these decoders ever see a file: Pillow's others (EPS starts a program) are no place for pictures from outside.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *(["AVIF"] if features.check("avif") else []))
 EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
+EXTENSIONS |= {"AVIF": "avif"}
 MAX_PIXELS = 64_000_000
 ADDRESS = r"[a-z][a-z0-9+.-]*://"
 SHOWN = 3  # of each fault, in a message
+WIDTH = 120  # characters of a name
+NOTHING = ("nan", "null", "none", "n/a", "na", "-", "no image")
+CONVERT = "save it as JPEG or PNG"
+# What is taken for a picture that can be read: place of its first bytes, these, what it is, and what to do.
+FOREIGN = (
+    (4, b"ftyphe", "HEIC", CONVERT),
+    (4, b"ftypmif1", "HEIC", CONVERT),
+    (4, b"ftypavif", "AVIF", CONVERT),
+    (4, b"jP  ", "JPEG 2000", CONVERT),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000", CONVERT),
+    (0, b"\xff\x0a", "JPEG XL", CONVERT),
+    (0, b"8BPS", "a Photoshop file", CONVERT),
+    (0, b"%PDF", "a PDF", CONVERT),
+    (0, b"%!PS", "PostScript", CONVERT),
+    (0, b"\x00\x00\x01\x00", "an icon (ICO)", CONVERT),
+    (0, b"<svg", "SVG", CONVERT),
+    (0, b"<?xml", "XML, perhaps SVG", CONVERT),
+    (0, b"<!doctype html", "a web page", "download it again"),
+    (0, b"<html", "a web page", "download it again"),
+    (0, b"version https://git-lfs", "a pointer of git-LFS", "fetch it: git lfs pull"),
+    (0, b"\x1f\x8b", "compressed by gzip", "decompress it"),
+    (0, b"PK\x03\x04", "a zip", "unpack it"),
+)
 
 
 class BadImage(Exception):
@@ -91,7 +115,8 @@ def read_image(data: bytes, at_least: int | None = None) -> Image.Image:
     Raises
     ------
     BadImage
-        If the bytes are no JPEG, PNG, WebP, GIF, BMP or TIFF, are cut short, or hold more than ``MAX_PIXELS`` pixels.
+        If the bytes are no JPEG, PNG, WebP, GIF, BMP, TIFF or (where Pillow has it) AVIF, are cut short, or hold more
+        than ``MAX_PIXELS`` pixels.
     """
     with _faults_as_bad_image():
         return _decode(io.BytesIO(data), at_least)[0]
@@ -114,6 +139,7 @@ def check_image(path: str | Path) -> str:
 
 def _inside(folder: Path, name: str) -> Path:
     """The path of ``name`` in ``folder``, which neither the name nor a link may leave."""
+    name = unquote(name.removeprefix("file://")) if name.startswith("file:///") else name
     relative = os.path.normpath(name)
     if os.path.isabs(relative):
         relative = os.path.relpath(relative, folder.absolute())
@@ -199,18 +225,48 @@ def fault_examples(
     for item, name, fault in zip(ids, names, faults, strict=True):
         if fault and len(own := shown.setdefault(fault, [])) < SHOWN:
             near = _nearby(source, name) if fault == "missing" else None
-            own.append(f"item {item!r}: {name}{near or ''}")
+            near = _seen(source / name) if fault == "unreadable" and not is_url(source) else near
+            own.append(f"item {item!r}: {name[:WIDTH]}{near or ''}")
+    if (fault := "outside the folder") in shown and any((source / str(name).lstrip("/")).is_file() for name in names):
+        shown[fault].append("a / in front makes a path start at the root of the machine: write the paths without it")
     if (fault := "an address, no file") in shown:
         shown[fault].append("download the pictures into a folder, and put their paths in it into the item list")
     return shown
 
 
+def _seen(path: Path) -> str | None:
+    """What a file is that no decoder reads, and what to do."""
+    with contextlib.suppress(OSError):
+        with open(path, "rb") as file:
+            start = file.read(64)
+        if not start.strip(b"\0"):
+            return " is empty" if not start else " begins with zero bytes"
+        for at, magic, what, advice in FOREIGN:
+            if start.lstrip()[at:].lower().startswith(magic.lower()) or start[at:].startswith(magic):
+                return f" is {what}; {advice}"
+        with contextlib.suppress(Exception), Image.open(path, formats=FORMATS):
+            return " is cut short or damaged"
+    return None
+
+
 def _nearby(source: Path, name: str) -> str | None:
     """Where a missing picture may be: in the folder above, without its folders, or spelt in another case."""
+    if name.startswith("data:") or re.fullmatch(r"[A-Za-z0-9+/\s]{100,}={0,2}", name):
+        return "... is a picture in base64, no file name; decode each into a file"
     if (source.parent / name).is_file():
         return f"; {source.parent / name} exists: say --images {source.parent}"
+    if name.startswith(("{", "[{")):
+        return "; an object, no name of a file: keep one of its values"
+    if name.strip().lower() in NOTHING:
+        return "; leave it empty where an item has no picture"
     slashed, decoded = name.replace("\\", "/"), unquote(name)
-    for other, how in ((slashed, "with / between folders"), (decoded, "without % escapes")):
+    ways = {
+        slashed: "with / between folders",
+        decoded: "without % escapes",
+        name.strip(): "without blanks round them",
+        name.partition("?")[0]: "without what follows the question mark",
+    }
+    for other, how in ways.items():
         if other != name and (source / other).is_file():
             return f"; {source / other} exists: write the paths {how}"
     if separator := next((one for one in "|;,[" if one in name), None):

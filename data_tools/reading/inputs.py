@@ -82,6 +82,10 @@ def find(place: str | Path, known: Collection[str] = SUFFIXES) -> list[Path]:
         paths = [path]
     elif path.is_dir():
         paths = sorted(p for p in path.rglob("*") if p.is_file() and not hidden(p.relative_to(path).as_posix()))
+    elif path.exists():
+        raise UserError(
+            f"{place} is a pipe or a device, which is read once from front to back; write it to a file first"
+        )
     else:
         paths = sorted(Path(p) for p in glob.glob(str(place), recursive=True))
         paths = [p for p in paths if p.is_file() and not hidden(p.name)]
@@ -157,9 +161,10 @@ def as_parquet(
     paths = find(place) if form is None else find(place, [suffix(Path(place))])
     converter, parts = Converter(folder, name, memory), []
     for path in paths:
-        if form is not None:
+        parquet = is_parquet(path)  # an error where the file is something else
+        if form is not None and not parquet:
             parts += converter.delimited(path, form, None, expected)
-        elif is_parquet(path):
+        elif parquet:
             parts.append(Part(path, path))
         elif suffix(path) in PARQUET:
             raise UserError(f"{path} cannot be read: it is no Parquet file; it begins {head(path, 40)!r}")

@@ -15,7 +15,7 @@ from data_tools.common.parquet import scan_parquet
 from data_tools.reading import inputs
 from data_tools.reading.columns import ITEM_COLUMNS, ITEM_OPTIONAL, free_names, resolve_columns
 from data_tools.reading.form import Form, Given
-from data_tools.reading.parts import Part
+from data_tools.reading.parts import Part, nested_hint
 
 TEXT = ("item_id", "image", "title", "category")
 OURS = ("item", *ITEM_COLUMNS, *ITEM_OPTIONAL, "images")  # in items.parquet
@@ -172,7 +172,12 @@ def read_items(
     """
     expected = {*ITEM_COLUMNS, *ITEM_OPTIONAL, *named.values()}
     found = inputs.as_parquet(place, work, "items", expected=expected, form=form, wanted=wanted, given=given)
-    columns = resolve_columns(named, list(found.columns), ITEM_COLUMNS, ITEM_OPTIONAL, str(place))
+    if not found.rows:
+        raise UserError(f"{place} lists no items: it has no rows")
+    try:
+        columns = resolve_columns(named, list(found.columns), ITEM_COLUMNS, ITEM_OPTIONAL, str(place))
+    except UserError as error:
+        raise UserError(f"{error}{nested_hint(found.parts)}") from None
     image, pictures = found.columns.get(columns.get("image", "")), None
     with _read_faults(place):
         kinds = [scan_parquet(part.path).collect_schema().get(image) for part in found.parts]

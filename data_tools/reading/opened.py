@@ -26,6 +26,8 @@ MAGIC = {
     b"PK\x03\x04": "zip",
 }
 PARQUET = b"PAR1"
+LFS = b"version https://git-lfs"
+WEB_PAGE = (b"<!doctype html", b"<html")
 SAVE_AS_CSV = "save it as CSV (UTF-8)"
 # What is no text and is sometimes taken for it, and what to do about it.
 FOREIGN = {
@@ -38,7 +40,6 @@ FOREIGN = {
     b"SQLite format 3": ("an SQLite database", None),
     b"\x89HDF": ("an HDF5 file", None),
     b"\xd0\xcf\x11\xe0": ("an Excel workbook", None),
-    b"version https://git-lfs": ("a pointer of git-LFS, not the file itself", None),
     b"\x89PNG": ("a picture", None),
     b"\xff\xd8\xff": ("a picture", None),
     b"%PDF": ("a PDF", None),
@@ -56,6 +57,10 @@ def compression(path: Path) -> str | None:
     """How a file is compressed, by its first bytes; None for not at all."""
     with open(path, "rb") as file:
         head = file.read(8)
+    return _compressed(head)
+
+
+def _compressed(head: bytes) -> str | None:
     return next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), None)
 
 
@@ -123,8 +128,16 @@ def is_parquet(path: Path) -> bool:
         if kind := compression(path):
             raise UserError(f"{path} is Parquet inside {kind}; decompress it first")
         return True
+    if (inner := _compressed(start)) and (kind := compression(path)):
+        raise UserError(f"{path} is {inner} inside {kind}; decompress it first")
+    if start.startswith(LFS):
+        raise UserError(f"{path} is a pointer of git-LFS, not the file itself; fetch it: git lfs pull")
+    if start.lstrip().lower().startswith(WEB_PAGE):
+        raise UserError(f"{path} is a web page, perhaps that of a login in place of the file; download it again")
+    # A first line of names may begin as other files do: ORCID,item_id
+    named = start[:16].decode("latin-1").partition(",")[0].isidentifier()
     for magic, (what, command) in FOREIGN.items():
-        if start.startswith(magic):
+        if start.startswith(magic) and not named:
             advice = f"make Parquet of it: python -c '{command.format(path)}'" if command else "export CSV or Parquet"
             raise UserError(f"{path} is {what}; {advice if 'Excel' not in what else SAVE_AS_CSV}")
     if start[257:262] == b"ustar":

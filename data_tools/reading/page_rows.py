@@ -1,7 +1,8 @@
 """Logs with one row a page view: lists of items and of labels, brought to one row an impression.
 
 Understood are list columns, lists in JSON or as Python writes them, MIND's ``N1-1 N2-0``, and text with the same number
-of items and of labels between blanks, commas, semicolons or pipes. A page view without a request_id gets one.
+of items and of labels between blanks, commas, semicolons or pipes. A page view without a request_id gets one. Where a
+row lists users, too, it is no page view but several impressions, as in JSON written column by column.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def unfolded(found: Found, named: Mapping[str, str], expected: Collection[str], 
     UserError
         If the items are lists and the labels are not.
     """
-    ours = {name: found.columns.get(named.get(name, name)) for name in ("item_id", "request_id", *LABELS)}
+    ours = {name: found.columns.get(named.get(name, name)) for name in ("user_id", "item_id", "request_id", *LABELS)}
     users = {new: user for user, new in found.columns.items() if user in expected}
     if ours["item_id"] is None:
         return found
@@ -57,18 +58,22 @@ def unfolded(found: Found, named: Mapping[str, str], expected: Collection[str], 
         lists, said = table.lists(ours["item_id"], ours["click"] or ours["rating"])
         if not lists:
             return found
+        # A page view is of one user: where there are several, a row holds columns of a log, or a part of it.
+        views = ours["user_id"] not in lists
+        request = views and ours["request_id"] is None
         parts, broken, before = [], [found.broken], 0
         for number, part in enumerate(found.parts):
             out = folder / f"impressions-{number:06d}.parquet"
-            bad = table.unfold(part, lists, before, out, request=ours["request_id"] is None)
+            bad = table.unfold(part, lists, before, out, request=request)
             rows = [(UNEVEN, str(part.source), row + 1, text[:SHOWN]) for row, text in bad]
             broken.append(pl.DataFrame(rows, BROKEN, orient="row"))
             names = frozenset(pq.read_schema(out).names) - part.keys.keys()
             parts.append(replace(part, path=out, names=names, unfolded=True))
             before += pq.read_metadata(part.path).num_rows
-    made = [*users, *(name for name in lists if name not in users), *([] if ours["request_id"] else ["request_id"])]
+    made = [*users, *(name for name in lists if name not in users), *(["request_id"] if request else [])]
     columns = {users.get(name, named.get(name, name)): name for name in made}
-    return Found(parts, columns, pl.concat(broken), [*found.notes, f"one row a page view: {said}"])
+    said = f"one row {'a page view' if views else 'for several impressions'}: {said}"
+    return Found(parts, columns, pl.concat(broken), [*found.notes, said])
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,11 @@ def united(
         If a part is no Parquet, or a column that matters is of kinds that cannot be united.
     """
     schemas = [_schema(part.path) for part in parts]
+    if any(schemas):  # a data frame without columns is written as such a file
+        parts = [part for part, schema in zip(parts, schemas, strict=True) if schema]
+        schemas = [schema for schema in schemas if schema]
+    else:
+        raise UserError(f"{parts[0].source} has no columns")
     renamed = safe_names(dict.fromkeys(name for schema in schemas for name in schema))
     users, columns = {new: old for old, new in safe.items()}, {}
     for column, new in renamed.items():
@@ -112,6 +117,25 @@ def united(
             part = replace(part, path=_renamed(part.path, changed, folder / f"{name}-renamed-{number:06d}.parquet"))
         made.append(replace(part, names=frozenset(renamed[column] for column in schema)))
     return made, columns
+
+
+def nested_hint(parts: Sequence[Part]) -> str:
+    """How to spread columns that hold several named values each, where a file has such; otherwise nothing."""
+    for part in parts:
+        for name, kind in _schema(part.path).items():
+            inner = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
+            if not pa.types.is_struct(inner):
+                continue
+            held = ", ".join(inner.field(number).name for number in range(inner.num_fields))
+            said = f"\n  Its column '{name}' holds {held} in each row; spread it first"
+            if part.path != part.source:
+                return f"{said}."
+            spread = f'.unnest("{name}")' if inner is kind else f'.explode("{name}").unnest("{name}")'
+            return (
+                f'{said}: python -c \'import polars as p; p.read_parquet("{part.source}"){spread}'
+                f'.write_parquet("{part.source}.flat.parquet")\''
+            )
+    return ""
 
 
 def _schema(path: Path) -> dict[str, pa.DataType]:

@@ -17,7 +17,9 @@ def one_picture_a_row(items: pl.DataFrame) -> pl.DataFrame:
         image = _decoded(image)
     if not isinstance(image.dtype, pl.List | pl.Array) or image.dtype.inner != pl.String:
         return items
-    return items.with_columns(image=image.cast(pl.List(pl.String)).list.unique(maintain_order=True)).explode("image")
+    image = image.cast(pl.List(pl.String)).list.drop_nulls().list.unique(maintain_order=True).rename("image")
+    # An empty list is an item without a picture, which an explosion may leave out.
+    return items.with_columns(pl.when(image.list.len() > 0).then(image).alias("image")).explode("image")
 
 
 def _decoded(text: pl.Series) -> pl.Series:

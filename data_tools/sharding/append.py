@@ -29,6 +29,7 @@ from data_tools.sharding.files import files_of
 from data_tools.sharding.planning import Held
 from data_tools.sharding.tables import GroupedTable
 
+SAID = ("title", "category")  # of items, in their table
 READ_AT_ONCE = 4096  # pictures, to compare them with those that are held
 
 
@@ -89,14 +90,42 @@ def check_held(folder: Path, index: dict[str, Any], held: str, dataset: Dataset)
         )
 
 
-def item_tables(folder: Path, index: dict[str, Any], replaced: pa.Array) -> Iterator[tuple[dict[str, Any], pa.Table]]:
-    """Each tar of an index that still has pictures in use, and its rows of the table of items."""
-    table = GroupedTable(folder, index["table"])
+def item_tables(
+    folder: Path, index: dict[str, Any], replaced: pa.Array, dataset: Dataset
+) -> Iterator[tuple[dict[str, Any], pa.Table]]:
+    """Each tar of an index that still has pictures in use, and its rows of the table of items, said as today."""
+    table, items = GroupedTable(folder, index["table"]), _said_of_items(dataset)
     for number, shard in enumerate(index["items"]):
         rows = table.read(number, shard["items"])
         rows = rows.filter(pc.invert(pc.is_in(rows["item"], replaced)))
         if rows.num_rows:
+            rows = _restated(rows, items)
             yield {**shard, "items": rows.num_rows, "image_bytes": pc.sum(rows["length"]).as_py()}, rows
+
+
+def _said_of_items(dataset: Dataset) -> pl.DataFrame:
+    """The ids of a dataset's items, as text, and what it says of each."""
+    file = dataset.folder / "items.parquet"
+    columns = [name for name in SAID if name in pl.scan_parquet(file, glob=False).collect_schema().names()]
+    return read_parquet(file, columns=["item_id", *columns]).with_columns(pl.col("item_id").cast(pl.String))
+
+
+def _restated(rows: pa.Table, items: pl.DataFrame) -> pa.Table:
+    """Rows of a table of items with today's titles and categories; those of items that are gone stay."""
+    key = pl.from_arrow(rows["item_id"]).cast(pl.String).rename("item_id").to_frame()
+    now = key.join(items.with_columns(listed=True), on="item_id", how="left", maintain_order="left")
+    for name in items.columns[1:]:
+        before = (
+            pl.from_arrow(rows[name]) if name in rows.column_names else pl.Series([None] * len(now), dtype=pl.String)
+        )
+        column = now.select(pl.when(pl.col("listed")).then(pl.col(name)).otherwise(before.cast(now[name].dtype)))
+        at = rows.column_names.index(name) if name in rows.column_names else None
+        values = column.to_series().to_arrow()
+        if at is None:
+            rows = rows.append_column(name, values)
+        else:
+            rows = rows.set_column(at, name, values.cast(rows.schema.field(at).type))
+    return rows
 
 
 def fingerprint(index: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 
-from data_tools.common.checks import Checked
+from data_tools.common.checks import Checked, Quality, Seed
 from data_tools.common.cli import UserError, progress_bar
 from data_tools.common.files import read_json, resumable_folder, write_json
 from data_tools.common.stopping import stop_with_parent
@@ -96,8 +96,8 @@ class Settings(Checked):
     shard_mb: PositiveFloat = 512
     side: NonNegativeInt = 0
     pictures: Literal["encoded", "decoded", "none"] = "encoded"
-    quality: PositiveInt = 90
-    seed: int = 0
+    quality: Quality = 90
+    seed: Seed = 0
     workers: NonNegativeInt = 0
     memory: str = "2GB"
 
@@ -299,7 +299,7 @@ def _index(
             "overhead": stored / info["distinct_image_bytes"],
         }
         return {**index, "fingerprint": fingerprint(index)}
-    _write_items_table(index, out, part, earlier=(Path(settings.out), before))
+    _write_items_table(index, out, part, earlier=before and (Path(settings.out), before), dataset=dataset)
     index["storage"] |= {
         "picture_tar_bytes": sum(shard["bytes"] for shard in index["items"]),
         "table_bytes": sum(file["bytes"] for split in SPLITS for file in files[split]) + index["table"]["bytes"],
@@ -341,7 +341,12 @@ def _times(dataset: Dataset) -> dict[str, int | None]:
 
 
 def _write_items_table(
-    index: dict[str, Any], out: Path, part: str, *, earlier: tuple[Path, dict[str, Any] | None]
+    index: dict[str, Any],
+    out: Path,
+    part: str,
+    *,
+    earlier: tuple[Path, dict[str, Any]] | None,
+    dataset: Dataset,
 ) -> None:
     """Join the rows that the tars' writers left, and those of earlier writings (folder, index), into one table."""
     new, index["items"] = index["items"], []
@@ -349,7 +354,7 @@ def _write_items_table(
 
     def tables() -> Iterator[pa.Table]:
         replaced = pa.chunked_array([pq.read_table(path, columns=["item"])["item"] for path in parts], pa.int32())
-        kept = item_tables(*earlier, replaced) if earlier[1] else ()
+        kept = item_tables(*earlier, replaced, dataset) if earlier else ()
         schema = None
         for shard, rows in itertools.chain(kept, zip(new, map(pq.read_table, parts), strict=True)):
             schema = schema or rows.schema

@@ -7,7 +7,7 @@ from typing import Literal
 
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 
-from data_tools.common.checks import Checked, Share
+from data_tools.common.checks import Checked, Seed, Share
 from data_tools.common.errors import UserError
 
 DAY = 86_400
@@ -80,7 +80,7 @@ class World(Checked):
         Categories with fewer photographs than this are pooled.
     """
 
-    seed: int = 0
+    seed: Seed = 0
     items: PositiveInt = 2000
     users: PositiveInt = 2000
     requests: PositiveInt = 40_000

@@ -14,6 +14,7 @@ import torch
 from data_tools.common.errors import UserError
 from data_tools.tables.frames import Table
 
+MOST_EXACT = 2**53  # of whole numbers as float64
 # Names under which programs keep ids and vectors: ours, and FuxiCTR's.
 NAMES = (("ids", "vectors"), ("key", "value"))
 
@@ -34,7 +35,11 @@ def _pick(arrays: Mapping[str, Any], path: Path) -> tuple[str, str]:
 
 
 def _listed(ids: Any) -> list[Any]:
-    return [item.decode() if isinstance(item, bytes) else item for item in np.asarray(ids).tolist()]
+    """Ids as Python has them; whole numbers that a program stored as floating-point ones are whole again."""
+    ids = np.asarray(ids)
+    if ids.dtype.kind == "f" and len(ids) and (np.abs(ids) < MOST_EXACT).all() and (ids == np.floor(ids)).all():
+        ids = ids.astype(np.int64)
+    return [item.decode() if isinstance(item, bytes) else item for item in ids.tolist()]
 
 
 def id_array(ids: Sequence[Any]) -> np.ndarray:
@@ -127,7 +132,12 @@ def read_torch(path: Path) -> Table:
     the weights of an embedding are), with ids beside it as for ``.npy``."""
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{path} is no file of plain tensors: it holds objects (a pickle), which are never loaded as they can run "
+            "code; save a dict of tensors"
+        ) from None
+    except RuntimeError as error:
         reason = str(error).split("\n")[0]
         raise UserError(f"{path} is no file of plain tensors: {reason}; save a dict of tensors") from None
     if isinstance(found, tuple | list) and len(found) == 2:
@@ -147,7 +157,11 @@ def read_torch(path: Path) -> Table:
 
 
 def _array(value: Any) -> np.ndarray:
-    return value.float().numpy() if isinstance(value, torch.Tensor) and value.is_floating_point() else np.asarray(value)
+    if not isinstance(value, torch.Tensor):
+        return np.asarray(value)
+    value = value.detach()  # such as the weights of an embedding
+    value = value.dequantize() if value.is_quantized else value.to_dense() if value.layout != torch.strided else value
+    return (value.float() if value.is_floating_point() else value).numpy()
 
 
 def write_torch(path: Path, ids: Sequence[Any], vectors: np.ndarray) -> None:

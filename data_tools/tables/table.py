@@ -208,6 +208,8 @@ def _as_float32(vectors: np.ndarray, folder: Path) -> np.ndarray:
 
 def _checked(ids: list[Any], vectors: np.ndarray, path: Path) -> np.ndarray:
     """The vectors as float32, or a UserError that says what is wrong with the table."""
+    if not len(ids):
+        raise UserError(f"{path} holds no vectors")
     if vectors.ndim != 2 or len(ids) != len(vectors) or not vectors.shape[1]:
         raise UserError(f"{path}: {len(ids)} ids for vectors of shape {vectors.shape}, not (ids, size)")
     if vectors.dtype.kind not in "fiu":

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from data_tools.common.errors import UserError
-from data_tools.common.scratch import pieces, scratch_array
+from data_tools.common.scratch import pieces, reserve, scratch_array
 from data_tools.tables.table import EmbeddingTable, read_table
 from downstream.ams.joining import ServedImages
 from downstream.data.codes import PADDING, UNKNOWN
@@ -21,6 +21,8 @@ from downstream.images.joined import ItemImages, check_space
 def _longer(values: np.ndarray, count: int, fill: Any, file: Path) -> np.ndarray:
     """An array with ``count`` further rows of ``fill``, memory-mapped from a file."""
     made = np.lib.format.open_memmap(file, "w+", values.dtype, (len(values) + count, *values.shape[1:]))
+    with open(file, "r+b") as opened:
+        reserve(opened, file.stat().st_size)
     for piece in pieces(len(values)):
         made[piece] = values[piece]
     made[len(values) :] = fill

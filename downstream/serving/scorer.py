@@ -20,6 +20,7 @@ from data_tools.common.files import whole_file, work_folder
 from data_tools.common.parquet import parquet_table, read_parquet
 from data_tools.common.storage import taken
 from data_tools.log.engines import DuckDB, engine
+from data_tools.reading import inputs
 from data_tools.reading.columns import parse_columns
 from data_tools.reading.form import Given
 from data_tools.reading.user_list import USER_COLUMNS, read_users
@@ -163,6 +164,8 @@ class Scorer:
             If ``out`` exists, the log cannot be read or too much of it is unusable, or the table does not fit.
         """
         settings, out = settings or ScoreSettings(), Path(out)
+        if out.suffix.lower() not in inputs.PARQUET:
+            raise UserError(f"{out}: scores are written as Parquet; name a file that ends in .parquet")
         if taken(out):
             raise UserError(f"{out} exists already; name another file or remove this one first")
         named = parse_columns(columns, "--columns", READ) if isinstance(columns, str) else columns

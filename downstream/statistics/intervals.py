@@ -26,8 +26,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jsonargparse.typing import OpenUnitInterval, PositiveInt
 from scipy.optimize import brentq
 
+from data_tools.common.checks import Checked, Seed
 from data_tools.measures.group_auc import group_auc
 from downstream.statistics.metrics import click_loss
 from downstream.statistics.quantiles import Training, quantile
@@ -37,7 +39,7 @@ SMALLEST = -150.0  # logarithm of the smallest p-value that is kept apart from 0
 
 
 @dataclass(frozen=True)
-class BootstrapSettings:
+class BootstrapSettings(Checked):
     """The resampling of users.
 
     Attributes
@@ -50,9 +52,9 @@ class BootstrapSettings:
         Of the draws.
     """
 
-    resamples: int = 1000
-    level: float = 0.95
-    seed: int = 0
+    resamples: PositiveInt = 1000
+    level: OpenUnitInterval = 0.95
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)

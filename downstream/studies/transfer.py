@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from rich.progress import Progress
 
-from data_tools.common.checks import Checked
+from data_tools.common.checks import Checked, Seed
 from data_tools.common.errors import UserError
 from data_tools.common.files import whole_file, write_json
 from data_tools.common.provenance import made_by
@@ -59,7 +59,7 @@ class TransferSettings(Checked):
     kind: Literal["tasks", "scenes"] = "tasks"
     models: list[str] = field(default_factory=lambda: ["esmm", "esmm_transfer"])
     table: str | None = None
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
+    seeds: list[Seed] = field(default_factory=lambda: [0, 1, 2, 3, 4])
     training: TrainingDefaults = field(default_factory=TrainingDefaults)
     bootstrap: BootstrapSettings = field(default_factory=BootstrapSettings)
     cache: str = "runs/transfer"

@@ -26,6 +26,7 @@ from jsonargparse.typing import PositiveInt
 from rich.progress import Progress
 from safetensors.torch import save_file
 
+from data_tools.common.checks import Seed
 from data_tools.common.errors import UserError
 from data_tools.common.files import refuse_url, resumable_folder, write_json
 from data_tools.common.provenance import commit, machine, versions
@@ -62,7 +63,7 @@ class RunSettings(TrainingSettings):
     dataset: str = ""
     out: str = ""
     table: str | None = None
-    seed: int = 0
+    seed: Seed = 0
     warm_up: str | None = None
     warm_up_part: Literal["partial", "full"] = "partial"
     checkpoint_every: PositiveInt = 1000

@@ -29,6 +29,7 @@ from data_tools.common import provenance
 from data_tools.common.cli import settings_from
 from data_tools.common.errors import UserError
 from data_tools.common.files import finite, read_json, read_json_lines, refuse_url, whole_file, whole_folder, write_json
+from data_tools.common.storage import MANIFESTS
 from data_tools.tables.seen import latest
 from pretrain.settings import Settings
 from pretrain.training.former import upgrade_log_line, upgrade_settings, upgrade_summary
@@ -45,6 +46,8 @@ def read_settings(run: Path) -> Settings:
     UserError
         If there is no run, or its settings are not understood.
     """
+    if not (run / "run.json").is_file():
+        raise UserError(f"{run} holds no run of pretrain.train (no run.json); name the folder of one")
     made = read_json(run / "run.json")["settings"]
     return settings_from(Settings, upgrade_settings(made), f"{run / 'run.json'} has settings that cannot be read")
 
@@ -75,6 +78,10 @@ def open_run(settings: Settings, wait: Callable[[], None]) -> Path | None:
     """
     refuse_url(settings.out, "a run")
     run = Path(settings.out)
+    if run.exists() and not run.is_dir():
+        raise UserError(f"{run} is no folder; name another one with --out")
+    if held := next((name for name in MANIFESTS if (run / name).exists()), None):
+        raise UserError(f"{run} is not the folder of a run: it has {held}; name another one with --out")
     made = (run / "run.json").exists()
     found = checkpoints(run)
     wait()

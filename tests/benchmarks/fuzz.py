@@ -1,108 +1,42 @@
 """Random and damaged inputs by the thousand: nothing but a clear message or a right result may come of them.
 
-    python tests/benchmarks/fuzz.py --work /tmp/fuzz --minutes 12 --out results/benchmarks/fuzz.md
+    python tests/benchmarks/fuzz.py --work /tmp/fuzz --minutes 4 --counts fuzz.json --out results/benchmarks/fuzz.md
 
 Five targets, one after the other in one process. ``prepare``: logs of any values, forms, types and drifting
 parts; the counts have to add up to the input. ``text``: bytes of delimited and JSON files, changed at random; lines
 that are rows and lines that are none add up to those of the file. ``tables``: embedding tables of every layout, changed
 at random; a table of our own is the one that was written or is refused. ``shards``: likewise. ``configuration``: flags
 and YAML of every command. A finding is an exception that is no message, a wrong count, a changed value, or a hang.
+
+Input number N of a target is the same in every run. With ``--counts`` a run continues behind the last input of the runs
+before and adds to their counts, so that any number of short runs makes a long one.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
-import json
 import random
 import shutil
 import signal
 import time
 import traceback
 import warnings
-from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import polars as pl
-import yaml
-from PIL import Image
+from fuzz_targets import TARGETS, Finding
 
 from data_tools.common.cli import UserError, parse_settings, run_command
+from data_tools.common.files import read_json, write_json
 from data_tools.common.provenance import made_by
-from data_tools.dataset.schema import open_dataset
-from data_tools.prepare import Settings as Prepare
-from data_tools.prepare import prepare
-from data_tools.reading import inputs
-from data_tools.sharding.read import all_records, open_shards
-from data_tools.simulation.make import make_world
-from data_tools.simulation.settings import World
-from data_tools.tables.layouts import LAYOUTS
-from data_tools.tables.table import read_table, write_table
 
 HANGS = 60  # seconds
-COMMANDS = ("data_tools.prepare", "data_tools.shards", "pretrain.train", "pretrain.export", "downstream.train")
-OTHERS = ("downstream.compare", "data_tools.convert_table", "downstream.score", "downstream.store", "data_tools.world")
-WORDS = [
-    "",
-    "0",
-    "1",
-    "-1",
-    "1e9",
-    "nan",
-    "null",
-    "true",
-    "no",
-    "[]",
-    "[1]",
-    "{}",
-    "{a: 1}",
-    "a",
-    "a,b",
-    "é",
-    "'",
-    ":",
-    "*x",
-]
-COLUMNS = ["user_id", "item_id", "timestamp", "click"]
-VALUES: dict[str, list[Any]] = {
-    "user_id": ["u", "007", "7", "7.0", str(2**63), "-1", "é", "a b", "", "  ", "null", "'", "x" * 300, "NaN"],
-    "item_id": ["00", "01", "1", "1.0", "ghost", "", " 00", "0" * 40],
-    "timestamp": [
-        *(
-            "1600000000",
-            "1600000001.5",
-            "1600000000123",
-            "1.6e9",
-            "-5",
-            "0",
-            "nan",
-            "inf",
-            "1e400",
-            "2020-02-30",
-            "12:30",
-        ),
-        *(
-            "2020-02-29",
-            "2020-01-01T10:00:00+02:00",
-            "25/12/2023",
-            "12/25/2023 3:04 PM",
-            "20231225",
-            "14102100",
-            "45244.5",
-        ),
-        *("20231225120000", "1700000000000000", "", "1,5", "Tue Nov 14 22:13:20 +0000 2023", "9223372036854775807"),
-    ],
-    "click": ["0", "1", "true", "FALSE", "Y", "n", "-1", "2", "", "1.0", "view", "purchase", "nan"],
-}
-
-
-class Finding(Exception):
-    """A result that is wrong."""
+# Of the time: whole runs of prepare are slow, and a table takes milliseconds.
+SHARES = {"prepare": 3, "text": 2, "tables": 6, "shards": 6, "configuration": 1}
+OUTCOMES = ("read", "refused", "finding")
 
 
 @dataclass(frozen=True)
@@ -119,6 +53,8 @@ class Settings:
         All by default.
     seed : int
         Of the inputs.
+    counts : str, optional
+        JSON file of the counts and findings, which this run adds to; it continues behind their last inputs.
     out : str, optional
         Markdown file of the counts and findings.
     """
@@ -127,278 +63,30 @@ class Settings:
     minutes: float = 12
     targets: list[str] = field(default_factory=list)
     seed: int = 0
+    counts: str | None = None
     out: str | None = None
 
 
-def damaged(data: bytes, dice: random.Random) -> bytes:
-    """Bytes of a file, changed in one of the ways in which files are."""
-    if not data:
-        return data
-    at, size = dice.randrange(len(data)), dice.randrange(1, 40)
-    return dice.choice(
-        [
-            lambda: data[:at] + bytes([data[at] ^ (1 << dice.randrange(8))]) + data[at + 1 :],
-            lambda: data[:at],
-            lambda: data[:at] + bytes(size) + data[at + size :],
-            lambda: data[:at] + data[at + size :],
-            lambda: data[:at] + dice.randbytes(size) + data[at:],
-            lambda: data + data[:at],
-            lambda: (
-                data[:at]
-                + dice.choice([b'"', b",", b"\n", b"\r\n", b"\x00", b"\xff", b";", b"\t", b"[", b"}"])
-                + data[at:]
-            ),
-        ]
-    )()
+@dataclass
+class Tally:
+    """What came of the inputs of one target.
 
+    Attributes
+    ----------
+    next : int
+        The number of the next input.
+    seconds : float
+        That they took.
+    outcomes : dict
+        Outcome -> number of inputs.
+    findings : dict
+        What went wrong -> the inputs that show it, :func:`case` of each.
+    """
 
-class PrepareTarget:
-    """Logs of any values, in CSV, JSON lines and Parquet, in one or two parts."""
-
-    def __init__(self, work: Path) -> None:
-        self.work = work
-        Image.new("RGB", (4, 4)).save(work / "p.png")
-        (work / "items.csv").write_text("item_id,image\n" + "".join(f"{n:02},p.png\n" for n in range(20)))
-
-    def column(self, name: str, rows: int, dice: random.Random) -> list[str]:
-        odd = dice.choice([0.0, 0.0, 0.02, 0.3])
-        plain = {
-            "user_id": lambda n: dice.choice(["u1", "u2", "u3"]),
-            "item_id": lambda n: f"{dice.randrange(20):02}",
-            "timestamp": lambda n: str(1_700_000_000 + 100 * n),
-            "click": lambda n: dice.choice("01"),
-        }[name]
-        only = dice.choice(VALUES[name]) if dice.random() < 0.1 else None
-        return [
-            only if only is not None else dice.choice(VALUES[name]) if dice.random() < odd else plain(n)
-            for n in range(rows)
-        ]
-
-    def frame(self, dice: random.Random, rows: int) -> pl.DataFrame:
-        frame = pl.DataFrame(
-            {name: self.column(name, rows, dice) for name in COLUMNS}, schema=dict.fromkeys(COLUMNS, pl.String)
-        )
-        if dice.random() < 0.3:
-            extra = dice.choice(
-                ["seen", "item_", "filename", "row", "scene", "request_id", "rating", "split", "position"]
-            )
-            frame = frame.with_columns(
-                pl.Series(extra, [dice.choice(["1", "2", "x", ""]) for _ in range(rows)], pl.String)
-            )
-        return frame
-
-    def typed(self, frame: pl.DataFrame, dice: random.Random) -> pl.DataFrame:
-        kinds = [
-            pl.String,
-            pl.Float64,
-            pl.Int64,
-            pl.Int32,
-            pl.UInt64,
-            pl.Float32,
-            pl.Categorical,
-            pl.Decimal(38, 0),
-            pl.Binary,
-        ]
-        for name in frame.columns:
-            kind = dice.choice(kinds)
-            frame = frame.with_columns(pl.col(name).cast(pl.String).cast(kind, strict=False))
-        if dice.random() < 0.2:
-            unit = dice.choice(["ns", "us", "ms"])
-            times = pl.from_epoch(pl.int_range(pl.len()) * 100 + 1_700_000_000).cast(
-                pl.Datetime(unit, dice.choice([None, "UTC"]))
-            )
-            frame = frame.with_columns(timestamp=times)
-        return frame
-
-    def __call__(self, dice: random.Random) -> str:
-        folder = self.work / "log"
-        folder.mkdir()
-        total, form = 0, dice.choice(["csv", "jsonl", "parquet", "parquet"])
-        for part in range(dice.choice([1, 1, 2])):
-            frame = self.frame(dice, dice.randrange(1, 40))
-            total += len(frame)
-            path = folder / f"{part}.{form}"
-            if form == "parquet":
-                self.typed(frame, dice).write_parquet(path)
-            elif form == "jsonl":
-                frame.write_ndjson(path)
-            else:
-                frame.write_csv(path, separator=dice.choice(",;\t|"), quote_style=dice.choice(["necessary", "always"]))
-        given = {
-            "max_bad_share": dice.choice([0.05, 1.0, 1.0]),
-            "match_ids": dice.choice(["exact", "exact", "unpadded"]),
-        }
-        if dice.random() < 0.2:
-            given["new_item_share"] = 0.3
-        if dice.random() < 0.1:
-            given["click_values"] = dice.choice(["purchase", "1,view"])
-        out = self.work / "dataset"
-        try:
-            prepare(
-                Prepare(
-                    impressions=str(folder), items=str(self.work / "items.csv"), images=str(self.work), out=out, **given
-                )
-            )
-        except UserError:
-            return "refused"
-        dataset = open_dataset(out)
-        counts = dataset.info["counts"]
-        kept = counts["impressions"] - counts.get("sampled", 0)
-        if total != counts["rows_read"] or total != kept + counts["rows_set_aside"] + counts["rows_of_late_items"]:
-            raise Finding(f"{total} rows, but counts {counts}")
-        if len(dataset.impressions) != counts["impressions"]:
-            raise Finding("another number of impressions than is counted")
-        return "read"
-
-
-class TextTarget:
-    """Bytes of delimited and JSON files, changed at random."""
-
-    def __init__(self, work: Path) -> None:
-        self.work = work
-
-    def __call__(self, dice: random.Random) -> str:
-        rows = [[dice.choice(VALUES[name]) for name in COLUMNS] for _ in range(dice.randrange(1, 25))]
-        separator, form = dice.choice(",;\t|"), dice.choice(["csv", "txt", "tsv", "jsonl", "json"])
-        if form.startswith("json"):
-            objects = [json.dumps(dict(zip(COLUMNS, row, strict=True))) for row in rows]
-            text = "[" + ",\n".join(objects) + "]" if form == "json" else "\n".join(objects)
-        else:
-            text = "\n".join(separator.join(row) for row in [COLUMNS, *rows])
-        data = text.encode(dice.choice(["utf-8", "utf-8", "utf-16", "utf-8-sig"]))
-        for _ in range(dice.randrange(4)):
-            data = damaged(data, dice)
-        path, scratch = self.work / f"log.{form}", self.work / "scratch"
-        path.write_bytes(data)
-        scratch.mkdir()
-        try:
-            found = inputs.as_parquet(path, scratch, "log", expected=set(COLUMNS), memory="200MB")
-        except UserError:
-            return "refused"
-        read = sum(len(pl.read_parquet(part.path, glob=False)) for part in found.parts)
-        if read + len(found.broken) != found.rows:
-            raise Finding("rows and broken lines do not add up")
-        return "read"
-
-
-class TablesTarget:
-    """Embedding tables of every layout, changed at random."""
-
-    def __init__(self, work: Path) -> None:
-        self.ids = [f"i{n}" for n in range(12)]
-        self.vectors = np.random.default_rng(0).standard_normal((12, 4)).astype(np.float32)
-        self.own, self.made, self.work = work / "own", {}, work
-        write_table(self.own, self.ids, self.vectors, {})
-        for name, layout in LAYOUTS.items():
-            folder = work / "layouts" / name
-            folder.mkdir(parents=True)
-            suffix = layout.suffixes[0] if getattr(layout, "suffixes", ()) else ""
-            with contextlib.suppress(UserError):
-                layout.write(folder / f"table{suffix}", self.ids, self.vectors)
-                self.made[name] = folder
-
-    def __call__(self, dice: random.Random) -> str:
-        name = dice.choice(["own", *self.made])
-        source = self.own if name == "own" else self.made[name]
-        copy = self.work / "copy"
-        shutil.copytree(source, copy)
-        files = sorted(one for one in copy.rglob("*") if one.is_file())
-        changed = dice.choice(files)
-        changed.write_bytes(damaged(changed.read_bytes(), dice))
-        try:
-            place = copy if name == "own" else next((one for one in files if one.name.startswith("table")), copy)
-            table = read_table(place, None if name == "own" else name)
-        except UserError:
-            return "refused"
-        if len(table.ids) != len(table.vectors) or not np.isfinite(table.vectors).all():
-            raise Finding(f"{name}: {len(table.ids)} ids, {table.vectors.shape} vectors")
-        same = list(table.ids) == self.ids and np.array_equal(table.vectors, self.vectors)
-        if name == "own" and changed.suffix == ".parquet" and not same:
-            raise Finding(f"a changed {changed.name} of our own is read as other values")
-        return "read"
-
-
-class ShardsTarget:
-    """A folder of shards, one file of it changed."""
-
-    def __init__(self, work: Path) -> None:
-        make_world(World(items=20, users=8, requests=60, slots=3, days=6, image_size=16), work / "shop")
-        self.shards, self.work = work / "shop" / "shards", work
-        self.whole = self.contents(self.shards)
-
-    def contents(self, folder: Path) -> list[str]:
-        shards = open_shards(folder)
-        return [repr(record) for part in ("items", "train", "valid", "test") for record in all_records(shards, part)]
-
-    def __call__(self, dice: random.Random) -> str:
-        copy = self.work / "copy"
-        shutil.copytree(self.shards, copy)
-        changed = dice.choice(sorted(one for one in copy.iterdir() if one.is_file() and one.name != "index.json"))
-        changed.write_bytes(damaged(changed.read_bytes(), dice))
-        try:
-            found = self.contents(copy)
-        except UserError:
-            return "refused"
-        if found != self.whole:
-            raise Finding(f"a changed {changed.name} is read as other records")
-        return "read"
-
-
-class ConfigurationTarget:
-    """Flags and YAML files of the commands."""
-
-    def __init__(self, work: Path) -> None:
-        self.work, self.settings = work, {}
-        for name in (*COMMANDS, *OTHERS):
-            module = importlib.import_module(name)
-            self.settings[name] = module.Settings if hasattr(module, "Settings") else World
-        self.keys = {name: self.flat(one) for name, one in self.settings.items()}
-
-    def flat(self, settings: type) -> list[str]:
-        said = io.StringIO()
-        with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-            parse_settings(settings, "", ["--help"])
-        return sorted(
-            {word.rstrip(",") for word in said.getvalue().split() if word.startswith("--") and word[2:3].isalpha()}
-        )
-
-    def __call__(self, dice: random.Random) -> str:
-        name = dice.choice(list(self.settings))
-        flags = []
-        for _ in range(dice.randrange(1, 4)):
-            key = dice.choice(self.keys[name] or ["--x"])
-            key = (
-                key
-                if dice.random() < 0.9
-                else key[: dice.randrange(3, len(key) + 1)] + dice.choice(["", "x", ".y", "="])
-            )
-            flags += [key] if key in ("--help",) else [key, dice.choice(WORDS)]
-        if dice.random() < 0.4:
-            path = self.work / "c.yaml"
-            keys = [key[2:] for key in dice.choices(self.keys[name] or ["--x"], k=3)]
-            text = yaml.safe_dump({key.partition(".")[0]: dice.choice(WORDS) for key in keys}, allow_unicode=True)
-            path.write_bytes(damaged(text.encode(), dice) if dice.random() < 0.5 else text.encode())
-            flags = ["--config", str(path), *flags]
-        try:
-            parse_settings(self.settings[name], "", flags)
-        except UserError:
-            return "refused"
-        except SystemExit:
-            return "refused"
-        return "read"
-
-
-TARGETS: dict[str, Callable[[Path], Callable[[random.Random], str]]] = {
-    "prepare": PrepareTarget,
-    "text": TextTarget,
-    "tables": TablesTarget,
-    "shards": ShardsTarget,
-    "configuration": ConfigurationTarget,
-}
-
-
-# Of the time: whole runs of prepare are slow, and a table takes milliseconds.
-SHARES = {"prepare": 3, "text": 2, "tables": 6, "shards": 6, "configuration": 1}
+    next: int = 0
+    seconds: float = 0.0
+    outcomes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
+    findings: dict[str, list[int]] = field(default_factory=dict)
 
 
 def hang(*_: Any) -> None:
@@ -415,70 +103,83 @@ def where(error: BaseException) -> str:
     return f"{type(error).__name__} in {Path(last.filename).name}:{last.name}: {said}"
 
 
-def attack(
-    target: Callable[[random.Random], str], work: Path, seed: int, seconds: float
-) -> tuple[Counter, dict[str, list[int]]]:
-    """Outcomes, and findings with the seeds that show them."""
-    outcomes, findings, number = Counter(), defaultdict(list), 0
-    until, stay = time.monotonic() + seconds, {one.name for one in work.iterdir()}
-    while time.monotonic() < until:
-        case = seed * 10**9 + number
-        number += 1
-        signal.alarm(HANGS)
-        try:
-            # A random flag may name a file to write: it belongs in the work folder.
-            with (
-                contextlib.chdir(work),
-                contextlib.redirect_stdout(io.StringIO()),
-                contextlib.redirect_stderr(io.StringIO()),
-            ):
-                outcomes[target(random.Random(case))] += 1
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            outcomes["finding"] += 1
-            findings[where(error)].append(case)
-        finally:
-            signal.alarm(0)
-        for one in work.iterdir():
-            if one.name not in stay:
-                shutil.rmtree(one) if one.is_dir() else one.unlink()
-    return outcomes, findings
+def case(seed: int, number: int) -> int:
+    """The seed of an input."""
+    return seed * 10**9 + number
 
 
-def markdown(results: dict[str, tuple[Counter, dict[str, list[int]]]], seconds: dict[str, float]) -> str:
+def one(target: Callable[[random.Random], str], work: Path, seed: int) -> tuple[str, str]:
+    """The outcome of one input, and what was found."""
+    signal.alarm(HANGS)
+    try:
+        # A random flag may name a file to write: it belongs in the work folder.
+        with (
+            contextlib.chdir(work),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            return target(random.Random(seed)), ""
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        return "finding", where(error)
+    finally:
+        signal.alarm(0)
+
+
+def attack(target: Callable[[random.Random], str], work: Path, seed: int, tally: Tally, seconds: float) -> None:
+    """Try inputs for some time."""
+    started, stay = time.monotonic(), {entry.name for entry in work.iterdir()}
+    before = tally.seconds
+    while time.monotonic() - started < seconds:
+        number, tally.next = case(seed, tally.next), tally.next + 1
+        outcome, found = one(target, work, number)
+        tally.outcomes[outcome] += 1
+        if found:
+            tally.findings.setdefault(found, []).append(number)
+        for entry in work.iterdir():
+            if entry.name not in stay:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        tally.seconds = before + time.monotonic() - started
+
+
+def markdown(tallies: dict[str, Tally]) -> str:
     """Counts a target, and what was found."""
     lines = ["| target | inputs | read | refused | findings | inputs a second |", "|---|" + "---:|" * 5]
-    for name, (outcomes, _) in results.items():
-        numbers = [outcomes.total(), outcomes["read"], outcomes["refused"], outcomes["finding"]]
-        lines.append(
-            f"| {name} | {' | '.join(f'{one:,}' for one in numbers)} | {outcomes.total() / seconds[name]:,.1f} |"
-        )
-    lines.append(f"| **all** | **{sum(outcomes.total() for outcomes, _ in results.values()):,}** | | | | |\n")
-    for name, (_, findings) in results.items():
-        lines += [f"- {name}: {what} ({len(cases)}; case {cases[0]})" for what, cases in findings.items()]
+    for name, tally in tallies.items():
+        numbers = [tally.next, *(tally.outcomes[outcome] for outcome in OUTCOMES)]
+        shown = " | ".join(f"{number:,}" for number in numbers)
+        lines.append(f"| {name} | {shown} | {tally.next / max(tally.seconds, 1e-9):,.1f} |")
+    lines.append(f"| **all** | **{sum(tally.next for tally in tallies.values()):,}** | | | | |\n")
+    for name, tally in tallies.items():
+        lines += [f"- {name}: {what} ({len(cases)}; case {cases[0]})" for what, cases in tally.findings.items()]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     settings = parse_settings(Settings, __doc__)
-    names, results = settings.targets or list(TARGETS), {}
+    names = settings.targets or list(TARGETS)
     if unknown := set(names) - set(TARGETS):
         raise UserError(f"no target is called {min(unknown)!r}; choose from {', '.join(TARGETS)}")
     signal.signal(signal.SIGALRM, hang)
     warnings.simplefilter("ignore")
-    parts = {name: SHARES[name] for name in names}
-    seconds = {name: 60 * settings.minutes * share / sum(parts.values()) for name, share in parts.items()}
+    kept = read_json(settings.counts) if settings.counts and Path(settings.counts).exists() else {}
+    if kept.get("seed", settings.seed) != settings.seed:
+        raise UserError(f"{settings.counts} counts inputs of seed {kept['seed']}, not {settings.seed}")
+    tallies = {name: Tally(**given) for name, given in kept.get("targets", {}).items()}
     for name in names:
         work = Path(settings.work).absolute() / name
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
-        results[name] = attack(TARGETS[name](work), work, settings.seed, seconds[name])
-        print(markdown({name: results[name]}, seconds), flush=True)
+        seconds = 60 * settings.minutes * SHARES[name] / sum(SHARES[other] for other in names)
+        attack(TARGETS[name](work), work, settings.seed, tallies.setdefault(name, Tally()), seconds)
+        print(markdown({name: tallies[name]}), flush=True)
+        if settings.counts:
+            write_json(settings.counts, {"seed": settings.seed, "targets": {k: vars(v) for k, v in tallies.items()}})
     if settings.out:
         made = made_by()
         Path(settings.out).write_text(
-            f"# Fuzz\n\n{__doc__.split(chr(10))[0]}\n\n{markdown(results, seconds)}\n`python tests/benchmarks/fuzz.py "
+            f"# Fuzz\n\n{__doc__.split(chr(10))[0]}\n\n{markdown(tallies)}\n`python tests/benchmarks/fuzz.py "
             f"--minutes {settings.minutes:g} --seed {settings.seed}`, commit {made['commit']}, {made['machine']}\n"
         )
 

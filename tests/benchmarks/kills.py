@@ -6,7 +6,8 @@ A small simulated shop is made once. Each stage runs once without a fault; then,
 random part of that time and the same command is run once more. Compared are the files of the result, bit for bit (JSON
 without times and paths of the machine), and what stands beside them: no lock, scratch folder, temporary file, shared
 memory or process may be left. Stages run in children of one process that has loaded the libraries, but for training on
-two processes, which accelerate launches. A kill that comes after the result was complete counts as such.
+two processes, which accelerate launches. A kill that comes after the result was complete counts as such. What was found
+is kept in --work, where a later run adds to it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from pathlib import Path
 import yaml
 
 from data_tools.common.cli import UserError, parse_settings, run_command
-from data_tools.common.files import digest
+from data_tools.common.files import digest, read_json, write_json
 from data_tools.common.provenance import made_by
 from data_tools.simulation.make import make_world
 from data_tools.simulation.settings import World
@@ -53,7 +54,7 @@ class Settings:
     Attributes
     ----------
     work : str
-        Folder for the shop and the results (about 200 MB).
+        Folder for the shop, the results (about 200 MB) and what was found so far.
     kills : int
         Of each stage.
     minutes : float
@@ -327,17 +328,22 @@ def main() -> None:
         importlib.import_module(STAGES[name].command.split()[0])
     importlib.import_module("pretrain.train"), importlib.import_module("downstream.train")
     prepare_shop(work)
-    whole, rounds = {name: whole_run(STAGES[name], work) for name in names}, {name: Counter() for name in names}
+    kept = work / "found.json"
+    rounds = {name: Counter(found) for name, found in (read_json(kept) if kept.exists() else {}).items()}
+    whole = {}
     for name in names:
+        whole[name] = whole_run(STAGES[name], work)
+        rounds.setdefault(name, Counter())
         until = time.monotonic() + 60 * settings.minutes / len(names)
         while rounds[name].total() < settings.kills and time.monotonic() < until:
             after = moments.uniform(0, whole[name]["seconds"])
             rounds[name][one_kill(STAGES[name], work, whole[name], after)] += 1
-        print(markdown(rounds, whole), flush=True)
+            write_json(kept, rounds)
+        print(markdown({name: rounds[name] for name in names if name in whole}, whole), flush=True)
     if settings.out:
-        made = made_by()
+        made, table = made_by(), markdown({name: rounds[name] for name in names}, whole)
         Path(settings.out).write_text(
-            f"# Kills\n\n{__doc__.split(chr(10))[0]}\n\n{markdown(rounds, whole)}\n`python tests/benchmarks/kills.py "
+            f"# Kills\n\n{__doc__.split(chr(10))[0]}\n\n{table}\n`python tests/benchmarks/kills.py "
             f"--kills {settings.kills} --minutes {settings.minutes:g} --seed {settings.seed}`, commit "
             f"{made['commit']}, {made['machine']}\n"
         )

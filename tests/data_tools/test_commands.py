@@ -1,5 +1,6 @@
 """How commands end, and what they say."""
 
+import io
 import json
 import os
 import shutil
@@ -94,6 +95,9 @@ def test_a_signal_ends_a_command_and_its_children_with_one_message(tmp_path, wha
     assert not any(alive(child) for child in children if child)
 
 
+NO_ROOM = "error: the memory is full: "
+
+
 @pytest.mark.parametrize(
     ("error", "status", "said"),
     [
@@ -101,6 +105,9 @@ def test_a_signal_ends_a_command_and_its_children_with_one_message(tmp_path, wha
         (OSError(28, "No space left on device", "out"), 1, "error: the disk is full: "),
         (RuntimeError("IO Error: write: No space left on device"), 1, "error: the disk is full: "),
         (FileNotFoundError(2, "No such file", "x"), 1, "error: "),
+        (MemoryError(), 1, "error: the memory is full: an array is larger than what is left. Take smaller batches"),
+        (RuntimeError("[enforce fail at alloc.cpp:1] DefaultCPUAllocator: can't allocate memory: 5 bytes"), 1, NO_ROOM),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB.\nMore advice"), 1, NO_ROOM),
         (KeyboardInterrupt(), 130, "interrupted; "),
     ],
 )
@@ -113,6 +120,28 @@ def test_what_stops_a_command_is_one_message(error, status, said, capsys):
     assert ended.value.code == status
     found = capsys.readouterr().err
     assert found.startswith(said) and found.count("\n") == 1
+
+
+def test_names_that_a_terminal_cannot_show_are_written_in_ascii(monkeypatch):
+    """As where a scheduler runs a job without a locale."""
+    shown, said = (io.TextIOWrapper(io.BytesIO(), encoding="ascii") for _ in range(2))
+    monkeypatch.setattr(sys, "stdout", shown)
+    monkeypatch.setattr(sys, "stderr", said)
+
+    def main():
+        print("made é")
+        raise UserError("é is not there")
+
+    with pytest.raises(SystemExit):
+        run_command(main)
+    shown.flush(), said.flush()
+    assert shown.buffer.getvalue() == b"made \\xe9\n" and said.buffer.getvalue() == b"error: \\xe9 is not there\n"
+
+
+def test_an_argument_that_is_not_utf8_is_a_message(capsys):
+    with pytest.raises(SystemExit):
+        parse_settings(World, "", ["--photos", "caf\udce9"])
+    assert "'caf\\udce9' is not UTF-8; rename what it names" in capsys.readouterr().err
 
 
 def test_a_defect_keeps_its_traceback():

@@ -337,3 +337,33 @@ def test_a_converter_of_another_package_runs_through_the_command(tmp_path):
     command += ["--files", tmp_path / "files", "--out", tmp_path / "dataset"]
     subprocess.run(command, check=True, capture_output=True, env=os.environ | {"PYTHONPATH": paths})
     assert open_dataset(tmp_path / "dataset").impressions["item_id"].to_list() == ["a", "b"]
+
+
+FILES = {
+    "movielens": ("ratings.dat", "movies.dat"),
+    "amazon_reviews": ("Books.jsonl", "meta_Books.jsonl"),
+    "hm": ("articles.csv", "transactions_train.csv", "images/a.jpg"),
+    "pixelrec": ("Pixel.csv", "info.csv"),
+    "microlens": ("a_title_en.csv", "a_pairs.csv"),
+    "taobao_mm": ("train/train-shard-0.parquet", "test/test-shard-0.parquet"),
+    "alibaba_ads": ("raw_sample.csv", "ad_feature.csv"),
+    "criteo": ("criteo_attribution_dataset.tsv",),
+}
+DOWNLOADED = {
+    "nothing": "",
+    "a web page": "<!doctype html><html>Please log in</html>\n",
+    "a pointer": "version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 4\n",
+    "a cut archive": "PK\3\4broken",
+}
+
+
+@pytest.mark.parametrize("source", FILES)
+def test_downloads_that_went_wrong_are_a_message(source, tmp_path):
+    for what, text in DOWNLOADED.items():
+        folder = tmp_path / what.replace(" ", "-")
+        put(folder, dict.fromkeys((f"files/{name}" for name in FILES[source]), text))
+        with pytest.raises(UserError) as told:
+            convert(Settings(source=source, files=folder / "files", out=folder / "out"))
+        assert "SELECT" not in str(told.value) and not (folder / "out").exists(), what
+        if source == "movielens" and what in ("a web page", "a pointer"):
+            assert f"movies.dat is {what}" in str(told.value)

@@ -168,3 +168,83 @@ def test_other_settings_and_layouts_are_refused(datasets, appended, streaming_sh
         write_shards(settings(datasets / "late", streaming_shards, append=True))
     with pytest.raises(UserError, match=r"training ends at .*; append a dataset with later days"):
         write_shards(settings(datasets / "early", appended[0], append=True))
+
+
+KINDS = {
+    "none": {"pictures": "none"},
+    "resized": {"side": 16},
+    "decoded": {"side": 16, "pictures": "decoded"},
+    "larger than the pictures": {"side": 500},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_appended_is_stored_as_what_is_held(kind, datasets, tmp_path):
+    """Without pictures, resized and decoded: as shards of the later dataset that are written anew."""
+    write_shards(settings(datasets / "early", tmp_path / "s", **KINDS[kind]))
+    write_shards(settings(datasets / "late", tmp_path / "s", append=True, **KINDS[kind]))
+    write_shards(settings(datasets / "late", tmp_path / "new", **KINDS[kind]))
+    assert catalogue(tmp_path / "s") == catalogue(tmp_path / "new")
+    for split in ("train", "valid", "test"):
+        assert told(tmp_path / "s", split) == told(tmp_path / "new", split)
+
+
+def catalogue(folder):
+    """Item id -> its title, category, and picture as it is stored."""
+    shards = open_shards(folder)
+    pictures = {} if read_json(folder / "index.json")["settings"]["pictures"] == "none" else shards.pictures("items")
+    records = list(all_records(shards, "items"))
+    found = {
+        record["item_id"]: (record["title"], record["category"], bytes(pictures[record["item"]]) if pictures else b"")
+        for record in records
+    }
+    assert len(found) == len(records)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ({"pictures": "none"}, {}, "was written with --pictures none, not encoded"),
+        ({}, {"pictures": "none"}, "was written with --pictures encoded, not none"),
+        ({"side": 16}, {}, "was written with --side 16, not 0"),
+        ({"side": 16}, {"side": 24}, "was written with --side 16, not 24"),
+        ({"side": 16, "pictures": "decoded"}, {"side": 16}, "was written with --pictures decoded, not encoded"),
+        ({"side": 16}, {"side": 16, "quality": 50}, "was written with --quality 90, not 50"),
+    ],
+)
+def test_pictures_of_another_kind_are_not_appended(before, after, message, datasets, tmp_path):
+    write_shards(settings(datasets / "early", tmp_path / "s", **before))
+    index = (tmp_path / "s" / "index.json").read_bytes()
+    with pytest.raises(UserError, match=message):
+        write_shards(settings(datasets / "late", tmp_path / "s", append=True, **after))
+    assert (tmp_path / "s" / "index.json").read_bytes() == index and not list((tmp_path / "s").rglob(".*"))
+
+
+@pytest.mark.parametrize("kind", ["none", "resized"])
+def test_a_new_title_of_a_known_item_is_appended(kind, datasets, log, tmp_path):
+    write_shards(settings(datasets / "early", tmp_path / "s", **KINDS[kind]))
+    items = open_dataset(datasets / "late").items.select("item_id", "title", "category", "image")
+    items = items.with_columns(title=pl.col("title") + " (new)")
+    log.write_parquet(tmp_path / "log.parquet")
+    rules = Rules(valid_from=0.75, test_from=0.85)
+    write_dataset(tmp_path / "titles", tmp_path / "log.parquet", items, datasets / "late", rules=rules)
+    write_shards(settings(tmp_path / "titles", tmp_path / "s", append=True, **KINDS[kind]))
+    write_shards(settings(tmp_path / "titles", tmp_path / "new", **KINDS[kind]))
+    assert catalogue(tmp_path / "s") == catalogue(tmp_path / "new")
+
+
+def test_self_contained_shards_are_refused_before_anything_is_written(datasets, tmp_path):
+    write_shards(settings(datasets / "early", tmp_path / "s", layout="streaming"))
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "s").iterdir()}
+    with pytest.raises(UserError, match="holds self-contained shards, which cannot be appended to; write new ones"):
+        write_shards(settings(datasets / "late", tmp_path / "s", append=True))
+    with pytest.raises(UserError, match="--append needs --layout catalogue"):
+        settings(datasets / "late", tmp_path / "s", append=True, layout="streaming")
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "s").iterdir()} == before
+
+
+def test_appending_to_what_is_no_shard_folder_is_a_message(datasets, tmp_path):
+    for out in (tmp_path / "nowhere", tmp_path, datasets / "late"):
+        with pytest.raises(UserError):
+            write_shards(settings(datasets / "late", out, append=True))

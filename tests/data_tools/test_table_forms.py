@@ -189,3 +189,37 @@ def test_damaged_tables_are_refused_in_one_message(suffix, tmp_path):
             path.write_bytes(changed)
             with contextlib.suppress(UserError):
                 read_table(path)
+
+
+@pytest.mark.parametrize("ids", [np.arange(12.0), np.arange(12, dtype=np.float32)])
+def test_whole_numbers_stored_as_floats_are_ids_without_a_fraction(ids, tmp_path):
+    vectors = np.eye(12, 4, dtype=np.float32) + 1
+    np.savez(tmp_path / "t.npz", ids=ids, vectors=vectors)
+    assert read_table(tmp_path / "t.npz").ids == list(range(12))
+
+
+def test_tensors_as_models_hold_them(tmp_path):
+    vectors = torch.arange(48.0).reshape(12, 4) + 1
+    forms = {
+        "parameter": torch.nn.Parameter(vectors),
+        "transposed": vectors.T.contiguous().T,
+        "sparse": vectors.to_sparse(),
+        "bfloat16": vectors.bfloat16(),
+    }
+    for name, form in forms.items():
+        torch.save({"ids": torch.arange(12), "vectors": form}, tmp_path / f"{name}.pt")
+        assert np.array_equal(read_table(tmp_path / f"{name}.pt").vectors, vectors.numpy()), name
+
+
+def test_a_module_is_never_loaded(tmp_path):
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "t.pt")
+    with pytest.raises(
+        UserError, match=r"it holds objects \(a pickle\), which are never loaded.*save a dict of tensors"
+    ):
+        read_table(tmp_path / "t.pt")
+
+
+def test_a_table_without_vectors_is_refused(tmp_path):
+    np.savez(tmp_path / "t.npz", ids=np.array([], dtype=str), vectors=np.zeros((0, 4), np.float32))
+    with pytest.raises(UserError, match=r"t\.npz holds no vectors"):
+        read_table(tmp_path / "t.npz")

@@ -426,6 +426,12 @@ MINIMAL = {"sources": {"ids": None, "courier": Source(table="t")}}
         ({"workers": 0}, "workers is 0"),
         ({"seeds": []}, "ctr_seeds is empty"),
         ({"ctr_seeds": [1, 1]}, "a seed twice"),
+        ({"sources": {}}, "sources is empty; name at least two"),
+        ({"sources": {"ids": None, "none": Source()}}, "the sources 'ids' and 'none' are the same"),
+        (
+            {"sources": {"ids": None, "courier": Source(run="r"), "again": Source(run="r")}},
+            r"the sources 'courier' and 'again' are the same \(run: r, weights: trained\); remove one",
+        ),
         ({"primary": Primary("scl")}, "primary.against is 'scl'"),
         ({"primary": Primary("ids", model="din")}, "primary.model is 'din'"),
         ({"out": ""}, "--out are needed"),

@@ -236,6 +236,9 @@ def test_bad_input_is_one_clear_message_and_nothing_is_written(tiny_world, run, 
     assert found.metrics == pytest.approx(read_json(run / "summary.json")["metrics"]["test"]["all"], abs=1e-6)
     with pytest.raises(UserError, match="exists already"):
         scored(run, test_rows, tmp_path)
+    for name in ("scores.csv", "scores.xlsx", "scores"):
+        with pytest.raises(UserError, match=r"scores are written as Parquet; name a file that ends in \.parquet"):
+            downstream.serving.load(run).score(tmp_path / "log.csv", tmp_path / name)
 
 
 def test_a_run_that_has_lost_what_it_was_trained_on_is_named(run, table, tmp_path):

@@ -1,0 +1,215 @@
+"""Logs as programs and people leave them, each with what is right: read and said, or one message with what to do."""
+
+import gzip
+import json
+import unicodedata
+import zipfile
+from datetime import UTC, datetime
+
+import polars as pl
+import pytest
+from prepare_helpers import run, stopped
+
+
+def log(source):
+    return pl.read_csv(source / "log.csv", infer_schema=False)
+
+
+def typed(source):
+    return log(source).with_columns(pl.col("timestamp", "click").cast(pl.Int64))
+
+
+def parquet(source, frame, **settings):
+    frame.write_parquet(source / "log.parquet")
+    return stopped(source, log="log.parquet", **settings)
+
+
+def notes(dataset):
+    return " ".join(dataset.info["understood"])
+
+
+NOTHING = {
+    "timestamp": "column 'timestamp' is empty in every row",
+    "user_id": "column 'user_id' (user_id) is empty in every row",
+    "click": "click missing: 400",
+}
+
+
+@pytest.mark.parametrize("column", NOTHING)
+def test_a_column_of_nothing_is_said_to_be_empty(source, column):
+    assert NOTHING[column] in parquet(source, typed(source).with_columns(pl.lit(None).alias(column)))
+
+
+def test_a_time_of_day_is_no_time(source):
+    times = pl.from_epoch("timestamp").dt.time().alias("timestamp")
+    assert "is a time of day without a date" in parquet(source, typed(source).with_columns(times))
+
+
+@pytest.mark.parametrize(
+    ("changed", "hint"),
+    [
+        (pl.format("'{}'", "item_id"), "would match without the quotes round them"),
+        (pl.format("{}\u00a0", "item_id"), "would match without blanks round them: --match-ids stripped"),
+    ],
+)
+def test_ids_that_nearly_match_are_explained(source, changed, hint):
+    log(source).with_columns(changed.alias("item_id")).write_csv(source / "log.csv")
+    assert hint in stopped(source)
+
+
+def test_ids_in_another_unicode_form_are_explained(source):
+    items = pl.read_csv(source / "items.csv", infer_schema=False)
+    composed = pl.format("é{}", "item_id")
+    apart = composed.map_elements(lambda text: unicodedata.normalize("NFD", text), return_dtype=pl.String)
+    items.with_columns(item_id=apart).write_csv(source / "items.csv")
+    log(source).with_columns(item_id=composed).write_csv(source / "log.csv")
+    assert "100% of these ids would match in one Unicode form: write them in NFC" in stopped(source)
+
+
+@pytest.mark.parametrize(
+    ("column", "changed", "hint"),
+    [
+        ("click", pl.format("{},0", "click"), "a point is expected before the fraction of a number, not a comma"),
+        ("timestamp", pl.format("{},5", "timestamp"), "a point is expected before the fraction"),
+        ("timestamp", pl.lit("1,600,000,224"), "nothing is expected between the thousands of a number"),
+        ("timestamp", pl.lit("1.600.000.224"), "nothing is expected between the thousands of a number"),
+    ],
+)
+def test_numbers_of_other_countries_are_explained(source, column, changed, hint):
+    log(source).with_columns(changed.alias(column)).write_csv(source / "log.csv", separator=";")
+    assert hint in (said := stopped(source)) and "--click-values" not in said
+
+
+@pytest.mark.parametrize(
+    ("rating", "hint"), [("3,5", "a point is expected"), ("3 stars", "a number alone is expected")]
+)
+@pytest.mark.parametrize("threshold", [3.0, "own_mean"])
+def test_ratings_that_are_no_numbers_are_explained(source, rating, hint, threshold):
+    log(source).drop("click").with_columns(rating=pl.lit(rating)).write_csv(source / "log.csv", separator=";")
+    assert hint in stopped(source, rating_threshold=threshold)
+
+
+def test_the_mark_of_hive_is_nothing_and_words_for_it_are_said(source):
+    frame, row = log(source), pl.int_range(pl.len())
+    said = pl.when(row < 5).then(pl.lit("\\N")).when(row < 12).then(pl.lit("NULL")).otherwise("user_id")
+    frame.with_columns(user_id=said).write_csv(source / "log.csv")
+    dataset = run(source)
+    assert dataset.info["set_aside"] == {"user_id missing": 5}
+    assert "7 rows have a word such as null or nan for user_id, which is taken for an id" in notes(dataset)
+
+
+def moment(pattern):
+    return pl.from_epoch(pl.col("timestamp").cast(pl.Int64)).dt.strftime(pattern).alias("timestamp")
+
+
+def test_the_basic_form_of_iso_times_is_read(source):
+    plain = run(source, out="plain")
+    log(source).with_columns(moment("%Y%m%dT%H%M%SZ")).write_csv(source / "log.csv")
+    dataset = run(source)
+    assert dataset.impressions.equals(plain.impressions) and "YYYYMMDDTHHMMSS" in notes(dataset)
+
+
+def test_times_with_and_without_a_zone_in_one_column_are_said(source):
+    plain = run(source, out="plain")
+    row = pl.int_range(pl.len())
+    zoned = pl.when(row % 4 == 0).then(moment("%Y-%m-%dT%H:%M:%SZ")).otherwise(moment("%Y-%m-%dT%H:%M:%S"))
+    log(source).with_columns(zoned.alias("timestamp")).write_csv(source / "log.csv")
+    dataset = run(source)
+    assert dataset.impressions.equals(plain.impressions)
+    assert "300 of the times name no zone, as others do: taken for UTC" in notes(dataset)
+
+
+def test_days_alone_are_not_said_to_lack_a_zone(source):
+    frame = log(source).with_columns(moment("%Y-%m-%d")).unique(["user_id", "item_id", "timestamp"])
+    frame.write_csv(source / "log.csv")
+    assert "zone" not in notes(run(source))
+
+
+def test_offsets_of_a_zone_across_the_change_of_its_clock(source):
+    """The night in which clocks go back has an hour twice: its offset tells the two apart."""
+    frame = log(source).head(100)
+    start = int(datetime(2023, 10, 28, 20, tzinfo=UTC).timestamp())
+    times = pl.from_epoch(start + pl.int_range(pl.len()) * 300).dt.replace_time_zone("UTC")
+    local = times.dt.convert_time_zone("Europe/Berlin").dt.strftime("%Y-%m-%dT%H:%M:%S%z")
+    frame.with_columns(timestamp=local).write_csv(source / "log.csv")
+    found = run(source).impressions["timestamp"].sort().to_list()
+    assert found == [start + 300 * row for row in range(100)]
+
+
+def test_json_written_column_by_column_makes_no_page_view_of_its_own(source):
+    plain = run(source, out="plain")
+    (source / "log.json").write_text(json.dumps(log(source).to_dict(as_series=False)))
+    dataset = run(source, log="log.json")
+    assert dataset.info["counts"] == plain.info["counts"]
+    assert "one row for several impressions" in notes(dataset)
+
+
+@pytest.mark.parametrize(
+    ("changed", "spread"),
+    [
+        (lambda frame: frame.select(event=pl.struct(pl.all())), '.unnest("event")'),
+        (
+            lambda frame: frame.group_by("user_id").agg(events=pl.struct("item_id", "timestamp", "click")),
+            '.explode("events").unnest("events")',
+        ),
+    ],
+)
+def test_nested_columns_are_named_with_the_command_that_spreads_them(source, changed, spread):
+    said = parquet(source, changed(typed(source)))
+    assert "holds user_id, item_id" in said or "holds item_id, timestamp, click in each row" in said
+    command = said.partition("python -c '")[2].partition("'")[0]
+    assert spread in command
+    exec(command)
+    assert run(source, log="log.parquet.flat.parquet").info["counts"]["impressions"] == 400
+
+
+def test_bytes_that_are_no_text_are_explained(source):
+    frame = typed(source).with_columns(user_id=pl.lit(b"\xd1\xff\x03"))
+    assert "ids that are bytes as hexadecimal text" in (said := parquet(source, frame)) and "SELECT" not in said
+
+
+def test_a_part_without_columns_is_passed_over(source):
+    (source / "parts").mkdir()
+    typed(source).write_parquet(source / "parts" / "a.parquet")
+    pl.DataFrame().write_parquet(source / "parts" / "b.parquet")
+    assert run(source, log="parts").info["counts"]["impressions"] == 400
+
+
+def test_a_file_without_columns_is_said_to_have_none(source):
+    assert "log.parquet has no columns" in parquet(source, pl.DataFrame())
+
+
+def test_files_inside_files_are_named(source):
+    text = (source / "log.csv").read_bytes()
+    (source / "twice.csv.gz").write_bytes(gzip.compress(gzip.compress(text)))
+    assert "is gzip inside gzip; decompress it first" in stopped(source, log="twice.csv.gz")
+    with zipfile.ZipFile(source / "outer.zip", "w") as archive:
+        archive.writestr("inner.csv.gz", gzip.compress(text))
+    assert "is gzip inside zip; decompress it first" in stopped(source, log="outer.zip")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("\n<!DOCTYPE html>\n<html>Please log in</html>", "is a web page, perhaps that of a login"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:aa\n", "fetch it: git lfs pull"),
+        (
+            "user_id item_id timestamp click\nu 00 1600000000 1\n",
+            "if blanks stand between its columns: --delimiter ' '",
+        ),
+    ],
+)
+def test_what_is_no_log_is_named(source, text, said):
+    (source / "log.csv").write_text(text)
+    assert said in stopped(source)
+
+
+def test_a_first_line_of_names_is_no_other_file(source):
+    log(source).rename({"user_id": "ORCID"}).write_csv(source / "log.csv")
+    assert run(source, columns="user_id=ORCID").info["counts"]["impressions"] == 400
+
+
+def test_blanks_between_columns_are_read_where_asked(source):
+    plain = run(source, out="plain")
+    (source / "log.csv").write_text((source / "log.csv").read_text().replace(",", " "))
+    assert run(source, delimiter=" ").impressions.equals(plain.impressions)

@@ -1,0 +1,225 @@
+"""Pictures and places as people have them: other formats, addresses, ids that are paths, homes, files in the way."""
+
+import base64
+import gzip
+import io
+import os
+import struct
+import zlib
+from dataclasses import dataclass, field
+
+import polars as pl
+import pytest
+from PIL import Image, features
+from prepare_helpers import picture, run, stopped
+
+from data_tools.common.cli import parse_settings
+from data_tools.common.errors import UserError
+from data_tools.common.files import whole_folder, work_folder
+from data_tools.prepare import Settings as Prepare
+
+
+def encoded(kind):
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(file, kind)
+    return file.getvalue()
+
+
+def listed(source, names):
+    frame = pl.read_csv(source / "items.csv", infer_schema=False)
+    frame.with_columns(image=pl.Series(names)).write_csv(source / "items.csv")
+
+
+NO_PICTURES = {
+    "photo.heic": (b"\0\0\0\x18ftypheic" + bytes(200), "is HEIC; save it as JPEG or PNG"),
+    "photo.jp2": (encoded("JPEG2000"), "is JPEG 2000; save it as JPEG or PNG"),
+    "photo.svg": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "is SVG; save it"),
+    "photo.xml": (b'<?xml version="1.0"?><svg/>', "is XML, perhaps SVG"),
+    "photo.pdf": (b"%PDF-1.4\n", "is a PDF"),
+    "photo.ico": (encoded("ICO"), "is an icon (ICO)"),
+    "login.jpg": (b"\n<!DOCTYPE html><html>", "is a web page; download it again"),
+    "pointer.jpg": (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of git-LFS; fetch it: git lfs pull"),
+    "packed.jpg": (gzip.compress(picture()), "is compressed by gzip; decompress it"),
+    "empty.jpg": (b"", "is empty"),
+    "zeros.jpg": (bytes(300), "begins with zero bytes"),
+    "cut.png": (encoded("PNG")[:-60], "is cut short or damaged"),
+}
+
+
+@pytest.mark.parametrize("name", NO_PICTURES)
+def test_what_is_no_picture_is_named(source, name):
+    data, said = NO_PICTURES[name]
+    (source / name).write_bytes(data)
+    listed(source, [name] * 20)
+    assert f"{name} {said}" in stopped(source)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_avif_is_read(source):
+    for item in range(20):
+        (source / f"{item:02}.avif").write_bytes(encoded("AVIF"))
+    listed(source, [f"{item:02}.avif" for item in range(20)])
+    dataset = run(source)
+    assert dataset.items["image"].str.ends_with(".avif").all() and dataset.info["counts"]["items_with_image"] == 20
+
+
+def test_an_address_of_a_file_is_its_path(source):
+    listed(source, [f"file://{source}/{item:02}.png" for item in range(20)])
+    assert run(source).info["counts"]["items_with_image"] == 20
+    outside = source.parent / "outside.png"
+    outside.write_bytes(picture())
+    listed(source, [f"file://{outside}"] * 20)
+    with pytest.raises(UserError, match="outside the folder"):
+        run(source, out="other")
+
+
+@pytest.mark.parametrize("before", ["", "data:image/png;base64,"])
+def test_pictures_written_as_text_are_explained(source, before):
+    listed(source, [before + base64.b64encode(encoded("PNG")).decode()] * 20)
+    assert "is a picture in base64, no file name; decode each into a file" in stopped(source)
+
+
+def test_a_picture_too_large_is_left_out_and_said(source):
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+    (source / "00.png").write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+    dataset = run(source)
+    assert dataset.info["counts"]["items_with_image"] == 19 and dataset.info["counts"]["items"] == 20
+
+
+def test_ids_that_are_paths_find_their_pictures(source):
+    (source / "shoes").mkdir()
+    for item in range(20):
+        (source / f"{item:02}.png").rename(source / "shoes" / f"{item:02}.png")
+    for name in ("items.csv", "log.csv"):
+        frame = pl.read_csv(source / name, infer_schema=False).with_columns(item_id="shoes/" + pl.col("item_id"))
+        frame.drop("image", strict=False).write_csv(source / name)
+    assert run(source).info["counts"]["items_with_image"] == 20
+
+
+def test_no_picture_by_any_id_is_an_error(source):
+    for item in range(20):
+        (source / f"{item:02}.png").rename(source / f"product-{item:02}.png")
+    pl.read_csv(source / "items.csv", infer_schema=False).drop("image").write_csv(source / "items.csv")
+    said = stopped(source)
+    assert "no picture is named by the id of an item" in said and "'00'" in said and "product-" in said
+
+
+def test_what_stands_in_the_way_is_named(source, tmp_path):
+    assert "log.csv is no folder; choose another place" in stopped(source, out="in/log.csv/deeper")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for making in (whole_folder, work_folder):
+        with pytest.raises(UserError, match="link already exists"), making(tmp_path / "link"):
+            pass
+
+
+def test_a_pipe_is_no_file(source):
+    os.mkfifo(source / "pipe")
+    assert "is a pipe or a device" in stopped(source, log="pipe")
+
+
+def test_too_little_memory_names_the_setting(source):
+    assert "More than --memory 1KB is needed: raise it" in stopped(source, memory="1KB")
+
+
+@dataclass(frozen=True)
+class Inner:
+    """A section.
+
+    Attributes
+    ----------
+    place : str
+        A place.
+    """
+
+    place: str = ""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Places.
+
+    Attributes
+    ----------
+    one : str
+        A place.
+    many : list of str
+        Places.
+    named : dict of str to str
+        Places by name.
+    inner : Inner
+        A section.
+    """
+
+    one: str = ""
+    many: list[str] = field(default_factory=list)
+    named: dict[str, str] = field(default_factory=dict)
+    inner: Inner = field(default_factory=Inner)
+
+
+@pytest.mark.parametrize("start", ["~", "$SHOP", "${SHOP}"])
+def test_homes_and_variables_at_the_start_of_a_path(start, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("SHOP", "/home/me")
+    (tmp_path / "c.yaml").write_text(
+        f"one: '{start}'\nmany: ['{start}/a', 'b']\nnamed: {{x: '{start}/c'}}\ninner: {{place: '{start}/d'}}\n"
+    )
+    found = parse_settings(Places, "", ["--config", str(tmp_path / "c.yaml")])
+    assert found == Places("/home/me", ["/home/me/a", "b"], {"x": "/home/me/c"}, Inner("/home/me/d"))
+    given = ["--impressions", f"{start}/log.csv", "--items", "items~", "--out", f"{start}/dataset"]
+    settings = parse_settings(Prepare, "", given)
+    assert settings.impressions == "/home/me/log.csv" and str(settings.out) == "/home/me/dataset"
+    assert settings.items == "items~"
+
+
+def test_other_texts_stay_as_they_are(monkeypatch):
+    monkeypatch.delenv("NOBODY", raising=False)
+    for text in ("$NOBODY/a", "a~b", "./~", "~5 %", "a$SHOP", "$5"):
+        assert parse_settings(Places, "", ["--one", text]).one == text
+
+
+def pictured(source, images):
+    """The item list with another column of images, in Parquet."""
+    frame = pl.read_csv(source / "items.csv", infer_schema=False).with_columns(image=images)
+    frame.write_parquet(source / "items.parquet")
+    return "items.parquet"
+
+
+def test_an_empty_list_of_pictures_is_an_item_without_one(source):
+    own = pl.concat_list(pl.format("{}.png", "item_id"), pl.lit(None, dtype=pl.String))
+    empty = pl.lit([], dtype=pl.List(pl.String))
+    items = pictured(source, pl.when(pl.int_range(pl.len()) == 3).then(empty).otherwise(own))
+    dataset = run(source, items=items)
+    counts = dataset.info["counts"]
+    assert (counts["items"], counts["items_with_image"], counts["impressions"]) == (20, 19, 400)
+    assert dataset.items.filter(pl.col("image").is_null())["item_id"].to_list() == ["03"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        (" {}.png ", "write the paths without blanks round them"),
+        ("{}.png?v=2", "write the paths without what follows the question mark"),
+        ("/{}.png", "a / in front makes a path start at the root of the machine"),
+        ('{{"large": "{}.png", "thumb": "x"}}', "an object, no name of a file: keep one of its values"),
+        ("N/A", "leave it empty where an item has no picture"),
+    ],
+)
+def test_names_of_pictures_that_need_a_change_say_which(source, pattern, said):
+    listed(source, [pattern.replace("{}", f"{item:02}").replace("{{", "{").replace("}}", "}") for item in range(20)])
+    assert said in stopped(source)
+
+
+def test_an_item_list_without_rows_is_said_to_be_empty(source):
+    (source / "items.csv").write_text("item_id,image\n")
+    assert "items.csv lists no items: it has no rows" in stopped(source)
+
+
+def test_a_nested_item_list_names_the_command_that_spreads_it(source):
+    frame = pl.read_csv(source / "items.csv", infer_schema=False)
+    frame.select(product=pl.struct(pl.all())).write_parquet(source / "items.parquet")
+    assert '.unnest("product").write_parquet(' in stopped(source, items="items.parquet")

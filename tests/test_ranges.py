@@ -1,0 +1,80 @@
+"""Values that no command can use, whatever it does: one message at once, before anything is read or written."""
+
+import pytest
+
+from data_tools import prepare, shards
+from data_tools.common.cli import parse_settings
+from data_tools.common.errors import UserError
+from data_tools.simulation.settings import World
+from downstream import compare
+from downstream import train as ctr
+from downstream.statistics.intervals import BootstrapSettings
+from pretrain import run_page, train
+from pretrain.training.runs import open_run, read_settings
+
+SEEDED = {
+    "prepare": (prepare.Settings, "--seed", ["--impressions", "x", "--items", "x", "--out", "x"]),
+    "shards": (shards.Settings, "--seed", ["--dataset", "x", "--out", "x"]),
+    "world": (World, "--seed", []),
+    "train": (train.Settings, "--seed", []),
+    "train's world": (train.Settings, "--world.seed", []),
+    "run_page": (run_page.Settings, "--seed", ["--run", "x"]),
+    "downstream.train": (ctr.Settings, "--seed", ["--dataset", "x", "--out", "x"]),
+    "compare": (compare.Settings, "--bootstrap.seed", []),
+}
+
+
+@pytest.mark.parametrize("command", SEEDED)
+@pytest.mark.parametrize("seed", ["-1", str(2**32), str(2**80)])
+def test_seeds_are_those_that_every_generator_takes(command, seed, capsys):
+    settings, flag, others = SEEDED[command]
+    with pytest.raises(SystemExit):
+        parse_settings(settings, "", [f"{flag}={seed}", *others])
+    assert f"{flag} is {seed}; must be >= 0 and < 4294967296" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "said"),
+    [
+        ("--ctr_seeds", "[-1]", "each a whole number >= 0 and < 4294967296"),
+        ("--ctr_seeds", "[9223372036854775808]", "each a whole number >= 0"),
+        ("--encoder_seeds", "[-1]", "each a whole number >= 0"),
+        ("--bootstrap.resamples", "0", "must be > 0"),
+        ("--bootstrap.level", "95", "must be > 0 and < 1"),
+        ("--bootstrap.level", "1.0", "must be > 0 and < 1"),
+    ],
+)
+def test_ranges_of_a_comparison(flag, value, said, capsys):
+    with pytest.raises(SystemExit):
+        parse_settings(compare.Settings, "", [flag, value])
+    assert said in capsys.readouterr().err
+
+
+def test_a_level_in_per_cent_is_refused_from_python_too():
+    with pytest.raises(UserError, match="level is 95; must be > 0 and < 1"):
+        BootstrapSettings(level=95)
+
+
+@pytest.mark.parametrize("quality", ["0", "96", "500"])
+def test_the_quality_of_jpeg_has_a_range(quality, capsys):
+    with pytest.raises(SystemExit):
+        parse_settings(shards.Settings, "", ["--dataset", "x", "--out", "x", "--quality", quality])
+    assert f"--quality is {quality}; must be >= 1 and <= 95" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("held", ["index.json", "dataset.json", "table.json"])
+def test_a_run_is_not_written_into_what_is_something_else(held, tmp_path):
+    (tmp_path / held).write_text("{}")
+    with pytest.raises(UserError, match=f"is not the folder of a run: it has {held}; name another one with --out"):
+        open_run(train.Settings(out=str(tmp_path)), lambda: None)
+
+
+def test_a_run_is_a_folder(tmp_path):
+    (tmp_path / "log.csv").touch()
+    with pytest.raises(UserError, match=r"log\.csv is no folder; name another one with --out"):
+        open_run(train.Settings(out=str(tmp_path / "log.csv")), lambda: None)
+    for place in (tmp_path, tmp_path / "log.csv", tmp_path / "nowhere"):
+        with pytest.raises(
+            UserError, match=r"holds no run of pretrain\.train \(no run\.json\); name the folder of one"
+        ):
+            read_settings(place)
