@@ -40,7 +40,7 @@ def holds_settings(path: str, known: Mapping[str, Any]) -> bool:
         return False
     if not isinstance(root, yaml.MappingNode):
         what = "a list" if isinstance(root, yaml.SequenceNode) else f"the text {root.value[:40]!r}"
-        raise UserError(f"the configuration file {path} holds {what}; settings by name are expected, as in 'out: PATH'")
+        raise UserError(f"the configuration file {path} holds {what}; must be settings by name, as in 'out: PATH'")
     _refuse_repeated(root, path)
     top = {key.value for key, _ in root.value}
     try:
@@ -91,7 +91,7 @@ def _refuse_repeated(root: yaml.Node, path: str) -> None:
             left.append(value)
             line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode):
-                raise UserError(f"{path}, line {line}: a list or mapping stands where a name is expected")
+                raise UserError(f"{path}, line {line}: a list or mapping stands where a name must be")
             if key.value in lines:
                 raise UserError(f"{path}: {key.value!r} stands twice, in lines {lines[key.value]} and {line}; keep one")
             lines[key.value] = line

@@ -19,7 +19,7 @@ from data_tools.reading.opened import is_parquet
 from data_tools.reading.parts import Part
 
 COMMA = r"^\s*-?\d+,\d+\s*$"
-POINT = "a point is expected before the fraction of a number, not a comma"
+POINT = "the fraction of a number must follow a point, not a comma"
 SHOWN = 3  # of each reason
 MOST_READ = 300_000  # rows, to find the line of one
 LOOKED_AT = 10_000  # ids, values
@@ -116,9 +116,9 @@ def label_hint(values: pl.Series) -> list[str]:
 
 
 def rating_hint(values: pl.Series) -> list[str]:
-    """What is expected of ratings."""
+    """What ratings must look like."""
     cells = values.drop_nulls().cast(pl.String)
-    return [POINT if len(cells) and cells.str.contains(COMMA).all() else "a number alone is expected, such as 3.5"]
+    return [POINT if len(cells) and cells.str.contains(COMMA).all() else "must be a number alone, such as 3.5"]
 
 
 def time_hint(values: pl.Series) -> list[str]:

@@ -32,13 +32,13 @@ EVERYWHERE = {
     "~: 2": "'~' is no name of a setting",
     "yes: 2": "'yes' is no name of a setting",
     "2020-01-01: 2": "'2020-01-01' is no name of a setting",
-    "? [a, b]\n: 2": "a list or mapping stands where a name is expected",
-    "{{a}}: b": "a list or mapping stands where a name is expected",
+    "? [a, b]\n: 2": "a list or mapping stands where a name must be",
+    "{{a}}: b": "a list or mapping stands where a name must be",
     "quiet: true\nquiet: false": "'quiet' stands twice, in lines 1 and 2",
     "quiet: *x": "line 1, column 8: found undefined alias",
     "quiet: &x [*x]": "--quiet is [[...]]; must be true or false",
     "&x\n<<: *x": "a mapping is merged into itself",
-    "- a\n- b": "holds a list; settings by name are expected",
+    "- a\n- b": "holds a list; must be settings by name",
     "hello": "holds the text 'hello'",
     "5": "holds the text '5'",
     "\tquiet: true": "line 1, column 1: found character that cannot start any token (a tab; YAML",
@@ -95,7 +95,7 @@ def test_what_no_section_may_hold_is_a_message(text, tmp_path, capsys):
 def test_a_configuration_that_is_no_file_is_a_message(place, capsys):
     with pytest.raises(SystemExit):
         parse_settings(World, "", ["--config", place])
-    assert capsys.readouterr().err.startswith(("error: a YAML file is", "error: the configuration"))
+    assert capsys.readouterr().err.startswith(("error: --config must be", "error: the configuration"))
 
 
 @pytest.mark.parametrize("text", ["", "# nothing yet\n", "null\n", "---\n...\n"])

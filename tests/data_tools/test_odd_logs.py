@@ -69,10 +69,10 @@ def test_ids_in_another_unicode_form_are_explained(source):
 @pytest.mark.parametrize(
     ("column", "changed", "hint"),
     [
-        ("click", pl.format("{},0", "click"), "a point is expected before the fraction of a number, not a comma"),
-        ("timestamp", pl.format("{},5", "timestamp"), "a point is expected before the fraction"),
-        ("timestamp", pl.lit("1,600,000,224"), "nothing is expected between the thousands of a number"),
-        ("timestamp", pl.lit("1.600.000.224"), "nothing is expected between the thousands of a number"),
+        ("click", pl.format("{},0", "click"), "the fraction of a number must follow a point, not a comma"),
+        ("timestamp", pl.format("{},5", "timestamp"), "the fraction of a number must follow a point"),
+        ("timestamp", pl.lit("1,600,000,224"), "the thousands of a number must have nothing between them"),
+        ("timestamp", pl.lit("1.600.000.224"), "the thousands of a number must have nothing between them"),
     ],
 )
 def test_numbers_of_other_countries_are_explained(source, column, changed, hint):
@@ -81,7 +81,7 @@ def test_numbers_of_other_countries_are_explained(source, column, changed, hint)
 
 
 @pytest.mark.parametrize(
-    ("rating", "hint"), [("3,5", "a point is expected"), ("3 stars", "a number alone is expected")]
+    ("rating", "hint"), [("3,5", "must follow a point"), ("3 stars", "must be a number alone")]
 )
 @pytest.mark.parametrize("threshold", [3.0, "own_mean"])
 def test_ratings_that_are_no_numbers_are_explained(source, rating, hint, threshold):
