@@ -49,7 +49,8 @@ def estimate(values: np.ndarray) -> dict[str, float | int]:
     """Mean, 95 % interval and number of the values that are defined."""
     values = values[~np.isnan(values)]
     mean, error = values.mean(), values.std(ddof=1) / len(values) ** 0.5
-    return {"mean": mean, "low": mean - 1.96 * error, "high": mean + 1.96 * error, "page_views": len(values)}
+    low, high = mean - 1.96 * error, mean + 1.96 * error
+    return {"mean": float(mean), "low": float(low), "high": float(high), "page_views": len(values)}
 
 
 def main() -> None:

@@ -114,7 +114,7 @@ class Parser(ArgumentParser):
         if found := re.match(r'Parser key "config":.*Path is not a file: (.*)', message, re.S):
             return f"--config must be followed by a YAML file; {found[1]} is not one"
         if found := re.match(r"Unexpected config:(.*)", message, re.S):
-            return f"the configuration {found[1].strip()!r} sets nothing; must be a YAML file with settings by name, such as 'out: PATH'"
+            return f"the configuration {found[1].strip()!r} sets nothing; must be a YAML file such as 'out: PATH'"
         if found := re.match(r'Parser key "([\w.-]+)":\s*(.*)', message, re.S):
             value, hint = _value_in(found[2]), getattr(actions.get(found[1]), "_typehint", None)
             if hint is not None:

@@ -80,9 +80,7 @@ def test_numbers_of_other_countries_are_explained(source, column, changed, hint)
     assert hint in (said := stopped(source)) and "--click-values" not in said
 
 
-@pytest.mark.parametrize(
-    ("rating", "hint"), [("3,5", "must follow a point"), ("3 stars", "must be a number alone")]
-)
+@pytest.mark.parametrize(("rating", "hint"), [("3,5", "must follow a point"), ("3 stars", "must be a number alone")])
 @pytest.mark.parametrize("threshold", [3.0, "own_mean"])
 def test_ratings_that_are_no_numbers_are_explained(source, rating, hint, threshold):
     log(source).drop("click").with_columns(rating=pl.lit(rating)).write_csv(source / "log.csv", separator=";")
