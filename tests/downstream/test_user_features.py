@@ -219,4 +219,4 @@ def test_a_run_without_a_table_of_users_refuses_one(tiny_world, tmp_path):
     with progress_bar(shown=False) as progress:
         train(settings, progress)
     with pytest.raises(UserError, match="knows nothing of users but their ids"):
-        downstream.serving.load(tmp_path / "run").score("log.csv", tmp_path / "out", user_table="users.csv")
+        downstream.serving.load(tmp_path / "run").score("log.csv", tmp_path / "out.parquet", user_table="users.csv")
