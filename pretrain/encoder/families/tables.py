@@ -48,9 +48,11 @@ class VectorTower(nn.Module):
     ) -> None:
         super().__init__()
         found = torch.from_numpy(vectors)
-        centre = found.mean(dim=0) if standardise else torch.zeros(found.shape[1])
-        squares = (found - centre).square()
-        scale = (squares.mean(dim=0) if each_number else squares.mean()).sqrt() if standardise else torch.ones(())
+        centre, scale = torch.zeros(found.shape[1]), torch.ones(())
+        if standardise:
+            centre = found.mean(dim=0)
+            squares = (found - centre).square_()
+            scale = (squares.mean(dim=0) if each_number else squares.mean()).sqrt()
         self.register_buffer("vectors", found, persistent=False)
         self.register_buffer("centre", centre)
         self.register_buffer("scale", torch.where(scale > 1e-12, scale, 1.0))
