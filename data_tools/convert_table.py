@@ -32,9 +32,9 @@ from rich.console import Console
 
 from data_tools.common.cache import local
 from data_tools.common.cli import UserError, parse_settings, run_command
-from data_tools.common.files import work_folder
+from data_tools.common.files import refuse_existing, work_folder
 from data_tools.common.parquet import read_parquet
-from data_tools.common.storage import is_url, refuse_to_write, taken, upload
+from data_tools.common.storage import is_url, upload
 from data_tools.reading.opened import COMPRESSED
 from data_tools.tables.layouts import LAYOUTS, Layout, layout_of
 from data_tools.tables.peers import read_mapping
@@ -141,15 +141,11 @@ def convert(settings: Settings) -> EmbeddingTable:
 
 def _write(layout: Layout, out: Path, table: EmbeddingTable, vectors: np.ndarray) -> None:
     """Write the table beside its place, then move it there, the files that go with it first."""
-    refuse_to_write(out)
-    if taken(out):
-        raise UserError(f"{out} exists already; name another file or remove this one first")
     with work_folder(out) as scratch:
         layout.write(scratch / out.name, table.ids, vectors)
         files = sorted(scratch.iterdir(), key=lambda file: file.name == out.name)
         for file in files:
-            if taken(out.parent / file.name):
-                raise UserError(f"{out.parent / file.name} exists already; name another file or remove this one first")
+            refuse_existing(out.parent / file.name)
         for file in files:
             if is_url(out):
                 upload(file, out.parent / file.name)

@@ -20,7 +20,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from data_tools.common.checks import Checked
 from data_tools.common.cli import UserError, parse_settings, run_command
-from data_tools.common.storage import taken
+from data_tools.common.files import refuse_existing
 from data_tools.dataset.schema import open_dataset
 from data_tools.tables.seen import NOTHING
 from data_tools.tables.table import write_table
@@ -84,8 +84,7 @@ def make(settings: Settings) -> tuple[int, int, float]:
     UserError
         If the dataset lacks a column, or ``out`` exists.
     """
-    if taken(settings.out):
-        raise UserError(f"{settings.out} exists already; name another folder or remove this one first")
+    refuse_existing(settings.out)
     items = open_dataset(settings.dataset).items
     for column in settings.columns:
         if column not in items.columns:

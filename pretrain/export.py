@@ -40,7 +40,7 @@ from pretrain.encoder.image_encoder import ImageEncoder
 from pretrain.evaluation.saved_encoder import check_wise_ft, generic_encoder, load_run_encoder, preprocessing
 from pretrain.runtime.memory import keep_freed_memory, pieces
 from pretrain.runtime.precision import use_all_cores
-from pretrain.runtime.trial import try_out
+from pretrain.runtime.trial import refuse_vectors, try_out
 from pretrain.settings import Encoder
 
 ROWS_A_PART = 100_000  # of a table of vectors
@@ -236,8 +236,7 @@ def plan_export(encoder: ImageEncoder, shards: Shards, settings: Settings, proce
     UserError
         If the encoder takes no pictures.
     """
-    if encoder.family.takes != "pictures":
-        raise UserError("--dry_run measures how pictures are read and encoded; an encoder of vectors reads none")
+    refuse_vectors(encoder.family.takes)
     images = sum(group["items"] for group in shards.listed("items"))
     width: list[int] = []
     trial = try_out(

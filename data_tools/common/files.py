@@ -65,10 +65,17 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _refuse_existing(path: str | Path) -> None:
+def refuse_existing(path: str | Path) -> None:
+    """Refuse to make what is there already, or what cannot be written to.
+
+    Raises
+    ------
+    UserError
+        If a file, a folder or a link is there, or it is a URL of a web server.
+    """
     refuse_to_write(path)
     if taken(path):
-        raise UserError(f"{path} already exists; choose another folder, or remove this one")
+        raise UserError(f"{path} exists already; choose another name, or remove it first")
 
 
 def _upload(scratch: Path, place: Path, url: str | Path) -> None:
@@ -95,10 +102,10 @@ def whole_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """
     target, path = path, staged(path)
     if not overwrite:
-        _refuse_existing(target)
+        refuse_existing(target)
     with locked(path, wait=overwrite) as held:
         if not overwrite:
-            _refuse_existing(target)  # another process may have made it meanwhile
+            refuse_existing(target)  # another process may have made it meanwhile
         for left in _left_behind(path, "partial") if held else ():
             shutil.rmtree(left, ignore_errors=True)
         scratch = _beside(path)
@@ -128,7 +135,7 @@ def work_folder(path: str | Path) -> Iterator[Path]:
     UserError
         If ``path`` exists, or another process is writing it.
     """
-    _refuse_existing(path)
+    refuse_existing(path)
     path = staged(path)
     with locked(path, purpose="work") as held:
         for left in _left_behind(path, "work") if held else ():
@@ -150,11 +157,11 @@ def resumable_folder(path: str | Path, made_with: Any) -> Iterator[Path]:
     UserError
         If ``path`` exists, or another process is writing it.
     """
-    _refuse_existing(path)
+    refuse_existing(path)
     target, path = path, staged(path)
     scratch = path.parent / f".{path.name}.partial"
     with locked(path):
-        _refuse_existing(target)
+        refuse_existing(target)
         made = scratch / MADE_WITH
         if not made.exists() or read_json(made) != json.loads(json.dumps(finite(made_with))):
             shutil.rmtree(scratch, ignore_errors=True)

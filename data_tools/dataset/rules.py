@@ -11,23 +11,9 @@ from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, OpenUnitInte
 
 from data_tools.common.checks import Checked, OpenShare, Seed
 from data_tools.common.errors import UserError
+from data_tools.log.times import DateDigits
 
-TimeUnit = Literal[
-    "auto",
-    "seconds",
-    "milliseconds",
-    "microseconds",
-    "nanoseconds",
-    "excel",
-    "YYYYMMDD",
-    "YYMMDDHH",
-    "YYYYMMDDHH",
-    "YYYYMMDDHHMM",
-    "YYMMDDHHMMSS",
-    "YYYYMMDDHHMMSS",
-    "YYYYMMDDHHMMSSmmm",
-    "order",
-]
+TimeUnit = Literal["auto", "seconds", "milliseconds", "microseconds", "nanoseconds", "excel", DateDigits, "order"]
 MatchIds = Literal["exact", "stripped", "unpadded"]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Literal, get_args
 
 import ibis
 import ibis.expr.types as ir
@@ -79,7 +80,7 @@ UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanosecond
 COUNTS = "counts"  # seconds since some start of the log's own, or any other count
 SMALL = 10**8  # as seconds, dates before 1973
 FAR = 4_102_444_800  # 2100-01-01 in seconds
-DIGITS = (
+DateDigits = Literal[
     "YYYYMMDD",
     "YYMMDDHH",
     "YYYYMMDDHH",
@@ -87,12 +88,12 @@ DIGITS = (
     "YYMMDDHHMMSS",
     "YYYYMMDDHHMMSS",
     "YYYYMMDDHHMMSSmmm",
-)
+]
+DIGITS = get_args(DateDigits)
 EXCEL = "excel"
 EXCEL_EPOCH = -2_209_161_600  # 1899-12-30, day 0 of Excel's serial days, in seconds
 EXCEL_DAYS = (36_526, 73_050)  # 2000 to 2099
 ORDER = "order"
-CHOICES = ("auto", *UNITS, EXCEL, *DIGITS, ORDER)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from data_tools.common.errors import UserError
 from data_tools.tables.frames import Table
 
 MOST_EXACT = 2**53  # of whole numbers as float64
+HOLDS_OBJECTS = "it holds objects (a pickle), which are never loaded as they can run code"
 # Names under which programs keep ids and vectors: ours, and FuxiCTR's.
 NAMES = (("ids", "vectors"), ("key", "value"))
 
@@ -62,8 +63,7 @@ def _load(path: Path) -> Any:
         if "allow_pickle" not in str(error):
             raise
         raise UserError(
-            f"{path} cannot be read: it holds objects (a pickle), which are never loaded as they can run code; save "
-            "ids as text: numpy.array(ids, dtype=str)"
+            f"{path} cannot be read: {HOLDS_OBJECTS}; save ids as text: numpy.array(ids, dtype=str)"
         ) from None
 
 
@@ -132,13 +132,8 @@ def read_torch(path: Path) -> Table:
     the weights of an embedding are), with ids beside it as for ``.npy``."""
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"{path} is no file of plain tensors: it holds objects (a pickle), which are never loaded as they can run "
-            "code; save a dict of tensors"
-        ) from None
-    except RuntimeError as error:
-        reason = str(error).split("\n")[0]
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        reason = HOLDS_OBJECTS if isinstance(error, pickle.UnpicklingError) else str(error).split("\n")[0]
         raise UserError(f"{path} is no file of plain tensors: {reason}; save a dict of tensors") from None
     if isinstance(found, tuple | list) and len(found) == 2:
         found = {"ids": found[0], "vectors": found[1]}

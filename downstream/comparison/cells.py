@@ -102,12 +102,7 @@ def _run(cell: Cell, folder: Path, data: CTRData, progress: Progress | None = No
     record = {
         "cell": cell.names(),
         "table": table.info if table else None,
-        "metrics": result.metrics,
-        "epochs": result.epochs,
-        "best_epoch": result.best_epoch,
-        "items_without_image": result.items_without_image,
-        "form": result.report,
-        "seconds": result.seconds,
+        **result.record(),
         "peak_memory_mib": peak_memory(),
         "commit": commit(),
         "versions": versions(),

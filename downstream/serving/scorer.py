@@ -16,9 +16,8 @@ import torch
 from jsonargparse.typing import PositiveInt
 
 from data_tools.common.errors import UserError
-from data_tools.common.files import whole_file, work_folder
+from data_tools.common.files import refuse_existing, whole_file, work_folder
 from data_tools.common.parquet import parquet_table, read_parquet
-from data_tools.common.storage import taken
 from data_tools.log.engines import DuckDB, engine
 from data_tools.reading import inputs
 from data_tools.reading.columns import parse_columns
@@ -166,8 +165,7 @@ class Scorer:
         settings, out = settings or ScoreSettings(), Path(out)
         if out.suffix.lower() not in inputs.PARQUET:
             raise UserError(f"{out}: scores are written as Parquet; name a file that ends in .parquet")
-        if taken(out):
-            raise UserError(f"{out} exists already; name another file or remove this one first")
+        refuse_existing(out)
         named = parse_columns(columns, "--columns", READ) if isinstance(columns, str) else columns
         of_users = user_columns
         if isinstance(user_columns, str):

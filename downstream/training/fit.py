@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,6 +66,17 @@ class Result:
     items_without_image: int | None
     report: dict
     seconds: float
+
+    def record(self) -> dict[str, Any]:
+        """What is kept of it as JSON, beside weights and scores."""
+        return {
+            "metrics": self.metrics,
+            "epochs": self.epochs,
+            "best_epoch": self.best_epoch,
+            "items_without_image": self.items_without_image,
+            "form": self.report,
+            "seconds": self.seconds,
+        }
 
 
 def fit(

@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 
 from data_tools.common.checks import Seed
 from data_tools.common.errors import UserError
-from data_tools.common.files import refuse_url, resumable_folder, write_json
+from data_tools.common.files import refuse_existing, refuse_url, resumable_folder, write_json
 from data_tools.common.provenance import commit, machine, versions
 from downstream.data.ctr_data import CTRData, load_ctr_data
 from downstream.images.reading import read_features
@@ -84,8 +84,7 @@ class RunSettings(TrainingSettings):
 def _run_folder(settings: RunSettings, made_with: Any, state: PartialState) -> Iterator[Path]:
     """The folder that becomes the run; the first process makes it or finds it again, and all of them get it."""
     refuse_url(settings.out, "a run")
-    if Path(settings.out).exists():
-        raise UserError(f"{settings.out} exists already; name another folder or remove this one first")
+    refuse_existing(settings.out)
     state.wait_for_everyone()
     with contextlib.ExitStack() as held:
         folder = None
@@ -97,12 +96,7 @@ def _run_folder(settings: RunSettings, made_with: Any, state: PartialState) -> I
 
 def _summary(settings: RunSettings, result: Result, fingerprint: str, table: dict[str, Any] | None) -> dict[str, Any]:
     return {
-        "metrics": result.metrics,
-        "epochs": result.epochs,
-        "best_epoch": result.best_epoch,
-        "items_without_image": result.items_without_image,
-        "form": result.report,
-        "seconds": result.seconds,
+        **result.record(),
         "settings": asdict(settings),
         "dataset_fingerprint": fingerprint,
         "table": table,

@@ -11,6 +11,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from data_tools.common.errors import UserError
 from data_tools.sharding.read import Shards
 from pretrain.data.transforms import Transform
 from pretrain.data.workers import own_cores
@@ -107,6 +108,12 @@ def peak_bytes() -> int:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def refuse_vectors(takes: str) -> None:
+    """Raise a UserError if an encoder takes no pictures (see ``EncoderFamily.takes``): there is nothing to try."""
+    if takes != "pictures":
+        raise UserError("--dry_run measures how pictures are read and encoded; an encoder of vectors reads none")
 
 
 def try_out(

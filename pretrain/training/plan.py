@@ -6,7 +6,6 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from data_tools.common.errors import UserError
 from data_tools.sharding.read import open_shards
 from pretrain.data.collate import items_of
 from pretrain.data.transforms import training_transform
@@ -14,7 +13,7 @@ from pretrain.data.workers import loader_processes
 from pretrain.encoder.image_encoder import build_encoder
 from pretrain.objectives import OBJECTIVES
 from pretrain.runtime.precision import choose_precision
-from pretrain.runtime.trial import try_out
+from pretrain.runtime.trial import refuse_vectors, try_out
 from pretrain.settings import Settings
 
 
@@ -28,8 +27,7 @@ def plan_training(settings: Settings, state: PartialState) -> list[str]:
     """
     shards, optim = open_shards(settings.data), settings.optim
     encoder = build_encoder(settings.encoder).to(state.device)
-    if encoder.family.takes != "pictures":
-        raise UserError("--dry_run measures how pictures are read and encoded; an encoder of vectors reads none")
+    refuse_vectors(encoder.family.takes)
     precision = choose_precision(encoder, optim.precision, settings.encoder.image_size)
     rows = settings.batch.rows // state.num_processes
     kinds = [OBJECTIVES[name].batches for name in settings.objective.parts]

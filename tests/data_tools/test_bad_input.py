@@ -120,5 +120,5 @@ def test_mistakes_are_told_with_what_to_do(source, settings, words):
 
 def test_an_existing_folder_is_left_alone(source):
     run(source)
-    with pytest.raises(UserError, match="already exists"):
+    with pytest.raises(UserError, match="exists already"):
         run(source)

@@ -183,7 +183,7 @@ def test_quiet_says_errors_alone_and_the_json_log_everything(source, prepare):
     assert (start["event"], dataset["event"], end["event"]) == ("start", "dataset", "end")
     assert dataset["counts"]["impressions"] == 400 and end["status"] == 0
     again = prepare("--out", "made", "--quiet", "--json-log", "logs/made.jsonl")
-    assert again.returncode == 1 and again.stdout == "" and again.stderr.startswith("error: made already exists")
+    assert again.returncode == 1 and again.stdout == "" and again.stderr.startswith("error: made exists already")
     error, end = map(json.loads, (source / "logs" / "made.jsonl").read_text().splitlines()[-2:])
     assert error["message"] == again.stderr.strip() and end["status"] == 1
 

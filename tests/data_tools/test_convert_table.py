@@ -176,7 +176,7 @@ def test_mmrec_gets_its_own_order(tmp_path):
         ({"out": "t", "layout": "pickle"}, "choose one of npy, npz"),
         ({"out": "t.npy", "layout": "fuxictr"}, "FuxiCTR reads .h5, .npz and .parquet"),
         ({"out": "t.h5", "layout": "fuxictr"}, "only ASCII ids"),
-        ({"out": "own"}, "already exists"),
+        ({"out": "own"}, "exists already"),
         ({"out": "there.npz"}, "exists already"),
         ({"order": "nothing.csv"}, "cannot be read as a list of items"),
         ({"order": "gap.csv"}, "does not count from 0 to 1"),

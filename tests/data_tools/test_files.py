@@ -38,7 +38,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
 def test_an_existing_folder_is_kept_unless_asked(tmp_path):
     with whole_folder(tmp_path / "out") as scratch:
         (scratch / "old").write_text("x")
-    with pytest.raises(UserError, match="already exists"), whole_folder(tmp_path / "out"):
+    with pytest.raises(UserError, match="exists already"), whole_folder(tmp_path / "out"):
         pass
     with whole_folder(tmp_path / "out", overwrite=True) as scratch:
         (scratch / "new").write_text("x")

@@ -113,7 +113,7 @@ def test_what_stands_in_the_way_is_named(source, tmp_path):
     assert "log.csv is no folder; choose another place" in stopped(source, out="in/log.csv/deeper")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for making in (whole_folder, work_folder):
-        with pytest.raises(UserError, match="link already exists"), making(tmp_path / "link"):
+        with pytest.raises(UserError, match="link exists already"), making(tmp_path / "link"):
             pass
 
 

@@ -185,7 +185,7 @@ def test_the_command_as_documented(source):
     assert f"python -m data_tools.shards --dataset {out}" in done.stdout
     assert open_dataset(out).items["category"].to_list() == [str(n) for n in range(20)]
     again = subprocess.run(command, capture_output=True, text=True)
-    assert again.returncode == 1 and "already exists" in again.stderr and "Traceback" not in again.stderr
+    assert again.returncode == 1 and "exists already" in again.stderr and "Traceback" not in again.stderr
 
 
 def test_items_launched_late_are_new_to_validation_and_test(source):

@@ -168,7 +168,7 @@ def test_an_upload_that_fails_leaves_nothing_that_looks_whole(monkeypatch, url_c
     assert "table.json" not in at("memory://bucket/out")
     kept = Path(str(said.value).rpartition(" is in ")[2])
     assert sorted(files(kept)) == ["part-0.bin", "part-1.bin", "part-2.bin", "table.json"]
-    with whole_folder("memory://bucket/out") as scratch:  # not "already exists"
+    with whole_folder("memory://bucket/out") as scratch:  # not "exists already"
         write_json(scratch / "table.json", {})
     assert not list((url_cache / "outgoing").rglob(".*"))
 
@@ -197,7 +197,7 @@ def test_the_manifest_is_uploaded_last(tmp_path, monkeypatch):
 def test_what_is_there_is_not_written_over():
     with whole_folder("memory://bucket/out") as scratch:
         write_json(scratch / "index.json", {})
-    with pytest.raises(UserError, match="already exists"), whole_folder("memory://bucket/out"):
+    with pytest.raises(UserError, match="exists already"), whole_folder("memory://bucket/out"):
         pass
 
 

@@ -116,7 +116,7 @@ def test_a_dataset_and_shards_are_written_to_a_bucket(bucket, tiny_world, url_ca
         found = storage.listed(shards)
         promised = [*index["items"], *(file for split in index["requests"].values() for file in split)]
         assert all(found[file["file"]] == file["bytes"] for file in promised)
-    with pytest.raises(UserError, match="already exists"):
+    with pytest.raises(UserError, match="exists already"):
         write_shards(ShardSettings(str(out), "s3://pictures/made/catalogue"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 from data_tools.common.errors import UserError
 from data_tools.tables.seen import NOTHING, Seen
 from pretrain.encoder.depth import layer_groups
+
+HUB = re.compile(r"^(hf[-_]hub:|https?://huggingface\.co/)")  # before the name of a model at the hub
 
 
 class Tower(NamedTuple):

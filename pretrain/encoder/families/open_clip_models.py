@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +14,8 @@ from torch import Tensor, nn
 
 from data_tools.common.checks import Checked
 from data_tools.common.errors import UserError
-from pretrain.encoder.families.base import EncoderFamily, Tower
+from pretrain.encoder.families.base import HUB, EncoderFamily, Tower
 from pretrain.encoder.sizes import first_line, near_sizes
-
-HUB = re.compile(r"^(hf[-_]hub:|https?://huggingface\.co/)")
 
 
 class OpenClip(EncoderFamily):

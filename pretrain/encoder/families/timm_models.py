@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 import sys
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,10 +14,8 @@ from torch import Tensor, nn
 from data_tools.common.checks import Checked
 from data_tools.common.errors import UserError
 from data_tools.common.timm_arguments import timm_arguments
-from pretrain.encoder.families.base import EncoderFamily, Tower
+from pretrain.encoder.families.base import HUB, EncoderFamily, Tower
 from pretrain.encoder.sizes import first_line, near_sizes
-
-HUB = re.compile(r"^(hf[-_]hub:|https?://huggingface\.co/)")
 
 
 class Timm(EncoderFamily):
