@@ -13,7 +13,17 @@ from tests.benchmarks.__main__ import SHORT, WITHOUT_FULL, Settings, flags
 from tests.benchmarks.report import Ratio, finish
 
 PROGRAMS = Path(__file__).parent / "benchmarks"
-LIBRARIES = {"__main__", "report", "click_log", "lsplm_solver", "seeded", "fuzz_targets"}
+LIBRARIES = {
+    "__main__",
+    "report",
+    "click_log",
+    "drawn_impressions",
+    "ctr_growth_measures",
+    "ctr_growth_page",
+    "lsplm_solver",
+    "seeded",
+    "fuzz_targets",
+}
 # Pictures, and tables of their own.
 WITHOUT_RATIOS = {
     "ams_picture",

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from ctr_growth import impressions
+from drawn_impressions import impressions
 from report import Ratio, finish, heading
 from rich.console import Console
 from seeded import cells, difference, shown

@@ -10,10 +10,12 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from data_tools.common.files import write_json
-from data_tools.tables.table import EmbeddingTable
+from data_tools.tables.table import EmbeddingTable, write_table
+from tests.downstream.compare_helpers import run
 
 COLOURS = ["red", "green", "blue", "brown"]
 
@@ -130,6 +132,44 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture(scope="session")
 def world_maker() -> Callable[..., World]:
     return make_world
+
+
+@pytest.fixture(scope="session")
+def tables(world, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tables")
+    write_table(folder / "planted", world.table.ids, world.table.vectors, {})
+    write_table(folder / "random", world.random.ids[4:], world.random.vectors[4:], {})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def yaml_file(world, tables, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("comparison")
+    settings = {
+        "title": "Planted <world>",
+        "dataset": str(world.folder),
+        "cache": str(folder / "cache"),
+        "sources": {
+            "ids": {},
+            "random": {"table": str(tables / "random")},
+            "courier": {"table": [str(tables / "planted"), str(tables / "planted")]},
+        },
+        "forms": ["vector", "simscore"],
+        "seeds": [0, 1],
+        "training": {"data": {"history": 10}, "optim": {"batch_size": 128}},
+        "bootstrap": {"resamples": 100},
+    }
+    (folder / "compare.yaml").write_text(yaml.safe_dump(settings))
+    return folder / "compare.yaml"
+
+
+@pytest.fixture(scope="session")
+def reported(yaml_file):
+    """The report of the comparison, whose cells are kept beside ``yaml_file``."""
+    out = yaml_file.parent / "reported"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        run(monkeypatch, "--config", yaml_file, "--out", out)
+    return out
 
 
 @pytest.fixture(autouse=True, scope="session")
