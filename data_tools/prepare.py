@@ -75,11 +75,18 @@ class Settings(Rules):
         Our names for the log's columns, as in user_id=player,click=liked.
     item_columns : str
         Our names for the item list's columns, as in item_id=game,image=cover.
-    encoding, delimiter, header : str
-        Of text files of the log, where they do not tell: as in cp1252; as in ";"; and the names of the columns, as in
-        a,b,c, where the first line is no header.
-    item_encoding, item_delimiter, item_header : str
-        The same of the item list.
+    encoding : str
+        Encoding of the log's text files, such as cp1252; empty finds it out.
+    delimiter : str
+        What stands between the columns of the log's text files, such as ";"; empty finds it out.
+    header : str
+        Names of the log's columns, as in a,b,c, where the first line of its text files is no header.
+    item_encoding : str
+        As encoding, of the item list.
+    item_delimiter : str
+        As delimiter, of the item list.
+    item_header : str
+        As header, of the item list.
     source : str
         Where the data come from, for the record.
     licence : str

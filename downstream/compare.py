@@ -62,34 +62,56 @@ class Settings:
 
     Attributes
     ----------
-    out : folder of the report
-    dataset : dataset folder
-    sources : name -> where the embeddings come from; nothing for IDs only (see downstream.comparison.sources)
-    title : of the report
-    data : shards that tables are exported from, where a source names none
-    baseline : the source that every other is compared with
-    main : the source that the verdict is about
-    ceiling : a source that knows what can be known, such as the planted attributes of a world: the report says how much
-        of its gain the others bring; null for none
-    forms : how embeddings enter the models: names of forms, or name -> settings of ``training.image`` that it changes,
-        such as {vector: {}, ad image alone: {form: vector, behaviour_images: false}}
-    models : CTR models: names of models, or name -> settings of ``training.model`` that it changes
-    ctr_seeds : of the CTR trainings, the same for every source
-    encoder_seeds : which pre-training seeds to use: places, from 0, in each source's list of runs or tables; null for
-        all of them
-    design : "paired" runs one cell a CTR seed, the k-th with the k-th encoder, from the first again where a source has
-        fewer (the report says which cells were run); "crossed" runs every encoder with every CTR seed
-    seeds : former name of ctr_seeds, which it replaces where it is given
-    primary : the one difference that the comparison is made for, declared before the run: the main source against
-        another (``against``) on all, warm or cold items (``slice``), by one of the models (``model``); null for none
-    test_days : days of the test split that are scored, from and until, counted from its start, such as [0, 7]; null for
-        all. A headline can be confirmed on days that no earlier comparison saw
-    training : what all CTR trainings share, before what forms and models change; each takes the options that it uses
-    bootstrap : settings of the intervals
-    cache : folder of the cells; by default runs/compare/<name of out>
-    workers : processes that train CTR models side by side, each with training.optim.threads threads
-    pictures : whether the report may show thumbnails of items
-    names : display names of sources, forms and models in the report, beside the built-in ones (IDs only, COURIER ...)
+    out : str
+        Folder of the report.
+    dataset : str
+        Dataset folder.
+    sources : dict of str to Source
+        Name -> where the embeddings come from; nothing for IDs only (see downstream/comparison/sources.py).
+    title : str
+        Of the report.
+    data : str or null
+        Shards that tables are exported from, where a source names none.
+    baseline : str
+        The source that every other is compared with.
+    main : str
+        The source that the verdict is about.
+    ceiling : str or null
+        A source that knows what can be known, such as the planted attributes of a simulated shop: the report says which
+        share of its gain the others bring; null for none.
+    forms : list or dict
+        How embeddings enter the models: names of forms, or name -> settings of training.image that it changes, such as
+        {vector: {}, ad image alone: {form: vector, behaviour_images: false}}.
+    models : list or dict
+        CTR models: their names, or name -> settings of training.model that it changes.
+    ctr_seeds : list of int
+        Seeds of the CTR trainings, the same for every source.
+    encoder_seeds : list of int or null
+        Which pre-training seeds to use: places, from 0, in each source's list of runs or tables; null for all of them.
+    design : "paired" or "crossed"
+        "paired" runs one cell (a CTR training) for each CTR seed, the k-th with the k-th encoder, starting again from
+        the first where a source has fewer; "crossed" runs every encoder with every CTR seed. The report says which
+        cells were run.
+    seeds : list of int or null
+        Former name of ctr_seeds, which it replaces where it is given.
+    primary : Primary or null
+        The one difference that the comparison is made for, declared before the run: the main source against another
+        (against) on all, warm or cold items (slice), by one of the models (model); null for none.
+    test_days : (float, float) or null
+        Days of the test split that are scored, from and until, counted from its start, such as [0, 7]; null for all. A
+        headline can be confirmed on days that no earlier comparison saw.
+    training : TrainingDefaults
+        What all CTR trainings share, before what forms and models change; each takes the options that it uses.
+    bootstrap : BootstrapSettings
+        Settings of the intervals.
+    cache : str or null
+        Folder of the trained cells; null takes runs/compare/NAME, where NAME is that of the folder out.
+    workers : int
+        Processes that train CTR models side by side, each with training.optim.threads threads.
+    pictures : bool
+        Whether the report may show thumbnails of items.
+    names : dict of str to str
+        Display names of sources, forms and models in the report, beside the built-in ones (IDs only, COURIER, ...).
     """
 
     out: str = ""

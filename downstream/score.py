@@ -51,9 +51,12 @@ class Settings(ScoreSettings):
         Table of users that the dataset does not have, where it was prepared with such a table.
     user_columns : str
         Our name for the id in it, as in user_id=player.
-    encoding, delimiter, header : str
-        Of text files of the log, where they do not tell: as in cp1252; as in ";"; and the names of the columns, as in
-        a,b,c, where the first line is no header.
+    encoding : str
+        Encoding of the log's text files, such as cp1252; empty finds it out.
+    delimiter : str
+        What stands between the columns of the log's text files, such as ";"; empty finds it out.
+    header : str
+        Names of the log's columns, as in a,b,c, where the first line of its text files is no header.
     """
 
     run: str = ""

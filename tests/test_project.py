@@ -10,12 +10,19 @@ import pytest
 import yaml
 
 from data_tools.common.cli import parse_settings
+from data_tools.common.parser import Parser
 from pretrain.settings import Settings as Pretrain
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*/*.yaml"))
 
 
+COMMANDS = [
+    ".".join(file.relative_to(ROOT).with_suffix("").parts)
+    for package in ("data_tools", "pretrain", "downstream")
+    for file in sorted((ROOT / package).glob("*.py"))
+    if "run_command(main)" in file.read_text(encoding="utf-8")
+]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WRITTEN = sorted(path for path in ROOT.rglob("*.md") if not {"runs", ".venv", "venv"} & {*path.relative_to(ROOT).parts})
 OF_OTHERS = ("pip", "pytest", "accelerate config")
@@ -56,6 +63,13 @@ def settings_of(module):
     """The settings class that a command parses."""
     command = importlib.import_module(module)
     return getattr(command, re.search(r"parse_settings\((\w+)", Path(command.__file__).read_text(encoding="utf-8"))[1])
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_every_setting_is_explained(module):
+    """Of plug-ins, too."""
+    settings = [action for action in Parser.of(settings_of(module), "")._actions if hasattr(action, "_typehint")]
+    assert settings and not [action.dest for action in settings if not action.help]
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.name}")

@@ -31,7 +31,7 @@ class HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
         super().__init__(prog, max_help_position=COLUMN, width=max(60, width - 2))
 
     def _get_help_string(self, action: Action) -> str:
-        if (hint := getattr(action, "_typehint", None)) is None:
+        if (hint := getattr(action, "_typehint", None)) is None or action.default is SUPPRESS:
             return action.help or ""
         facts = [allowed(hint), "required" if action.required else f"default: {_shown_default(action.default)}"]
         return f"{action.help or ''} ({', '.join(filter(None, facts))})".strip()

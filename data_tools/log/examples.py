@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 from data_tools.common.parquet import scan_parquet
 from data_tools.reading import lines
 from data_tools.reading.columns import free_names
+from data_tools.reading.form import COMMA, POINT
 from data_tools.reading.inputs import Found
 from data_tools.reading.opened import is_parquet
 from data_tools.reading.parts import Part
 
-COMMA = r"^\s*-?\d+,\d+\s*$"
-POINT = "the fraction of a number must follow a point, not a comma"
+ZONE = r"\d ?([A-Z]{3,5})\s*$"
 SHOWN = 3  # of each reason
 MOST_READ = 300_000  # rows, to find the line of one
 LOOKED_AT = 10_000  # ids, values
@@ -128,6 +128,11 @@ def time_hint(values: pl.Series) -> list[str]:
         return ["the thousands of a number must have nothing between them"]
     if re.search(COMMA, cell):
         return [POINT]
+    if zone := re.search(ZONE, cell):
+        return [
+            f"{zone[1]} is the name of several zones; write the hours ahead of UTC, or Europe/Berlin and the like: "
+            f"sed 's/{zone[1]}/+01:00/' OLD.csv > NEW.csv"
+        ]
     return [
         "expected: seconds, milliseconds, microseconds or nanoseconds since 1970; 2023-12-25, 25/12/2023, 25 Dec 2023 "
         "or 20231225, with or without a time (15:04, 3:04 PM) and a zone (Z, +02:00, Europe/Berlin); or Excel's days"

@@ -26,6 +26,11 @@ ENCODINGS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 COMMENT = "#"
+COMMA = r"^\s*-?\d+,\d+\s*$"  # a number with a decimal comma
+POINT = (
+    "the fraction of a number must follow a point, not a comma; where columns are not separated by commas: "
+    r"sed -E 's/([0-9]),([0-9])/\1.\2/g' OLD.csv > NEW.csv"
+)
 UTF8 = "utf-8-sig"
 
 

@@ -11,7 +11,7 @@ import polars as pl
 from data_tools.common.errors import UserError
 from data_tools.reading import inputs
 from data_tools.reading.columns import resolve_columns
-from data_tools.reading.form import Given
+from data_tools.reading.form import COMMA, POINT, Given
 from data_tools.reading.inputs import BROKEN
 from data_tools.reading.item_list import joined_parts, renamed
 
@@ -67,4 +67,9 @@ def read_users(place: str | Path, named: Mapping[str, str], work: Path, given: G
             raise UserError(f"{place}: column {name!r} is {kind}; must be one number or text a user")
     if users.width == 1:
         raise UserError(f"{place} has no column but the ids of users; a table of users says something of them")
-    return UserList(users, str(place), found.broken, found.notes)
+    notes = list(found.notes)
+    for values in users.drop("user_id").iter_columns():
+        given = values.drop_nulls()
+        if given.dtype == pl.String and len(given) and given.str.contains(COMMA).all():
+            notes.append(f"{values.name} is read as categories, such as {given[0]!r}: {POINT}")
+    return UserList(users, str(place), found.broken, notes)

@@ -39,12 +39,18 @@ class Source:
 
     Attributes
     ----------
-    table : a table, or where the table of ``encoder`` goes
-    run : pre-training run folder
-    weights : "trained", "last" or "initial", for ``run``
-    train : configuration to make ``run`` from where it is missing
-    encoder : settings of an encoder to export as it comes
-    data : shards to train on and to export from; by default those of the comparison
+    table : str, list of str or null
+        A table (one for each pre-training seed), or where the table of encoder goes.
+    run : str, list of str or null
+        Pre-training run folder, one for each seed.
+    weights : str
+        "trained", "last" or "initial", of run.
+    train : str or null
+        Configuration that run is made from where it is missing.
+    encoder : dict or null
+        Settings of an encoder that is exported as it comes, without training.
+    data : str or null
+        Shards to train on and to export from; null takes those of the comparison.
     """
 
     table: str | list[str] | None = None

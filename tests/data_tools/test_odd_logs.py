@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import shlex
+import subprocess
 import unicodedata
 import zipfile
 from datetime import UTC, datetime
@@ -78,6 +80,35 @@ def test_ids_in_another_unicode_form_are_explained(source):
 def test_numbers_of_other_countries_are_explained(source, column, changed, hint):
     log(source).with_columns(changed.alias(column)).write_csv(source / "log.csv", separator=";")
     assert hint in (said := stopped(source)) and "--click-values" not in said
+
+
+def mended(said, source):
+    """The impressions of the log after the command that a message names, and those of the log in its usual form."""
+    command = shlex.split(said.partition("sed ")[2].partition(" OLD.csv")[0])
+    (source / "log.csv").rename(source / "old.csv")
+    new = subprocess.run(["sed", *command, source / "old.csv"], capture_output=True, text=True, check=True).stdout
+    (source / "log.csv").write_text(new)
+    return run(source).impressions
+
+
+def test_decimal_commas_are_mended_by_the_command_that_is_named(source):
+    plain = log(source)
+    changed = [pl.format("{},0", "timestamp"), pl.format("{},0", "click")]
+    plain.with_columns(changed).write_csv(source / "log.csv", separator=";")
+    found = mended(stopped(source), source)
+    plain.write_csv(source / "log.csv")
+    assert found.equals(run(source, out="plain").impressions)
+
+
+def test_names_of_several_zones_are_mended_by_the_command_that_is_named(source):
+    plain, local = log(source), pl.from_epoch("timestamp") + pl.duration(hours=1)
+    times = typed(source).select(timestamp=local.dt.strftime("%Y-%m-%d %H:%M:%S CET"))
+    plain.with_columns(times["timestamp"]).write_csv(source / "log.csv")
+    said = stopped(source)
+    assert "CET is the name of several zones" in said
+    found = mended(said, source)
+    plain.write_csv(source / "log.csv")
+    assert found["timestamp"].equals(run(source, out="plain").impressions["timestamp"])
 
 
 @pytest.mark.parametrize(("rating", "hint"), [("3,5", "must follow a point"), ("3 stars", "must be a number alone")])

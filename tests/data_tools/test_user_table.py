@@ -44,6 +44,14 @@ def test_parquet_and_json_lines_say_the_same(source, table):
         assert (found["country"] == "x").sum() == (wanted["country"] == "x").sum()
 
 
+def test_decimal_commas_are_said_to_make_categories(source):
+    rows = [f'{user};{age},5;"{age},x"' for user, age in AGES.items()]
+    (source / "users.csv").write_text("\n".join(["user_id;height;note", *rows]) + "\n")
+    notes = run(source, user_table=str(source / "users.csv")).info["understood"]
+    (said,) = [note for note in notes if "categories" in note]
+    assert said.startswith("height is read as categories, such as '20,5'") and "a point" in said
+
+
 def test_rows_that_repeat_a_user_or_have_no_id_are_set_aside(source, table):
     with (source / "users.csv").open("a") as file:
         file.write("u5,99,x\n,30,x\n")
