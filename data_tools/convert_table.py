@@ -85,14 +85,15 @@ class Settings:
     """Check, join and convert embedding tables.
 
     Attributes:
-        table: Table to read; several, apart by commas, are joined side by side.
+        table: Table to read; several, separated by commas, are joined side by side.
         out: File or folder to write; null only says what the table holds.
         layout: Layout to write, where the suffix of out does not tell; a folder without one gets our own.
         order: Items wanted and their order: a dataset's items.parquet, or MMRec's i_id_mapping.csv.
         missing: What to do about an item that some table lacks: stop, drop it, or fill in zero or the table's mean.
         dtype: float32 or float16, in what is written.
-        saw_until: Until when the log reaches that the vectors were learned from, a time in its unit, or "nothing": kept
-            in a table of our own form, so that a comparison can flag it; null keeps what the tables say.
+        saw_until: Latest time, in the log's unit, of what the vectors were learned from, or "nothing" where they saw no
+            log; written into a table of our own layout, so that a comparison can tell whether they saw the test range.
+            null keeps what the tables say.
     """
 
     table: str

@@ -14,11 +14,11 @@ of these, and --out, may be URLs: s3://, gs://, hf://; https:// to read (docs/pi
 COLUMNS. Columns that already have our names need no mapping. Log: user_id, item_id, timestamp, click and, where known,
 rating, request_id (one page view), scene, position, conversion, oracle. Item list: item_id and, where known, image,
 title, category, first_seen; its other columns are carried along. Several columns make a category:
-category=type+section. Ids of text files are text ("007" is not "7"), those
-of Parquet keep their type; the item ids of both are compared as text.
+category=type+section. Ids of text files are text ("007" is not "7"), those of Parquet keep their type; the item
+ids of both are compared as text.
 
-USERS. --user-table users.csv says more of users: one row per user with user_id and columns of any names, such as age
-and country. Numbers of many values are put into ten equally full bins by CTR models, everything else is a category.
+USERS. --user-table users.csv adds what is known of users: one row per user with user_id and columns of any names, such
+as age and country. CTR models put numbers of many values into ten equally full bins; all else is a category.
 
 TIMES. ISO text ("2024-01-05T10:00:00Z"), dates, or numbers: seconds or milliseconds, recognised by their size; a log
 has one unit. If only an order is known: --time-unit order.
@@ -28,7 +28,7 @@ Clicks alone: --unclicked 4 --unclicked-from category_popularity draws items tha
 says so. --unclicked-unlike product leaves out other colours of the clicked product.
 
 BAD INPUT. What cannot be used is counted, shown, and set aside in DATASET: set_aside.parquet (rows of the log),
-set_aside_lines.parquet (lines that are no row), set_aside_items.parquet. Too much of it stops the job
+set_aside_lines.parquet (lines that cannot be read as a row), set_aside_items.parquet. Too much of it stops the job
 (--max-bad-share).
 
 SIZE. DuckDB works within --memory and spills to disk beside the output. --engine spark does the same on Spark.
@@ -80,7 +80,7 @@ class Settings(Rules):
     delimiter : str
         What stands between the columns of the log's text files, such as ";"; empty finds it out.
     header : str
-        Names of the log's columns, as in a,b,c, where the first line of its text files is no header.
+        Names of the log's columns, as in a,b,c, where its text files have no line of names.
     item_encoding : str
         As encoding, of the item list.
     item_delimiter : str

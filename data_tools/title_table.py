@@ -43,7 +43,7 @@ class Settings(Checked):
     min_items : int
         Words and pairs that fewer items have are left out.
     seed : int
-        Of the decomposition, which is randomised.
+        Seed of the decomposition, which is randomised.
     """
 
     dataset: str

@@ -69,7 +69,7 @@ class Settings:
     sources : dict of str to Source
         Name -> where the embeddings come from; nothing for IDs only (see downstream/comparison/sources.py).
     title : str
-        Of the report.
+        Title of the report.
     data : str or null
         Shards that tables are exported from, where a source names none.
     baseline : str

@@ -29,14 +29,14 @@ class Settings:
         at: Where each is on the axis.
         axis: What they differ in.
         out: Files OUT.png and OUT.md are written.
-        title: Of both.
-        metric: Whose differences from IDs only: gauc, auc or log_loss.
-        form: Of the embeddings; best is each one's best on validation.
+        title: Title of both.
+        metric: Metric whose differences from IDs only are shown: gauc, auc or log_loss.
+        form: Form of the embeddings; best is each one's best on validation.
         model: CTR model; null where the comparisons have one.
-        sources: Those to tell of, in order; null takes all that the comparisons have.
-        drawn: Those of them in the picture; null draws all. The table holds the others, too.
+        sources: Sources to show, in order; null takes all that the comparisons have.
+        drawn: Sources in the picture; null draws all of them. The table holds the others, too.
         slices: Parts of the test split, a panel each: all, warm (items shown in training) or cold (never shown).
-        logarithmic: Whether the axis is.
+        logarithmic: Whether the axis is logarithmic.
     """
 
     comparisons: list[str]

@@ -16,7 +16,7 @@ those of the log. A click that is in both counts once.
 NEW ITEMS. An item that training did not show is scored through its vector: of the run's own table, or of --table. One
 without a vector gets what the run learned for items without an image. --image.form and the like are those of the run.
 
-NEW USERS have no ID. Where the dataset was prepared with a table of users, --user-table says of them what that said.
+NEW USERS have no ID. Where the dataset was prepared with a table of users, --user-table says the same of new users.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Settings(ScoreSettings):
     delimiter : str
         What stands between the columns of the log's text files, such as ";"; empty finds it out.
     header : str
-        Names of the log's columns, as in a,b,c, where the first line of its text files is no header.
+        Names of the log's columns, as in a,b,c, where its text files have no line of names.
     """
 
     run: str = ""

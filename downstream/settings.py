@@ -79,7 +79,7 @@ class ModelSettings(Checked):
     hidden : tuple of int
         Widths of the MLP.
     activation : str
-        Of the MLP and of DIN's activation unit: prelu, or dice (arXiv 1706.06978, section 5.2).
+        Activation of the MLP and of DIN's activation unit: prelu, or dice (arXiv 1706.06978, section 5.2).
     l2 : float
         Weight of the mini-batch aware L2 of the ID embeddings (arXiv 1706.06978, section 5.1); 0 for none.
     """
@@ -98,9 +98,10 @@ class ImageSettings(Checked):
     Attributes
     ----------
     form : str
-        What becomes of them before the model sees them.
+        Form in which their embeddings enter the model (listed below).
     tune : str
-        What is learned with the click: nothing (frozen), the vectors (table), or the encoder that made them (encoder).
+        What is trained together with the model: nothing (frozen), the vectors (table), or the encoder that made them
+        (encoder).
     weights : str
         With tune encoder, its weights; by default those that table.json names.
     lr : float
@@ -171,9 +172,9 @@ class OptimSettings(Checked):
     patience : int
         Epochs in a row without a better AUC on validation after which training stops; by default it never does.
     id_optimizer : str
-        Of the embeddings of users, items, categories and scenes. adam steps through whole tables, rows that the batch
-        does not show too: their moments decay and keep moving them. sparse_adam steps through the rows that the batch
-        shows, and leaves all others and their moments alone; its cost does not grow with the tables.
+        Optimizer of the embeddings of users, items, categories and scenes. adam steps through whole tables, rows that
+        the batch does not show too: their moments decay and keep moving them. sparse_adam steps through the rows that
+        the batch shows, and leaves all others and their moments alone; its cost does not grow with the tables.
     threads : int
         CPU threads of a process. Small batches gain little from more, and lose much where cores are shared.
     loader_threads : int

@@ -25,7 +25,7 @@ class Settings:
     Attributes
     ----------
     runs : str
-        Run folders: a glob, or several between commas.
+        Run folders: a glob, or several separated by commas.
     out : str or None
         A Markdown file to write the table to, besides printing it.
     """

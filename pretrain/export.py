@@ -59,7 +59,8 @@ class Settings(Checked):
     run : str or None
         Pre-training run; null exports the encoder that the encoder section names (a generic encoder).
     weights : str
-        Of the run: trained (best on validation), last (of its latest checkpoint) or initial (before training).
+        Which weights of the run: trained (best on validation), last (of its latest checkpoint) or initial (before
+        training).
     vectors : str or None
         Of a run on vectors: the table whose vectors are exported, such as one with new items; null takes the table that
         it was trained on.

@@ -51,7 +51,8 @@ class Settings(Checked):
     out : str
         Folder to write.
     weights : str
-        Of the run: trained (best on validation), last (of its latest checkpoint) or initial (before training).
+        Which weights of the run: trained (best on validation), last (of its latest checkpoint) or initial (before
+        training).
     wise_ft : float, str or None
         Average of the initial (0) and the trained (1) weights, or "validation"; see pretrain/export.py.
     data : str or None

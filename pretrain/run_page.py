@@ -27,9 +27,9 @@ class Settings(Checked):
     data : str or None
         Shards; null takes those the run was trained on.
     examples : int
-        Rows of neighbours, and of attention.
+        Rows in the drawings of neighbours and of attention.
     seed : int
-        Of the sample of pictures and page views.
+        Seed of the sample of pictures and page views.
     """
 
     run: str

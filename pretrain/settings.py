@@ -40,7 +40,7 @@ class Encoder(Checked):
     freeze_norm : bool
         Freeze batch-norm statistics at those of the initial weights (wise when fine-tuning on few images).
     freeze_stages : int
-        Freeze so many stages of the tower, counted from the stem.
+        Stages of the tower that are frozen, counted from its first layers.
     gradient_checkpointing : bool
         Recompute activations in the backward pass: less memory, more time.
     compile : bool
@@ -121,8 +121,8 @@ class Batch(Checked):
     slots : int
         Page-view slots of a request used in training.
     categories : int
-        Categories that the rows of a process and step are drawn from, in equal parts, where there are shards of so
-        many: 1 has hard negatives, as COURIER trains; more have varied ones.
+        Categories that the rows of a process and step are drawn from, in equal parts, as far as the shards have that
+        many: 1 has negatives that are hard to tell apart, as COURIER trains; more have varied ones.
     workers : int
         Loader processes a training process; null takes one a core; 0 loads in the training process itself. Batches do
         not depend on it.

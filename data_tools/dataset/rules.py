@@ -30,10 +30,10 @@ class Rules(Checked):
     day_first : bool or null
         Whether dates such as 05/04/2023 begin with the day, where the log itself does not tell.
     click_values : str
-        Values of the column click that are clicks, as in purchase,add_to_cart; all others are none.
+        Values of the column click that are clicks, as in purchase,add_to_cart; all others are not.
     match_ids : "exact", "stripped" or "unpadded"
-        How ids of log and item list are compared: as they are; without blanks round them; or of items also without
-        zeros in front, so that 007 is 7.
+        How ids of log and item list are compared: exact, as they are; stripped, without blanks round them; unpadded,
+        ids of items also without leading zeros, so that 007 is 7.
     rating_threshold : float, "own_mean" or null
         For logs with a column rating instead of click: ratings from here on count as clicks. "own_mean": ratings above
         the user's own mean do.
@@ -66,10 +66,10 @@ class Rules(Checked):
         Share of the items, drawn at random, that are treated as launched when validation starts: what earlier page
         views show of them is left out and counted. For logs whose catalogue hardly grows.
     near_duplicates : int or null
-        Items whose pictures are nearly the same (re-encoded, resized, a little brighter or cropped) count as copies
-        of one picture in pre-training: no negatives of each other, and not new where one of them was trained on. Their
-        small colour copies agree, and their perceptual hashes differ in at most so many of 64 bits; 6 is a good value.
-        null looks for none.
+        Find items whose pictures are nearly the same (re-encoded, resized, a little brighter or cropped): their small
+        colour copies agree, and their perceptual hashes differ in at most this many of 64 bits; 6 is a good value, null
+        looks for none. In pre-training they count as copies of one picture: they are not negatives of each other, and
+        not new where one of them was trained on.
     max_bad_share : float
         Largest fraction of the log's rows, or of the item list's lines, that may be set aside.
     max_bad_image_share : float

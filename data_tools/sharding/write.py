@@ -64,7 +64,7 @@ class Settings(Checked):
     smallest_shard : int
         Fewer requests of a category than this go into groups of mixed categories.
     by_category : bool
-        Whether groups keep categories apart at all; page views that mix categories need not.
+        Whether groups keep categories apart; false suits page views that mix categories.
     items_per_shard : int
         Most catalogue images in one tar.
     shard_mb : float

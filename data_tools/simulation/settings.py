@@ -25,7 +25,7 @@ class World(Checked):
     seed : int
         Seed of everything in it.
     items : int
-        Number of products. With photographs: at most so many, drawn at random.
+        Number of products. With photographs: at most this many, drawn at random.
     users : int
         Number of users.
     requests : int

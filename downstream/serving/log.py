@@ -48,9 +48,10 @@ class Reading(Checked):
     day_first : bool or null
         Whether dates such as 05/04/2023 begin with the day, where the log itself does not tell.
     click_values : str
-        Values of the column click that are clicks, as in purchase,add_to_cart; all others are none.
+        Values of the column click that are clicks, as in purchase,add_to_cart; all others are not.
     match_ids : "exact", "stripped" or "unpadded"
-        How ids are compared: as they are; without blanks round them; or of items also without zeros in front.
+        How ids are compared: exact, as they are; stripped, without blanks round them; unpadded, ids of items also
+        without leading zeros.
     max_bad_share : float
         Largest fraction of the log's rows that may be unusable.
     memory : str

@@ -49,7 +49,7 @@ class BootstrapSettings(Checked):
     level : float
         Coverage of the intervals, between 0 and 1.
     seed : int
-        Of the draws.
+        Seed of the draws.
     """
 
     resamples: PositiveInt = 1000

@@ -52,7 +52,7 @@ class CascadeSettings(Checked):
     requests : int
         Logged requests of the test split, spread evenly over it.
     seeds : tuple of int
-        Of the trainings; the requests pass through the models of each.
+        Seeds of the trainings; the requests pass through the models of each.
     training : TrainingDefaults
         Of both models' trainings; each takes the options that it uses.
     cache : str

@@ -45,7 +45,7 @@ class TransferSettings(Checked):
     table : str
         Embedding table; without one the models see IDs only.
     seeds : list of int
-        Of the trainings.
+        Seeds of the trainings.
     training : TrainingDefaults
         Of all trainings; each takes the options that its model uses.
     bootstrap : BootstrapSettings

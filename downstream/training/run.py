@@ -51,7 +51,7 @@ class RunSettings(TrainingSettings):
     table : str
         Embedding table or feature store, or its URL; without one the model sees IDs only, and image has no effect.
     seed : int
-        Of the weights and the order of the impressions.
+        Seed of the weights and of the order of the impressions.
     warm_up : str
         Earlier run whose weights the training starts from.
     warm_up_part : str

@@ -115,7 +115,7 @@ class Temperature(Checked):
     Attributes
     ----------
     temperature : float
-        Of the contrastive softmax.
+        Temperature of the contrastive softmax.
     learn_temperature : bool
         Learn the temperature, from the given value on; it never falls below 0.01.
     """

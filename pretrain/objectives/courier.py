@@ -104,8 +104,8 @@ class Courier(Contrastive):
         Attributes
         ----------
         attention_temperature : float
-            Of the softmax over the history in the reconstruction. Low values let a target pick its own look-alike from
-            the history: the loss falls without any taste being learned.
+            Temperature of the softmax over the history in the reconstruction. Low values let a target pick its own
+            look-alike from the history: the loss falls without any taste being learned.
         pv_weight : float
             Weight of the page-view loss.
         ucs_weight : float
@@ -118,7 +118,7 @@ class Courier(Contrastive):
             "attention" (projection-free), "multihead" (learned projections) or "mean" (of the history, whatever the
             target).
         heads : int
-            Of the multihead reconstruction.
+            Heads of the multihead reconstruction.
         contrast : bool
             False only pulls targets and reconstructions together, as an ablation: this collapses.
         unclicked_negatives : bool
@@ -132,11 +132,12 @@ class Courier(Contrastive):
         momentum : float
             Share of itself that the slow encoder, which makes the remembered keys, keeps at each step.
         log_q : float
-            Strength of the correction for popular items being in more batches: 0 none, 1 full.
+            Strength of the correction for popular items, which are in more batches: 0 for none, 1 for all of it.
         projection : int
             Hidden width of a projection head that losses see and the table does not; 0 has none.
         matryoshka : list of int
-            Further sizes, each below the embedding's: the first so many dimensions are trained to serve alone.
+            Further sizes, each below the embedding's: the embedding cut to its first numbers, as many as that size, is
+            trained to serve alone.
         """
 
         attention_temperature: PositiveFloat = 1.0

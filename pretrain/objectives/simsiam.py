@@ -57,9 +57,9 @@ class SimSiam(Objective):
         Attributes
         ----------
         width : int
-            Of the three-layer projector.
+            Width of the three-layer projector.
         bottleneck : int
-            Of the two-layer predictor.
+            Hidden width of the two-layer predictor.
         """
 
         width: PositiveInt = 256

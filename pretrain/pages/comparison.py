@@ -54,7 +54,7 @@ def finished_runs(places: str) -> dict[str, list[Finished]]:
     Parameters
     ----------
     places : str
-        Run folders: a glob, or several between commas.
+        Run folders: a glob, or several separated by commas.
 
     Raises
     ------
