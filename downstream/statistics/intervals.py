@@ -36,7 +36,7 @@ from downstream.statistics.metrics import click_loss
 from downstream.statistics.quantiles import Training, quantile
 
 METRICS = ("auc", "gauc", "log_loss")
-DRAWS_AT_ONCE = 32
+DRAWS_AT_ONCE = 8  # more fit no cache: 2.1 ms a draw of five models and 175,000 impressions, 2.9 with 32
 SMALLEST = -150.0  # logarithm of the smallest p-value that is kept apart from 0
 
 
