@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from data_tools.common.cli import UserError, parse_settings, run_command
 from data_tools.common.files import read_json, whole_file
 from data_tools.common.provenance import this_command
+from downstream.report.words import SLICE_NAMES, Names
 
 
 @dataclass(kw_only=True)
@@ -34,6 +35,7 @@ class Settings:
         form: Form of the embeddings; best is each one's best on validation.
         model: CTR model; null where the comparisons have one.
         sources: Sources to show, in order; null takes all that the comparisons have.
+        names: Display names of sources, in place of the built-in ones.
         drawn: Sources in the picture; null draws all of them. The table holds the others, too.
         slices: Parts of the test split, a panel each: all, warm (items shown in training) or cold (never shown).
         logarithmic: Whether the axis is logarithmic.
@@ -48,6 +50,7 @@ class Settings:
     form: str = "best"
     model: str | None = None
     sources: list[str] | None = None
+    names: dict[str, str] = field(default_factory=dict)
     drawn: list[str] | None = None
     slices: list[str] = field(default_factory=lambda: ["all", "cold"])
     logarithmic: bool = False
@@ -103,14 +106,14 @@ def _draw(axes: Axes, lines: dict[str, dict[float, dict[str, Any]]], settings: S
             [row["high"] - row["mean"] for row in line.values()],
         ]
         axes.errorbar(
-            places, means, errors, label=source, capsize=2, linewidth=1.4,
+            places, means, errors, label=Names(settings.names)(source), capsize=2, linewidth=1.4,
             marker="osD^vPX*"[number % 8], markersize=5, linestyle=("-", "--", ":", "-.")[number % 4],
         )  # fmt: skip
     if settings.logarithmic:
         axes.set_xscale("log")
     axes.set_xticks(settings.at, [f"{place:,g}" for place in settings.at])
     axes.minorticks_off()
-    axes.set(xlabel=settings.axis, title={"cold": "items never shown in training"}.get(part, f"{part} items"))
+    axes.set(xlabel=settings.axis, title=SLICE_NAMES[part])
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -135,7 +138,8 @@ def table(lines: dict[str, dict[float, dict[str, Any]]], settings: Settings) -> 
         return f"{row['mean']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})" if row else "–"
 
     header = [settings.axis, *(f"{place:,g}" for place in settings.at)]
-    rows = [[source, *(interval(line.get(place)) for place in settings.at)] for source, line in lines.items()]
+    names = Names(settings.names)
+    rows = [[names(source), *(interval(line.get(place)) for place in settings.at)] for source, line in lines.items()]
     return [f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows]]
 
 
@@ -148,7 +152,7 @@ def main() -> None:
     said = [f"# {settings.title}", ""] if settings.title else []
     said += [f"{settings.metric.upper()} over IDs only, with the intervals of the comparisons' reports.", ""]
     for part, lines in found.items():
-        said += [f"## {part}", "", *table(lines, settings), ""]
+        said += [f"## {SLICE_NAMES[part]}", "", *table(lines, settings), ""]
     said += [f"- Command: {this_command(__spec__.name)}", ""]
     with whole_file(out.with_name(f"{out.name}.md")) as scratch:
         scratch.write_text("\n".join(said), encoding="utf-8")

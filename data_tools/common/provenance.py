@@ -34,7 +34,7 @@ def commit() -> str:
     """
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parents[2]), *arguments]
+        command = ["git", "-C", str(Path(__file__).resolve().parents[2]), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:

@@ -105,15 +105,14 @@ def measure(
     both = group_auc(click, np.zeros(len(click)), user).defined
     users = {"gauc": int(both.sum()), "auc": len(both), "log_loss": len(both)}
     values = [all_metrics(click, row.test_scores[kept], user) for row in own]
-    draws = [bootstrap_metrics(click, row.test_scores[kept], user, len(people), settings) for row in own]
+    draws = bootstrap_metrics(click, np.stack([row.test_scores[kept] for row in own]), user, len(people), settings)
     encoder, seed = (np.array([getattr(row.cell, name) for row in own]) for name in ("encoder", "seed"))
     found = {}
     for metric in metrics:
-        drawn = np.stack([draw[metric] for draw in draws])
-        defined = np.isfinite(drawn).all(axis=0)  # depends on the users drawn alone: the same draws for every source
+        defined = np.isfinite(draws[metric]).all(axis=0)  # by the users drawn alone: the same for every source
         if defined.any() and all(value[metric] is not None for value in values):
             point = np.array([value[metric] for value in values])
-            found[metric] = Cells(point, drawn[:, defined], encoder, seed, users[metric])
+            found[metric] = Cells(point, draws[metric][:, defined], encoder, seed, users[metric])
     return found
 
 

@@ -232,18 +232,17 @@ def _items_level(vectors: np.ndarray, found: np.ndarray, data: CTRData) -> tuple
         return Reading(count), Reading(count)
     valid, test = valid[kept], test[kept]
     reduced = PCA(min(128, count // 5, vectors.shape[1]), random_state=0)
-    model = make_pipeline(StandardScaler(), reduced, StandardScaler(), RidgeCV(np.logspace(-2, 5, 15)))
+    ridge = RidgeCV(np.logspace(-2, 5, 15), alpha_per_target=True)
+    model = make_pipeline(StandardScaler(), reduced, StandardScaler(), ridge)
+    truth = np.column_stack([test - valid, test])
     folds = KFold(5, shuffle=True, random_state=0)
-
-    def read(truth: np.ndarray) -> np.ndarray:
-        return cross_val_predict(model, vectors[kept], truth, cv=folds)
+    of_change, of_test = cross_val_predict(model, vectors[kept], truth, cv=folds).T
 
     def change_of(some: np.ndarray | None) -> np.ndarray:
         return _rates(data, "test", some)[0] - _rates(data, "valid", some)[0]
 
-    of_change = read(test - valid)
     change = _reading(of_change, test - valid, _repeating(change_of, kept, users))
     if np.cov(of_change, test)[0, 1] < -np.cov(of_change, valid)[0, 1]:  # it is validation that the table knows
         change = replace(change, beyond=False)
     share = _repeating(lambda some: _rates(data, "test", some)[0], kept, users)
-    return change, _reading(read(test), test, share)
+    return change, _reading(of_test, test, share)

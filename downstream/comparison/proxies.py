@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from scipy.stats import linregress, spearmanr, t
 
 from data_tools.measures.effective_rank import effective_rank
 from data_tools.measures.group_auc import page_auc
-from data_tools.measures.simscore import mean_history, sim_scores
+from data_tools.measures.simscore import mean_history
 from data_tools.tables.table import centred, unit_vectors
 from downstream.data.ctr_data import CTRData
 from downstream.studies.retrieval import nearest, recall
@@ -24,26 +24,25 @@ PROXIES = (
 )
 
 
-def histories(data: CTRData, rows: np.ndarray) -> np.ndarray:
-    """Items of the last H clicks before each impression, int64 (len(rows), H), -1 for padding."""
-    batch = data.batch(rows)
-    return np.where(batch["mask"], batch["row"][batch["history"]], -1)
+def mean_histories(unit: np.ndarray, data: CTRData, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Some of the rows at a time, with the mean unit vector (n, D) of the last H clicks before each."""
+    for part in np.array_split(rows, max(len(rows) // 2048, 1)):
+        batch = data.batch(part)
+        history = np.where(batch["mask"], batch["row"][batch["history"]], -1)
+        # The impressions of a page view share their history.
+        yield part, mean_history(unit, history[batch["first"]])[batch["context"]]
 
 
 def history_scores(unit: np.ndarray, data: CTRData, rows: np.ndarray) -> np.ndarray:
     """Mean cosine of the shown item and the user's last H clicks, by unit vectors: float32 (len(rows),)."""
-    return np.concatenate(
-        [
-            sim_scores(unit, histories(data, part), data.item[part, None])[:, 0]
-            for part in np.array_split(rows, max(len(rows) // 2048, 1))
-        ]
-    )
+    means = mean_histories(unit, data, rows)
+    return np.concatenate([np.einsum("rd,rd->r", unit[data.item[part]], mean) for part, mean in means])
 
 
 def nearest_items(unit: np.ndarray, data: CTRData, rows: np.ndarray, k: int) -> np.ndarray:
     """Items nearest to the mean of the last H clicks before each impression, by unit vectors: (len(rows), k)."""
-    query = np.ascontiguousarray(mean_history(unit, histories(data, rows)), dtype=np.float32)
-    return nearest(query, unit, k)
+    query = np.concatenate([mean for _, mean in mean_histories(unit, data, rows)])
+    return nearest(np.ascontiguousarray(query, dtype=np.float32), unit, k)
 
 
 def sim_score_page_auc(vectors: np.ndarray, data: CTRData, split: str, limit: int = 50_000) -> float:

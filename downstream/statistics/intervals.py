@@ -28,6 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 from jsonargparse.typing import OpenUnitInterval, PositiveInt
 from scipy.optimize import brentq
+from scipy.sparse import csr_array
 
 from data_tools.common.checks import Checked, Seed
 from data_tools.measures.group_auc import group_auc
@@ -35,6 +36,7 @@ from downstream.statistics.metrics import click_loss
 from downstream.statistics.quantiles import Training, quantile
 
 METRICS = ("auc", "gauc", "log_loss")
+DRAWS_AT_ONCE = 8  # more fit no cache: 2.1 ms a draw of five models and 175,000 impressions, 2.9 with 32
 SMALLEST = -150.0  # logarithm of the smallest p-value that is kept apart from 0
 
 
@@ -145,49 +147,55 @@ def user_counts(users: int, draw: int, seed: int) -> np.ndarray:
 
 
 def bootstrap_metrics(
-    click: np.ndarray, probability: np.ndarray, user: np.ndarray, users: int, settings: BootstrapSettings
+    click: np.ndarray, probabilities: np.ndarray, user: np.ndarray, users: int, settings: BootstrapSettings
 ) -> dict[str, np.ndarray]:
-    """AUC, GAUC (impression-weighted) and log loss of every bootstrap draw.
+    """AUC, GAUC (impression-weighted) and log loss of every bootstrap draw, of several models on the same impressions.
 
     Parameters
     ----------
-    click, probability, user : (N,); users are integers in [0, users)
+    click, user : (N,); users are integers in [0, users)
+    probabilities : (n, N), one row a model
     users : the population that is drawn from; give the same for every model and slice that is compared
 
     Returns
     -------
-    dict of float64 arrays (resamples,), nan in a draw that lacks one class
+    dict of float64 arrays (n, resamples), nan in a draw that lacks one class
     """
     click = np.asarray(click).astype(bool)
-    grouped = group_auc(click, probability, user)
-    gauc_users = grouped.group[grouped.defined]
-    gauc_weight = grouped.impressions[grouped.defined]
-    gauc_sum = gauc_weight * grouped.auc[grouped.defined]
-    loss_sum = np.bincount(user, weights=click_loss(click, probability), minlength=users)
-    impressions = np.bincount(user, minlength=users)
+    impressions, clicks = np.bincount(user, minlength=users), np.bincount(user[click], minlength=users)
+    losses = [np.bincount(user, weights=click_loss(click, own), minlength=users) for own in probabilities]
+    grouped = [group_auc(click, own, user) for own in probabilities]
+    both = grouped[0].group[grouped[0].defined]  # the users with both labels: the same for every model
+    weight = impressions[both]
+    gains = [weight * own.auc[own.defined] for own in grouped]
+    pairs = [_pairs(click, own, user, users) for own in probabilities]
 
-    # A weighted AUC needs, below each click's score, the weight of the non-clicks: one sort of the non-clicks for all
-    # draws; only their cumulated weight changes. A tie counts half: the mean of the two ends of the tie.
-    order = np.argsort(probability[~click], kind="stable")
-    sorted_scores, sorted_users = probability[~click][order], user[~click][order]
-    below = np.searchsorted(sorted_scores, probability[click], side="left")
-    not_above = np.searchsorted(sorted_scores, probability[click], side="right")
-    click_users = user[click]
-
-    draws = {metric: np.full(settings.resamples, np.nan) for metric in METRICS}
-    cumulated = np.zeros(len(sorted_users) + 1)
-    for draw in range(settings.resamples):
-        count = user_counts(users, draw, settings.seed).astype(np.float64)
-        np.cumsum(count[sorted_users], out=cumulated[1:])
-        weight = count[click_users]
-        pairs = weight.sum() * cumulated[-1]
-        if pairs:
-            draws["auc"][draw] = weight @ (cumulated[below] + cumulated[not_above]) / (2 * pairs)
-        if total := count[gauc_users] @ gauc_weight:
-            draws["gauc"][draw] = count[gauc_users] @ gauc_sum / total
-        if total := count @ impressions:
-            draws["log_loss"][draw] = count @ loss_sum / total
+    draws = {metric: np.full((len(probabilities), settings.resamples), np.nan) for metric in METRICS}
+    for first in range(0, settings.resamples, DRAWS_AT_ONCE):
+        block = range(first, min(first + DRAWS_AT_ONCE, settings.resamples))
+        count = np.stack([user_counts(users, draw, settings.seed) for draw in block], axis=1).astype(np.float64)
+        wins = [np.einsum("ij,ij->j", own @ count, np.cumsum(below @ count, axis=0)) for own, below in pairs]
+        for metric, sums, total in (
+            ("auc", np.array(wins), (clicks @ count) * ((impressions - clicks) @ count)),
+            ("gauc", np.array(gains) @ count[both], weight @ count[both]),
+            ("log_loss", np.array(losses) @ count, impressions @ count),
+        ):
+            np.divide(sums, total, out=draws[metric][:, block.start : block.stop], where=total > 0)
     return draws
+
+
+def _pairs(click: np.ndarray, score: np.ndarray, user: np.ndarray, users: int) -> tuple[csr_array, csr_array]:
+    """What an AUC counts, by users, so that draws of users are a product with both: two (distinct click scores, users).
+
+    The first holds the clicks of each score; the second the non-clicks between it and the click score below it, half
+    of a tie on either side: cumulated over scores they are the non-clicks that each click outscores.
+    """
+    scores, place = np.unique(score[click], return_inverse=True)
+    ends = [np.searchsorted(scores, score[~click], side) for side in ("left", "right")]
+    rows, columns = np.concatenate(ends), np.tile(user[~click], 2)
+    below = csr_array((np.full(len(rows), 0.5), (rows, columns)), shape=(len(scores) + 1, users))
+    own = csr_array((np.ones(len(place)), (place, user[click])), shape=(len(scores), users))
+    return own, below[:-1]
 
 
 def _summed(terms: Terms, encoder: np.ndarray, seed: np.ndarray) -> Cells:

@@ -139,12 +139,12 @@ def measure(data: CTRData, settings: TransferSettings, progress: Progress) -> di
     for seed in settings.seeds:
         for name, scores in contestants(data, settings, _trainer(settings, table, seed, progress)):
             for part, one in parts.items():
-                values = one.label, scores[one.task][one.place], user[one.place]
-                drawn = bootstrap_metrics(*values, len(users), settings.bootstrap)
-                metrics = {metric: all_metrics(*values)[metric] for metric in METRICS}
+                label, score, person = one.label, scores[one.task][one.place], user[one.place]
+                drawn = bootstrap_metrics(label, score[None], person, len(users), settings.bootstrap)
+                metrics = {metric: all_metrics(label, score, person)[metric] for metric in METRICS}
                 cells.append({"contestant": name, "part": part, "seed": seed, **metrics})
                 for metric in METRICS:
-                    draws.setdefault((name, part, metric), []).append((metrics[metric], drawn[metric], seed))
+                    draws.setdefault((name, part, metric), []).append((metrics[metric], drawn[metric][0], seed))
         progress.advance(task)
     names = list(dict.fromkeys(cell["contestant"] for cell in cells))
     alone = [name for name in names if name not in settings.models]

@@ -19,12 +19,12 @@ def cells(data: CTRData, scores: Sequence[np.ndarray]) -> dict[str, Cells]:
     click = data.click[rows]
     people, user = np.unique(data.user[rows], return_inverse=True)
     values = [all_metrics(click, own, user) for own in scores]
-    drawn = [bootstrap_metrics(click, own, user, len(people), BOOTSTRAP) for own in scores]
+    drawn = bootstrap_metrics(click, np.stack(scores), user, len(people), BOOTSTRAP)
     seeds = np.arange(len(scores))
     return {
         name: Cells(
             np.array([own[name] for own in values]),
-            np.stack([own[name] for own in drawn]),
+            drawn[name],
             np.zeros_like(seeds),
             seeds,
             len(people),

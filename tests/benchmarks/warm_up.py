@@ -90,7 +90,7 @@ def measured(found: dict[str, list[np.ndarray]], data: CTRData, settings: Settin
     seeds, cells = np.arange(len(settings.seeds)), {}
     for part, own in found.items():
         values = np.array([gauc(click, scores, user) for scores in own])
-        draws = np.stack([bootstrap_metrics(click, scores, user, len(people), bootstrap)["gauc"] for scores in own])
+        draws = bootstrap_metrics(click, np.stack(own), user, len(people), bootstrap)["gauc"]
         cells[part] = Cells(values, draws, np.zeros_like(seeds), seeds, len(people))
     return {
         part: {

@@ -54,7 +54,7 @@ def test_differences_are_those_of_the_kept_scores(reported, yaml_file, world):
         if cell["form"] != "simscore" and cell["source"] != "random" and figures_match(figures, record):
             scores = np.load(file.parent / "test_scores.npy")
             key = cell["source"], cell["seed"]
-            draws[key] = bootstrap_metrics(data.click[rows], scores, user, len(people), settings)["gauc"]
+            draws[key] = bootstrap_metrics(data.click[rows], scores[None], user, len(people), settings)["gauc"][0]
             values[key] = record["metrics"]["test"]["all"]["gauc"]
     ours, theirs = ("courier", "ids")
 

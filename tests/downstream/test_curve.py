@@ -29,7 +29,7 @@ def test_a_line_a_source_over_the_baseline(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["curve", *flags, "--out", str(tmp_path / "c")])
     main()
     assert (
-        "| courier | +0.0000 (-0.0100 to +0.0200) | +0.1000 (+0.0900 to +0.1200) |" in (tmp_path / "c.md").read_text()
+        "| COURIER | +0.0000 (-0.0100 to +0.0200) | +0.1000 (+0.0900 to +0.1200) |" in (tmp_path / "c.md").read_text()
     )
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
 
@@ -39,8 +39,8 @@ def test_what_is_not_drawn_is_left_to_the_table():
     lines = {source: {0.5: row} for source in ("clip", "scl", "courier")}
     settings = Settings(comparisons=["a"], at=[0.5], axis="share", out="c", drawn=["courier", "clip"])
     drawn = picture({"all": lines}, settings).axes[0].get_legend_handles_labels()[1]
-    assert drawn == ["clip", "courier"]
-    assert [line.split(" | ")[0] for line in table(lines, settings)[2:]] == ["| clip", "| scl", "| courier"]
+    assert drawn == ["CLIP", "COURIER"]
+    assert [line.split(" | ")[0] for line in table(lines, settings)[2:]] == ["| CLIP", "| SCL", "| COURIER"]
 
 
 def test_what_is_not_there_is_said(tmp_path):

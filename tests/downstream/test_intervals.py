@@ -31,7 +31,7 @@ def simulated(rng, users=40, impressions=600, signal=0.5):
 def test_draws_equal_a_loop_that_repeats_the_users():
     click, score, user = simulated(np.random.default_rng(0))
     settings = BootstrapSettings(resamples=15, seed=3)
-    draws = bootstrap_metrics(click, score, user, 45, settings)  # 5 users have no impressions in this slice
+    draws = bootstrap_metrics(click, np.stack([1 - score, score]), user, 45, settings)  # 5 users have no impressions
     for draw in range(settings.resamples):
         picked, copies, own = [], [], 0
         for one, count in enumerate(user_counts(45, draw, settings.seed)):
@@ -40,15 +40,16 @@ def test_draws_equal_a_loop_that_repeats_the_users():
                 copies.append(np.full(len(picked[-1]), own))
                 own += 1
         rows, copy = np.concatenate(picked), np.concatenate(copies)
-        assert draws["auc"][draw] == pytest.approx(roc_auc_score(click[rows], score[rows]), abs=1e-12)
-        assert draws["gauc"][draw] == pytest.approx(gauc(click[rows], score[rows], copy), abs=1e-12)
-        assert draws["log_loss"][draw] == pytest.approx(log_loss(click[rows], score[rows]), abs=1e-12)
+        assert draws["auc"][1, draw] == pytest.approx(roc_auc_score(click[rows], score[rows]), abs=1e-12)
+        assert draws["gauc"][1, draw] == pytest.approx(gauc(click[rows], score[rows], copy), abs=1e-12)
+        assert draws["log_loss"][1, draw] == pytest.approx(log_loss(click[rows], score[rows]), abs=1e-12)
 
 
 def test_the_seed_decides_the_draws():
-    data = simulated(np.random.default_rng(0))
+    click, score, user = simulated(np.random.default_rng(0))
     first, again, other = (
-        bootstrap_metrics(*data, 40, BootstrapSettings(resamples=5, seed=seed))["gauc"] for seed in (1, 1, 2)
+        bootstrap_metrics(click, score[None], user, 40, BootstrapSettings(resamples=5, seed=seed))["gauc"]
+        for seed in (1, 1, 2)
     )
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
@@ -167,9 +168,9 @@ def test_intervals_cover_the_planted_difference():
         shared = rng.normal(size=480)
         scores = [signal * click + 0.6 * shared + 0.8 * rng.normal(size=480) for signal in (0.8, 0.5)]
         scores = [1 / (1 + np.exp(-score)) for score in scores]
-        draws = [bootstrap_metrics(click, score, user, 80, settings)["auc"][None] for score in scores]
+        draws = bootstrap_metrics(click, np.stack(scores), user, 80, settings)["auc"]
         points = [[auc(click, score)] for score in scores]
-        sides = (cells(point, draws=own, users=80) for point, own in zip(points, draws, strict=True))
+        sides = (cells(point, draws=own[None], users=80) for point, own in zip(points, draws, strict=True))
         interval = difference_interval(*sides, settings)
         covered += interval.low <= truth <= interval.high
     assert 46 <= covered <= 60  # 54 expected of 60; binomial standard deviation 2.3
