@@ -137,7 +137,7 @@ def main() -> None:
     print("# Earlier comparisons, stated again\n\n`python -m tests.restate CONFIG=RESULTS ...`\n")
     print(
         "Each source in its best form on validation. Stated again: users, encoders and CTR trainings once each, from "
-        "the kept figures, with today's quantile (results/benchmarks/coverage.md). As committed: in the headline "
+        "the kept figures, with today's quantile (results/benchmarks/coverage.md). As committed: in the first headline "
         "the same with an earlier quantile; in the others users and cells resampled together, as if cells of one "
         "encoder were independent, so that what is stated again is an approximation, described in the program. The "
         "mean is over encoders. Star: significant after Holm's correction over the whole report."
