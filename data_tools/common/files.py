@@ -56,6 +56,12 @@ def _left_behind(path: Path, purpose: str) -> list[Path]:
     return [one for one in path.parent.iterdir() if one.name.startswith(prefix)] if path.parent.is_dir() else []
 
 
+def _clear(path: Path, purpose: str) -> None:
+    """Remove the scratch folders that a killed process left; only for who holds the place."""
+    for left in _left_behind(path, purpose):
+        shutil.rmtree(left, ignore_errors=True)
+
+
 def sync(path: Path) -> None:
     """Wait until a file's or a folder's contents are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -75,6 +81,10 @@ def refuse_existing(path: str | Path) -> None:
     """
     refuse_to_write(path)
     if taken(path):
+        for purpose, lock in (("partial", ""), ("work", "work")):  # of one that was killed when its result was whole
+            with contextlib.suppress(UserError), locked(staged(path), purpose=lock) as held:
+                if held:
+                    _clear(staged(path), purpose)
         raise UserError(f"{path} exists already; choose another name, or remove it first")
 
 
@@ -106,8 +116,8 @@ def whole_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     with locked(path, wait=overwrite) as held:
         if not overwrite:
             refuse_existing(target)  # another process may have made it meanwhile
-        for left in _left_behind(path, "partial") if held else ():
-            shutil.rmtree(left, ignore_errors=True)
+        if held:
+            _clear(path, "partial")
         scratch = _beside(path)
         scratch.mkdir()
         try:
@@ -138,8 +148,8 @@ def work_folder(path: str | Path) -> Iterator[Path]:
     refuse_existing(path)
     path = staged(path)
     with locked(path, purpose="work") as held:
-        for left in _left_behind(path, "work") if held else ():
-            shutil.rmtree(left, ignore_errors=True)
+        if held:
+            _clear(path, "work")
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.work-") as work:
             yield Path(work)
 

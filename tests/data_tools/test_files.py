@@ -15,6 +15,7 @@ from data_tools.common.files import (
     digest,
     read_json,
     read_json_lines,
+    refuse_existing,
     resumable_folder,
     whole_file,
     whole_folder,
@@ -76,6 +77,19 @@ def test_what_a_killed_writer_leaves_is_removed_by_the_next(tmp_path):
     assert left == {".out.partial", ".out.lock"}, "the test must find something to remove"
     with whole_folder(tmp_path / "out"):
         pass
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("function", ["whole_folder", "work_folder"])
+def test_who_is_refused_removes_what_a_writer_killed_when_it_was_done_left(tmp_path, function):
+    with writer(tmp_path / "out", function) as process:
+        (tmp_path / "out").write_text("whole")
+        with pytest.raises(UserError, match="exists already"):
+            refuse_existing(tmp_path / "out")
+        assert len(list(tmp_path.iterdir())) == 3, "what belongs to a living process stays"
+        os.kill(process.pid, signal.SIGKILL)
+    with pytest.raises(UserError, match="exists already"):
+        refuse_existing(tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
