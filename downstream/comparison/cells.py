@@ -20,7 +20,7 @@ from data_tools.common.plugins import changed
 from data_tools.common.provenance import commit, peak_memory, versions
 from data_tools.common.stopping import stop_with_parent
 from data_tools.tables.here import here
-from data_tools.tables.table import EmbeddingTable, read_table
+from data_tools.tables.table import read_table
 from downstream.data.ctr_data import CTRData, load_ctr_data
 from downstream.training.fit import fit
 from downstream.training.settings import TrainingSettings
@@ -71,11 +71,15 @@ class Row:
     test_scores: np.ndarray
 
 
-@lru_cache(maxsize=4)
-def _table(path: Path) -> tuple[EmbeddingTable, str]:
-    """A table and the digest of its files."""
-    table, path = read_table(path), here(path)
-    return table, digest(sorted(path.glob("part-*.parquet")) if path.is_dir() else [path])
+_table = lru_cache(maxsize=4)(read_table)
+
+
+@lru_cache
+def _table_digest(path: Path) -> str:
+    """The digest of a table's files. It is read, too: one that cannot be stops a comparison before any training."""
+    _table(path)
+    path = here(path)
+    return digest(sorted(path.glob("part-*.parquet")) if path.is_dir() else [path])
 
 
 def cell_digest(cell: Cell, data: CTRData) -> str:
@@ -89,7 +93,7 @@ def cell_digest(cell: Cell, data: CTRData) -> str:
         "dataset": data.dataset.info["fingerprint"],
         "settings": settings,
         "seed": cell.seed,
-        "table": _table(cell.table)[1] if cell.table else None,
+        "table": _table_digest(cell.table) if cell.table else None,
     }
     return hashlib.blake2b(json.dumps(decisive, sort_keys=True).encode(), digest_size=12).hexdigest()
 
@@ -97,7 +101,7 @@ def cell_digest(cell: Cell, data: CTRData) -> str:
 def _run(cell: Cell, folder: Path, data: CTRData, progress: Progress | None = None) -> None:
     if folder.exists():  # another comparison that shares the cache has made it meanwhile
         return
-    table = _table(cell.table)[0] if cell.table else None
+    table = _table(cell.table) if cell.table else None
     result = fit(data, table, cell.training, cell.seed, progress=progress)
     record = {
         "cell": cell.names(),
