@@ -112,6 +112,8 @@ class PlacedPictures:
 
     def of_item(self, item: int) -> list[int]:
         """The numbers of an item's pictures, its own first."""
+        if not len(self._owner):
+            return [item]
         first, last = np.searchsorted(self._owner, [item, item + 1])
         return [item, *self._further[first:last].tolist()]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -19,14 +20,14 @@ from pretrain.data.workers import Loader, loader_processes, prefetched
 
 # Bytes of decoded pictures that are kept for the next time: small sets are decoded once.
 KEPT = 256e6
-TOGETHER = 32  # pictures that are resized at once where they are of one size: several times as fast as one by one
+BLACK = np.zeros((1, 1, 3), np.uint8)
 
 
 class _Chunks(Dataset):
     """See :func:`decoded`."""
 
     def __init__(self, image_size: int) -> None:
-        self.size, self.transform, self.read = image_size, plain_transform(image_size), PlaceReader()
+        self.transform, self.read = plain_transform(image_size), PlaceReader()
 
     def __getitem__(self, chunk: Sequence[Place]) -> tuple[Tensor, Tensor] | UserError:
         try:
@@ -35,23 +36,17 @@ class _Chunks(Dataset):
             return error
 
     def _decoded(self, chunk: Sequence[Place]) -> tuple[Tensor, Tensor]:
-        images = torch.zeros(len(chunk), 3, self.size, self.size, dtype=torch.uint8)
         readable = torch.ones(len(chunk), dtype=torch.bool)
-        for start in range(0, len(chunk), TOGETHER):
-            found = {}
-            for row, place in enumerate(chunk[start : start + TOGETHER], start):
-                try:
-                    found[row] = self.transform.decode(self.read(place))
-                except BadImage:
-                    readable[row] = False
-            if found and len({picture.shape for picture in found.values()}) == 1:
-                # Resized together, as (n, height, width, 3) in memory, which is what each of them is.
-                whole = torch.stack([picture.permute(1, 2, 0) for picture in found.values()]).permute(0, 3, 1, 2)
-                images[list(found)] = self.transform(whole)
-            else:
-                for row, picture in found.items():
-                    images[row] = self.transform(picture)
+        images = self.transform(self._pictures(chunk, readable))
         return images, readable
+
+    def _pictures(self, chunk: Sequence[Place], readable: Tensor) -> Iterator[np.ndarray]:
+        for row, place in enumerate(chunk):
+            try:
+                yield self.transform.decode(self.read(place))
+            except BadImage:
+                readable[row] = False
+                yield BLACK
 
 
 def decoded(

@@ -1,14 +1,14 @@
-"""A stored picture to an input: decoded, cropped, resized and mirrored."""
+"""Stored pictures to inputs: decoded, cropped, resized and mirrored."""
 
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil
 
 import numpy as np
 import torch
@@ -17,26 +17,30 @@ from torchvision.transforms import v2
 
 from data_tools.reading.images import BadImage, read_image
 from data_tools.sharding.read import Pictures, PlacedPictures
+from pretrain.data.resizing import as_tensor, resized
 from pretrain.settings import Batch
 
 NUMPY = b"\x93NUMPY"  # how a picture that is stored decoded begins
+TOGETHER = 8 << 20  # bytes of decoded pictures that are resized at once
+# torchvision's: of a crop's width to its height or the other way round, and of how often one is drawn that may not fit.
+WIDEST, TRIES = 4 / 3, 10
 
 
 @dataclass(frozen=True)
 class Transform:
-    """How a picture becomes an input: ``transform(transform.decode(data))``.
+    """How pictures become inputs: ``transform([transform.decode(data), ...])``.
 
     Attributes
     ----------
-    steps : uint8 tensor (3, height, width) -> uint8 tensor (3, S, S)
+    steps : uint8 arrays (height, width, 3) -> uint8 tensor (n, 3, S, S), channels last in memory
     at_least : pixels of each side worth decoding; only JPEGs of twice that are decoded smaller than they are
     """
 
-    steps: Callable[[Tensor], Tensor]
+    steps: Callable[[list[np.ndarray]], Tensor]
     at_least: int
 
-    def decode(self, data: bytes) -> Tensor:
-        """Decode a picture's bytes to uint8 (3, height, width).
+    def decode(self, data: bytes) -> np.ndarray:
+        """Decode a picture's bytes to uint8 (height, width, 3).
 
         Raises
         ------
@@ -45,12 +49,25 @@ class Transform:
         """
         if data.startswith(NUMPY):
             start = 10 + int.from_bytes(data[8:10], "little")
-            values = np.frombuffer(bytearray(data), np.uint8, offset=start)
-            return torch.from_numpy(values.reshape(_shape(data[:start]))).permute(2, 0, 1)
-        return v2.functional.pil_to_tensor(read_image(data, self.at_least))
+            return np.frombuffer(data, np.uint8, offset=start).reshape(_shape(data[:start]))
+        return np.asarray(read_image(data, self.at_least))
 
-    def __call__(self, picture: Tensor) -> Tensor:
-        return self.steps(picture)
+    def __call__(self, pictures: Iterable[np.ndarray]) -> Tensor:
+        """Inputs, uint8 (n, 3, S, S); no more pictures are held at once than are resized together."""
+        return torch.cat([self.steps(some) for some in _parts(pictures)])
+
+
+def _parts(pictures: Iterable[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    part: list[np.ndarray] = []
+    left = TOGETHER
+    for picture in pictures:
+        part.append(picture)
+        left -= picture.nbytes
+        if left <= 0:
+            yield part
+            part, left = [], TOGETHER
+    if part:
+        yield part
 
 
 @lru_cache
@@ -62,48 +79,88 @@ def _shape(head: bytes) -> tuple[int, ...]:
 
 def plain_transform(image_size: int) -> Transform:
     """The whole picture, squeezed into a square: for evaluation and export, so that nothing is cut off."""
-    return Transform(v2.Resize((image_size, image_size), antialias=True), 2 * image_size)
+    return Transform(PlainView(image_size), 2 * image_size)
+
+
+@dataclass(frozen=True)
+class PlainView:
+    """The whole of each picture, as a square of ``image_size`` pixels."""
+
+    image_size: int
+
+    def __call__(self, pictures: list[np.ndarray]) -> Tensor:
+        return as_tensor(resized(pictures, self.image_size))
 
 
 @dataclass(frozen=True)
 class RandomView:
-    """torchvision's random crop and mirror of one picture, to the bit, with the same draws in the same order.
+    """A random crop and mirror of each picture, as torchvision's RandomResizedCrop and RandomHorizontalFlip make them.
 
-    torchvision's modules take any nest of inputs, and spend more time on finding the picture in it than on a small
-    picture itself: here a view of 64 px takes three fifths of the time.
+    Those take one picture at a time, and longer to draw for it than a small one takes itself: here the numbers of many
+    pictures are drawn at once.
 
     Attributes
     ----------
-    crop : what draws the crops; None takes the whole picture
     image_size : side of the view
+    crop_scale : smallest share of the picture that a crop keeps; 1 takes the whole picture
     flip : mirror half of the pictures
     """
 
-    crop: v2.RandomResizedCrop | None
     image_size: int
+    crop_scale: float
     flip: bool
 
-    def __call__(self, picture: Tensor) -> Tensor:
-        size = [self.image_size, self.image_size]
-        if self.crop:
-            drawn = self.crop.make_params([picture])
-            view = v2.functional.resized_crop_image(picture, **drawn, size=size, antialias=True)
+    def __call__(self, pictures: list[np.ndarray]) -> Tensor:
+        numbers = torch.rand(len(pictures), 2 * TRIES + 3, dtype=torch.float64).tolist()
+        if self.crop_scale < 1:
+            crops = (self.crop(*picture.shape[:2], own) for picture, own in zip(pictures, numbers, strict=True))
+            pictures = [picture[crop] for picture, crop in zip(pictures, crops, strict=True)]
+        views = resized(pictures, self.image_size)
+        if self.flip:
+            mirrored = [place for place, own in enumerate(numbers) if own[-1] < 0.5]
+            views[mirrored] = as_tensor(views[mirrored]).flip(-1).permute(0, 2, 3, 1).numpy()
+        return as_tensor(views)
+
+    def crop(self, height: int, width: int, numbers: list[float]) -> tuple[slice, slice]:
+        """A crop of a picture, from numbers in [0, 1): two for each try, two for its place.
+
+        Its share of the picture, and the logarithm of its aspect, are uniform. If no try fits into the picture, it is
+        the largest one in the middle whose aspect is allowed.
+        """
+        for number in range(0, 2 * TRIES, 2):
+            share, aspect = numbers[number : number + 2]
+            area = height * width * (self.crop_scale + (1 - self.crop_scale) * share)
+            ratio = WIDEST ** (2 * aspect - 1)
+            rows, columns = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+            if 0 < rows <= height and 0 < columns <= width:
+                top, left = numbers[2 * TRIES : 2 * TRIES + 2]
+                top, left = int(top * (height - rows + 1)), int(left * (width - columns + 1))
+                break
         else:
-            view = v2.functional.resize_image(picture, size, antialias=True)
-        return v2.functional.horizontal_flip_image(view) if self.flip and torch.rand(1) < 0.5 else view
+            rows, columns = min(height, round(width * WIDEST)), min(width, round(height * WIDEST))
+            top, left = (height - rows) // 2, (width - columns) // 2
+        return slice(top, top + rows), slice(left, left + columns)
+
+
+@dataclass(frozen=True)
+class Jittered:
+    """Views whose colours torchvision changes, of each on its own."""
+
+    view: RandomView
+    jitter: v2.ColorJitter
+
+    def __call__(self, pictures: list[np.ndarray]) -> Tensor:
+        return torch.stack([self.jitter(view) for view in self.view(pictures)])
 
 
 def training_transform(settings: Batch, image_size: int) -> Transform:
-    """Random crop, mirror and colour jitter of one picture, as the settings say."""
-    crop = v2.RandomResizedCrop(image_size, scale=(settings.crop_scale, 1.0), antialias=True)
-    # The smallest crop, of a square picture and an aspect of 3:4, still has a view's pixels.
-    at_least = ceil(image_size * max(2, (settings.crop_scale * min(crop.ratio)) ** -0.5))
-    view = RandomView(None if settings.crop_scale == 1 else crop, image_size, settings.flip)
-    if not settings.colour_jitter:
+    """Random crop, mirror and colour jitter of each picture, as the settings say."""
+    # The smallest crop, of a square picture and the widest aspect, still has a view's pixels.
+    at_least = math.ceil(image_size * max(2, (settings.crop_scale / WIDEST) ** -0.5))
+    view = RandomView(image_size, settings.crop_scale, settings.flip)
+    if not (strength := settings.colour_jitter):
         return Transform(view, at_least)
-    strength = settings.colour_jitter
-    jitter = v2.ColorJitter(strength, strength, strength, strength / 4)
-    return Transform(v2.Compose([view, jitter]), at_least)
+    return Transform(Jittered(view, v2.ColorJitter(strength, strength, strength, strength / 4)), at_least)
 
 
 def drawn(pictures: Pictures, item: int) -> int:
@@ -126,11 +183,11 @@ class Decoder:
 
     def __init__(self, transform: Transform, cache_bytes: int = 0) -> None:
         self.transform, self.cache_bytes = transform, cache_bytes
-        self._kept: OrderedDict[int, Tensor] = OrderedDict()
+        self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
         self._size = 0
 
-    def __call__(self, pictures: Pictures, item: int) -> Tensor:
-        """Decoded picture, uint8 (3, height, width); of an item with several, one that torch's generator draws."""
+    def __call__(self, pictures: Pictures, item: int) -> np.ndarray:
+        """Decoded picture, uint8 (height, width, 3); of an item with several, one that torch's generator draws."""
         item = drawn(pictures, item)
         if item in self._kept:
             self._kept.move_to_end(item)
@@ -139,18 +196,18 @@ class Decoder:
             picture = self.transform.decode(pictures[item])
         except BadImage as bad:
             warnings.warn(f"the picture of item {item} cannot be decoded ({bad}): grey in its place", stacklevel=2)
-            picture = torch.full((3, self.transform.at_least, self.transform.at_least), 128, dtype=torch.uint8)
+            picture = np.full((self.transform.at_least, self.transform.at_least, 3), 128, np.uint8)
         self._keep(item, picture)
         return picture
 
     def views(self, pictures: Pictures, items: list[int], count: int = 1) -> Tensor:
         """Views of items' pictures, uint8 (count n, 3, S, S): one of each of the n items, then the next of each."""
-        decoded: Iterable[Tensor] = (self(pictures, item) for item in items)
+        decoded: Iterable[np.ndarray] = (self(pictures, item) for item in items)
         if count > 1:
             decoded = list(decoded) * count
-        return torch.stack([self.transform(picture) for picture in decoded])
+        return self.transform(decoded)
 
-    def _keep(self, item: int, picture: Tensor) -> None:
+    def _keep(self, item: int, picture: np.ndarray) -> None:
         if picture.nbytes > self.cache_bytes:
             return
         self._kept[item] = picture

@@ -28,7 +28,6 @@ import torch
 from PIL import Image
 from report import Ratio, finish
 from rich.console import Console
-from torch import Tensor
 from torchvision.transforms import v2
 
 from data_tools.common.cli import UserError, parse_settings, run_command
@@ -37,7 +36,7 @@ from data_tools.simulation.render import CATEGORIES, COLOURS, CUTS, PATTERNS, en
 from data_tools.simulation.settings import World
 from pretrain.data.collate import items_of
 from pretrain.data.stream import loader
-from pretrain.data.transforms import plain_transform, training_transform
+from pretrain.data.transforms import plain_transform
 from pretrain.settings import Batch
 
 TARGET = 0.95
@@ -63,8 +62,14 @@ class Settings:
     large: int = 24
 
 
-def decode(data: bytes) -> Tensor:
-    return v2.functional.pil_to_tensor(Image.open(io.BytesIO(data)).convert("RGB"))
+def decode(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+def bare_transform(image_size: int) -> v2.Transform:
+    """The training transform, from torchvision alone."""
+    crop = v2.RandomResizedCrop(image_size, scale=(BATCH.crop_scale, 1.0), antialias=True)
+    return v2.Compose([v2.PILToTensor(), crop, v2.RandomHorizontalFlip()])
 
 
 def reading(settings: Settings, shards: Path) -> dict[str, Any]:
@@ -74,7 +79,7 @@ def reading(settings: Settings, shards: Path) -> dict[str, Any]:
     keeping = iter(loader(shards, "requests", replace(BATCH, cache_mb=256), settings.image_size, 0))
     encoded = loader(*arguments).dataset
     encoded.collate = lambda batch: batch
-    transform = training_transform(BATCH, settings.image_size).steps
+    transform = bare_transform(settings.image_size)
     next(batches)  # all start warm
     next(keeping)
     seconds: dict[str, list[float]] = {"ours": [], "popular kept": [], "bare": []}
@@ -126,9 +131,9 @@ def scaled(settings: Settings) -> dict[str, Any]:
     """Whole against scaled decoding of large JPEGs for an input: images a second and how much the inputs differ."""
     transform = plain_transform(settings.image_size)
     pictures, found = large_jpegs(settings.large), {}
-    for name, read in (("whole", decode), ("scaled", transform.decode)):
+    for name, read in (("whole", lambda data: np.asarray(decode(data))), ("scaled", transform.decode)):
         start = time.process_time()
-        inputs = torch.stack([transform(read(data)) for data in pictures])
+        inputs = transform(read(data) for data in pictures)
         found[name] = (inputs.double(), len(pictures) / (time.process_time() - start))
     difference = (found["whole"][0] - found["scaled"][0]).abs()
     return {

@@ -8,6 +8,7 @@ import pytest
 import torch
 import webdataset as wds
 from PIL import Image
+from scipy.stats import ks_2samp
 from torchvision.transforms import v2
 
 from data_tools.common.cli import UserError
@@ -190,31 +191,65 @@ def test_large_jpegs_are_decoded_small_and_look_the_same():
     smooth = Image.fromarray(rng.integers(0, 256, (20, 15, 3), dtype=np.uint8)).resize((1200, 1600))
     file = io.BytesIO()
     smooth.save(file, "JPEG", quality=90)
-    whole = torch.from_numpy(np.asarray(smooth).copy()).permute(2, 0, 1)
+    whole = np.asarray(smooth)
     for transform in (plain_transform(64), training_transform(Batch(crop_scale=0.6), 64)):
         picture = transform.decode(file.getvalue())
-        assert picture.shape == (3, 200, 150)
-    expected = plain_transform(64)(whole).float()
+        assert picture.shape == (200, 150, 3)
+    expected = plain_transform(64)([whole]).float()
     found = plain_transform(64)
-    difference = (found(found.decode(file.getvalue())).float() - expected).abs()
+    difference = (found([found.decode(file.getvalue())]).float() - expected).abs()
     assert difference.mean() < 1 and difference.max() < 8
+
+
+def pictures_of(sides):
+    rng = np.random.default_rng(0)
+    return [rng.integers(256, size=(*some, 3), dtype=np.uint8) for some in sides]
+
+
+@pytest.mark.parametrize("together", [1, 20_000, 10**9])
+def test_pictures_resized_together_have_torchvisions_bits(together, monkeypatch):
+    monkeypatch.setattr(transforms, "TOGETHER", together)
+    pictures = pictures_of([*np.random.default_rng(1).integers(1, 90, (60, 2)).tolist(), (24, 24), (24, 50), (50, 24)])
+    resize = v2.Resize((24, 24), antialias=True)
+    expected = [resize(torch.from_numpy(picture).permute(2, 0, 1)) for picture in pictures]
+    assert torch.equal(plain_transform(24)(iter(pictures)), torch.stack(expected))
 
 
 @pytest.mark.parametrize("crop_scale", [0.3, 1])
 @pytest.mark.parametrize("flip", [False, True])
-def test_views_are_those_of_torchvision(crop_scale, flip):
-    view = training_transform(Batch(crop_scale=crop_scale, flip=flip), 24)
-    first = v2.RandomResizedCrop(24, (0.3, 1), antialias=True) if crop_scale < 1 else v2.Resize((24, 24))
-    theirs = v2.Compose([first, *([v2.RandomHorizontalFlip()] if flip else [])])
+def test_views_are_crops_and_mirrored_half_of_the_time(crop_scale, flip, monkeypatch):
+    crops = []
+    original = transforms.RandomView.crop
+    monkeypatch.setattr(
+        transforms.RandomView, "crop", lambda *arguments: crops.append(original(*arguments)) or crops[-1]
+    )
+    pictures = pictures_of(np.random.default_rng(1).integers(5, 90, (400, 2)).tolist())
     torch.manual_seed(0)
-    for seed in range(60):
-        sides = torch.randint(5, 90, (2,)).tolist()
-        picture = torch.randint(0, 256, (*sides, 3), dtype=torch.uint8).permute(2, 0, 1)
-        found = []
-        for transform in (view, theirs):
-            torch.manual_seed(seed)
-            found.append((transform(picture), torch.rand(3)))
-        assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+    found = training_transform(Batch(crop_scale=crop_scale, flip=flip), 24)(pictures)
+    mirrored = 0
+    for view, picture, crop in zip(found, pictures, crops or [...] * 400, strict=True):
+        cut = torch.from_numpy(picture[crop].copy()).permute(2, 0, 1)
+        expected = v2.functional.resize(cut, [24, 24], antialias=True)
+        mirrored += not torch.equal(view, expected)
+        assert torch.equal(view, expected) or torch.equal(view, expected.flip(-1))
+    assert 160 < mirrored < 240 if flip else not mirrored
+
+
+@pytest.mark.parametrize("sides", [(72, 72), (90, 60), (10, 100)])
+def test_crops_are_drawn_as_torchvision_draws_them(sides):
+    torch.manual_seed(0)
+    theirs = v2.RandomResizedCrop(24, (0.6, 1), antialias=True)
+    drawn = [theirs.make_params([torch.zeros(3, *sides)]) for _ in range(4000)]
+    view = transforms.RandomView(24, 0.6, True)
+    ours = [view.crop(*sides, numbers) for numbers in torch.rand(4000, 23, dtype=torch.float64).tolist()]
+    found = {
+        "top": [rows.start for rows, _ in ours],
+        "left": [columns.start for _, columns in ours],
+        "height": [rows.stop - rows.start for rows, _ in ours],
+        "width": [columns.stop - columns.start for _, columns in ours],
+    }
+    for name, values in found.items():
+        assert ks_2samp(values, [one[name] for one in drawn]).pvalue > 1e-3
 
 
 def test_small_crops_keep_their_pixels():

@@ -43,7 +43,7 @@ def test_every_item_has_its_own_pictures_vector(table, tiny_world):
     for row in (0, 57, 159):
         picture = plain_transform(32).decode((dataset.folder / dataset.items["image"][row]).read_bytes())
         with torch.no_grad():
-            expected = F.normalize(encoder.features(plain_transform(32)(picture)[None]), dim=-1)[0]
+            expected = F.normalize(encoder.features(plain_transform(32)([picture])), dim=-1)[0]
         vector = found.lookup([dataset.items["item_id"][row]])[0][0]
         np.testing.assert_allclose(vector, expected.numpy(), atol=1e-5)
 
@@ -67,7 +67,7 @@ def test_stages_are_the_statistics_of_each_stages_maps(tiny_world, tmp_path):
     for stage in (encoder.tower.stem, *encoder.tower.stages):
         stage.register_forward_hook(lambda module, given, made: maps.append(made))
     picture = plain_transform(32).decode((dataset.folder / dataset.items["image"][57]).read_bytes())
-    pixels = (plain_transform(32)(picture)[None] / 255 - encoder.mean) / encoder.std
+    pixels = (plain_transform(32)([picture]) / 255 - encoder.mean) / encoder.std
     with torch.no_grad():
         features = encoder.tower(pixels)
     expected = [n for m in maps for n in (m.mean((2, 3)), m.std((2, 3), correction=0))]

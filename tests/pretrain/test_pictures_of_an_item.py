@@ -87,9 +87,9 @@ def vectors_of(folder, item):
     encoder = build_encoder(ENCODER).eval()
     dataset = open_dataset(folder / "dataset")
     paths = dataset.items["images"][item]
-    pictures = [plain_transform(32)(plain_transform(32).decode((dataset.folder / path).read_bytes())) for path in paths]
+    pictures = [plain_transform(32).decode((dataset.folder / path).read_bytes()) for path in paths]
     with torch.no_grad():
-        return F.normalize(encoder.features(torch.stack(pictures)), dim=-1)
+        return F.normalize(encoder.features(plain_transform(32)(pictures)), dim=-1)
 
 
 def exported(folder, tmp_path, **options):

@@ -1,5 +1,7 @@
 """Plans from a short trial, checked against the arithmetic and against a machine of known speed."""
 
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -12,6 +14,7 @@ from pretrain.data.transforms import plain_transform
 from pretrain.export import Settings as Export
 from pretrain.export import export
 from pretrain.runtime.memory import keep_freed_memory
+from pretrain.runtime.precision import COMPILED
 from pretrain.runtime.trial import Trial, encode_rate, try_out
 from pretrain.settings import Encoder
 from pretrain.settings import Settings as Train
@@ -77,3 +80,23 @@ def test_a_dry_run_writes_nothing(tiny_world, tmp_path, monkeypatch):
 def test_freed_memory_is_kept_where_memory_is_plentiful(gibibytes, kept, monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=gibibytes << 30))
     assert keep_freed_memory() is (kept and not torch.cuda.is_available())
+
+
+@pytest.mark.slow
+def test_convolutions_are_compiled_once_for_each_number_of_pictures(monkeypatch):
+    monkeypatch.setenv("ONEDNN_VERBOSE", "2")
+    monkeypatch.delenv(COMPILED[0], raising=False)
+    code = """
+import torch
+from pretrain.runtime.precision import use_all_cores
+
+use_all_cores()
+convolution = torch.nn.Conv2d(8, 8, 3)
+for _ in range(2):
+    print("round")
+    for count in range(2, 540):  # forward and backward: more than oneDNN keeps by itself
+        convolution(torch.zeros(count, 8, 4, 4)).sum().backward()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, second = (part.count("create:cache_miss") for part in done.stdout.split("round\n")[1:])
+    assert first > 1024 and not second
