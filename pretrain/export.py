@@ -34,6 +34,7 @@ from data_tools.sharding.files import SEVERAL_PICTURES
 from data_tools.sharding.read import Place, Shards, open_shards
 from data_tools.tables.table import describe, read_table, write_part
 from pretrain.data.pictures import decoded
+from pretrain.data.stream import stored_decoded
 from pretrain.data.transforms import plain_transform
 from pretrain.data.workers import loader_processes
 from pretrain.encoder.image_encoder import ImageEncoder
@@ -150,11 +151,13 @@ def by_item(ids: list[Any], vectors: Tensor, settings: Settings) -> tuple[list[A
     return [own[0] for own in pictures], F.normalize(means, dim=-1) if settings.normalise else means
 
 
-def encoded(encoder: ImageEncoder, chunks: Iterator[Chunk], settings: Settings) -> Iterator[tuple[Chunk, Tensor, int]]:
+def encoded(
+    encoder: ImageEncoder, chunks: Iterator[Chunk], settings: Settings, light: bool = False
+) -> Iterator[tuple[Chunk, Tensor, int]]:
     """Each chunk with its vectors, float32 (n, D), and how many of its pictures are broken.
 
     Broken pictures have no vector, and the chunk keeps the ids of the others alone. The next chunks are decoded in
-    loader processes meanwhile.
+    loader processes meanwhile, or here if that is ``light``.
     """
     ahead: deque[Chunk] = deque()
 
@@ -163,7 +166,7 @@ def encoded(encoder: ImageEncoder, chunks: Iterator[Chunk], settings: Settings) 
             ahead.append(chunk)
             yield chunk.places
 
-    for images, readable in decoded(places(), settings.encoder.image_size):
+    for images, readable in decoded(places(), settings.encoder.image_size, light=light):
         chunk = ahead.popleft()
         ids = [one for one, good in zip(chunk.ids, readable.tolist(), strict=True) if good]
         broken = len(chunk.ids) - len(ids)
@@ -183,7 +186,8 @@ def export_groups(
     count, size, broken : number of vectors, their size D (0 without any), and the pictures that have none
     """
     count, size, broken = 0, 0, 0
-    whole = groupby(encoded(encoder, chunks_of(shards, groups, settings), settings), lambda one: one[0].group)
+    chunks = encoded(encoder, chunks_of(shards, groups, settings), settings, stored_decoded(shards))
+    whole = groupby(chunks, lambda one: one[0].group)
     for group, parts in whole:
         ids: list[Any] = []
         vectors: list[Tensor] = []
@@ -247,7 +251,7 @@ def plan_export(encoder: ImageEncoder, shards: Shards, settings: Settings, proce
         lambda batch: width.append(encode(encoder, batch, settings).shape[1]),
         images=images,
         batch=settings.batch,
-        workers=loader_processes(None),
+        workers=loader_processes(None, light=stored_decoded(shards)),
         processes=processes,
         written=0,
     )

@@ -124,8 +124,8 @@ class Batch(Checked):
         Categories that the rows of a process and step are drawn from, in equal parts, as far as the shards have that
         many: 1 has negatives that are hard to tell apart, as COURIER trains; more have varied ones.
     workers : int
-        Loader processes a training process; null takes one a core; 0 loads in the training process itself. Batches do
-        not depend on it.
+        Loader processes a training process; 0 loads in the training process itself; null takes one a core, but 0 for
+        two CPU cores without a GPU if pictures are decoded once at most. Batches do not depend on it.
     shard_streams : int
         Shares of the groups of records that a process reads in turn. More than one serves shards of the streaming
         layout, which at most as many loader processes share.

@@ -50,7 +50,7 @@ class _Chunks(Dataset):
 
 
 def decoded(
-    chunks: Iterable[Sequence[Place]], image_size: int, most: int | None = None
+    chunks: Iterable[Sequence[Place]], image_size: int, most: int | None = None, light: bool = False
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Chunks of pictures as the encoder takes them, in order, made ahead in loader processes.
 
@@ -59,13 +59,14 @@ def decoded(
     chunks : places of each chunk's pictures; taken a few ahead of what has been given back
     image_size : side S of the square pictures
     most : chunks there are, where it is known: one needs no process of its own
+    light : whether the pictures are stored decoded, see :func:`pretrain.data.workers.loader_processes`
 
     Yields
     ------
     images : uint8 tensor (n, 3, S, S), zeros where one cannot be decoded
     readable : bool tensor (n,), false there
     """
-    workers = 0 if most is not None and most < 2 else loader_processes(None, most)
+    workers = 0 if most is not None and most < 2 else loader_processes(None, most, light)
     yield from Loader(
         _Chunks(image_size),
         batch_size=None,

@@ -222,6 +222,20 @@ class Both:
             yield requested | items | pictures | first
 
 
+def stored_decoded(shards: Shards) -> bool:
+    """Whether no picture has to be decoded: they are stored as numbers, or there are none."""
+    return shards.index["settings"].get("pictures", "encoded") != "encoded"
+
+
+def training_workers(shards: Shards, settings: Batch, image_size: int) -> int:
+    """Loader processes of a training process; loading is light where pictures are decoded once at most."""
+    size = 3 * training_transform(settings, image_size).at_least ** 2  # about that of a decoded picture, in bytes
+    kept = shards.shared and sum(group["items"] for group in shards.listed("items")) * size <= settings.cache_mb * 1e6
+    # A self-contained shard is read whole by each process that needs some of it: there, one process a shard stream.
+    most = None if shards.shared else settings.shard_streams
+    return loader_processes(settings.workers, most, light=kept or stored_decoded(shards))
+
+
 def loader(
     folder: str | Path,
     kind: str,
@@ -266,8 +280,7 @@ def loader(
             "number of processes, or write smaller groups (data_tools.shards --requests-per-shard, --items-per-shard, "
             "--shard-mb)"
         )
-    # A self-contained shard is read whole by each process that needs some of it: there, one process a shard stream.
-    workers = loader_processes(settings.workers, None if shards.shared else settings.shard_streams)
+    workers = training_workers(shards, settings, image_size)
     cache = int(settings.cache_mb * 1e6) // max(workers, 1)
     decoder = Decoder(training_transform(settings, image_size), cache) if pictures else ItemNumbers()
     copy_of = near_duplicates(shards)

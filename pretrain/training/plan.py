@@ -8,8 +8,8 @@ from torch import Tensor
 
 from data_tools.sharding.read import open_shards
 from pretrain.data.collate import items_of
+from pretrain.data.stream import training_workers
 from pretrain.data.transforms import training_transform
-from pretrain.data.workers import loader_processes
 from pretrain.encoder.image_encoder import build_encoder
 from pretrain.objectives import OBJECTIVES
 from pretrain.runtime.precision import choose_precision
@@ -52,7 +52,7 @@ def plan_training(settings: Settings, state: PartialState) -> list[str]:
         step,
         images=optim.steps * pictures * state.num_processes,
         batch=min(pictures, optim.micro_batch or pictures),
-        workers=loader_processes(settings.batch.workers),
+        workers=training_workers(shards, settings.batch, settings.encoder.image_size),
         processes=state.num_processes,
         # Initial and best weights, and two checkpoints of weights with AdamW's two moments.
         written=(1 + 1 + 2 * 3) * sum(parameter.nbytes for parameter in encoder.parameters()),

@@ -32,7 +32,7 @@ def expected(tiny_world, items):
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("kept", [0, 1e9])
 def test_pictures_come_in_order_however_they_are_decoded(shards, items, expected, workers, kept, monkeypatch):
-    monkeypatch.setattr(module, "loader_processes", lambda wanted, most: workers)
+    monkeypatch.setattr(module, "loader_processes", lambda wanted, most, light: workers)
     monkeypatch.setattr(module, "KEPT", kept)
     found = PictureSet(open_shards(shards).pictures("items"), items, 24)
     for _ in range(2):
@@ -54,7 +54,7 @@ def test_a_small_set_is_decoded_once(tiny_world, items, monkeypatch):
 
 
 def test_no_more_than_a_few_chunks_are_made_ahead(tiny_world, items, monkeypatch):
-    monkeypatch.setattr(module, "loader_processes", lambda wanted, most: 2)
+    monkeypatch.setattr(module, "loader_processes", lambda wanted, most, light: 2)
     pictures, asked = open_shards(tiny_world / "shards").pictures("items"), []
 
     def chunks():
