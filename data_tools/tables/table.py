@@ -206,6 +206,16 @@ def _as_float32(vectors: np.ndarray, folder: Path) -> np.ndarray:
     return converted
 
 
+def _text(item: Any, row: int, path: Path) -> str:
+    """An item id as text; of damaged files some are no text: lone surrogates, or numbers beyond all characters."""
+    try:
+        text = str(item)
+        text.encode()
+    except (SystemError, UnicodeEncodeError):
+        raise UserError(f"{path}: the item id of row {row} is no text; the file is damaged, write it again") from None
+    return text
+
+
 def _checked(ids: list[Any], vectors: np.ndarray, path: Path) -> np.ndarray:
     """The vectors as float32, or a UserError that says what is wrong with the table."""
     if not len(ids):
@@ -214,7 +224,7 @@ def _checked(ids: list[Any], vectors: np.ndarray, path: Path) -> np.ndarray:
         raise UserError(f"{path}: {len(ids)} ids for vectors of shape {vectors.shape}, not (ids, size)")
     if vectors.dtype.kind not in "fiu":
         raise UserError(f"{path}: vectors of {vectors.dtype}; must be floating-point numbers")
-    text = [None if item is None or item != item else str(item) for item in ids]
+    text = [None if item is None or item != item else _text(item, row, path) for row, item in enumerate(ids)]
     if missing := [row for row, item in enumerate(text) if item is None or not item.strip()]:
         raise UserError(f"{path}: {len(missing)} rows have no item id, the first is row {missing[0]}")
     if len(set(text)) != len(text):

@@ -80,3 +80,12 @@ def test_a_table_short_of_a_part_or_of_another_size_is_refused(tmp_path, promise
 def test_no_table_says_what_is_expected(tmp_path):
     with pytest.raises(UserError, match=r"table.json"):
         read_table(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("number", [0xD800, 0x110000, 0x7FFFFFFF])
+def test_ids_that_are_no_text_are_refused(tmp_path, number):
+    codes = np.array(["a", "b", "c"]).view(np.uint32).copy()
+    codes[1] = number
+    np.savez(tmp_path / "damaged.npz", ids=codes.view("<U1"), vectors=np.ones((3, 2), np.float32))
+    with pytest.raises(UserError, match=r"row 1 is no text; the file is damaged|invalid maximum character"):
+        read_table(tmp_path / "damaged.npz")
