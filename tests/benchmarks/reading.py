@@ -69,7 +69,9 @@ def decode(data: bytes) -> Image.Image:
 def bare_transform(image_size: int) -> v2.Transform:
     """The training transform, from torchvision alone."""
     crop = v2.RandomResizedCrop(image_size, scale=(BATCH.crop_scale, 1.0), antialias=True)
-    return v2.Compose([v2.PILToTensor(), crop, v2.RandomHorizontalFlip()])
+    strength = BATCH.colour_jitter
+    jitter = v2.ColorJitter(strength, strength, strength, strength / 4)
+    return v2.Compose([v2.PILToTensor(), crop, v2.RandomHorizontalFlip(), jitter])
 
 
 def reading(settings: Settings, shards: Path) -> dict[str, Any]:
