@@ -224,7 +224,7 @@ class Both:
 
 def stored_decoded(shards: Shards) -> bool:
     """Whether no picture has to be decoded: they are stored as numbers, or there are none."""
-    return shards.index["settings"].get("pictures", "encoded") != "encoded"
+    return shards.index.get("settings", {}).get("pictures", "encoded") != "encoded"
 
 
 def training_workers(shards: Shards, settings: Batch, image_size: int) -> int:
