@@ -18,7 +18,7 @@ def write_near_duplicates(catalogue: pl.DataFrame, folder: Path, distance: int) 
     Of items with several pictures, the first are compared.
     """
     first = first_alike_of(folder, catalogue["image"].to_list(), distance)
-    several = np.flatnonzero(np.bincount(first, minlength=len(first))[first] > 1)
+    several = sharing(first)
     table = {"item": several.astype(np.int32), "first": first[several].astype(np.int32)}
     pl.DataFrame(table).write_parquet(folder / "near_duplicates.parquet")
     shown = scan_parquet(folder / "impressions.parquet").group_by("item").agg((pl.col("split") == SPLITS[0]).any())
@@ -29,6 +29,11 @@ def write_near_duplicates(catalogue: pl.DataFrame, folder: Path, distance: int) 
         "pictures_with_near_duplicates": len(np.unique(first[several])),
         "cold_items_like_trained_ones": int(like_any(first, item[trained])[cold].sum()),
     }
+
+
+def sharing(first: np.ndarray) -> np.ndarray:
+    """The items that share nearly their picture with others, int64, ascending; ``first`` as for :func:`like_any`."""
+    return np.flatnonzero(np.bincount(first, minlength=len(first))[first] > 1)
 
 
 def like_any(first: np.ndarray, items: np.ndarray) -> np.ndarray:

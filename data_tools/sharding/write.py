@@ -23,6 +23,7 @@ from data_tools.common.cli import UserError, progress_bar
 from data_tools.common.files import read_json, resumable_folder, write_json
 from data_tools.common.stopping import stop_with_parent
 from data_tools.common.storage import remove
+from data_tools.dataset.near_duplicates import sharing
 from data_tools.dataset.schema import SPLITS, Dataset, open_dataset
 from data_tools.sharding.append import check_held, fingerprint, held_of, item_tables
 from data_tools.sharding.files import FORMAT_VERSION, SEVERAL_PICTURES, files_of, read_index
@@ -324,9 +325,8 @@ def _index(
 def _write_near_duplicates(plan: Plan, dataset: Dataset, out: Path) -> dict[str, Any] | None:
     """Write the items whose pictures are nearly the same, by their numbers in the shards; None where there are none."""
     first = dataset.first_alike
-    if first is None or not (several := np.bincount(first, minlength=len(first))[first] > 1).any():
+    if first is None or not len(items := sharing(first)):
         return None
-    items = np.flatnonzero(several)
     numbers = {"item": plan.numbered(items), "first": plan.numbered(first[items])}
     table = pa.table({name: pa.array(values, pa.int32()) for name, values in numbers.items()})
     described = write_groups(out / "near_duplicates.parquet", [table])
