@@ -161,8 +161,8 @@ def loop(state: TrainingState, batches: DataLoader | Both, journal: Journal) -> 
     main = accelerator.is_main_process
     if main:
         print_start(settings, accelerator, state.encoder, precision=state.precision, step=state.step)
-        readers = f"{batches.num_workers} loader processes" if batches.num_workers else "no loader process"
-        console.print(f"{readers} beside each training process, which reads and decodes itself where there are none")
+        readers = f"{batches.num_workers} loader processes read and decode for each training process"
+        console.print(readers if batches.num_workers else "each training process reads and decodes its pictures itself")
         if state.step == 0:
             journal.validate(0, state.encoder)
     state.started = asked = time.time()
