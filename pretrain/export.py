@@ -39,8 +39,8 @@ from pretrain.data.transforms import plain_transform
 from pretrain.data.workers import loader_processes
 from pretrain.encoder.image_encoder import ImageEncoder
 from pretrain.evaluation.saved_encoder import check_wise_ft, generic_encoder, load_run_encoder, preprocessing
-from pretrain.runtime.memory import keep_freed_memory, pieces
-from pretrain.runtime.precision import use_all_cores
+from pretrain.runtime.cpu import prepare_cpu
+from pretrain.runtime.memory import pieces
 from pretrain.runtime.trial import refuse_vectors, try_out
 from pretrain.settings import Encoder
 
@@ -261,8 +261,7 @@ def plan_export(encoder: ImageEncoder, shards: Shards, settings: Settings, proce
 
 def export(settings: Settings) -> dict[str, Any]:
     """Export on all processes, each its share of the catalogue shards; returns what ``table.json`` says."""
-    use_all_cores()
-    keep_freed_memory()
+    prepare_cpu()
     state = PartialState(cpu=not torch.cuda.is_available())
     shards = open_shards(settings.data)
     if settings.run:

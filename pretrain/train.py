@@ -1,6 +1,6 @@
 """Pre-train an image encoder from click behaviour.
 
-accelerate launch pretrain/train.py                                     # the simulated world, about five minutes
+accelerate launch pretrain/train.py                                     # the simulated world, about two minutes
 accelerate launch pretrain/train.py --data SHARDS --out runs/my-run     # your own shards
 accelerate launch pretrain/train.py --optim.steps 60 --resume           # any setting as --section.key value
 accelerate launch --multi_gpu --num_processes 2 pretrain/train.py ...   # several processes, on GPUs or on CPUs
@@ -32,9 +32,9 @@ from pretrain.encoder.item_dropout import picture_seeds
 from pretrain.evaluation.collapse import CollapsedError
 from pretrain.objectives.base import catalogue_from
 from pretrain.objectives.parts.losses import Term
+from pretrain.runtime.cpu import prepare_cpu
 from pretrain.runtime.distributed import in_processes, total
-from pretrain.runtime.memory import keep_freed_memory
-from pretrain.runtime.precision import choose_precision, use_all_cores
+from pretrain.runtime.precision import choose_precision
 from pretrain.settings import Batch, Settings
 from pretrain.training import runs
 from pretrain.training.journal import Journal, console, print_start
@@ -53,8 +53,7 @@ def train(settings: Settings) -> dict[str, Any]:
 
     With ``dry_run``, nothing is trained, and ``plan`` is returned: lines on what the run will take.
     """
-    use_all_cores()
-    keep_freed_memory()
+    prepare_cpu()
     processes = PartialState(cpu=not torch.cuda.is_available())
     embedded = is_embedded_default(settings)
     settings = replace(settings, data=settings.data or str(default_world(settings.world, processes)))

@@ -28,8 +28,7 @@ from data_tools.simulation.settings import World
 from pretrain.encoder.image_encoder import build_encoder
 from pretrain.export import Settings as Export
 from pretrain.export import export
-from pretrain.runtime.memory import keep_freed_memory
-from pretrain.runtime.precision import use_all_cores
+from pretrain.runtime.cpu import prepare_cpu
 from pretrain.settings import Encoder
 
 TARGET = 0.95
@@ -96,8 +95,7 @@ def stored(world: Path, size: int, folder: Path) -> dict[str, Path]:
 
 def main() -> None:
     settings = parse_settings(Settings, __doc__)
-    use_all_cores()
-    keep_freed_memory()
+    prepare_cpu()
     with tempfile.TemporaryDirectory() as folder:
         world = World(items=settings.items, users=100, requests=800, image_size=settings.pixels)
         made = make_world(world, Path(folder) / "world")

@@ -34,8 +34,7 @@ from data_tools.simulation.settings import World
 from pretrain import train as training
 from pretrain.data.stream import loader
 from pretrain.encoder.image_encoder import build_encoder
-from pretrain.runtime.memory import keep_freed_memory
-from pretrain.runtime.precision import use_all_cores
+from pretrain.runtime.cpu import prepare_cpu
 from pretrain.settings import Batch, Encoder, Evaluation, Optim
 from pretrain.settings import Settings as Pretrain
 from pretrain.training.journal import Journal
@@ -146,8 +145,7 @@ def measure(settings: Settings, name: str, size: int, shards: Path, out: Path) -
 
 def main() -> None:
     settings = parse_settings(Settings, __doc__)
-    use_all_cores()
-    keep_freed_memory()
+    prepare_cpu()
     with tempfile.TemporaryDirectory() as folder:
         found = {
             f"{name} at {size} px, {form}": measure(settings, name, size, shards, Path(folder, f"{name}-{form}"))
