@@ -26,7 +26,6 @@ from dataclasses import dataclass, fields
 from rich.console import Console
 
 from data_tools.common.cli import parse_settings, run_command
-from data_tools.common.errors import UserError
 from data_tools.reading.form import given_form
 from downstream.serving.scorer import Scored, ScoreSettings, load
 
@@ -59,9 +58,9 @@ class Settings(ScoreSettings):
         Names of the log's columns, as in a,b,c, where its text files have no line of names.
     """
 
-    run: str = ""
-    log: str = ""
-    out: str = ""
+    run: str
+    log: str
+    out: str
     columns: str = ""
     table: str | None = None
     user_table: str | None = None
@@ -69,11 +68,6 @@ class Settings(ScoreSettings):
     encoding: str = ""
     delimiter: str = ""
     header: str = ""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (self.run and self.log and self.out):
-            raise UserError("--run RUN, --log LOG and --out FILE are needed")
 
 
 def show(scored: Scored, console: Console) -> None:

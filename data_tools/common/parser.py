@@ -124,8 +124,8 @@ class Parser(ArgumentParser):
         if found := re.match(r"argument (--[\w.-]+): expected one argument", message):
             return f"{found[1]} needs a value"
         if found := re.match(r"the following arguments are required: (.*)", message):
-            names = [f"--{name}" for name in found[1].split(", ")]
-            return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} required"
+            *others, last = [f"--{name}" for name in found[1].split(", ")]
+            return f"{', '.join(others)} and {last} are required" if others else f"{last} is required"
         if message.startswith("Problems parsing config:"):
             return message.replace("Problems parsing config:", "the configuration file is not valid YAML:")
         unknown = [

@@ -15,12 +15,12 @@ from rich.progress import Progress
 
 from data_tools.common.checks import Checked
 from data_tools.common.errors import UserError
-from data_tools.common.files import read_json, whole_file, write_json
+from data_tools.common.files import read_json, write_json
 from data_tools.common.provenance import made_by
 from downstream.data.ctr_data import CTRData, load_ctr_data
 from downstream.models.registry import MODELS
 from downstream.models.towers import Towers
-from downstream.report.page import render
+from downstream.report.page import write_page
 from downstream.report.plots import survival
 from downstream.statistics.metrics import gauc
 from downstream.studies.stages import Cascade, best, qscore
@@ -29,7 +29,7 @@ from downstream.training.saved_runs import load_run, run_settings
 from downstream.training.settings import TrainingDefaults, TrainingSettings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CascadeSettings(Checked):
     """A cascade.
 
@@ -59,8 +59,8 @@ class CascadeSettings(Checked):
         Folder of the models.
     """
 
-    out: str = ""
-    dataset: str = ""
+    out: str
+    dataset: str
     tables: dict[str, str | None] = field(default_factory=dict)
     pre: str = "dqm"
     ranker: str = "din"
@@ -73,8 +73,8 @@ class CascadeSettings(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.out or not self.dataset or not self.tables:
-            raise UserError("'dataset' and 'tables' in the configuration and --out are needed")
+        if not self.tables:
+            raise UserError("tables is empty; name at least one, such as {ids: null, mine: TABLE}")
         if not issubclass(MODELS[self.pre], Towers):
             towers = sorted(name for name, model in MODELS.items() if issubclass(model, Towers))
             raise UserError(f"pre is {self.pre!r}, not a model of two towers; choose one of {', '.join(towers)}")
@@ -281,7 +281,6 @@ def write_report(figures: dict[str, Any], data: CTRData, settings: CascadeSettin
     }
     out = Path(settings.out)
     for name in ("report.html", "report.md"):
-        with whole_file(out / name) as scratch:
-            scratch.write_text(render(f"cascade.{name.split('.')[1]}.j2", context), encoding="utf-8")
+        write_page(out / name, f"cascade.{name.split('.')[1]}.j2", context)
     write_json(out / "figures.json", figures)
     return context["verdict"]

@@ -19,7 +19,7 @@ from data_tools.common.provenance import made_by
 from data_tools.measures.spread import mean_and_spread
 from data_tools.tables.table import EmbeddingTable, read_table
 from downstream.data.ctr_data import CTRData
-from downstream.report.page import render
+from downstream.report.page import write_page
 from downstream.report.words import METRIC_NAMES, signed
 from downstream.statistics.intervals import METRICS, BootstrapSettings, Cells, bootstrap_metrics, difference_interval
 from downstream.statistics.metrics import all_metrics
@@ -28,7 +28,7 @@ from downstream.training.fit import fit
 from downstream.training.settings import TrainingDefaults, TrainingSettings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TransferSettings(Checked):
     """A comparison of ways to share.
 
@@ -54,8 +54,8 @@ class TransferSettings(Checked):
         Folder of the trainings.
     """
 
-    out: str = ""
-    dataset: str = ""
+    out: str
+    dataset: str
     kind: Literal["tasks", "scenes"] = "tasks"
     models: list[str] = field(default_factory=lambda: ["esmm", "esmm_transfer"])
     table: str | None = None
@@ -66,8 +66,6 @@ class TransferSettings(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.out or not self.dataset:
-            raise UserError("'dataset' in the configuration and --out are needed")
         if self.training.data.history_by == "similarity" and not self.table:
             raise UserError(
                 "training.data.history_by is 'similarity', which compares vectors; name a table that has them"
@@ -217,6 +215,5 @@ def write_report(figures: dict[str, Any], data: CTRData, settings: TransferSetti
         "table": settings.table or "none, IDs only",
     }
     out = Path(settings.out)
-    with whole_file(out / "report.md") as scratch:
-        scratch.write_text(render("transfer.md.j2", context), encoding="utf-8")
+    write_page(out / "report.md", "transfer.md.j2", context)
     write_json(out / "figures.json", figures)

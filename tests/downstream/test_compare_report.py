@@ -73,7 +73,8 @@ def test_pictures_can_be_left_out(yaml_file, monkeypatch, tmp_path, reported):
 
 
 def test_several_epochs_gates_and_several_models_are_told(yaml_file, monkeypatch, tmp_path):
-    flags = ["--training.optim.epochs", "2", "--seeds", "[0]", "--forms", "[simscore]", "--bootstrap.resamples", "20"]
+    flags = ["--training.optim.epochs", "2", "--ctr_seeds", "[0]", "--forms", "[simscore]"]
+    flags += ["--bootstrap.resamples", "20"]
     flags += ["--training.image.gate", "true", "--cache", str(tmp_path / "cells"), "--models", "[dicm, logistic]"]
     run(monkeypatch, "--config", yaml_file, "--out", tmp_path / "epochs", *flags)
     html = (tmp_path / "epochs" / "report.html").read_text()
