@@ -53,11 +53,6 @@ def mlp(widths: Sequence[int], out: int, activation: str = "prelu") -> nn.Sequen
     return nn.Sequential(*layers[:-1])
 
 
-def prelu_mlp(widths: Sequence[int], out: int) -> nn.Sequential:
-    """:func:`mlp` with PReLU."""
-    return mlp(widths, out)
-
-
 def embedding_model(raw_size: int, hidden: Sequence[int], size: int) -> nn.Sequential:
     """DICM's embedding model (arXiv 1711.06505): D-256-64-12 with PReLU there.
 
@@ -70,7 +65,7 @@ def embedding_model(raw_size: int, hidden: Sequence[int], size: int) -> nn.Seque
     size : int
         Of an embedding.
     """
-    return prelu_mlp([raw_size, *(min(width, 4 * raw_size) for width in hidden)], size)
+    return mlp([raw_size, *(min(width, 4 * raw_size) for width in hidden)], size)
 
 
 def gather(vectors: Tensor, position: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from downstream.layers.blocks import clicked_mean, gather, per_context, prelu_mlp
+from downstream.layers.blocks import clicked_mean, gather, mlp, per_context
 from downstream.models.base import MakeImages
 from downstream.models.towers import Towers
 from downstream.settings import ModelSettings
@@ -31,9 +31,9 @@ class DQM(Towers):
         self.embed = images.embedder() if images else None
         size = self.embed.no_image.numel() if self.embed else 0
         user_width = settings.embedding * (1 + len(self.of_users)) + self.item_width + size
-        self.user = prelu_mlp([user_width, *settings.hidden], SIZE)
-        self.ad = prelu_mlp([self.item_width + size, *settings.hidden], SIZE)
-        self.scene = prelu_mlp([settings.embedding, SIZE], SIZE) if "scene" in sizes else None
+        self.user = mlp([user_width, *settings.hidden], SIZE)
+        self.ad = mlp([self.item_width + size, *settings.hidden], SIZE)
+        self.scene = mlp([settings.embedding, SIZE], SIZE) if "scene" in sizes else None
         self.bias = nn.Parameter(torch.zeros(()))
 
     def _items(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
