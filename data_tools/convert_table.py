@@ -31,6 +31,7 @@ import polars as pl
 from rich.console import Console
 
 from data_tools.common.cache import local
+from data_tools.common.checks import Checked
 from data_tools.common.cli import UserError, parse_settings, run_command
 from data_tools.common.files import refuse_existing, work_folder
 from data_tools.common.parquet import read_parquet
@@ -40,8 +41,6 @@ from data_tools.tables.layouts import LAYOUTS, Layout, layout_of
 from data_tools.tables.peers import read_mapping
 from data_tools.tables.seen import latest, seen
 from data_tools.tables.table import EmbeddingTable, describe, read_table, write_table
-
-MISSING = ("stop", "drop", "zero", "mean")
 
 
 def join(tables: Sequence[EmbeddingTable], missing: str = "stop", order: Sequence[Any] | None = None) -> EmbeddingTable:
@@ -80,34 +79,40 @@ def join(tables: Sequence[EmbeddingTable], missing: str = "stop", order: Sequenc
     return EmbeddingTable(ids, vectors[kept], info, notes)
 
 
-@dataclass
-class Settings:
+@dataclass(frozen=True)
+class Settings(Checked):
     """Check, join and convert embedding tables.
 
-    Attributes:
-        table: Table to read; several, separated by commas, are joined side by side.
-        out: File or folder to write; null only says what the table holds.
-        layout: Layout to write, where the suffix of out does not tell; a folder without one gets our own.
-        order: Items wanted and their order: a dataset's items.parquet, or MMRec's i_id_mapping.csv.
-        missing: What to do about an item that some table lacks: stop, drop it, or fill in zero or the table's mean.
-        dtype: float32 or float16, in what is written.
-        saw_until: Latest time, in the log's unit, of what the vectors were learned from, or "nothing" where they saw no
-            log; written into a table of our own layout, so that a comparison can tell whether they saw the test range.
-            null keeps what the tables say.
+    Attributes
+    ----------
+    table : str
+        Table to read; several, separated by commas, are joined side by side.
+    out : str or null
+        File or folder to write; null only says what the table holds.
+    layout : str or null
+        Layout to write, where the suffix of out does not tell; a folder without one gets our own.
+    order : str or null
+        Items wanted and their order: a dataset's items.parquet, or MMRec's i_id_mapping.csv.
+    missing : "stop", "drop", "zero" or "mean"
+        What to do about an item that some table lacks: stop, drop it, or fill in zero or the table's mean.
+    dtype : "float32" or "float16"
+        Of the vectors written.
+    saw_until : int | "nothing" or null
+        Latest time, in the log's unit, of what the vectors were learned from, or "nothing" where they saw no
+        log; written into a table of our own layout, so that a comparison can tell whether they saw the test range.
+        null keeps what the tables say.
     """
 
     table: str
     out: str | None = None
     layout: str | None = None
     order: str | None = None
-    missing: str = "stop"
-    dtype: str = "float32"
+    missing: Literal["stop", "drop", "zero", "mean"] = "stop"
+    dtype: Literal["float32", "float16"] = "float32"
     saw_until: int | Literal["nothing"] | None = None
 
     def __post_init__(self) -> None:
-        for name, allowed in (("missing", MISSING), ("dtype", ("float32", "float16"))):
-            if getattr(self, name) not in allowed:
-                raise UserError(f"--{name} is {getattr(self, name)!r}; must be {' or '.join(allowed)}")
+        super().__post_init__()
         if self.layout == "mmrec" and self.order and self.missing == "drop":
             raise UserError("MMRec needs a row for every inner id: fill the missing ones with --missing mean or zero")
 

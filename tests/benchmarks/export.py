@@ -39,14 +39,21 @@ CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 class Settings:
     """Benchmark of export.
 
-    Attributes:
-        out: File for the figures; null only prints them.
-        encoders: timm models and the side of their input in pixels.
-        items: Pictures that are exported.
-        pixels: Side of the stored pictures.
-        batch: Pictures encoded at a time.
-        clock: Seconds on the clock, or those of this process, which say the same on a machine that is shared if there
-            is one core: more have loader processes of their own.
+    Attributes
+    ----------
+    out : str or null
+        File for the figures; null only prints them.
+    encoders : dict of str to int
+        timm models and the side of their input in pixels.
+    items : int
+        Pictures that are exported.
+    pixels : int
+        Side of the stored pictures.
+    batch : int
+        Pictures encoded at a time.
+    clock : "wall" or "processor"
+        Seconds on the clock, or those of this process, which say the same on a machine that is shared if there
+        is one core: more have loader processes of their own.
     """
 
     out: str | None = None

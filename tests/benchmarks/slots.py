@@ -37,11 +37,16 @@ SIDE = "slots over distinct images"
 class Settings:
     """Benchmark of encoding distinct pictures.
 
-    Attributes:
-        out: File for the figures; null only prints them.
-        encoders: timm models and the side of their input in pixels.
-        rows: Requests a step.
-        steps: Steps of each side, in turns.
+    Attributes
+    ----------
+    out : str or null
+        File for the figures; null only prints them.
+    encoders : dict of str to int
+        timm models and the side of their input in pixels.
+    rows : int
+        Requests a step.
+    steps : int
+        Steps of each side, in turns.
     """
 
     out: str | None = None

@@ -49,14 +49,21 @@ CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 class Settings:
     """Benchmark of the training step.
 
-    Attributes:
-        out: File for the figures; null only prints them.
-        encoders: timm models and the side of their input in pixels; pictures are stored at twice that.
-        precision: Of both sides.
-        rows: Requests a step.
-        steps: Steps that count.
-        clock: Seconds on the clock, or those of this process, which say the same on a machine that is shared if there
-            is one core: more have loader processes of their own.
+    Attributes
+    ----------
+    out : str or null
+        File for the figures; null only prints them.
+    encoders : dict of str to int
+        timm models and the side of their input in pixels; pictures are stored at twice that.
+    precision : str
+        Of both sides.
+    rows : int
+        Requests a step.
+    steps : int
+        Steps that count.
+    clock : "wall" or "processor"
+        Seconds on the clock, or those of this process, which say the same on a machine that is shared if there
+        is one core: more have loader processes of their own.
     """
 
     out: str | None = None

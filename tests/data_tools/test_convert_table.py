@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import faiss
 import h5py
@@ -160,8 +161,7 @@ def test_mmrec_gets_its_own_order(tmp_path):
     )
     with pytest.raises(UserError, match=r"lack \[1\], for example \['new'\]"):
         convert(settings)
-    settings.missing = "mean"
-    convert(settings)
+    convert(replace(settings, missing="mean"))
     ids, vectors = mmrec(tmp_path / "baby")
     assert ids == ["007", "new", "b b"]
     np.testing.assert_allclose(vectors, [VECTORS[2], VECTORS.mean(0), VECTORS[1]], rtol=1e-6)
