@@ -18,9 +18,9 @@ SIZE = 32
 class DQM(Towers):
     """Towers of user, ad and scene, and the inner products of what they give: u.a + s.a + u.s + b.
 
-    From PAPERS.md section 4 (the fourth seed document) and the pre-rank variant of DICM (arXiv 1711.06505): the user
-    is its IDs and the sum of the behaviour images, the ad its IDs and its image, embedded by one trainable model. Which
-    inner products are taken is ours, and so are their size and the towers' widths (those of the MLP). As
+    After the project's brief and the pre-rank variant of DICM (arXiv 1711.06505): the user tower takes the user's IDs
+    and the sum of the behaviour images, the ad tower the ad's IDs and image, both embedded by one trainable model.
+    Which inner products are taken is ours, and so are their size and the towers' widths (those of the MLP). Because
     u.a + s.a = (u + s).a, serving is one product with ad vectors computed before.
     """
 
