@@ -80,7 +80,7 @@ def _future(seen: Seen) -> Iterator[Finding]:
 
 
 def _unclicked(seen: Seen) -> Iterator[Finding]:
-    drawn = seen.info.get("unclicked") or (seen.info.get("labels") or {}).get("unclicked_drawn")
+    drawn = (seen.info.get("labels") or {}).get("unclicked_drawn")
     sampled = seen.log["counts"].get("sampled", 0)
     if drawn or sampled:
         yield Finding(

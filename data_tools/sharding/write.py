@@ -305,20 +305,23 @@ def _index(
         "picture_tar_bytes": sum(shard["bytes"] for shard in index["items"]),
         "table_bytes": sum(file["bytes"] for split in SPLITS for file in files[split]) + index["table"]["bytes"],
     }
-    numbers = plan.number if part else np.arange(len(plan.image_bytes))
+    return {**index, **_for_appending(plan, dataset, settings, before), "fingerprint": fingerprint(index)}
+
+
+def _for_appending(plan: Plan, dataset: Dataset, settings: Settings, before: dict[str, Any] | None) -> dict[str, Any]:
+    """What ``index.json`` says for a later ``--append``; ``before`` is the index that this writing appends to."""
+    numbers = plan.number if before else np.arange(len(plan.image_bytes))
     writing = {
         "dataset": settings.dataset,
         "fingerprint": dataset.info["fingerprint"],
         "pictures": len(plan.written),
-        "requests": sum(group["stop"] - group["start"] for group in info["groups"]),
+        "requests": sum(group["stop"] - group["start"] for group in plan.info["groups"]),
     }
     return {
-        **index,
         "train_until": dataset.info.get("splits", {}).get("valid_start"),
-        "trained": info["trained"],
+        "trained": plan.info["trained"],
         "next_item": max(int(numbers.max()) + 1, before["next_item"] if before else 0),
         "writings": [*(before["writings"] if before else []), writing],
-        "fingerprint": fingerprint(index),
     }
 
 

@@ -137,6 +137,13 @@ class _Scenes:
         order = {value: FIRST_KNOWN + place for place, value in enumerate(self.known())}
         return np.array([order.get(value, UNKNOWN) for value in self.met], dtype=np.int32)
 
+    def renumber(self, path: Path) -> None:
+        """Replace the numbers in a file of them by the codes, a piece at a time."""
+        codes, final = np.load(path, mmap_mode="r+"), self.final()
+        for start in range(0, len(codes), PIECE):
+            codes[start : start + PIECE] = final[codes[start : start + PIECE]]
+        codes.flush()
+
 
 def _write_impressions(
     dataset: Dataset, folder: Path, settings: CodeSettings, items: int, users: int
@@ -186,11 +193,7 @@ def _write_impressions(
                 "each split needs clicked and unclicked impressions"
             )
     if "scene" in kinds:
-        codes = np.load(folder / "scene.npy", mmap_mode="r+")
-        final = scenes.final()
-        for start in range(0, len(codes), PIECE):
-            codes[start : start + PIECE] = final[codes[start : start + PIECE]]
-        codes.flush()
+        scenes.renumber(folder / "scene.npy")
     return {"warm": warm, "met": met, "scenes": scenes.known() if "scene" in kinds else None}
 
 

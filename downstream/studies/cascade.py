@@ -168,38 +168,37 @@ def measure(cascades: Sequence[Cascade], rows: np.ndarray, advance: Callable[[],
             begun = time.perf_counter()
             everything = cascade.ranker_scores(row, items)
             whole.append(time.perf_counter() - begun)
-            wanted = items[best(everything, cascade.keep[2])]
-            new = wanted[~cascade.data.warm[wanted]]
+            top = items[best(everything, cascade.keep[2])]
+            new = top[~cascade.data.warm[top]]
             candidates.append(len(items))
             for stage, kept, taken in zip(STAGES, kept_by_stage, seconds, strict=True):
-                found[stage]["survival"][-1].append(np.isin(wanted, kept).mean())
+                found[stage]["survival"][-1].append(np.isin(top, kept).mean())
                 found[stage]["survival_new"][-1].append(np.isin(new, kept).mean() if len(new) else np.nan)
                 found[stage]["seconds"][-1].append(taken)
             advance()
     operations = cascades[0].operations(int(rows[len(rows) // 2]))
-    stages = []
-    for stage, keep, count in zip(STAGES, cascades[0].keep, operations, strict=True):
-        own = found[stage]
-        p50, p99 = 1000 * np.quantile(own["seconds"], [0.5, 0.99])
-        stages.append(
+    return {
+        "candidates": float(np.mean(candidates)),
+        **_latency(np.sum([found[stage]["seconds"] for stage in STAGES], axis=0)),
+        "whole_ms_p50": float(1000 * np.quantile(whole, 0.5)),
+        "stages": [
             {
                 "name": stage,
                 "kept": keep,
-                "survival": _interval(own["survival"]),
-                "survival_new": _interval(own["survival_new"]),
-                "ms_p50": float(p50),
-                "ms_p99": float(p99),
+                "survival": _interval(found[stage]["survival"]),
+                "survival_new": _interval(found[stage]["survival_new"]),
+                **_latency(found[stage]["seconds"]),
                 "operations": count,
             }
-        )
-    total = 1000 * np.sum([found[stage]["seconds"] for stage in STAGES], axis=0)
-    return {
-        "candidates": float(np.mean(candidates)),
-        "ms_p50": float(np.quantile(total, 0.5)),
-        "ms_p99": float(np.quantile(total, 0.99)),
-        "whole_ms_p50": float(1000 * np.quantile(whole, 0.5)),
-        "stages": stages,
+            for stage, keep, count in zip(STAGES, cascades[0].keep, operations, strict=True)
+        ],
     }
+
+
+def _latency(seconds: Any) -> dict[str, float]:
+    """Median and 99th percentile of some requests' seconds, in milliseconds."""
+    p50, p99 = 1000 * np.quantile(seconds, [0.5, 0.99])
+    return {"ms_p50": float(p50), "ms_p99": float(p99)}
 
 
 def _tested(runs: list[Path]) -> dict[str, float]:
