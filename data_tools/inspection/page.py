@@ -66,7 +66,7 @@ def _charts(seen: Seen) -> list[tuple[str, str]]:
     for key, (name, share) in wanted.items():
         values = [one[key] for one in days]
         described = f"{name} over time: from {values[0]:,.3g} to {values[-1]:,.3g}, at most {max(values):,.3g}"
-        charts.append((name, over_time(starts, widths, values, marks, described, share)))
+        charts.append((name, over_time(starts, widths, values, marks=marks, described=described, share=share)))
     return charts
 
 

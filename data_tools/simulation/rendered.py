@@ -65,7 +65,7 @@ def draw_pictures(world: World, catalogue: Catalogue, folder: Path) -> None:
 
     def draw(item: int) -> None:
         names = CATEGORIES[catalogue.category[item]], COLOURS[colour[item]], PATTERNS[pattern[item]], CUTS[cut[item]]
-        picture = render(*names, world.image_size, seed=[world.seed, 2, item])
+        picture = render(*names, size=world.image_size, seed=[world.seed, 2, item])
         (folder / catalogue.images[item]).write_bytes(encode(picture))
 
     with ThreadPoolExecutor() as pool:

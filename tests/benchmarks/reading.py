@@ -131,7 +131,7 @@ def large_jpegs(count: int) -> list[bytes]:
     pictures = []
     for number in range(count):
         look = [rng.choice(values) for values in (CATEGORIES, COLOURS, PATTERNS, CUTS)]
-        pictures.append(encode(render(*look, 1600, seed=[number])))
+        pictures.append(encode(render(*look, size=1600, seed=[number])))
     return pictures
 
 
