@@ -134,7 +134,9 @@ def convert(settings: Settings) -> EmbeddingTable:
     if not np.isfinite(vectors).all():
         raise UserError(f"values up to {np.abs(table.vectors).max():g} do not fit {settings.dtype}; write float32")
     if out.suffix.lower() in COMPRESSED:
-        raise UserError(f"{out}: no layout goes by {out.suffix}; name the file without it, and compress it afterwards")
+        raise UserError(
+            f"{out}: tables are not written compressed; leave out {out.suffix}, and compress the file afterwards"
+        )
     layout = layout_of(out, settings.layout)
     if layout is None:
         own = {name: value for name, value in table.info.items() if name not in (*describe(0, 0, ""), "parts")}

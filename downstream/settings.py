@@ -227,11 +227,11 @@ class ServerSettings(Checked):
         super().__post_init__()
         if self.hot and self.strategy not in ("ams", "server"):
             raise UserError(
-                f"server.hot is {self.hot}, but with server.strategy {self.strategy!r} no image travels: remove it"
+                f"server.hot is {self.hot}, but with server.strategy {self.strategy!r} no image is sent: remove it"
             )
         if self.strategy == "local" and not self.verify:
             raise UserError("server.verify is off, but server.strategy is 'local', which reads no feature store")
         if self.strategy == "local" and self.wire != "float32" and not self.shard_ids:
             raise UserError(
-                f"server.wire is {self.wire!r}, but nothing travels with server.strategy 'local' and without shard_ids"
+                f"server.wire is {self.wire!r}, but nothing is sent with server.strategy 'local' and without shard_ids"
             )

@@ -95,7 +95,7 @@ def _upload(scratch: Path, place: Path, url: str | Path) -> None:
     except UserError as error:
         shutil.rmtree(place, ignore_errors=True)
         scratch.rename(place)
-        raise UserError(f"{error}. All of what was to be uploaded is in {place}") from None
+        raise UserError(f"{error}. The files to be uploaded are in {place}") from None
     finally:
         forget(url)
     shutil.rmtree(scratch) if scratch.is_dir() else scratch.unlink()

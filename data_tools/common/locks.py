@@ -50,7 +50,7 @@ def locked(path: str | Path, wait: bool = False, purpose: str = "") -> Iterator[
         path.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         at = next(one for one in path.parents if os.path.lexists(one) and not one.is_dir())
-        raise UserError(f"{path} cannot be made: {at} is no folder; choose another place") from None
+        raise UserError(f"{path} cannot be created: {at} is not a folder; choose another place") from None
     lock = path.parent / f".{path.name}{purpose and '.'}{purpose}.lock"
     descriptor, certain = _acquire(lock, path, wait)
     holder = f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%H:%M')}"

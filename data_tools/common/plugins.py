@@ -207,5 +207,5 @@ def refuse_unused(section: Any, where: str, used: Collection[str]) -> None:
         flag, value = next(iter(set_.items()))
         raise UserError(
             f"--{prefix}{name}.{flag} is {value!r}, but {prefix}{choice.key} is {getattr(section, choice.key)!r}: it "
-            f"would do nothing. Remove it, or choose --{prefix}{choice.key} {name}"
+            f"would have no effect. Remove it, or choose --{prefix}{choice.key} {name}"
         )

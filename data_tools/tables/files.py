@@ -82,7 +82,7 @@ def _ids_beside(path: Path) -> list[Any]:
     for ids in (path.with_name(name) for name in names):
         if ids.exists():
             return _listed(_load(ids)) if ids.suffix == ".npy" else _lines(ids)
-    raise UserError(f"{path} needs its item ids beside it, as {names[0]} or {names[1]}")
+    raise UserError(f"{path} needs its item ids in a file next to it, {names[0]} or {names[1]}")
 
 
 def _lines(path: Path) -> list[str]:
@@ -134,7 +134,7 @@ def read_torch(path: Path) -> Table:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
         reason = HOLDS_OBJECTS if isinstance(error, pickle.UnpicklingError) else str(error).split("\n")[0]
-        raise UserError(f"{path} is no file of plain tensors: {reason}; save a dict of tensors") from None
+        raise UserError(f"{path} is not a file of plain tensors: {reason}; save a dict of tensors") from None
     if isinstance(found, tuple | list) and len(found) == 2:
         found = {"ids": found[0], "vectors": found[1]}
     if isinstance(found, torch.Tensor):
@@ -174,7 +174,7 @@ def read_faiss(path: Path) -> Table:
             return faiss.vector_to_array(index.id_map).tolist(), inner.reconstruct_n(0, index.ntotal)
         return _ids_beside(path), index.reconstruct_n(0, index.ntotal)
     except RuntimeError as error:
-        raise UserError(f"{path} is no faiss index that gives its vectors back: {error}") from None
+        raise UserError(f"{path} is not a faiss index that vectors can be reconstructed from: {error}") from None
 
 
 def write_faiss(path: Path, ids: Sequence[Any], vectors: np.ndarray) -> None:

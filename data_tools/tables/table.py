@@ -119,8 +119,8 @@ def _check_parts(folder: Path, promised: dict[str, str]) -> None:
         raise UserError(f"{folder} lacks {', '.join(missing)}, which table.json promises; export it again")
     if changed := sorted(name for name in found if found[name] != promised.get(name)):
         raise UserError(
-            f"{folder / changed[0]} is not as it was written: its digest is not the one in table.json; copy the table "
-            "again, or export it again"
+            f"{folder / changed[0]} has changed since it was written: its digest differs from the one in table.json; "
+            "copy the table again, or export it again"
         )
 
 
@@ -212,7 +212,7 @@ def _text(item: Any, row: int, path: Path) -> str:
         text = str(item)
         text.encode()
     except (SystemError, UnicodeEncodeError):
-        raise UserError(f"{path}: the item id of row {row} is no text; the file is damaged, write it again") from None
+        raise UserError(f"{path}: the item id of row {row} is not text; the file is damaged, write it again") from None
     return text
 
 
@@ -230,7 +230,7 @@ def _checked(ids: list[Any], vectors: np.ndarray, path: Path) -> np.ndarray:
     if len(set(text)) != len(text):
         repeated = list(dict.fromkeys(pl.Series(text).filter(pl.Series(text).is_duplicated())))
         raise UserError(
-            f"{path}: {len(repeated)} item ids stand more than once, for example {repeated[:5]}; each item needs "
+            f"{path}: {len(repeated)} item ids occur more than once, for example {repeated[:5]}; each item needs "
             "exactly one vector"
         )
     vectors = _as_float32(vectors, path.parent)

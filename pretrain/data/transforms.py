@@ -195,7 +195,7 @@ class Decoder:
         try:
             picture = self.transform.decode(pictures[item])
         except BadImage as bad:
-            warnings.warn(f"the picture of item {item} cannot be decoded ({bad}): grey in its place", stacklevel=2)
+            warnings.warn(f"the picture of item {item} cannot be decoded ({bad}): replaced by grey", stacklevel=2)
             picture = np.full((self.transform.at_least, self.transform.at_least, 3), 128, np.uint8)
         self._keep(item, picture)
         return picture

@@ -47,7 +47,7 @@ def read_settings(run: Path) -> Settings:
         If there is no run, or its settings are not understood.
     """
     if not (run / "run.json").is_file():
-        raise UserError(f"{run} holds no run of pretrain.train (no run.json); name the folder of one")
+        raise UserError(f"{run} is not a run of pretrain.train (no run.json); name the folder of one")
     made = read_json(run / "run.json")["settings"]
     return settings_from(Settings, upgrade_settings(made), f"{run / 'run.json'} has settings that cannot be read")
 
@@ -79,7 +79,7 @@ def open_run(settings: Settings, wait: Callable[[], None]) -> Path | None:
     refuse_url(settings.out, "a run")
     run = Path(settings.out)
     if run.exists() and not run.is_dir():
-        raise UserError(f"{run} is no folder; name another one with --out")
+        raise UserError(f"{run} is not a folder; name another one with --out")
     if held := next((name for name in MANIFESTS if (run / name).exists()), None):
         raise UserError(f"{run} is not the folder of a run: it has {held}; name another one with --out")
     made = (run / "run.json").exists()

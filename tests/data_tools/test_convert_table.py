@@ -172,7 +172,7 @@ def test_mmrec_gets_its_own_order(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"out": "t.zip"}, "no layout goes by .zip"),
+        ({"out": "t.zip"}, "not written compressed; leave out .zip"),
         ({"out": "t", "layout": "pickle"}, "choose one of npy, npz"),
         ({"out": "t.npy", "layout": "fuxictr"}, "FuxiCTR reads .h5, .npz and .parquet"),
         ({"out": "t.h5", "layout": "fuxictr"}, "only ASCII ids"),
@@ -250,8 +250,8 @@ def faulty(folder, kind):
         ("names", "holds the arrays"),
         ("sizes", "several sizes"),
         ("cut h5", "cannot be read"),
-        ("no index", "no faiss index"),
-        ("no ids", "needs its item ids beside it"),
+        ("no index", "not a faiss index"),
+        ("no ids", "needs its item ids in a file next to it"),
         ("ragged", "several sizes"),
         ("header", "must be token and float_seq"),
     ],

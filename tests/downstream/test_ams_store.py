@@ -82,7 +82,7 @@ def test_an_interrupted_appending_leaves_nothing(store):
 @pytest.mark.parametrize(
     ("ids", "values", "message"),
     [
-        (["i3"], features(1), "there already"),
+        (["i3"], features(1), "already in the store"),
         (["x", "x"], features(2), "twice"),
         (["x"], features(1, width=5), r"each must be \(6,\)"),
         (["x"], np.full((1, 6), np.nan), "NaN"),

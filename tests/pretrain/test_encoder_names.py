@@ -49,7 +49,7 @@ def test_a_size_that_no_model_can_be_built_for_names_one_that_works():
 
 
 def test_pixels_that_no_patch_covers_are_named():
-    with pytest.warns(UserWarning, match=r"the last 8 of 64 pixels .* --encoder\.image_size 56 sees all"):
+    with pytest.warns(UserWarning, match=r"the last 8 of 64 pixels .* --encoder\.image_size 56 uses all"):
         embedded(name="vit_small_patch14_dinov2")
 
 

@@ -156,7 +156,7 @@ class Table(EncoderFamily):
         if lacking:
             warnings.warn(
                 f"{name} has no vector for {len(lacking):,} of {len(items):,} items, such as {lacking[0]!r}: the mean "
-                "vector stands for them",
+                "vector replaces them",
                 stacklevel=2,
             )
         tower.arrange(rows)
