@@ -55,6 +55,13 @@ def _metavar(hint: Any) -> str:
     return METAVARS.get(getattr(hint, "_type", hint), "VALUE")
 
 
+def _program() -> str | None:
+    """How this process was started, as argparse tells it itself from Python 3.14 on; None takes its default."""
+    if started := sys.modules["__main__"].__spec__:
+        return f"python -m {started.name.removesuffix('.__main__')}"
+    return f"python {sys.argv[0]}" if sys.argv[0].endswith(".py") else None
+
+
 class Parser(ArgumentParser):
     """jsonargparse's parser, made for a settings dataclass by :meth:`of`."""
 
@@ -71,7 +78,7 @@ class Parser(ArgumentParser):
         description : str or None
             Shown on top of the help.
         """
-        parser = cls(description=description, allow_abbrev=False, formatter_class=HelpFormatter)
+        parser = cls(prog=_program(), description=description, allow_abbrev=False, formatter_class=HelpFormatter)
         parser.choices = dict(_choices(settings))
         parser.add_argument("--config", action="config", metavar="FILE", help="YAML file of settings; flags override.")
         parser.add_argument("--quiet", type=bool, default=False, help="Print nothing but errors.")

@@ -129,7 +129,8 @@ def recipe(info: dict[str, Any], weights: str | None) -> Recipe:
         )
     if not timm.is_model(encoder["name"]):
         raise UserError(
-            f"timm has no model {encoder['name']!r}, which made the table; install the version of timm that made it"
+            f"timm has no model {encoder['name']!r}, which made the table; tune 'encoder' supports timm models only: "
+            "install the version of timm that made it"
         )
     if not weights and info.get("run"):
         run, file = Path(info["run"]), WEIGHTS_FILE.get(info["weights"], LATEST)
