@@ -1,19 +1,20 @@
-"""Embedding tables of one program for another: read, checked, joined side by side, and written.
+"""Embedding tables of one program for another: read, checked, concatenated, and written.
 
-The suffix tells the layout, or ``--layout`` names it; a folder without one is our own (:mod:`data_tools.tables.table`).
+The suffix says which layout it is, or ``--layout`` does; a folder without one is our own
+(:mod:`data_tools.tables.table`).
 
 npy       vectors in NAME.npy, ids in NAME.ids.npy or NAME.ids.txt
 npz       the arrays ids and vectors (key and value are read too, and any two that fit together)
 h5        the data sets key and value (as npz are read too, in any group; a data set for each item)
 parquet   item_id and embedding, a list of numbers (key and value are read too; lists as text; a column a dimension)
-csv       item_id and a column for each dimension (as parquet, and without a header, are read too); tsv likewise
-torch     NAME.pt, a dict of ids and vectors (a vector for each id, and a table with ids beside it, are read too)
-faiss     NAME.faiss or NAME.index; ids inside, or beside it as for npy
+csv       item_id and a column for each dimension (as parquet, and without a header, are read too); tsv as well
+torch     NAME.pt, a dict of ids and vectors (a vector for each id, and a table with ids in a file, are read too)
+faiss     NAME.faiss or NAME.index; ids inside, or in a file as for npy
 fuxictr   a pretrained_emb of FuxiCTR: key and value in .h5, .npz or .parquet
 recbole   DATASET.itememb, an atomic file for RecBole's additional_feat_suffix
 mmrec     a folder with MMRec's image_feat.npy, in the order of its inner ids, and i_id_mapping.csv
 
-python -m data_tools.convert_table --table my/table                                  # check it, say what it holds
+python -m data_tools.convert_table --table my/table                                  # check it, show what it holds
 python -m data_tools.convert_table --table my/table --out movies.itememb             # convert
 python -m data_tools.convert_table --table images.npz,texts.h5 --missing drop --out both        # join
 python -m data_tools.convert_table --table my/table --layout mmrec --order i_id_mapping.csv --out baby
@@ -148,7 +149,7 @@ def convert(settings: Settings) -> EmbeddingTable:
 
 
 def _write(layout: Layout, out: Path, table: EmbeddingTable, vectors: np.ndarray) -> None:
-    """Write the table beside its place, then move it there, the files that go with it first."""
+    """Write the table under a temporary name, then rename it, the files that go with it first."""
     with work_folder(out) as scratch:
         layout.write(scratch / out.name, table.ids, vectors)
         files = sorted(scratch.iterdir(), key=lambda file: file.name == out.name)

@@ -3,7 +3,7 @@
     python -m downstream.compare --config configs/compare/world.yaml --out results/world
 
 OUT gets report.html (one file, no network), report.md, summary.png (one page for a mail) and figures.json. Each cell
-(source, form, model, seed) is kept in the cache folder, so that the same command continues where it was stopped.
+(source, form, model, seed) is kept in the cache folder: the same command continues where it was interrupted.
 """
 
 from __future__ import annotations

@@ -51,9 +51,9 @@ class Settings(ScoreSettings):
     user_columns : str
         Our name for the id in it, as in user_id=player.
     encoding : str
-        Encoding of the log's text files, such as cp1252; empty finds it out.
+        Encoding of the log's text files, such as cp1252; empty detects it.
     delimiter : str
-        What stands between the columns of the log's text files, such as ";"; empty finds it out.
+        Separator of the columns of the log's text files, such as ";"; empty detects it.
     header : str
         Names of the log's columns, as in a,b,c, where its text files have no line of names.
     """

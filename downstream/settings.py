@@ -205,13 +205,13 @@ class ServerSettings(Checked):
         local keeps the whole table in each process; ams, server and worker train over a feature store (see
         downstream.ams.strategies).
     wire : str
-        Precision in which embeddings, their gradients and raw features travel.
+        Precision in which embeddings, their gradients and raw features are sent.
     hot : int
-        Number of the most shown images that every process keeps a copy of, so that they need not travel.
+        Number of the most shown images that every process keeps a copy of, and that are not sent.
     shard_ids : bool
         Split the ID embeddings over the processes too.
     timeout : float
-        Seconds without a word from a process, or in one exchange, after which the others stop.
+        Seconds without a message from a process, or in one exchange, after which the others stop.
     verify : bool
         Read the feature files and compare them with their digests before the first step.
     """

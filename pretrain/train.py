@@ -68,7 +68,7 @@ def train(settings: Settings) -> dict[str, Any]:
 
 
 def is_embedded_default(settings: Settings) -> bool:
-    """Whether the run is that of the simulated world as it comes, which has a comparison of its own."""
+    """Whether the run is that of the simulated world as it comes, for which there is a ready comparison."""
     return settings.data is None and settings.out == Settings().out and settings.world == World()
 
 
@@ -127,7 +127,7 @@ def default_world(world: World, processes: PartialState) -> Path:
 def training_batches(state: TrainingState) -> DataLoader | Both:
     """Endless batches of this process, from the next step on.
 
-    accelerate does not prepare the loader: each process reads shards of its own.
+    accelerate does not prepare the loader: each process reads different shards.
     """
     wanted, rows = state.objective.batches, state.settings.batch
     if wanted != "both":

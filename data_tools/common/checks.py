@@ -72,7 +72,7 @@ def expected(hint: Any, value: Any = None) -> str:
     hint : type
         The type.
     value : optional
-        A value that does not fit: of one with the right base type, only the range is said.
+        A value that does not fit: of one with the right base type, only the range is given.
     """
     if get_origin(hint) is Literal:
         return f"choose one of {', '.join(map(str, get_args(hint)))}"

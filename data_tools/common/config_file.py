@@ -1,4 +1,4 @@
-"""What a YAML file of settings may hold, said before it is read: keys that exist, each once, and nothing but settings.
+"""What a YAML file of settings may hold, checked before it is read: keys that exist, each once, and settings alone.
 
 The parser below it has keys of its own (``config``, ``class_path``), takes the later of two equal keys without a word,
 and refuses an empty file; here a file is text, tags and places, so that a message can name the line.
@@ -84,7 +84,7 @@ def _refuse_repeated(root: yaml.Node, path: str) -> None:
         node = left.pop()
         if id(node) in done or isinstance(node, yaml.ScalarNode):
             continue
-        done.add(id(node))  # aliases stand in several places, and may stand in themselves
+        done.add(id(node))  # aliases occur in several places, and may occur in themselves
         if isinstance(node, yaml.SequenceNode):
             left += node.value
             continue

@@ -23,7 +23,7 @@ NOT_OURS = (errno.EROFS, errno.EACCES, errno.EPERM)
 def locked(path: str | Path, wait: bool = False, purpose: str = "") -> Iterator[bool]:
     """Hold a place (a file or folder that may not exist yet) while the block runs.
 
-    The lock is a file ``.NAME.lock`` beside the place. The system frees it when a process ends, however it ends, so
+    The lock is a file ``.NAME.lock`` next to the place. The system frees it when a process ends, however it ends, so
     that what a killed process left behind counts for nothing.
 
     Parameters

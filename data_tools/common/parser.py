@@ -47,7 +47,7 @@ def _shown_default(value: Any) -> str:
 
 
 def _metavar(hint: Any) -> str:
-    """What stands for the value in ``--option VALUE``."""
+    """The placeholder of the value in ``--option VALUE``."""
     if get_origin(hint) is Literal:
         return "{" + ",".join(map(str, get_args(hint))) + "}"
     if inner := [kind for kind in get_args(hint) if kind is not type(None)]:
@@ -197,7 +197,7 @@ def _choices(settings: Any, prefix: str = "") -> Iterator[tuple[str, Choice]]:
 
 
 def _section(where: str, name: str) -> str:
-    """Dotted name of a plug-in's options, beside the setting ``where`` that chooses it."""
+    """Dotted name of a plug-in's options, next to the setting ``where`` that chooses it."""
     return ".".join([*where.split(".")[:-1], name])
 
 

@@ -1,4 +1,4 @@
-"""Plug-ins: classes by name, each with settings of its own, from this project and from other packages.
+"""Plug-ins: classes by name, each with its own settings, from this project and from other packages.
 
 A registry holds the plug-ins of one kind. A plug-in is a class; the first line of its docstring is what ``--help``
 says of it, and a dataclass ``Settings`` inside it, where there is one, is its options:

@@ -73,7 +73,7 @@ def shown(path: str | Path) -> str:
 
 
 def _options(scheme: str) -> dict[str, Any]:
-    """What fsspec needs to know so that a silent server is noticed, and nothing is remembered that may change."""
+    """What fsspec needs to know to notice a silent server, and to cache nothing that may change."""
     if scheme in ("http", "https"):
         import aiohttp  # an extra
 
@@ -124,7 +124,7 @@ def retried(url: str, do: Callable[[Any, str], T]) -> T:
             return do(system, path)
         except UserError:
             raise
-        except Exception as error:  # each storage's library raises errors of its own
+        except Exception as error:  # each storage's library raises its own errors
             if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                 raise
             _raise_final(url, error, last=attempt == TRIES)

@@ -143,7 +143,7 @@ def _poor_pictures(seen: Seen) -> Iterator[Finding]:
             WATCH,
             f"{blank:,} pictures are one flat colour.",
             "They are most likely placeholders and say nothing about the item.",
-            "Leave their image empty in the item list, so that they count as missing.",
+            "Leave their image empty in the item list: they then count as missing.",
         )
     tiny = (usable & (np.minimum(seen.pictures.width, seen.pictures.height) < 32)).sum()
     if tiny > 0.01 * len(usable):

@@ -71,7 +71,7 @@ def make_plan(dataset: Dataset, settings: Any, folder: Path, held: Held | None =
         groups, order = _assign(lacking, pages["split"], pages["category"], settings)
         order.tofile(scratch / "order")
         written = np.flatnonzero(plan.image_bytes).astype(np.int32)
-        # Pictures of an item lie side by side.
+        # Pictures of an item are adjacent.
         written = written[np.argsort(plan.owners(written), kind="stable")]
         if held:
             held.number.tofile(scratch / "number")
@@ -223,7 +223,7 @@ def _plan_requests(pages: dict[str, np.ndarray], dataset: Dataset, settings: Any
 
 
 def _spread(table: Path, folder: Path) -> None:
-    """Write each column of a Parquet file into a file of its own."""
+    """Write each column of a Parquet file into its own file."""
     for batch in pq.ParquetFile(table).iter_batches():
         for name in batch.schema.names:
             with open(folder / name, "ab") as file:

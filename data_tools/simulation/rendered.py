@@ -60,7 +60,7 @@ def rendered_catalogue(world: World, rng: np.random.Generator) -> Catalogue:
 
 
 def draw_pictures(world: World, catalogue: Catalogue, folder: Path) -> None:
-    """Draw every product into ``folder``; each has its own seed, so that the order of the work does not matter."""
+    """Draw every product into ``folder``; each has its own seed, and the order of the work does not matter."""
     colour, pattern, cut = (catalogue.visible[name].codes for name in ("colour", "pattern", "cut"))
 
     def draw(item: int) -> None:

@@ -73,7 +73,7 @@ def read_npy(path: Path) -> Table:
 
 
 def ids_names(path: Path) -> list[str]:
-    """Names of files that may hold a table's ids, beside it."""
+    """Names of files that may hold a table's ids, next to the table."""
     return [f"{path.stem}{mark}ids{suffix}" for mark in "._" for suffix in (".npy", ".txt")]
 
 
@@ -129,7 +129,7 @@ def write_h5(path: Path, ids: Sequence[Any], vectors: np.ndarray) -> None:
 
 def read_torch(path: Path) -> Table:
     """Tensors alone: ids and vectors in a dict or a pair, a vector for each id in a dict, or one table of vectors (as
-    the weights of an embedding are), with ids beside it as for ``.npy``."""
+    the weights of an embedding are), with ids in a file as for ``.npy``."""
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
@@ -164,7 +164,7 @@ def write_torch(path: Path, ids: Sequence[Any], vectors: np.ndarray) -> None:
 
 
 def read_faiss(path: Path) -> Table:
-    """A faiss index that can give its vectors back; ids are its own (IndexIDMap), or beside it as for ``.npy``."""
+    """A faiss index that can give its vectors back; ids are its own (IndexIDMap), or in a file as for ``.npy``."""
     import faiss  # here, since few tables are indices and its threads are unwelcome in training
 
     try:
@@ -178,7 +178,7 @@ def read_faiss(path: Path) -> Table:
 
 
 def write_faiss(path: Path, ids: Sequence[Any], vectors: np.ndarray) -> None:
-    """Inner-product search over all vectors: ids inside where they are integers, otherwise beside it."""
+    """Inner-product search over all vectors: ids inside if they are integers, otherwise in a file."""
     import faiss
 
     index = faiss.IndexFlatIP(vectors.shape[1])

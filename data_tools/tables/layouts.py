@@ -20,7 +20,7 @@ from data_tools.tables import files, frames, peers
 
 @dataclass(frozen=True)
 class Layout:
-    """How a table lies on disk: a suffix (several, or none where only ``--layout`` says so), a reader and a writer."""
+    """How a table is stored: a suffix (several, or none where only ``--layout`` says so), a reader and a writer."""
 
     suffixes: tuple[str, ...]
     read: Callable[[Path], files.Table]

@@ -34,7 +34,7 @@ class EmbeddingTable:
     ids : item ids as given in the log, N strings or integers
     vectors : float32 array (N, D), memory-mapped where it is large
     info : what ``table.json`` says of them; empty for tables made elsewhere
-    notes : what was understood of a table made elsewhere, to be said
+    notes : what was inferred about a table made elsewhere, to be reported
     """
 
     ids: list[Any]
@@ -45,7 +45,7 @@ class EmbeddingTable:
     def lookup(self, item_ids: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
         """Vectors in the order of ``item_ids``.
 
-        Ids are compared as text, so that 7 of one file finds "7" of another. A large result lies on disk.
+        Ids are compared as text, so that 7 of one file finds "7" of another. A large result is on disk.
 
         Returns
         -------
@@ -181,7 +181,7 @@ def read_table(path: str | Path, layout: str | None = None) -> EmbeddingTable:
 
 
 def _without_missing(ids: list[Any], vectors: np.ndarray) -> tuple[list[Any], np.ndarray, list[str]]:
-    """A table without the rows that are null or NaN throughout: their items have no vector; and what is said of it."""
+    """A table without the rows that are null or NaN throughout: their items have no vector; and a note about it."""
     if vectors.ndim != 2 or len(ids) != len(vectors) or vectors.dtype.kind != "f" or not vectors.shape[1]:
         return ids, vectors, []
     missing = np.isnan(vectors).all(axis=1)

@@ -1,4 +1,4 @@
-"""The cells of a comparison: CTR models trained once and kept on disk, so that a stopped comparison continues."""
+"""The cells of a comparison: CTR models trained once and kept on disk: an interrupted comparison continues."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ _loaded = lru_cache(maxsize=1)(load_ctr_data)
 
 
 def _run_in_worker(cell: Cell, folder: Path, dataset: Path) -> None:
-    """Run a cell in a process of its own, which loads the data once for all its cells."""
+    """Run a cell in another process, which loads the data once for all its cells."""
     _run(cell, folder, _loaded(dataset, cell.training.data))
 
 

@@ -91,7 +91,7 @@ class Settings(Checked):
     pictures : bool
         Whether the report may show thumbnails of items.
     names : dict of str to str
-        Display names of sources, forms and models in the report, beside the built-in ones (IDs only, COURIER, ...).
+        Display names of sources, forms and models in the report, besides the built-in ones (IDs only, COURIER, ...).
     """
 
     out: str

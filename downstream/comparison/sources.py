@@ -12,7 +12,7 @@
 =================================================  ===================================================================
 
 ``run`` and ``table`` may be lists, one entry a pre-training seed (0, 1, ...); ``encoder_seeds`` and ``design`` of the
-comparison say which of them are used with which CTR seed. What trains and exports runs in processes of their own: only
+comparison say which of them are used with which CTR seed. Training and export run in separate processes: only
 tables pass from there to here.
 """
 
@@ -93,12 +93,12 @@ def _flags(prefix: str, settings: dict[str, Any]) -> list[str]:
 
 
 def run_module(module: str, *arguments: str) -> None:
-    """Run a module of the project in a process of its own.
+    """Run a module of the project in another process.
 
     Raises
     ------
     UserError
-        If it fails; its own message stands above.
+        If it fails; its own message is above.
     """
     command = ["-m", module, *arguments]
     if subprocess.run([sys.executable, *command], check=False).returncode:

@@ -1,7 +1,7 @@
 """A dataset folder as flat arrays on disk, written once and memory-mapped from then on.
 
 The tables are read a piece at a time, so that neither writing nor loading needs memory in the number of impressions.
-Which values are known, and get a code of their own, is decided on the training impressions in use alone.
+Which values are known, and get their own code, is decided on the training impressions in use alone.
 
 ``click``, ``conversion``
     float32, one an impression; ``conversion`` only where the dataset has it, nan where unknown
@@ -20,7 +20,7 @@ Which values are known, and get a code of their own, is decided on the training 
 ``user_features``
     int32 codes (users, F) of what is known of users; only where the dataset has a table of users
 
-Beside them stands ``vocabulary.parquet``: feature, code (uint32) and id (as text) of everything known.
+With them comes ``vocabulary.parquet``: feature, code (uint32) and id (as text) of everything known.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from downstream.images.joined import ItemImages
 
 # Pictures encoded at a time: more of a batch than this are encoded again in the backward pass, to bound the memory.
 CHUNK = 256
-# Bytes of decoded pictures that are kept, so that an item shown again is not decoded again.
+# Bytes of decoded pictures that are kept for items shown again.
 KEPT_BYTES = 2**31
 
 
@@ -140,7 +140,7 @@ def recipe(info: dict[str, Any], weights: str | None) -> Recipe:
         raise UserError(f"no encoder weights at {weights}; name the .safetensors file in image.weights")
     return Recipe(
         encoder["name"],
-        encoder.get("timm", encoder)["arguments"],  # which stood beside the name in former tables
+        encoder.get("timm", encoder)["arguments"],  # which were next to the name in former tables
         encoder["dimensions"] or None if info["layer"] == "embedding" else None,
         info["preprocessing"]["image_size"],
         info["preprocessing"]["mean"],

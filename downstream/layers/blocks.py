@@ -107,7 +107,7 @@ def clicked_mean(vectors: Tensor, batch: dict[str, Tensor]) -> Tensor:
 
 
 def id_embedding(codes: int, size: int) -> nn.Embedding:
-    """An embedding of integer codes. It starts small, so that codes shown once or never contribute little."""
+    """An embedding of integer codes. It starts small: codes shown once or never contribute little."""
     weight = on_large_pages(torch.empty(codes, size))
     nn.init.normal_(weight).mul_(0.01)[PADDING] = 0
     return nn.Embedding(codes, size, padding_idx=PADDING, _weight=weight)

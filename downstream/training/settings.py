@@ -142,7 +142,7 @@ class TrainingDefaults(Checked):
 
 @dataclass(frozen=True)
 class TrainingSettings(TrainingDefaults):
-    """Everything that decides a trained model, beside dataset, table and seed.
+    """Everything that decides a trained model, besides dataset, table and seed.
 
     Attributes
     ----------

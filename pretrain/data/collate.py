@@ -77,7 +77,7 @@ def item_batch(
     annotate: Annotate | None = None,
     copy_of: Mapping[int, int] = NONE,
 ) -> dict[str, Tensor]:
-    """Views of each catalogue picture, decoded once, and what is to be said of it."""
+    """Views of each catalogue picture, decoded once, and its annotations."""
     pictures, records = encoded
     items = [record["item"] for record in records]
     return {

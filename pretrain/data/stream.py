@@ -137,7 +137,7 @@ class BatchStream(IterableDataset):
 
 
 class Leftovers:
-    """Rows that fill no batch of their own group, gathered until they fill one together, so that none is lost."""
+    """Rows left over from their own group's batches, gathered until they fill one: none is lost."""
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
@@ -167,7 +167,7 @@ def pictures_of(parts: Iterable[Encoded]) -> Pictures:
 
 
 def _mixed(groups: Iterator[list[Encoded]], rng: np.random.Generator, open_groups: int = 4) -> Iterator[Encoded]:
-    """Batches of a few groups at a time in random order, so that neighbouring steps differ in category."""
+    """Batches of a few groups at a time in random order, since neighbouring steps should differ in category."""
     pool: list[list[Encoded]] = []
     for group in groups:
         pool.append(group)

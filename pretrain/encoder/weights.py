@@ -35,7 +35,7 @@ def load_weights(
     """Load a state dict of tensors; a classifier that the module lacks is ignored, anything else must fit.
 
     The file may be a checkpoint that holds the state dict below a usual key (averaged weights come first, as in timm),
-    and its names may stand below a common prefix such as ``module.``.
+    and its names may have a common prefix such as ``module.``.
 
     Parameters
     ----------

@@ -118,7 +118,7 @@ def continue_run(settings: Settings) -> None:
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str] | None = None) -> None:
-    """Write a state dict as safetensors, with what is said ``about`` it as its metadata; whole or not at all."""
+    """Write a state dict as safetensors, with ``about`` as its metadata; complete or not at all."""
     with whole_file(path) as scratch:
         kept = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
         safetensors.torch.save_file(kept, scratch, about)
@@ -158,7 +158,7 @@ def checkpoints(run: Path) -> list[Path]:
 def load_checkpoint(
     folder: Path, encoder: torch.nn.Module, optimizer: torch.optim.Optimizer, objective: torch.nn.Module
 ) -> dict[str, Any]:
-    """Load encoder, optimiser and objective in place; return the state that was saved beside them."""
+    """Load encoder, optimiser and objective in place; return the state that was saved with them."""
     encoder.load_state_dict(safetensors.torch.load_file(folder / "encoder.safetensors"))
     if objective.state_dict():
         objective.load_state_dict(safetensors.torch.load_file(folder / "objective.safetensors"))
