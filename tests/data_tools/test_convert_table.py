@@ -183,7 +183,7 @@ def test_mmrec_gets_its_own_order(tmp_path):
         ({"out": "t.npz", "dtype": "float16"}, "do not fit float16"),
     ],
 )
-def test_mistakes_are_told_and_leave_nothing(tmp_path, monkeypatch, settings, message):
+def test_mistakes_are_reported_and_leave_nothing(tmp_path, monkeypatch, settings, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there.npz").touch()
     (tmp_path / "gap.csv").write_text("asin\titemID\na\t0\nb\t2\n")

@@ -169,7 +169,7 @@ def test_draws_that_find_nothing_are_counted_and_reports_say_what_was_drawn(sour
     assert found.impressions.filter("sampled").select("user_id", "item_id").rows() == [("b", "01")]
 
 
-def test_a_log_without_labels_is_told_what_to_do(source):
+def test_a_log_without_labels_says_what_to_do(source):
     write_log(source, ["a,00,1"], "user_id,item_id,timestamp")
     with pytest.raises(UserError, match="--unclicked 4"):
         run(source)

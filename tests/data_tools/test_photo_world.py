@@ -171,7 +171,7 @@ def test_photographs_that_cannot_be_read_are_dropped_or_stop_the_job(folder, wor
         ({"photo_columns": "item_id=skew,image=file"}, "no column 'skew'"),
     ],
 )
-def test_mistakes_are_told(world, change, message):
+def test_mistakes_are_reported(world, change, message):
     with pytest.raises(UserError, match=message):
         catalogue_of(dataclasses.replace(world, **change))
 

@@ -291,7 +291,7 @@ def test_a_url_keeps_to_its_place_in_the_cache(url_cache):
 
 
 @pytest.mark.parametrize("slashes", ["/", "//"])
-def test_a_path_stands_for_a_url(slashes):
+def test_a_path_can_be_a_url(slashes):
     assert storage.url_of(Path(f"s3:{slashes}bucket/x") / "y") == "s3://bucket/x/y"
     assert not storage.is_url("C:/x") and not storage.is_url("a/b://c")
 

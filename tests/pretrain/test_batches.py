@@ -268,7 +268,7 @@ def test_batches_do_not_depend_on_the_number_of_workers(shards, streams):
         assert all(same(first, second) for first, second in zip(found[0], other, strict=True))
 
 
-def test_a_batch_mixes_as_many_categories_as_it_is_told(tiny_world, tmp_path):
+def test_a_batch_mixes_as_many_categories_as_configured(tiny_world, tmp_path):
     """Equal parts from each, every request once an epoch, and the same after a stop."""
     write_shards(Shards(dataset=str(tiny_world / "dataset"), out=str(tmp_path / "pure"), smallest_shard=1))
     category = categories_of(tmp_path / "pure")
