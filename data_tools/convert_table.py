@@ -1,19 +1,20 @@
-"""Embedding tables of one program for another: read, checked, joined side by side, and written.
+"""Embedding tables of one program for another: read, checked, concatenated, and written.
 
-The suffix tells the layout, or ``--layout`` names it; a folder without one is our own (:mod:`data_tools.tables.table`).
+The suffix says which layout it is, or ``--layout`` does; a folder without one is our own
+(:mod:`data_tools.tables.table`).
 
 npy       vectors in NAME.npy, ids in NAME.ids.npy or NAME.ids.txt
 npz       the arrays ids and vectors (key and value are read too, and any two that fit together)
 h5        the data sets key and value (as npz are read too, in any group; a data set for each item)
 parquet   item_id and embedding, a list of numbers (key and value are read too; lists as text; a column a dimension)
-csv       item_id and a column for each dimension (as parquet, and without a header, are read too); tsv likewise
-torch     NAME.pt, a dict of ids and vectors (a vector for each id, and a table with ids beside it, are read too)
-faiss     NAME.faiss or NAME.index; ids inside, or beside it as for npy
+csv       item_id and a column for each dimension (as parquet, and without a header, are read too); tsv as well
+torch     NAME.pt, a dict of ids and vectors (a vector for each id, and a table with ids in a file, are read too)
+faiss     NAME.faiss or NAME.index; ids inside, or in a file as for npy
 fuxictr   a pretrained_emb of FuxiCTR: key and value in .h5, .npz or .parquet
 recbole   DATASET.itememb, an atomic file for RecBole's additional_feat_suffix
 mmrec     a folder with MMRec's image_feat.npy, in the order of its inner ids, and i_id_mapping.csv
 
-python -m data_tools.convert_table --table my/table                                  # check it, say what it holds
+python -m data_tools.convert_table --table my/table                                  # check it, show what it holds
 python -m data_tools.convert_table --table my/table --out movies.itememb             # convert
 python -m data_tools.convert_table --table images.npz,texts.h5 --missing drop --out both        # join
 python -m data_tools.convert_table --table my/table --layout mmrec --order i_id_mapping.csv --out baby
@@ -31,6 +32,7 @@ import polars as pl
 from rich.console import Console
 
 from data_tools.common.cache import local
+from data_tools.common.checks import Checked
 from data_tools.common.cli import UserError, parse_settings, run_command
 from data_tools.common.files import refuse_existing, work_folder
 from data_tools.common.parquet import read_parquet
@@ -40,8 +42,6 @@ from data_tools.tables.layouts import LAYOUTS, Layout, layout_of
 from data_tools.tables.peers import read_mapping
 from data_tools.tables.seen import latest, seen
 from data_tools.tables.table import EmbeddingTable, describe, read_table, write_table
-
-MISSING = ("stop", "drop", "zero", "mean")
 
 
 def join(tables: Sequence[EmbeddingTable], missing: str = "stop", order: Sequence[Any] | None = None) -> EmbeddingTable:
@@ -80,34 +80,40 @@ def join(tables: Sequence[EmbeddingTable], missing: str = "stop", order: Sequenc
     return EmbeddingTable(ids, vectors[kept], info, notes)
 
 
-@dataclass
-class Settings:
+@dataclass(frozen=True)
+class Settings(Checked):
     """Check, join and convert embedding tables.
 
-    Attributes:
-        table: Table to read; several, separated by commas, are joined side by side.
-        out: File or folder to write; null only says what the table holds.
-        layout: Layout to write, where the suffix of out does not tell; a folder without one gets our own.
-        order: Items wanted and their order: a dataset's items.parquet, or MMRec's i_id_mapping.csv.
-        missing: What to do about an item that some table lacks: stop, drop it, or fill in zero or the table's mean.
-        dtype: float32 or float16, in what is written.
-        saw_until: Latest time, in the log's unit, of what the vectors were learned from, or "nothing" where they saw no
-            log; written into a table of our own layout, so that a comparison can tell whether they saw the test range.
-            null keeps what the tables say.
+    Attributes
+    ----------
+    table : str
+        Table to read; several, separated by commas, are joined side by side.
+    out : str or null
+        File or folder to write; null only says what the table holds.
+    layout : str or null
+        Layout to write, where the suffix of out does not tell; a folder without one gets our own.
+    order : str or null
+        Items wanted and their order: a dataset's items.parquet, or MMRec's i_id_mapping.csv.
+    missing : "stop", "drop", "zero" or "mean"
+        What to do about an item that some table lacks: stop, drop it, or fill in zero or the table's mean.
+    dtype : "float32" or "float16"
+        Of the vectors written.
+    saw_until : int | "nothing" or null
+        Latest time, in the log's unit, of what the vectors were learned from, or "nothing" where they saw no
+        log; written into a table of our own layout, so that a comparison can tell whether they saw the test range.
+        null keeps what the tables say.
     """
 
     table: str
     out: str | None = None
     layout: str | None = None
     order: str | None = None
-    missing: str = "stop"
-    dtype: str = "float32"
+    missing: Literal["stop", "drop", "zero", "mean"] = "stop"
+    dtype: Literal["float32", "float16"] = "float32"
     saw_until: int | Literal["nothing"] | None = None
 
     def __post_init__(self) -> None:
-        for name, allowed in (("missing", MISSING), ("dtype", ("float32", "float16"))):
-            if getattr(self, name) not in allowed:
-                raise UserError(f"--{name} is {getattr(self, name)!r}; must be {' or '.join(allowed)}")
+        super().__post_init__()
         if self.layout == "mmrec" and self.order and self.missing == "drop":
             raise UserError("MMRec needs a row for every inner id: fill the missing ones with --missing mean or zero")
 
@@ -129,7 +135,9 @@ def convert(settings: Settings) -> EmbeddingTable:
     if not np.isfinite(vectors).all():
         raise UserError(f"values up to {np.abs(table.vectors).max():g} do not fit {settings.dtype}; write float32")
     if out.suffix.lower() in COMPRESSED:
-        raise UserError(f"{out}: no layout goes by {out.suffix}; name the file without it, and compress it afterwards")
+        raise UserError(
+            f"{out}: tables are not written compressed; leave out {out.suffix}, and compress the file afterwards"
+        )
     layout = layout_of(out, settings.layout)
     if layout is None:
         own = {name: value for name, value in table.info.items() if name not in (*describe(0, 0, ""), "parts")}
@@ -141,7 +149,7 @@ def convert(settings: Settings) -> EmbeddingTable:
 
 
 def _write(layout: Layout, out: Path, table: EmbeddingTable, vectors: np.ndarray) -> None:
-    """Write the table beside its place, then move it there, the files that go with it first."""
+    """Write the table under a temporary name, then rename it, the files that go with it first."""
     with work_folder(out) as scratch:
         layout.write(scratch / out.name, table.ids, vectors)
         files = sorted(scratch.iterdir(), key=lambda file: file.name == out.name)

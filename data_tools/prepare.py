@@ -31,7 +31,7 @@ BAD INPUT. What cannot be used is counted, shown, and set aside in DATASET: set_
 set_aside_lines.parquet (lines that cannot be read as a row), set_aside_items.parquet. Too much of it stops the job
 (--max-bad-share).
 
-SIZE. DuckDB works within --memory and spills to disk beside the output. --engine spark does the same on Spark.
+SIZE. DuckDB works within --memory and spills to disk next to the output. --engine spark does the same on Spark.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ class Settings(Rules):
     item_columns : str
         Our names for the item list's columns, as in item_id=game,image=cover.
     encoding : str
-        Encoding of the log's text files, such as cp1252; empty finds it out.
+        Encoding of the log's text files, such as cp1252; empty detects it.
     delimiter : str
-        What stands between the columns of the log's text files, such as ";"; empty finds it out.
+        Separator of the columns of the log's text files, such as ";"; empty detects it.
     header : str
         Names of the log's columns, as in a,b,c, where its text files have no line of names.
     item_encoding : str
@@ -112,12 +112,12 @@ class Settings(Rules):
 
     @property
     def log_form(self) -> Given:
-        """What is said of the form of the log's text files."""
+        """What was given about the form of the log's text files."""
         return given_form(self.encoding, self.delimiter, self.header)
 
     @property
     def item_form(self) -> Given:
-        """What is said of the form of the item list's text files."""
+        """What was given about the form of the item list's text files."""
         return given_form(self.item_encoding, self.item_delimiter, self.item_header)
 
 

@@ -14,7 +14,7 @@
     is in some training request, or a near-duplicate of it is) and, where known, ``oracle``.
 
 ``--layout streaming`` holds self-contained tars, for storage that is read from front to back; pictures that several
-shards mention are repeated in each, and how much that takes is said before anything is written:
+shards mention are repeated in each, and the size is estimated before anything is written:
 
 ``items-*.tar``
     Each catalogue image once: ``<item>.jpg`` and ``<item>.json`` (item, item_id, title, category).
@@ -30,11 +30,11 @@ Batches are the same in both layouts, as long as no tar of requests was cut for 
 
 A group's requests are of one page-view category (that of most of its items), in random order, as COURIER trains: one
 category a batch. Categories too rare to fill a batch share mixed groups. A tar that would grow above ``--shard-mb``
-continues in a file of its own, ``<name>-001.tar`` and so on.
+continues in another file, ``<name>-001.tar`` and so on.
 
-Which request goes where depends on the dataset and the settings alone, not on the number of processes. Stopped? The
-same command continues: finished files are kept in ``.<out>.partial`` until all are there. ``--append`` adds the later
-days and the new items of a dataset to shards of the layout catalogue: see :mod:`data_tools.sharding.append`.
+Which request goes where depends on the dataset and the settings alone, not on the number of processes. If interrupted,
+the same command continues: finished files are kept in ``.<out>.partial`` until all are there. ``--append`` adds the
+later days and the new items of a dataset to shards of the layout catalogue: see :mod:`data_tools.sharding.append`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # PYTHON_ARGCOMPLETE_OK
-"""The simulated world: a shop whose users' tastes are planted, so that the right answer is known.
+"""The simulated world: a shop whose users' tastes are planted: the right answer is known.
 
 python -m data_tools.world --out runs/world                                              # rendered pictures
 python -m data_tools.world --photos DIR --world.items 5000 --world.requests 20000 --out runs/photos

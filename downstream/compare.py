@@ -3,230 +3,33 @@
     python -m downstream.compare --config configs/compare/world.yaml --out results/world
 
 OUT gets report.html (one file, no network), report.md, summary.png (one page for a mail) and figures.json. Each cell
-(source, form, model, seed) is kept in the cache folder, so that the same command continues where it was stopped.
+(source, form, model, seed) is kept in the cache folder: the same command continues where it was interrupted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import asdict, dataclass, field, replace
-from itertools import product
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
 
-from jsonargparse.typing import NonNegativeInt
 from rich.console import Console
+from rich.progress import Progress
 
-from data_tools.common.checks import Seed
-from data_tools.common.cli import UserError, parse_settings, progress_bar, run_command
-from data_tools.common.files import whole_file
+from data_tools.common.cli import parse_settings, progress_bar, run_command
 from data_tools.common.provenance import made_by, this_command
 from downstream.comparison.analysis import analyse
-from downstream.comparison.cells import Cell, run_cells
+from downstream.comparison.cells import Row, run_cells
 from downstream.comparison.cold_recall import cold_recall
+from downstream.comparison.figures import Figures
 from downstream.comparison.looks import part_of_test, register
 from downstream.comparison.segment_gains import gains_by_segment
+from downstream.comparison.settings import Settings, plan
 from downstream.comparison.sources import Source, make_tables
-from downstream.comparison.spec import NO_FORM, ComparisonSpec, Primary
+from downstream.comparison.spec import ComparisonSpec
 from downstream.comparison.tables import table_diagnostics
-from downstream.data.ctr_data import load_ctr_data
-from downstream.forms.registry import FORMS
-from downstream.models.registry import MODELS
+from downstream.data.ctr_data import CTRData, load_ctr_data
 from downstream.report.encoder_runs import encoder_runs
-from downstream.report.page import render, report_context
+from downstream.report.page import report_context, write_page
 from downstream.report.summary import write_summary
-from downstream.statistics.intervals import BootstrapSettings
-from downstream.training.settings import TrainingDefaults, TrainingSettings
-
-Changes = dict[str, Any]
-
-
-def _variants(
-    what: str, given: list[str] | dict[str, Changes | None], key: str, known: Collection[str]
-) -> dict[str, Changes]:
-    """Changes of the settings by name, ``key`` being the name itself where that is one of ``known``."""
-    found = {}
-    for name, changes in ({name: {} for name in given} if isinstance(given, list) else given).items():
-        if name not in known and key not in (changes or {}):
-            raise UserError(
-                f"{what}: unknown name {name!r}; choose one of {', '.join(sorted(known))}, or give it '{key}', such as "
-                f"{{{key}: ...}}"
-            )
-        found[name] = {key: name, **(changes or {})}
-    return found
-
-
-@dataclass(frozen=True)
-class Settings:
-    """A comparison.
-
-    Attributes
-    ----------
-    out : str
-        Folder of the report.
-    dataset : str
-        Dataset folder.
-    sources : dict of str to Source
-        Name -> where the embeddings come from; nothing for IDs only (see downstream/comparison/sources.py).
-    title : str
-        Title of the report.
-    data : str or null
-        Shards that tables are exported from, where a source names none.
-    baseline : str
-        The source that every other is compared with.
-    main : str
-        The source that the verdict is about.
-    ceiling : str or null
-        A source that knows what can be known, such as the planted attributes of a simulated shop: the report says which
-        share of its gain the others bring; null for none.
-    forms : list or dict
-        How embeddings enter the models: names of forms, or name -> settings of training.image that it changes, such as
-        {vector: {}, ad image alone: {form: vector, behaviour_images: false}}.
-    models : list or dict
-        CTR models: their names, or name -> settings of training.model that it changes.
-    ctr_seeds : list of int
-        Seeds of the CTR trainings, the same for every source.
-    encoder_seeds : list of int or null
-        Which pre-training seeds to use: places, from 0, in each source's list of runs or tables; null for all of them.
-    design : "paired" or "crossed"
-        "paired" runs one cell (a CTR training) for each CTR seed, the k-th with the k-th encoder, starting again from
-        the first where a source has fewer; "crossed" runs every encoder with every CTR seed. The report says which
-        cells were run.
-    seeds : list of int or null
-        Former name of ctr_seeds, which it replaces where it is given.
-    primary : Primary or null
-        The one difference that the comparison is made for, declared before the run: the main source against another
-        (against) on all, warm or cold items (slice), by one of the models (model); null for none.
-    test_days : (float, float) or null
-        Days of the test split that are scored, from and until, counted from its start, such as [0, 7]; null for all. A
-        headline can be confirmed on days that no earlier comparison saw.
-    training : TrainingDefaults
-        What all CTR trainings share, before what forms and models change; each takes the options that it uses.
-    bootstrap : BootstrapSettings
-        Settings of the intervals.
-    cache : str or null
-        Folder of the trained cells; null takes runs/compare/NAME, where NAME is that of the folder out.
-    workers : int
-        Processes that train CTR models side by side, each with training.optim.threads threads.
-    pictures : bool
-        Whether the report may show thumbnails of items.
-    names : dict of str to str
-        Display names of sources, forms and models in the report, beside the built-in ones (IDs only, COURIER, ...).
-    """
-
-    out: str = ""
-    dataset: str = ""
-    sources: dict[str, Source | None] = field(default_factory=dict)
-    title: str = "Which item embedding helps the CTR model?"
-    data: str | None = None
-    baseline: str = "ids"
-    main: str = "courier"
-    ceiling: str | None = None
-    forms: list[str] | dict[str, dict[str, Any]] = field(default_factory=lambda: ["vector"])
-    models: list[str] | dict[str, dict[str, Any]] = field(default_factory=lambda: ["dicm"])
-    ctr_seeds: list[Seed] = field(default_factory=lambda: [0, 1, 2])
-    encoder_seeds: list[NonNegativeInt] | None = None
-    design: Literal["paired", "crossed"] = "paired"
-    seeds: list[Seed] | None = None
-    primary: Primary | None = None
-    test_days: tuple[float, float] | None = None
-    training: TrainingDefaults = field(default_factory=TrainingDefaults)
-    bootstrap: BootstrapSettings = field(default_factory=BootstrapSettings)
-    cache: str | None = None
-    workers: int = 1
-    pictures: bool = True
-    names: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not self.out or not self.dataset:
-            raise UserError("'dataset' in the configuration and --out are needed")
-        if not self.sources:
-            raise UserError("sources is empty; name at least two, such as {ids: {}, mine: {table: PATH}}")
-        given = [(name, source or Source()) for name, source in self.sources.items()]
-        for number, (name, source) in enumerate(given):
-            if twin := next((other for other, own in given[:number] if own == source), None):
-                what = ", ".join(f"{key}: {value}" for key, value in vars(source).items() if value)
-                raise UserError(f"the sources {twin!r} and {name!r} are the same ({what}); remove one")
-        roles = {role: getattr(self, role) for role in ("baseline", "main", "ceiling")}
-        roles = {role: source for role, source in roles.items() if source is not None}
-        for role, source in roles.items():
-            if source not in self.sources:
-                raise UserError(f"{role} is {source!r}; choose one of the sources {', '.join(self.sources)}")
-        if len(set(roles.values())) < len(roles):
-            raise UserError(f"one source cannot have two roles, as here: {roles}")
-        if self.seeds is not None:
-            object.__setattr__(self, "ctr_seeds", self.seeds)
-            object.__setattr__(self, "seeds", None)
-        for name in ("forms", "models", "ctr_seeds"):
-            if not getattr(self, name):
-                raise UserError(f"{name} is empty; give at least one")
-        for name in ("ctr_seeds", "encoder_seeds"):
-            if len(set(getattr(self, name) or [])) < len(getattr(self, name) or []):
-                raise UserError(f"{name} names a seed twice: {getattr(self, name)}")
-        if self.test_days and not 0 <= self.test_days[0] < self.test_days[1]:
-            raise UserError(f"test_days is {list(self.test_days)}; give two rising numbers from 0, such as [0, 7]")
-        if self.primary and self.primary.against not in set(self.sources) - {self.main}:
-            raise UserError(
-                f"primary.against is {self.primary.against!r}; choose one of {sorted(set(self.sources) - {self.main})}"
-            )
-        if self.primary and self.primary.model not in (None, *self.models):
-            raise UserError(f"primary.model is {self.primary.model!r}; choose one of {list(self.models)}")
-        if self.workers < 1:
-            raise UserError(f"workers is {self.workers}; must be >= 1")
-        trainings = [one for model in self.trainings().values() for name, one in model.items() if name != NO_FORM]
-        self.training.refuse_unused(trainings, decided={"model.name": "'models'", "image.form": "'forms'"})
-
-    def trainings(self) -> dict[str, dict[str, TrainingSettings]]:
-        """Name of a model -> name of each form that the model can be given, and "none" -> settings of the training.
-
-        Raises
-        ------
-        UserError
-            If a form or model has an unknown name, or sets what has no effect on it.
-        """
-        forms, found = _variants("forms", self.forms, "form", FORMS), {}
-        for model, changes in _variants("models", self.models, "name", MODELS).items():
-            takes = MODELS[changes["name"]].forms
-            own = {name: form for name, form in forms.items() if takes is None or form["form"] in takes}
-            if not own:
-                raise UserError(f"model {model!r} takes none of the forms given; add one of {', '.join(takes)}")
-            found[model] = {NO_FORM: self._training(model, changes, NO_FORM, {})}
-            found[model] |= {name: self._training(model, changes, name, form) for name, form in own.items()}
-        return found
-
-    def _training(self, model: str, of_model: Changes, form: str, of_form: Changes) -> TrainingSettings:
-        try:
-            return self.training.chosen(of_model, of_form)
-        except UserError as error:
-            raise UserError(f"model {model!r} with form {form!r}: {error}") from None
-
-
-def _pairs(settings: Settings, source: str, encoders: list[int]) -> list[tuple[int, int]]:
-    """(CTR seed, encoder) of the cells of one source; encoder 0 of a source that has none."""
-    if settings.design == "crossed":
-        return list(product(settings.ctr_seeds, encoders or [0]))
-    return [(seed, encoders[place % len(encoders)] if encoders else 0) for place, seed in enumerate(settings.ctr_seeds)]
-
-
-def plan(settings: Settings, tables: dict[str, dict[int, Path]]) -> list[Cell]:
-    """Every cell of a comparison, one CTR seed after the other; IDs only has no form.
-
-    Parameters
-    ----------
-    tables : dict
-        Source -> pre-training seed -> table.
-    """
-    cells, models = [], settings.trainings().items()
-    pairs = {source: _pairs(settings, source, list(own)) for source, own in tables.items()}
-    for seed, (name, trainings), (source, own) in product(settings.ctr_seeds, models, tables.items()):
-        forms = trainings.keys() - {NO_FORM} if own else {NO_FORM}
-        for encoder in (encoder for paired, encoder in pairs[source] if paired == seed):
-            cells += [
-                Cell(source, form, name, seed, own.get(encoder), training, encoder)
-                for form, training in trainings.items()
-                if form in forms
-            ]
-    return cells
 
 
 def compare(settings: Settings, command: str) -> str:
@@ -243,21 +46,10 @@ def compare(settings: Settings, command: str) -> str:
         rows = run_cells(plan(settings, tables), cache, data, settings.workers, progress)
         if settings.test_days:
             data, rows = part_of_test(data, rows, settings.test_days)
-        figures = analyse(rows, data, spec, settings.bootstrap, progress)
-        segments = gains_by_segment(rows, data, spec, settings.bootstrap, progress)
-        looked_at, correlations = table_diagnostics(rows, data, spec, settings.bootstrap.level, progress)
+        figures = _figures(rows, data, spec, settings, progress=progress)
     runs, curves = encoder_runs(sources)
-    figures = replace(
-        figures,
-        segments=segments,
-        cold_recall=cold_recall(rows, data, spec, settings.bootstrap),
-        tables=looked_at,
-        proxy_correlations=correlations,
-        encoder_runs=runs,
-        encoder_curves=curves,
-        looks=register(data, rows, spec, settings.title, len(figures.differences)),
-        made_by=made_by(command),
-    )
+    looks = register(data, rows, spec, settings.title, len(figures.differences))
+    figures = replace(figures, encoder_runs=runs, encoder_curves=curves, looks=looks, made_by=made_by(command))
     context = report_context(
         figures,
         rows,
@@ -268,11 +60,22 @@ def compare(settings: Settings, command: str) -> str:
         pictured={source: list(own.values()) for source, own in tables.items()} if settings.pictures else {},
     )
     for name in ("report.html", "report.md"):
-        with whole_file(out / name) as scratch:
-            scratch.write_text(render(f"{name}.j2", context), encoding="utf-8")
+        write_page(out / name, f"{name}.j2", context)
     write_summary(out / "summary.png", figures, spec, context)
     figures.write(out / "figures.json")
     return " ".join(context["verdict"])
+
+
+def _figures(
+    rows: list[Row], data: CTRData, spec: ComparisonSpec, settings: Settings, *, progress: Progress
+) -> Figures:
+    """Everything that follows from the cells and their tables."""
+    bootstrap = settings.bootstrap
+    found = analyse(rows, data, spec, bootstrap, progress)
+    segments = gains_by_segment(rows, data, spec, bootstrap, progress)
+    tables, correlations = table_diagnostics(rows, data, spec, bootstrap.level, progress)
+    recall = cold_recall(rows, data, spec, bootstrap)
+    return replace(found, segments=segments, tables=tables, proxy_correlations=correlations, cold_recall=recall)
 
 
 def main() -> None:

@@ -10,35 +10,50 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
+from data_tools.common.checks import Checked
 from data_tools.common.cli import UserError, parse_settings, run_command
 from data_tools.common.files import read_json, whole_file
 from data_tools.common.provenance import this_command
 from downstream.report.words import SLICE_NAMES, Names
 
 
-@dataclass(kw_only=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class Settings(Checked):
     """What to draw.
 
-    Attributes:
-        comparisons: Folders of finished comparisons, in order.
-        at: Where each is on the axis.
-        axis: What they differ in.
-        out: Files OUT.png and OUT.md are written.
-        title: Title of both.
-        metric: Metric whose differences from IDs only are shown: gauc, auc or log_loss.
-        form: Form of the embeddings; best is each one's best on validation.
-        model: CTR model; null where the comparisons have one.
-        sources: Sources to show, in order; null takes all that the comparisons have.
-        names: Display names of sources, in place of the built-in ones.
-        drawn: Sources in the picture; null draws all of them. The table holds the others, too.
-        slices: Parts of the test split, a panel each: all, warm (items shown in training) or cold (never shown).
-        logarithmic: Whether the axis is logarithmic.
+    Attributes
+    ----------
+    comparisons : list of str
+        Folders of finished comparisons, in order.
+    at : list of float
+        Where each is on the axis.
+    axis : str
+        What they differ in.
+    out : str
+        Files OUT.png and OUT.md are written.
+    title : str
+        Title of both.
+    metric : str
+        Metric whose differences from IDs only are shown: gauc, auc or log_loss.
+    form : str
+        Form of the embeddings; best is each one's best on validation.
+    model : str or null
+        CTR model; null where the comparisons have one.
+    sources : list of str or null
+        Sources to show, in order; null takes all that the comparisons have.
+    names : dict of str to str
+        Display names of sources, in place of the built-in ones.
+    drawn : list of str or null
+        Sources in the picture; null draws all of them. The table holds the others, too.
+    slices : list of str
+        Parts of the test split, a panel each: all, warm (items shown in training) or cold (never shown).
+    logarithmic : bool
+        Whether the axis is logarithmic.
     """
 
     comparisons: list[str]
@@ -46,16 +61,17 @@ class Settings:
     axis: str
     out: str
     title: str = ""
-    metric: str = "gauc"
+    metric: Literal["gauc", "auc", "log_loss"] = "gauc"
     form: str = "best"
     model: str | None = None
     sources: list[str] | None = None
     names: dict[str, str] = field(default_factory=dict)
     drawn: list[str] | None = None
-    slices: list[str] = field(default_factory=lambda: ["all", "cold"])
+    slices: list[Literal["all", "warm", "cold"]] = field(default_factory=lambda: ["all", "cold"])
     logarithmic: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.comparisons) != len(self.at) or not self.at:
             raise UserError(
                 f"{len(self.comparisons)} comparisons and {len(self.at)} places on the axis; the numbers must be equal"

@@ -13,15 +13,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from data_tools.common.cli import UserError, parse_settings, run_command
+from data_tools.common.checks import Checked
+from data_tools.common.cli import parse_settings, run_command
 from data_tools.common.files import digest
 from data_tools.tables.table import read_table
 from downstream.ams.feature_store import open_store
 from downstream.ams.serving import precompute, read_model
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class Settings(Checked):
     """A table of embeddings.
 
     Attributes
@@ -34,13 +35,9 @@ class Settings:
         Table to make; must not exist.
     """
 
-    run: str = ""
-    store: str = ""
-    out: str = ""
-
-    def __post_init__(self) -> None:
-        if not (self.run and self.store and self.out):
-            raise UserError("--run RUN, --store STORE and --out TABLE are needed")
+    run: str
+    store: str
+    out: str
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
     python -m downstream.retrieval --run RUN
 
-RUN is a run of ``downstream.train`` with a model of two towers (dssm, dqm). Prints recall@k beside that of the most
+RUN is a run of ``downstream.train`` with a model of two towers (dssm, dqm). Prints recall@k next to that of the most
 clicked items, which are the same for everybody, and writes RUN/retrieval.json.
 """
 

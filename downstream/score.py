@@ -26,7 +26,6 @@ from dataclasses import dataclass, fields
 from rich.console import Console
 
 from data_tools.common.cli import parse_settings, run_command
-from data_tools.common.errors import UserError
 from data_tools.reading.form import given_form
 from downstream.serving.scorer import Scored, ScoreSettings, load
 
@@ -52,16 +51,16 @@ class Settings(ScoreSettings):
     user_columns : str
         Our name for the id in it, as in user_id=player.
     encoding : str
-        Encoding of the log's text files, such as cp1252; empty finds it out.
+        Encoding of the log's text files, such as cp1252; empty detects it.
     delimiter : str
-        What stands between the columns of the log's text files, such as ";"; empty finds it out.
+        Separator of the columns of the log's text files, such as ";"; empty detects it.
     header : str
         Names of the log's columns, as in a,b,c, where its text files have no line of names.
     """
 
-    run: str = ""
-    log: str = ""
-    out: str = ""
+    run: str
+    log: str
+    out: str
     columns: str = ""
     table: str | None = None
     user_table: str | None = None
@@ -69,11 +68,6 @@ class Settings(ScoreSettings):
     encoding: str = ""
     delimiter: str = ""
     header: str = ""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (self.run and self.log and self.out):
-            raise UserError("--run RUN, --log LOG and --out FILE are needed")
 
 
 def show(scored: Scored, console: Console) -> None:

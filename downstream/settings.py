@@ -205,13 +205,13 @@ class ServerSettings(Checked):
         local keeps the whole table in each process; ams, server and worker train over a feature store (see
         downstream.ams.strategies).
     wire : str
-        Precision in which embeddings, their gradients and raw features travel.
+        Precision in which embeddings, their gradients and raw features are sent.
     hot : int
-        Number of the most shown images that every process keeps a copy of, so that they need not travel.
+        Number of the most shown images that every process keeps a copy of, and that are not sent.
     shard_ids : bool
         Split the ID embeddings over the processes too.
     timeout : float
-        Seconds without a word from a process, or in one exchange, after which the others stop.
+        Seconds without a message from a process, or in one exchange, after which the others stop.
     verify : bool
         Read the feature files and compare them with their digests before the first step.
     """
@@ -227,11 +227,11 @@ class ServerSettings(Checked):
         super().__post_init__()
         if self.hot and self.strategy not in ("ams", "server"):
             raise UserError(
-                f"server.hot is {self.hot}, but with server.strategy {self.strategy!r} no image travels: remove it"
+                f"server.hot is {self.hot}, but with server.strategy {self.strategy!r} no image is sent: remove it"
             )
         if self.strategy == "local" and not self.verify:
             raise UserError("server.verify is off, but server.strategy is 'local', which reads no feature store")
         if self.strategy == "local" and self.wire != "float32" and not self.shard_ids:
             raise UserError(
-                f"server.wire is {self.wire!r}, but nothing travels with server.strategy 'local' and without shard_ids"
+                f"server.wire is {self.wire!r}, but nothing is sent with server.strategy 'local' and without shard_ids"
             )

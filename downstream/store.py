@@ -25,7 +25,7 @@ CHUNK = 1 << 24  # bytes written at a time
 PARTS = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings(Checked):
     """A table put into a store.
 
@@ -39,14 +39,12 @@ class Settings(Checked):
         Of a new store, by default 16; at least the number of processes that will ever train on it.
     """
 
-    table: str = ""
-    out: str = ""
+    table: str
+    out: str
     parts: PositiveInt | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.table or not self.out:
-            raise UserError("--table TABLE and --out STORE are needed")
         refuse_url(self.out, "a feature store")
 
 

@@ -6,7 +6,7 @@
 With ``kind: tasks``, models of conversions against separate ones: one of the conversions over all impressions, one of
 the purchases over the clicks, and its product with one of the clicks. With ``kind: scenes``, models of several scenes
 against a model a scene ("separate") and one model that does not see the scene ("merged"). OUT gets report.md and
-figures.json. Every training is cached, so that a stopped command continues.
+figures.json. Every training is cached: an interrupted command continues.
 """
 
 from __future__ import annotations

@@ -39,8 +39,8 @@ from pretrain.data.transforms import plain_transform
 from pretrain.data.workers import loader_processes
 from pretrain.encoder.image_encoder import ImageEncoder
 from pretrain.evaluation.saved_encoder import check_wise_ft, generic_encoder, load_run_encoder, preprocessing
-from pretrain.runtime.memory import keep_freed_memory, pieces
-from pretrain.runtime.precision import use_all_cores
+from pretrain.runtime.cpu import prepare_cpu
+from pretrain.runtime.memory import pieces
 from pretrain.runtime.trial import refuse_vectors, try_out
 from pretrain.settings import Encoder
 
@@ -259,12 +259,8 @@ def plan_export(encoder: ImageEncoder, shards: Shards, settings: Settings, proce
     return {"plan": replace(trial, written=written).lines()}
 
 
-def export(settings: Settings) -> dict[str, Any]:
-    """Export on all processes, each its share of the catalogue shards; returns what ``table.json`` says."""
-    use_all_cores()
-    keep_freed_memory()
-    state = PartialState(cpu=not torch.cuda.is_available())
-    shards = open_shards(settings.data)
+def _load(settings: Settings) -> tuple[ImageEncoder, Settings, dict[str, Any]]:
+    """The encoder that is exported, the settings with its own in ``encoder``, and what ``table.json`` says of it."""
     if settings.run:
         encoder, named, record = load_run_encoder(
             Path(settings.run), settings.weights, wise_ft=settings.wise_ft, data=settings.data
@@ -274,6 +270,15 @@ def export(settings: Settings) -> dict[str, Any]:
         encoder, record = generic_encoder(settings.encoder)
     if settings.vectors and encoder.family.takes != "items":
         raise UserError(f"--vectors is {settings.vectors}, but the encoder takes pictures: remove it")
+    return encoder, settings, record
+
+
+def export(settings: Settings) -> dict[str, Any]:
+    """Export on all processes, each its share of the catalogue shards; returns what ``table.json`` says."""
+    prepare_cpu()
+    state = PartialState(cpu=not torch.cuda.is_available())
+    shards = open_shards(settings.data)
+    encoder, settings, record = _load(settings)
     encoder.to(state.device)
     started, listed = time.time(), shards.listed("items")
     info: dict[str, Any] = {}

@@ -38,7 +38,7 @@ class Encoder(Checked):
     std : list of float or None
         Channel standard deviations of the input; null takes the model's own.
     freeze_norm : bool
-        Freeze batch-norm statistics at those of the initial weights (wise when fine-tuning on few images).
+        Freeze batch-norm statistics at those of the initial weights (recommended when fine-tuning on few images).
     freeze_stages : int
         Stages of the tower that are frozen, counted from its first layers.
     gradient_checkpointing : bool
@@ -130,7 +130,7 @@ class Batch(Checked):
         Shares of the groups of records that a process reads in turn. More than one serves shards of the streaming
         layout, which at most as many loader processes share.
     cache_mb : float
-        Megabytes of decoded pictures that the loader processes of a training process keep together, so that popular
+        Megabytes of decoded pictures that the loader processes of a training process keep, all together; popular
         pictures are decoded once.
     crop_scale : float
         Smallest share of the picture that a random crop keeps; 1 crops nothing.

@@ -1,6 +1,6 @@
 """Pre-train an image encoder from click behaviour.
 
-accelerate launch pretrain/train.py                                     # the simulated world, about five minutes
+accelerate launch pretrain/train.py                                     # the simulated world, about two minutes
 accelerate launch pretrain/train.py --data SHARDS --out runs/my-run     # your own shards
 accelerate launch pretrain/train.py --optim.steps 60 --resume           # any setting as --section.key value
 accelerate launch --multi_gpu --num_processes 2 pretrain/train.py ...   # several processes, on GPUs or on CPUs
@@ -32,9 +32,9 @@ from pretrain.encoder.item_dropout import picture_seeds
 from pretrain.evaluation.collapse import CollapsedError
 from pretrain.objectives.base import catalogue_from
 from pretrain.objectives.parts.losses import Term
+from pretrain.runtime.cpu import prepare_cpu
 from pretrain.runtime.distributed import in_processes, total
-from pretrain.runtime.memory import keep_freed_memory
-from pretrain.runtime.precision import choose_precision, use_all_cores
+from pretrain.runtime.precision import choose_precision
 from pretrain.settings import Batch, Settings
 from pretrain.training import runs
 from pretrain.training.journal import Journal, console, print_start
@@ -53,8 +53,7 @@ def train(settings: Settings) -> dict[str, Any]:
 
     With ``dry_run``, nothing is trained, and ``plan`` is returned: lines on what the run will take.
     """
-    use_all_cores()
-    keep_freed_memory()
+    prepare_cpu()
     processes = PartialState(cpu=not torch.cuda.is_available())
     embedded = is_embedded_default(settings)
     settings = replace(settings, data=settings.data or str(default_world(settings.world, processes)))
@@ -69,7 +68,7 @@ def train(settings: Settings) -> dict[str, Any]:
 
 
 def is_embedded_default(settings: Settings) -> bool:
-    """Whether the run is that of the simulated world as it comes, which has a comparison of its own."""
+    """Whether the run is that of the simulated world as it comes, for which there is a ready comparison."""
     return settings.data is None and settings.out == Settings().out and settings.world == World()
 
 
@@ -128,7 +127,7 @@ def default_world(world: World, processes: PartialState) -> Path:
 def training_batches(state: TrainingState) -> DataLoader | Both:
     """Endless batches of this process, from the next step on.
 
-    accelerate does not prepare the loader: each process reads shards of its own.
+    accelerate does not prepare the loader: each process reads different shards.
     """
     wanted, rows = state.objective.batches, state.settings.batch
     if wanted != "both":
@@ -146,8 +145,8 @@ def one_kind(state: TrainingState, kind: str, rows: Batch) -> DataLoader:
         rows,
         settings.encoder.image_size,
         settings.seed,
-        accelerator.process_index,
-        accelerator.num_processes,
+        process=accelerator.process_index,
+        processes=accelerator.num_processes,
         start=state.step,
         views=objective.views,
         annotate=objective.annotate,

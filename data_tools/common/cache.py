@@ -23,13 +23,13 @@ from data_tools.common.errors import UserError
 from data_tools.common.locks import is_still, locked
 from data_tools.common.storage import Info, download, info, is_url, listed, url_of
 
-# In the environment, so that all processes that a command starts share them.
+# In the environment, where all processes that a command starts find them.
 FOLDER, GIGABYTES = "VISUAL_INTEREST_URL_CACHE", "VISUAL_INTEREST_URL_CACHE_GB"
 DEFAULT_GIGABYTES = 50.0
 ROOM_PATIENCE = 30  # seconds to wait for others to let go of files
 FETCHED_AT_ONCE = 4
 
-_known: dict[str, Info] = {}  # what storages said, asked once a process
+_known: dict[str, Info] = {}  # answers of storages, asked once per process
 _kept: dict[str, tuple[int, Path]] = {}  # held until the process ends
 
 
@@ -66,12 +66,12 @@ def _digest(text: str) -> str:
 
 
 def copy_of(path: str | Path) -> Path:
-    """Where the copy of what is at a path or URL stands, whether there is one or not."""
+    """Where the copy of what is at a path or URL is kept, whether there is one or not."""
     return _place(url_of(path)) if is_url(path) else Path(path)
 
 
 def _place(url: str) -> Path:
-    """Where the copy of a URL stands; folders and names are the URL's own, so that messages can name them."""
+    """Where the copy of a URL is kept; folders and names are the URL's own, so that messages can name them."""
     plain, query, _ = url.partition("?")
     parts = [part if part.strip(".") else f"%{part}" for part in plain.replace("://", "/").split("/") if part]
     if query:
@@ -88,7 +88,7 @@ def held(path: str | Path) -> Iterator[Path]:
     Raises
     ------
     UserError
-        If it cannot be fetched, or does not fit into the cache beside what is in use.
+        If it cannot be fetched, or does not fit into the cache together with what is in use.
     """
     if not is_url(path):
         yield Path(path)
@@ -258,7 +258,7 @@ def _reserved(scratch: Path, size: int) -> int:
 
 
 def _copies(files: Path) -> Iterator[Path]:
-    """All copies, whole or on their way; nothing else that was put beside them."""
+    """All copies, whole or on their way; nothing else in the folder."""
     for folder, inner, names in os.walk(files):
         inner[:] = [name for name in inner if not name.startswith(".")]
         copied = set(names)

@@ -58,6 +58,7 @@ def over_time(
     starts: list[float],
     widths: list[float],
     values: list[float],
+    *,
     marks: dict[str, float],
     described: str,
     share: bool = False,

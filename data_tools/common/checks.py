@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -25,15 +25,17 @@ WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "
 class Checked:
     """Base of settings dataclasses (frozen): a value outside its field's type is a UserError that names the field.
 
-    Ranges stand beside the fields as types: ``Literal["a", "b"]``, ``PositiveInt`` and the other restricted numbers of
-    ``jsonargparse.typing``, and lists, tuples and optional values of these. Types without a range are not checked here:
-    the command line has checked them.
+    The ranges are the types of the fields: ``Literal["a", "b"]``, ``PositiveInt`` and the other restricted numbers of
+    ``jsonargparse.typing``, and lists, tuples and optional values of these. A field without a default must not be
+    empty. Other types are not checked here: the command line has checked them.
     """
 
     def __post_init__(self) -> None:
         hints = _hints(type(self))
         for one in fields(self):
             value = getattr(self, one.name)
+            if value == "" and one.default is MISSING and one.default_factory is MISSING:
+                raise UserError(f"{one.name} is empty; give it a value")
             if expected := _fault(value, hints[one.name]):
                 raise UserError(f"{one.name} is {value!r}; {expected}")
 
@@ -70,7 +72,7 @@ def expected(hint: Any, value: Any = None) -> str:
     hint : type
         The type.
     value : optional
-        A value that does not fit: of one with the right base type, only the range is said.
+        A value that does not fit: of one with the right base type, only the range is given.
     """
     if get_origin(hint) is Literal:
         return f"choose one of {', '.join(map(str, get_args(hint)))}"

@@ -121,7 +121,7 @@ def _refuse_unknown(settings: type[Any], values: Mapping[str, Any], where: str, 
 
 
 def _spelt_out(arguments: Sequence[str], switches: set[str]) -> list[str]:
-    """The arguments, with "true" behind each switch that stands without a value."""
+    """The arguments, with "true" after each switch that has no value."""
     spelt = []
     for argument, following in itertools.pairwise([*arguments, "--"]):
         spelt += [argument, "true"] if argument in switches and following.startswith("--") else [argument]

@@ -1,4 +1,4 @@
-"""What a YAML file of settings may hold, said before it is read: keys that exist, each once, and nothing but settings.
+"""What a YAML file of settings may hold, checked before it is read: keys that exist, each once, and settings alone.
 
 The parser below it has keys of its own (``config``, ``class_path``), takes the later of two equal keys without a word,
 and refuses an empty file; here a file is text, tags and places, so that a message can name the line.
@@ -49,7 +49,9 @@ def holds_settings(path: str, known: Mapping[str, Any]) -> bool:
         raise UserError(f"{path}: a mapping is merged into itself (<<)") from None
     for name, value, line in found:
         if name in top and name.split(".")[0] in top - {name}:
-            raise UserError(f"{path}, line {line}: {name} stands beside the section {name.split('.')[0]}; set it there")
+            raise UserError(
+                f"{path}, line {line}: {name} is set outside the section {name.split('.')[0]}; set it inside"
+            )
         if name not in known:
             near = f"the nearest is {nearest(name, list(known))}" if name != "config" else "name each file by --config"
             raise UserError(f"{path}, line {line}: unknown setting {name}; {near}")
@@ -82,7 +84,7 @@ def _refuse_repeated(root: yaml.Node, path: str) -> None:
         node = left.pop()
         if id(node) in done or isinstance(node, yaml.ScalarNode):
             continue
-        done.add(id(node))  # aliases stand in several places, and may stand in themselves
+        done.add(id(node))  # aliases occur in several places, and may occur in themselves
         if isinstance(node, yaml.SequenceNode):
             left += node.value
             continue
@@ -91,9 +93,9 @@ def _refuse_repeated(root: yaml.Node, path: str) -> None:
             left.append(value)
             line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode):
-                raise UserError(f"{path}, line {line}: a list or mapping stands where a name must be")
+                raise UserError(f"{path}, line {line}: a list or mapping where a name is expected")
             if key.value in lines:
-                raise UserError(f"{path}: {key.value!r} stands twice, in lines {lines[key.value]} and {line}; keep one")
+                raise UserError(f"{path}: {key.value!r} is set twice, in lines {lines[key.value]} and {line}; keep one")
             lines[key.value] = line
 
 
@@ -108,7 +110,7 @@ def _settings(
                 if isinstance(merged, yaml.MappingNode):
                     yield from _settings(merged, prefix, known, path)
         elif key.tag != TEXT:
-            raise UserError(f"{path}, line {line}: {key.value!r} is no name of a setting")
+            raise UserError(f"{path}, line {line}: {key.value!r} is not the name of a setting")
         elif not (inner := next((one for one in known if one.startswith(f"{name}.")), None)):
             yield name, value, line
         elif isinstance(value, yaml.MappingNode):

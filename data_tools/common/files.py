@@ -1,7 +1,7 @@
-"""Outputs that appear whole or not at all: written beside their place, then renamed into it.
+"""Outputs that appear complete or not at all: written under a temporary name, then renamed.
 
-What is unfinished stands beside its place under a hidden name, ``.NAME.partial-...``. One process at a time writes a
-place (:mod:`data_tools.common.locks`), so such a name that stands there when another starts was left by one that was
+An unfinished output is next to its place, under a hidden name, ``.NAME.partial-...``. One process at a time writes a
+place (:mod:`data_tools.common.locks`), so such a file that is there when another starts was left by one that was
 killed, and is removed.
 
 What goes to a URL is made in the same way on this machine (:func:`data_tools.common.cache.staged`) and then uploaded,
@@ -95,7 +95,7 @@ def _upload(scratch: Path, place: Path, url: str | Path) -> None:
     except UserError as error:
         shutil.rmtree(place, ignore_errors=True)
         scratch.rename(place)
-        raise UserError(f"{error}. All of what was to be uploaded is in {place}") from None
+        raise UserError(f"{error}. The files to be uploaded are in {place}") from None
     finally:
         forget(url)
     shutil.rmtree(scratch) if scratch.is_dir() else scratch.unlink()
@@ -138,7 +138,7 @@ def whole_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def work_folder(path: str | Path) -> Iterator[Path]:
-    """Yield a folder beside ``path``, which is to be made, for what is needed on the way.
+    """Yield a scratch folder next to ``path``, which is to be made.
 
     Raises
     ------
@@ -158,7 +158,7 @@ def work_folder(path: str | Path) -> Iterator[Path]:
 def resumable_folder(path: str | Path, made_with: Any) -> Iterator[Path]:
     """Yield a scratch folder that becomes ``path`` when the block ends well and is found again when it does not.
 
-    The scratch folder is ``.<name>.partial`` beside ``path``. What a stopped job left there is kept if that job was
+    The scratch folder is ``.<name>.partial`` next to ``path``. What a stopped job left there is kept if that job was
     started with the same ``made_with`` (anything that JSON can hold), and removed otherwise. A scratch folder that is
     still empty when the block fails is removed. One that could not be uploaded is found again, too.
 

@@ -23,7 +23,7 @@ NOT_OURS = (errno.EROFS, errno.EACCES, errno.EPERM)
 def locked(path: str | Path, wait: bool = False, purpose: str = "") -> Iterator[bool]:
     """Hold a place (a file or folder that may not exist yet) while the block runs.
 
-    The lock is a file ``.NAME.lock`` beside the place. The system frees it when a process ends, however it ends, so
+    The lock is a file ``.NAME.lock`` next to the place. The system frees it when a process ends, however it ends, so
     that what a killed process left behind counts for nothing.
 
     Parameters
@@ -50,7 +50,7 @@ def locked(path: str | Path, wait: bool = False, purpose: str = "") -> Iterator[
         path.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         at = next(one for one in path.parents if os.path.lexists(one) and not one.is_dir())
-        raise UserError(f"{path} cannot be made: {at} is no folder; choose another place") from None
+        raise UserError(f"{path} cannot be created: {at} is not a folder; choose another place") from None
     lock = path.parent / f".{path.name}{purpose and '.'}{purpose}.lock"
     descriptor, certain = _acquire(lock, path, wait)
     holder = f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%H:%M')}"

@@ -47,12 +47,19 @@ def _shown_default(value: Any) -> str:
 
 
 def _metavar(hint: Any) -> str:
-    """What stands for the value in ``--option VALUE``."""
+    """The placeholder of the value in ``--option VALUE``."""
     if get_origin(hint) is Literal:
         return "{" + ",".join(map(str, get_args(hint))) + "}"
     if inner := [kind for kind in get_args(hint) if kind is not type(None)]:
         return _metavar(inner[0]) if len(inner) == 1 and get_origin(hint) not in (list, tuple) else "VALUE"
     return METAVARS.get(getattr(hint, "_type", hint), "VALUE")
+
+
+def _program() -> str | None:
+    """How this process was started, as argparse tells it itself from Python 3.14 on; None takes its default."""
+    if started := sys.modules["__main__"].__spec__:
+        return f"python -m {started.name.removesuffix('.__main__')}"
+    return f"python {sys.argv[0]}" if sys.argv[0].endswith(".py") else None
 
 
 class Parser(ArgumentParser):
@@ -71,7 +78,7 @@ class Parser(ArgumentParser):
         description : str or None
             Shown on top of the help.
         """
-        parser = cls(description=description, allow_abbrev=False, formatter_class=HelpFormatter)
+        parser = cls(prog=_program(), description=description, allow_abbrev=False, formatter_class=HelpFormatter)
         parser.choices = dict(_choices(settings))
         parser.add_argument("--config", action="config", metavar="FILE", help="YAML file of settings; flags override.")
         parser.add_argument("--quiet", type=bool, default=False, help="Print nothing but errors.")
@@ -124,8 +131,8 @@ class Parser(ArgumentParser):
         if found := re.match(r"argument (--[\w.-]+): expected one argument", message):
             return f"{found[1]} needs a value"
         if found := re.match(r"the following arguments are required: (.*)", message):
-            names = [f"--{name}" for name in found[1].split(", ")]
-            return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} required"
+            *others, last = [f"--{name}" for name in found[1].split(", ")]
+            return f"{', '.join(others)} and {last} are required" if others else f"{last} is required"
         if message.startswith("Problems parsing config:"):
             return message.replace("Problems parsing config:", "the configuration file is not valid YAML:")
         unknown = [
@@ -190,7 +197,7 @@ def _choices(settings: Any, prefix: str = "") -> Iterator[tuple[str, Choice]]:
 
 
 def _section(where: str, name: str) -> str:
-    """Dotted name of a plug-in's options, beside the setting ``where`` that chooses it."""
+    """Dotted name of a plug-in's options, next to the setting ``where`` that chooses it."""
     return ".".join([*where.split(".")[:-1], name])
 
 

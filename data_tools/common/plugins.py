@@ -1,4 +1,4 @@
-"""Plug-ins: classes by name, each with settings of its own, from this project and from other packages.
+"""Plug-ins: classes by name, each with its own settings, from this project and from other packages.
 
 A registry holds the plug-ins of one kind. A plug-in is a class; the first line of its docstring is what ``--help``
 says of it, and a dataclass ``Settings`` inside it, where there is one, is its options:
@@ -207,5 +207,5 @@ def refuse_unused(section: Any, where: str, used: Collection[str]) -> None:
         flag, value = next(iter(set_.items()))
         raise UserError(
             f"--{prefix}{name}.{flag} is {value!r}, but {prefix}{choice.key} is {getattr(section, choice.key)!r}: it "
-            f"would do nothing. Remove it, or choose --{prefix}{choice.key} {name}"
+            f"would have no effect. Remove it, or choose --{prefix}{choice.key} {name}"
         )

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-IN_MEMORY = 1 << 26  # bytes; what is larger lies on disk
+IN_MEMORY = 1 << 26  # bytes; anything larger is on disk
 PIECE = 1 << 16  # rows
 LARGE, HELD = 1 << 30, 1 << 28  # bytes; of an array larger than the first, as many are in memory while rows are read
 
@@ -26,7 +26,7 @@ def scratch_array(shape: tuple[int, ...], dtype: type = np.float32, folder: str 
     shape : tuple of int
     dtype : type
     folder : path, optional
-        Where the file lies, if it can be written to; otherwise, and by default, in the folder for temporary files.
+        Where the file goes, if it can be written to; otherwise, and by default, in the folder for temporary files.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size <= IN_MEMORY:

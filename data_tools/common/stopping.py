@@ -36,7 +36,7 @@ def stoppable() -> Iterator[list[int]]:
     Yields
     ------
     list of int
-        The signals received: engines written in other languages turn the exception into one of their own.
+        The signals received: engines written in other languages turn the exception into another one.
     """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():

@@ -73,7 +73,7 @@ def shown(path: str | Path) -> str:
 
 
 def _options(scheme: str) -> dict[str, Any]:
-    """What fsspec needs to know so that a silent server is noticed, and nothing is remembered that may change."""
+    """What fsspec needs to know to notice a silent server, and to cache nothing that may change."""
     if scheme in ("http", "https"):
         import aiohttp  # an extra
 
@@ -93,9 +93,9 @@ def _system(url: str) -> tuple[Any, str]:
         system = _opened(scheme, os.getpid())
     except ImportError as error:
         wanted = f"pip install 'visual-interest[{EXTRAS[scheme]}]'" if scheme in EXTRAS else str(error)
-        raise UserError(f"{url}: what reads and writes {scheme}:// is not installed; {wanted}") from None
+        raise UserError(f"{url}: support for {scheme}:// is not installed; {wanted}") from None
     except ValueError:
-        raise UserError(f"{url}: no storage goes by {scheme}://; s3, gs, hf and https are known") from None
+        raise UserError(f"{url}: unknown URL scheme {scheme}://; s3, gs, hf and https are supported") from None
     return system, system._strip_protocol(url)
 
 
@@ -124,7 +124,7 @@ def retried(url: str, do: Callable[[Any, str], T]) -> T:
             return do(system, path)
         except UserError:
             raise
-        except Exception as error:  # each storage's library raises errors of its own
+        except Exception as error:  # each storage's library raises its own errors
             if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                 raise
             _raise_final(url, error, last=attempt == TRIES)
@@ -142,11 +142,11 @@ def _raise_final(url: str, error: Exception, last: bool) -> None:
     if status in (401, 403) or any("credentials" in type(one).__name__.lower() for one in chain):
         said = f"status {status}" if status else f"{error}"
         raise UserError(
-            f"{url}: access is refused ({said}); log in as the storage's own tools ask for (such as AWS_PROFILE, or "
-            "gcloud auth), with an account that has the right to it"
+            f"{url}: access is denied ({said}); log in with the storage's own tools (such as AWS_PROFILE or gcloud "
+            "auth), as an account that has access"
         ) from None
     if status and 400 <= status < 500 and status not in (408, 429):
-        raise UserError(f"{url}: the storage refuses it (status {status}: {chain[-1]})") from None
+        raise UserError(f"{url}: the storage refused the request (status {status}: {chain[-1]})") from None
     if last:
         silent = any(isinstance(one, TimeoutError) or "timeout" in type(one).__name__.lower() for one in chain)
         said = f"status {status}" if status else f"no answer for {STALL} s" if silent else _said(chain[-1])

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from data_tools.common.errors import UserError
+from data_tools.common.parquet import sql_text
 from data_tools.dataset.read_log import Log
 from data_tools.reading import lines
 from data_tools.reading.form import DELIMITERS, Form
@@ -144,8 +145,7 @@ def listed(
 
 def copy(sql: str, out: Path, work: Path, parameters: Sequence[Any] = ()) -> None:
     """Write the result of some SQL as Parquet; see :func:`query`."""
-    quoted = str(out).replace("'", "''")
-    query(f"COPY ({sql}) TO '{quoted}' (FORMAT parquet)", work, parameters)
+    query(f"COPY ({sql}) TO {sql_text(out)} (FORMAT parquet)", work, parameters)
 
 
 def query(sql: str, work: Path, parameters: Sequence[Any] = ()) -> pl.DataFrame:

@@ -24,7 +24,7 @@ from data_tools.dataset.read_log import Log
 
 NAMES = {"item_id": "article_id", "title": "prod_name"}
 # Articles of one day a minute apart, in an order that a hash of day, customer and article draws; the same article twice
-# at the same time, so that it counts as a repeated row.
+# at the same time, and counts as a repeated row.
 ORDERED = """
 SELECT customer_id AS user_id, article_id AS item_id, sales_channel_id AS scene,
     epoch(CAST(t_dat AS TIMESTAMP))::BIGINT + 60 * (dense_rank() OVER (

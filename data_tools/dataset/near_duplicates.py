@@ -1,4 +1,4 @@
-"""A dataset's items with nearly the same picture: found once, counted, and written beside its other tables."""
+"""A dataset's items with nearly the same picture: found once, counted, and written as one more table."""
 
 from __future__ import annotations
 

@@ -211,7 +211,7 @@ def _examples(
 
 
 def _as_clicks(run: Engine, good: ir.Table, where: str) -> ir.Table:
-    """A log of clicks alone, each a page view of its own where the log has no request_id."""
+    """A log of clicks alone, each its own page view where the log has no request_id."""
     if "click" not in good.columns:
         good = good.mutate(click=ibis.literal(1, "int8"))
     elif run.rows(good.agg(shown=(good.click == 0).sum()))["shown"][0]:

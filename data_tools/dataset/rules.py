@@ -32,7 +32,7 @@ class Rules(Checked):
     click_values : str
         Values of the column click that are clicks, as in purchase,add_to_cart; all others are not.
     match_ids : "exact", "stripped" or "unpadded"
-        How ids of log and item list are compared: exact, as they are; stripped, without blanks round them; unpadded,
+        How ids of log and item list are compared: exact, as they are; stripped, without surrounding blanks; unpadded,
         ids of items also without leading zeros, so that 007 is 7.
     rating_threshold : float, "own_mean" or null
         For logs with a column rating instead of click: ratings from here on count as clicks. "own_mean": ratings above
@@ -42,8 +42,8 @@ class Rules(Checked):
         sampled; dataset.json and reports say so).
     unclicked_from : str
         Draw from all items clicked so far, with equal probability (uniform) or in proportion to their clicks so far
-        (popularity); or likewise from the clicked item's category (category, category_popularity). Never an item that
-        the user clicked by then or clicks later in the same split.
+        (popularity); or in the same ways from the clicked item's category (category, category_popularity). Never an
+        item that the user clicked by then or clicks later in the same split.
     unclicked_unlike : str
         Column of the item list, such as product: never draw an item that shares the clicked item's value, such as
         another colour of the same product.
@@ -75,10 +75,10 @@ class Rules(Checked):
     max_bad_image_share : float
         Largest fraction of the items whose image may be missing or unreadable.
     engine : "duckdb" or "spark"
-        DuckDB runs on this machine; Spark is for logs that outgrow it (best given as Parquet; text is read here
-        first). Both give the same tables.
+        DuckDB runs on this machine; Spark is for logs that are too large for it (best given as Parquet; text is read
+        here first). Both give the same tables.
     memory : str
-        Memory limit of the engine. DuckDB spills to disk beside the output.
+        Memory limit of the engine. DuckDB spills to disk next to the output.
     """
 
     time_unit: TimeUnit = "auto"

@@ -80,7 +80,7 @@ def _future(seen: Seen) -> Iterator[Finding]:
 
 
 def _unclicked(seen: Seen) -> Iterator[Finding]:
-    drawn = seen.info.get("unclicked") or (seen.info.get("labels") or {}).get("unclicked_drawn")
+    drawn = (seen.info.get("labels") or {}).get("unclicked_drawn")
     sampled = seen.log["counts"].get("sampled", 0)
     if drawn or sampled:
         yield Finding(
@@ -143,7 +143,7 @@ def _poor_pictures(seen: Seen) -> Iterator[Finding]:
             WATCH,
             f"{blank:,} pictures are one flat colour.",
             "They are most likely placeholders and say nothing about the item.",
-            "Leave their image empty in the item list, so that they count as missing.",
+            "Leave their image empty in the item list: they then count as missing.",
         )
     tiny = (usable & (np.minimum(seen.pictures.width, seen.pictures.height) < 32)).sum()
     if tiny > 0.01 * len(usable):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ def _charts(seen: Seen) -> list[tuple[str, str]]:
     for key, (name, share) in wanted.items():
         values = [one[key] for one in days]
         described = f"{name} over time: from {values[0]:,.3g} to {values[-1]:,.3g}, at most {max(values):,.3g}"
-        charts.append((name, over_time(starts, widths, values, marks, described, share)))
+        charts.append((name, over_time(starts, widths, values, marks=marks, described=described, share=share)))
     return charts
 
 
@@ -76,7 +77,6 @@ def _origin(seen: Seen) -> list[tuple[str, str]]:
         "licence",
         "page_views",
         "labels",
-        "unclicked",
         "new_item_share",
         "set_aside",
         "bad_images",
@@ -95,6 +95,18 @@ def _origin(seen: Seen) -> list[tuple[str, str]]:
     return rows
 
 
+def _faults(ids: Iterable[str], faults: Iterable[str | None]) -> list[tuple[str, str]]:
+    """Each fault of pictures and the items that have it."""
+    items: dict[str, list[str]] = {}
+    for item, fault in zip(ids, faults, strict=True):
+        if fault:
+            items.setdefault(fault, []).append(item)
+    return [
+        (fault, ", ".join(own[:LISTED]) + (f" and {len(own) - LISTED:,} more" if len(own) > LISTED else ""))
+        for fault, own in items.items()
+    ]
+
+
 def page(dataset: Dataset, seen: Seen) -> str:
     """The self-contained HTML page."""
     shows = seen.log["shows"]
@@ -109,10 +121,6 @@ def page(dataset: Dataset, seen: Seen) -> str:
 
     groups = seen.pictures.groups()
     ids = dataset.items["item_id"].cast(str)
-    faults: dict[str, list[str]] = {}
-    for item, fault in zip(ids, seen.pictures.fault, strict=True):
-        if fault:
-            faults.setdefault(fault, []).append(item)
     found = findings(seen)
     days = seen.log["days"][0]["days"] if seen.log["days"] else 1
     context = {
@@ -137,10 +145,7 @@ def page(dataset: Dataset, seen: Seen) -> str:
         "pictures each. Same means byte-identical, or equal at thumbnail size (perceptual hash, then a small copy).",
         "all_groups": [", ".join(ids[int(item)] for item in group[:LISTED]) for group in groups[:LISTED]],
         "groups_left": max(0, len(groups) - LISTED),
-        "faults": [
-            (fault, ", ".join(items[:LISTED]) + (f" and {len(items) - LISTED:,} more" if len(items) > LISTED else ""))
-            for fault, items in faults.items()
-        ],
+        "faults": _faults(ids, seen.pictures.fault),
         "origin": _origin(seen),
     }
     return render("inspect.html.j2", context)

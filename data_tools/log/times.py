@@ -111,7 +111,7 @@ class TimeForm:
     zones : dict of str to list of tuple
         Name of a zone -> (local time until which it holds, seconds ahead of UTC), in the order of time.
     notes : tuple of str
-        What was understood, to be said.
+        What was inferred, to be reported.
     """
 
     numbers: str = "seconds"

@@ -62,7 +62,7 @@ class Understood:
     some_requests : bool
         Whether so many rows lack a request_id that these are no mistakes.
     notes : tuple of str
-        What was understood, to be said.
+        What was inferred, to be reported.
     """
 
     time: TimeForm = field(default_factory=TimeForm)

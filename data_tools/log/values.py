@@ -127,7 +127,7 @@ def judge(log: ir.Table, columns: Mapping[str, str], catalogue: ir.Table, unders
 def repeated(rows: ir.Table) -> ir.Table:
     """The ``row`` of each row whose user, item, time and, where there is one, request_id stood in a row above."""
     keys = [name for name in ("user_id", "item", "timestamp", "request_id") if name in rows.columns]
-    # First the few keys that stand twice, because a group of every key is what takes memory.
+    # First the few keys that occur twice, because a group of every key is what takes memory.
     several = rows.group_by(keys).agg(times=rows.count())
     among = rows.semi_join(several.filter(several.times > 1), keys)
     place = ibis.row_number().over(ibis.window(group_by=keys, order_by="row"))

@@ -1,7 +1,7 @@
 """How a text file is laid out: encoding, delimiter, names of the columns; found in its first lines.
 
 A delimiter other than the ending's is taken only where the header gives the wanted names by it and not by the usual
-one. What was found in this way is said.
+one. What was found in this way is reported.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Form:
     quoted : bool
         Whether quotes protect delimiters and line breaks.
     escape : str
-        What stands before a quote inside quotes: another quote, or a backslash.
+        What precedes a quote inside quotes: another quote, or a backslash.
     skipped : int
         Lines above the header.
     """
@@ -135,7 +135,7 @@ def find_form(path: Path, wanted: Collection[str], given: Given | None = None) -
 
 
 def column_names(lines: Sequence[str], delimiter: str) -> list[str]:
-    """The names in a header, without blanks round them or a comment sign before them; "unnamed_N" for an empty one."""
+    """The names in a header, without surrounding blanks or a comment sign before them; "unnamed_N" for an empty one."""
     names = _split([line.removeprefix(COMMENT) for line in lines[:1]] + list(lines[1:]), delimiter)
     return [name.strip() or f"unnamed_{place}" for place, name in enumerate(names, 1)]
 

@@ -48,7 +48,7 @@ class Found:
     broken : polars.DataFrame
         The lines that are no row: ``reason``, ``file``, ``line`` (from 1) and ``text``.
     notes : list of str
-        What was understood of the files, to be said.
+        What was inferred about the files, to be reported.
     """
 
     parts: list[Part]

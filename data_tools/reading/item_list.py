@@ -36,7 +36,7 @@ class ItemList:
     pictures : Path, optional
         The folder of the list's own pictures, where its column ``image`` holds bytes.
     notes : list of str
-        What was understood of it, to be said.
+        What was inferred about it, to be reported.
     """
 
     items: pl.DataFrame

@@ -1,4 +1,4 @@
-"""Text files read line by line, so that one broken line costs that line and no other.
+"""Text files read line by line: a broken line costs no other line.
 
 A record of CSV may run over several lines inside quotes. A quote that is never closed would swallow the rest of the
 file: its line is set aside, and reading continues with the next one.
@@ -133,7 +133,7 @@ def _plain(file: Iterator[str], delimiter: str, width: int) -> Iterator[Line]:
 
 
 def delimited(path: Path, form: Form, width: int) -> Iterator[Line]:
-    """Rows of a file with ``width`` columns, without what stands above them and its header."""
+    """Rows of a file with ``width`` columns, without its header and what is above it."""
     with opened_text(path, form.encoding) as file:
         for _ in range(form.skipped):
             file.readline()

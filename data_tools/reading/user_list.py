@@ -32,7 +32,7 @@ class UserList:
     broken : polars.DataFrame
         The lines that are no row.
     notes : list of str
-        What was understood of it, to be said.
+        What was inferred about it, to be reported.
     """
 
     users: pl.DataFrame

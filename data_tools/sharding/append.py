@@ -1,7 +1,7 @@
 """New items and new days added to a shard folder, without rewriting what it holds.
 
 The pictures and the training requests of earlier writings stay as they are; new pictures, changed ones and later
-training requests come beside them, in a folder of their own. The requests of validation and test, and the table of
+training requests go into a separate folder. The requests of validation and test, and the table of
 items, are rewritten: which page views are held out, and where a changed picture is, is another matter after each
 writing.
 """

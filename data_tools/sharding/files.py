@@ -21,6 +21,7 @@ from data_tools.common.storage import exists, sizes
 FORMAT_VERSION = 3  # 3: each picture once, and requests as tables that refer to them
 SEVERAL_PICTURES = 4  # as 3, with items that have further pictures
 READABLE = (2, FORMAT_VERSION, SEVERAL_PICTURES)  # folders of version 2 are of the layout "streaming"
+COPY_AGAIN = "copy it again from where it was made, or write the shards again"
 
 
 def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> dict[str, Any]:
@@ -98,9 +99,6 @@ def _members(tar: tarfile.TarFile, path: Path) -> Iterator[tuple[tarfile.TarInfo
             yield member, *member.name.rsplit(".", 1)
     except tarfile.TarError as error:
         raise UserError(f"{path} is damaged: {error}; {COPY_AGAIN}") from None
-
-
-COPY_AGAIN = "copy it again from where it was made, or write the shards again"
 
 
 def item_of(key: str) -> int:

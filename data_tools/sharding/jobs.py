@@ -5,6 +5,7 @@ from __future__ import annotations
 import tarfile
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,19 +58,56 @@ def finished(out: Path, job: dict[str, Any]) -> list[dict[str, Any]] | None:
     return files if files and whole else None
 
 
-def run_job(
-    job: dict[str, Any], plan: Plan, dataset: Dataset, out: Path, most: float, stored: Stored
-) -> list[dict[str, Any]]:
-    """Write a job's shard, or shards where one would hold more than ``most`` bytes of pictures; describe each."""
+@dataclass(frozen=True)
+class Work:
+    """What all jobs of a dataset share.
+
+    Attributes
+    ----------
+    plan : Plan
+        Of the shards.
+    dataset : Dataset
+        Whose pictures and items are written.
+    out : pathlib.Path
+        Folder of the shards.
+    most : float
+        Bytes of pictures in one tar.
+    stored : Stored
+        How pictures are stored.
+    """
+
+    plan: Plan
+    dataset: Dataset
+    out: Path
+    most: float
+    stored: Stored
+
+    def pictures(self, items: list[int]) -> Iterator[tuple[int, bytes, str, bytes]]:
+        """Items with their pictures as they are stored, the extension of those, and the bytes of the original files.
+
+        Raises
+        ------
+        UserError
+            If a picture has another size than when the shards were planned.
+        """
+        paths = [f"{self.dataset.place}/{self.plan.image(item)}" for item in items]
+        for item, path, data in zip(items, paths, contents(paths), strict=True):
+            if len(data) != self.plan.image_bytes[item]:
+                raise UserError(f"{path} changed while its shards were written; write them again")
+            yield item, *self.stored.picture(data, path), data
+
+
+def run_job(job: dict[str, Any], work: Work) -> list[dict[str, Any]]:
+    """Write a job's shard, or shards where one would hold more than ``work.most`` bytes of pictures; describe each."""
     if job["kind"] == "table":
-        described = [_write_table(plan, job, out)]
+        described = [_write_table(work, job)]
     else:
         described = []
         write = {"requests": _write_requests, "items": _write_items, "pictures": _write_pictures}[job["kind"]]
-        for part, rows in enumerate(_parts(plan, job, most)):
-            path = out / (f"{job['name']}-{part:03d}.tar" if part else f"{job['name']}.tar")
-            described.append(write(plan, job, rows, dataset, path, stored))
-    write_json(out / f"{job['name']}.done", described, synced=False)
+        for part, rows in enumerate(_parts(work.plan, job, work.most)):
+            path = work.out / (f"{job['name']}-{part:03d}.tar" if part else f"{job['name']}.tar")
+            described.append(write(work, job, rows, path))
+    write_json(work.out / f"{job['name']}.done", described, synced=False)
     return described
 
 
@@ -93,26 +131,14 @@ def _parts(plan: Plan, job: dict[str, Any], most: float) -> Iterator[list[int]]:
     yield part
 
 
-def _pictures(
-    plan: Plan, dataset: Dataset, items: list[int], stored: Stored
-) -> Iterator[tuple[int, bytes, str, bytes]]:
-    """Items with their pictures as they are stored, those's extension, and the bytes of their files."""
-    paths = [f"{dataset.place}/{plan.image(item)}" for item in items]
-    for item, path, data in zip(items, paths, contents(paths), strict=True):
-        if len(data) != plan.image_bytes[item]:
-            raise UserError(f"{path} changed while its shards were written; write them again")
-        yield item, *stored.picture(data, path), data
-
-
-def _write_requests(
-    plan: Plan, job: dict[str, Any], rows: list[int], dataset: Dataset, path: Path, stored: Stored
-) -> dict[str, Any]:
+def _write_requests(work: Work, job: dict[str, Any], rows: list[int], path: Path) -> dict[str, Any]:
+    plan = work.plan
     images = np.unique(np.concatenate([plan.items_of(row) for row in rows])).tolist()
     size = 0
 
     def members() -> Iterator[tuple[str, bytes]]:
         nonlocal size
-        for item, data, extension, _ in _pictures(plan, dataset, images, stored):
+        for item, data, extension, _ in work.pictures(images):
             size += len(data)
             yield f"i{item:09d}.{extension}", data
         for row in rows:
@@ -132,15 +158,13 @@ def _items(dataset: Dataset, rows: list[int]) -> pl.DataFrame:
     return part.filter(pl.col("item").is_in(rows)).collect()
 
 
-def _write_items(
-    plan: Plan, job: dict[str, Any], rows: list[int], dataset: Dataset, path: Path, stored: Stored
-) -> dict[str, Any]:
+def _write_items(work: Work, job: dict[str, Any], rows: list[int], path: Path) -> dict[str, Any]:
     size = 0
 
     def members() -> Iterator[tuple[str, bytes]]:
         nonlocal size
-        known = _items(dataset, rows)
-        pictures = _pictures(plan, dataset, known["item"].to_list(), stored)
+        known = _items(work.dataset, rows)
+        pictures = work.pictures(known["item"].to_list())
         for row, (_, data, extension, _) in zip(known.iter_rows(named=True), pictures, strict=True):
             size += len(data)
             key = f"{row['item']:09d}"
@@ -151,10 +175,9 @@ def _write_items(
     return {**file, "items": len(rows), "image_bytes": size}
 
 
-def _write_pictures(
-    plan: Plan, job: dict[str, Any], rows: list[int], dataset: Dataset, path: Path, stored: Stored
-) -> dict[str, Any]:
-    """A tar of pictures alone, and beside it their rows of the table of items, but for the number of the tar."""
+def _write_pictures(work: Work, job: dict[str, Any], rows: list[int], path: Path) -> dict[str, Any]:
+    """A tar of pictures alone, and next to it their rows of the table of items, without the number of the tar."""
+    plan, stored = work.plan, work.stored
     pictures = np.array(rows, np.int32)
     numbers, owners = plan.numbered(pictures), plan.owners(pictures)
     lengths, checksums, sources = [], [], []
@@ -162,7 +185,7 @@ def _write_pictures(
         lengths = checksums = sources = [0] * len(rows)
 
     def members() -> Iterator[tuple[str, bytes]]:
-        found = _pictures(plan, dataset, rows, stored)
+        found = work.pictures(rows)
         for number, (_, data, extension, source) in zip(numbers.tolist(), found, strict=True):
             lengths.append(len(data))
             checksums.append(zlib.crc32(data))
@@ -175,7 +198,7 @@ def _write_pictures(
     place |= {"length": lengths, "crc32": checksums, "source_crc32": sources}
     columns = {name: pa.array(place[name], kind) for name, kind in PLACE.items()}
     described = pl.DataFrame({"item": owners}).join(
-        _items(dataset, np.unique(owners).tolist()), on="item", how="left", maintain_order="left"
+        _items(work.dataset, np.unique(owners).tolist()), on="item", how="left", maintain_order="left"
     )
     if plan.has_further:
         described = described.with_columns(of=pl.when(pl.Series(owners != pictures)).then("item"))
@@ -185,8 +208,9 @@ def _write_pictures(
     return {**file, "items": len(rows), "image_bytes": sum(lengths), "part": part}
 
 
-def _write_table(plan: Plan, job: dict[str, Any], out: Path) -> dict[str, Any]:
+def _write_table(work: Work, job: dict[str, Any]) -> dict[str, Any]:
     """A job's groups of requests as one table."""
+    plan = work.plan
 
     def tables() -> Iterator[pa.Table]:
         for group in job["groups"]:
@@ -199,7 +223,7 @@ def _write_table(plan: Plan, job: dict[str, Any], out: Path) -> dict[str, Any]:
         }
         for group in job["groups"]
     ]
-    return {**write_groups(out / f"{job['name']}.parquet", tables()), "groups": groups}
+    return {**write_groups(work.out / f"{job['name']}.parquet", tables()), "groups": groups}
 
 
 def _requests(plan: Plan, rows: np.ndarray, split: str) -> pa.Table:

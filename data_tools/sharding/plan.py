@@ -41,7 +41,7 @@ ARRAYS = {
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan folder: ``plan.json`` (jobs, categories, counts) and the arrays, all on first use."""
+    """A plan folder: ``plan.json`` (groups, categories, counts) and the arrays, each read on first use."""
 
     folder: Path
 

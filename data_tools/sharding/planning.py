@@ -61,33 +61,17 @@ def make_plan(dataset: Dataset, settings: Any, folder: Path, held: Held | None =
         left_out = _plan_items(dataset, scratch, settings)
         with tempfile.TemporaryDirectory(dir=scratch, prefix="work-") as work:
             pages, categories = _plan_pages(dataset, settings, scratch, Path(work))
-        user = pages.pop("user")
-        cumulated = _plan_clicks(dataset, scratch)
-        first = cumulated[0][user]
-        stop = cumulated[1][cumulated[0][user] + pages.pop("clicks_before")]
-        start = np.maximum(cumulated[1][first], stop - settings.history)
-        slot_stop = np.cumsum(slots := pages.pop("slots"))
-        split, time = pages.pop("split"), pages.pop("time")
-        usable = (stop > start) & (slots > 0)
-        if not (usable & (split == 0)).any():
-            raise UserError(
-                f"{dataset.place}: none of {len(split)} page views has both a picture and an earlier click of its "
-                "user in the training time range; a longer log or more pictures are needed (for vectors instead of "
-                "pictures: --pictures none)"
-            )
-        ranges = {"history_start": start, "history_stop": stop, "fresh": _fresh(user, split, start, stop, usable)}
-        arrays = {**pages, **ranges, "slot_start": slot_stop - slots}
-        for name, values in {**arrays, "slot_stop": slot_stop}.items():
-            values.astype(ARRAYS[name]).tofile(scratch / name)
+        usable = _plan_requests(pages, dataset, settings, scratch)
+        training = usable & (pages["split"] == 0)
         plan = Plan(scratch)
-        mentioned, seen = _mentioned(plan, usable), _mentioned(plan, usable & (split == 0))
+        mentioned, seen = _mentioned(plan, usable), _mentioned(plan, training)
         by_copy = _see_near_duplicates(seen, dataset)
         seen.tofile(scratch / "seen")
-        lacking = usable & ((split != 0) | (time >= held.since)) if held else usable
-        groups, order = _assign(lacking, split, pages["category"], settings)
+        lacking = usable & ((pages["split"] != 0) | (pages["time"] >= held.since)) if held else usable
+        groups, order = _assign(lacking, pages["split"], pages["category"], settings)
         order.tofile(scratch / "order")
         written = np.flatnonzero(plan.image_bytes).astype(np.int32)
-        # Pictures of an item lie side by side.
+        # Pictures of an item are adjacent.
         written = written[np.argsort(plan.owners(written), kind="stable")]
         if held:
             held.number.tofile(scratch / "number")
@@ -99,13 +83,13 @@ def make_plan(dataset: Dataset, settings: Any, folder: Path, held: Held | None =
             "left_out_requests": int((~usable).sum()),
             "left_out_pictures": left_out,
             "seen_by_near_duplicate": int((by_copy & mentioned).sum()),
-            "slots": int(slots[usable].max()),
+            "slots": int(pages["slots"][usable].max()),
             "distinct_images": int(mentioned.sum()) if settings.pictures != "none" else 0,
             "distinct_image_bytes": int(plan.image_bytes[mentioned].sum()) if settings.pictures != "none" else 0,
-            "trained": trained_digest(plan, usable & (split == 0)),
+            "trained": trained_digest(plan, training),
         }
         if held:
-            info["held"] = trained_digest(plan, usable & (split == 0) & (time < held.since))
+            info["held"] = trained_digest(plan, training & (pages["time"] < held.since))
         write_json(scratch / "plan.json", info)
     return Plan(folder)
 
@@ -207,8 +191,39 @@ def _plan_pages(dataset: Dataset, settings: Any, folder: Path, work: Path) -> tu
         engine.disconnect()
 
 
+def _plan_requests(pages: dict[str, np.ndarray], dataset: Dataset, settings: Any, folder: Path) -> np.ndarray:
+    """Write the arrays of the page views; returns which of them can be requests, bool (page views,).
+
+    A request has a pictured slot and an earlier pictured click of its user.
+    """
+    offsets, pictured_before = _plan_clicks(dataset, folder)
+    first = offsets[pages["user"]]
+    stop = pictured_before[first + pages["clicks_before"]]
+    start = np.maximum(pictured_before[first], stop - settings.history)
+    slot_stop = np.cumsum(pages["slots"])
+    usable = (stop > start) & (pages["slots"] > 0)
+    if not (usable & (pages["split"] == 0)).any():
+        raise UserError(
+            f"{dataset.place}: none of {len(usable)} page views has both a picture and an earlier click of its user in "
+            "the training time range; a longer log or more pictures are needed (for vectors instead of pictures: "
+            "--pictures none)"
+        )
+    arrays = {
+        "request": pages["request"],
+        "category": pages["category"],
+        "history_start": start,
+        "history_stop": stop,
+        "fresh": _fresh(pages["user"], pages["split"], start, stop, usable),
+        "slot_start": slot_stop - pages["slots"],
+        "slot_stop": slot_stop,
+    }
+    for name, values in arrays.items():
+        values.astype(ARRAYS[name]).tofile(folder / name)
+    return usable
+
+
 def _spread(table: Path, folder: Path) -> None:
-    """Write each column of a Parquet file into a file of its own."""
+    """Write each column of a Parquet file into its own file."""
     for batch in pq.ParquetFile(table).iter_batches():
         for name in batch.schema.names:
             with open(folder / name, "ab") as file:

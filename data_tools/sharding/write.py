@@ -27,7 +27,7 @@ from data_tools.dataset.near_duplicates import sharing
 from data_tools.dataset.schema import SPLITS, Dataset, open_dataset
 from data_tools.sharding.append import check_held, fingerprint, held_of, item_tables
 from data_tools.sharding.files import FORMAT_VERSION, SEVERAL_PICTURES, files_of, read_index
-from data_tools.sharding.jobs import finished, planned_jobs, run_job
+from data_tools.sharding.jobs import Work, finished, planned_jobs, run_job
 from data_tools.sharding.plan import Plan
 from data_tools.sharding.planning import make_plan
 from data_tools.sharding.stored import Stored
@@ -235,18 +235,18 @@ def _run(
 ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """(number of the job, what it wrote), as they end."""
     dataset = Dataset(dataset.place)  # without the tables that were read, since each job brings it along
-    fixed = (plan, dataset, out, settings.shard_mb * 1e6, settings.stored)
+    work = Work(plan, dataset, out, settings.shard_mb * 1e6, settings.stored)
     workers = settings.workers or min(len(os.sched_getaffinity(0)), 1 + _size(jobs) // WORTH_A_PROCESS)
     if min(workers, len(jobs)) <= 1:
         for number, job in jobs:
-            yield number, run_job(job, *fixed)
+            yield number, run_job(job, work)
         return
     # Forked from a server of its own: the threads of polars and DuckDB in this process do not survive a fork.
     context = get_context("forkserver")
     context.set_forkserver_preload(["data_tools.sharding.jobs"])
     with ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=stop_with_parent) as pool:
         try:
-            futures = {pool.submit(run_job, job, *fixed): number for number, job in jobs}
+            futures = {pool.submit(run_job, job, work): number for number, job in jobs}
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BrokenProcessPool:
@@ -305,20 +305,23 @@ def _index(
         "picture_tar_bytes": sum(shard["bytes"] for shard in index["items"]),
         "table_bytes": sum(file["bytes"] for split in SPLITS for file in files[split]) + index["table"]["bytes"],
     }
-    numbers = plan.number if part else np.arange(len(plan.image_bytes))
+    return {**index, **_for_appending(plan, dataset, settings, before), "fingerprint": fingerprint(index)}
+
+
+def _for_appending(plan: Plan, dataset: Dataset, settings: Settings, before: dict[str, Any] | None) -> dict[str, Any]:
+    """What ``index.json`` says for a later ``--append``; ``before`` is the index that this writing appends to."""
+    numbers = plan.number if before else np.arange(len(plan.image_bytes))
     writing = {
         "dataset": settings.dataset,
         "fingerprint": dataset.info["fingerprint"],
         "pictures": len(plan.written),
-        "requests": sum(group["stop"] - group["start"] for group in info["groups"]),
+        "requests": sum(group["stop"] - group["start"] for group in plan.info["groups"]),
     }
     return {
-        **index,
         "train_until": dataset.info.get("splits", {}).get("valid_start"),
-        "trained": info["trained"],
+        "trained": plan.info["trained"],
         "next_item": max(int(numbers.max()) + 1, before["next_item"] if before else 0),
         "writings": [*(before["writings"] if before else []), writing],
-        "fingerprint": fingerprint(index),
     }
 
 

@@ -31,7 +31,7 @@ KEYS_AT_ONCE = 1 << 21
 SCENE_WEIGHTS = (0.4, 0.3, 0.3)
 SCENE_ODDS = (0.0, 0.4, -0.1)
 SMALL_SCENE_ODDS = (0.8, -0.8)  # in turn
-# Random streams of their own, so that switching a setting on does not change other draws.
+# Separate random streams: switching a setting on does not change other draws.
 CONVERSION, SCENE = 4, 5
 
 Taste = Callable[[np.ndarray, np.ndarray], np.ndarray]

@@ -9,7 +9,7 @@ import numpy as np
 from data_tools.simulation.attributes import Attributes, Named, covariance_embedding
 from data_tools.simulation.settings import DAY, World
 
-# Drawn at random, so that no picture shows it.
+# Drawn at random: no picture shows it.
 BRANDS = ("Alder", "Brio", "Cove", "Dune", "Ember", "Fjord", "Grove", "Harbour", "Iris", "Juno")
 
 

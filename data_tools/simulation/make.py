@@ -107,7 +107,7 @@ def write_oracle(dataset: Path, log: pl.DataFrame) -> None:
     """Add ``oracle`` to ``dataset.json``, from the ``log`` that the dataset was written from."""
     written = read_parquet(dataset / "impressions.parquet", columns=["item", "scene", "split"])
     if not written["item"].equals(log["item"].cast(written["item"].dtype)):
-        raise UserError(f"{dataset} does not belong to the world in world.json beside it; remove both")
+        raise UserError(f"{dataset} does not belong to the world in world.json next to it; remove both")
     record = dict(open_dataset(dataset).info)
     record["oracle"] = oracle_by_slice(log.with_columns(written["scene"], written["split"]))
     write_json(dataset / "dataset.json", record)

@@ -83,7 +83,7 @@ _DRAW_PATTERN: dict[str, Callable[..., None]] = {
 }
 
 
-def render(category: str, colour: str, pattern: str, cut: str, size: int, seed: int | list[int]) -> Image.Image:
+def render(category: str, colour: str, pattern: str, cut: str, *, size: int, seed: int | list[int]) -> Image.Image:
     """Draw one product.
 
     Parameters

@@ -60,12 +60,12 @@ def rendered_catalogue(world: World, rng: np.random.Generator) -> Catalogue:
 
 
 def draw_pictures(world: World, catalogue: Catalogue, folder: Path) -> None:
-    """Draw every product into ``folder``; each has its own seed, so that the order of the work does not matter."""
+    """Draw every product into ``folder``; each has its own seed, and the order of the work does not matter."""
     colour, pattern, cut = (catalogue.visible[name].codes for name in ("colour", "pattern", "cut"))
 
     def draw(item: int) -> None:
         names = CATEGORIES[catalogue.category[item]], COLOURS[colour[item]], PATTERNS[pattern[item]], CUTS[cut[item]]
-        picture = render(*names, world.image_size, seed=[world.seed, 2, item])
+        picture = render(*names, size=world.image_size, seed=[world.seed, 2, item])
         (folder / catalogue.images[item]).write_bytes(encode(picture))
 
     with ThreadPoolExecutor() as pool:

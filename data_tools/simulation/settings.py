@@ -53,7 +53,7 @@ class World(Checked):
     position_bias : float
         Log odds lost with each further position.
     small_scenes : int
-        Further scenes beside home, search and new, each with its own click rate.
+        Further scenes besides home, search and new, each with its own click rate.
     small_scene_share : float
         Share of the page views in each of them.
     scene_shift : float

@@ -73,7 +73,7 @@ def read_npy(path: Path) -> Table:
 
 
 def ids_names(path: Path) -> list[str]:
-    """Names of files that may hold a table's ids, beside it."""
+    """Names of files that may hold a table's ids, next to the table."""
     return [f"{path.stem}{mark}ids{suffix}" for mark in "._" for suffix in (".npy", ".txt")]
 
 
@@ -82,7 +82,7 @@ def _ids_beside(path: Path) -> list[Any]:
     for ids in (path.with_name(name) for name in names):
         if ids.exists():
             return _listed(_load(ids)) if ids.suffix == ".npy" else _lines(ids)
-    raise UserError(f"{path} needs its item ids beside it, as {names[0]} or {names[1]}")
+    raise UserError(f"{path} needs its item ids in a file next to it, {names[0]} or {names[1]}")
 
 
 def _lines(path: Path) -> list[str]:
@@ -129,12 +129,12 @@ def write_h5(path: Path, ids: Sequence[Any], vectors: np.ndarray) -> None:
 
 def read_torch(path: Path) -> Table:
     """Tensors alone: ids and vectors in a dict or a pair, a vector for each id in a dict, or one table of vectors (as
-    the weights of an embedding are), with ids beside it as for ``.npy``."""
+    the weights of an embedding are), with ids in a file as for ``.npy``."""
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
         reason = HOLDS_OBJECTS if isinstance(error, pickle.UnpicklingError) else str(error).split("\n")[0]
-        raise UserError(f"{path} is no file of plain tensors: {reason}; save a dict of tensors") from None
+        raise UserError(f"{path} is not a file of plain tensors: {reason}; save a dict of tensors") from None
     if isinstance(found, tuple | list) and len(found) == 2:
         found = {"ids": found[0], "vectors": found[1]}
     if isinstance(found, torch.Tensor):
@@ -164,7 +164,7 @@ def write_torch(path: Path, ids: Sequence[Any], vectors: np.ndarray) -> None:
 
 
 def read_faiss(path: Path) -> Table:
-    """A faiss index that can give its vectors back; ids are its own (IndexIDMap), or beside it as for ``.npy``."""
+    """A faiss index that can give its vectors back; ids are its own (IndexIDMap), or in a file as for ``.npy``."""
     import faiss  # here, since few tables are indices and its threads are unwelcome in training
 
     try:
@@ -174,11 +174,11 @@ def read_faiss(path: Path) -> Table:
             return faiss.vector_to_array(index.id_map).tolist(), inner.reconstruct_n(0, index.ntotal)
         return _ids_beside(path), index.reconstruct_n(0, index.ntotal)
     except RuntimeError as error:
-        raise UserError(f"{path} is no faiss index that gives its vectors back: {error}") from None
+        raise UserError(f"{path} is not a faiss index that vectors can be reconstructed from: {error}") from None
 
 
 def write_faiss(path: Path, ids: Sequence[Any], vectors: np.ndarray) -> None:
-    """Inner-product search over all vectors: ids inside where they are integers, otherwise beside it."""
+    """Inner-product search over all vectors: ids inside if they are integers, otherwise in a file."""
     import faiss
 
     index = faiss.IndexFlatIP(vectors.shape[1])

@@ -20,7 +20,7 @@ from data_tools.tables import files, frames, peers
 
 @dataclass(frozen=True)
 class Layout:
-    """How a table lies on disk: a suffix (several, or none where only ``--layout`` says so), a reader and a writer."""
+    """How a table is stored: a suffix (several, or none where only ``--layout`` says so), a reader and a writer."""
 
     suffixes: tuple[str, ...]
     read: Callable[[Path], files.Table]
@@ -58,5 +58,5 @@ def layout_of(path: Path, named: str | None = None) -> str | None:
     known = {suffix: name for name, layout in LAYOUTS.items() for suffix in layout.suffixes}
     ending = suffix(path) or path.suffix.lower()  # of table.csv.gz that of table.csv
     if ending and not path.is_dir() and ending not in known:
-        raise UserError(f"{path}: no layout goes by {ending}; known are {', '.join(known)}; or name a --layout")
+        raise UserError(f"{path}: unknown ending {ending}; choose one of {', '.join(known)}, or name a --layout")
     return None if path.is_dir() else known.get(ending)

@@ -34,7 +34,7 @@ class EmbeddingTable:
     ids : item ids as given in the log, N strings or integers
     vectors : float32 array (N, D), memory-mapped where it is large
     info : what ``table.json`` says of them; empty for tables made elsewhere
-    notes : what was understood of a table made elsewhere, to be said
+    notes : what was inferred about a table made elsewhere, to be reported
     """
 
     ids: list[Any]
@@ -45,7 +45,7 @@ class EmbeddingTable:
     def lookup(self, item_ids: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
         """Vectors in the order of ``item_ids``.
 
-        Ids are compared as text, so that 7 of one file finds "7" of another. A large result lies on disk.
+        Ids are compared as text, so that 7 of one file finds "7" of another. A large result is on disk.
 
         Returns
         -------
@@ -119,8 +119,8 @@ def _check_parts(folder: Path, promised: dict[str, str]) -> None:
         raise UserError(f"{folder} lacks {', '.join(missing)}, which table.json promises; export it again")
     if changed := sorted(name for name in found if found[name] != promised.get(name)):
         raise UserError(
-            f"{folder / changed[0]} is not as it was written: its digest is not the one in table.json; copy the table "
-            "again, or export it again"
+            f"{folder / changed[0]} has changed since it was written: its digest differs from the one in table.json; "
+            "copy the table again, or export it again"
         )
 
 
@@ -181,7 +181,7 @@ def read_table(path: str | Path, layout: str | None = None) -> EmbeddingTable:
 
 
 def _without_missing(ids: list[Any], vectors: np.ndarray) -> tuple[list[Any], np.ndarray, list[str]]:
-    """A table without the rows that are null or NaN throughout: their items have no vector; and what is said of it."""
+    """A table without the rows that are null or NaN throughout: their items have no vector; and a note about it."""
     if vectors.ndim != 2 or len(ids) != len(vectors) or vectors.dtype.kind != "f" or not vectors.shape[1]:
         return ids, vectors, []
     missing = np.isnan(vectors).all(axis=1)
@@ -212,7 +212,7 @@ def _text(item: Any, row: int, path: Path) -> str:
         text = str(item)
         text.encode()
     except (SystemError, UnicodeEncodeError):
-        raise UserError(f"{path}: the item id of row {row} is no text; the file is damaged, write it again") from None
+        raise UserError(f"{path}: the item id of row {row} is not text; the file is damaged, write it again") from None
     return text
 
 
@@ -230,7 +230,7 @@ def _checked(ids: list[Any], vectors: np.ndarray, path: Path) -> np.ndarray:
     if len(set(text)) != len(text):
         repeated = list(dict.fromkeys(pl.Series(text).filter(pl.Series(text).is_duplicated())))
         raise UserError(
-            f"{path}: {len(repeated)} item ids stand more than once, for example {repeated[:5]}; each item needs "
+            f"{path}: {len(repeated)} item ids occur more than once, for example {repeated[:5]}; each item needs "
             "exactly one vector"
         )
     vectors = _as_float32(vectors, path.parent)

@@ -305,7 +305,7 @@ def _check(store: FeatureStore, ids: list[str], features: np.ndarray, known: set
     repeated = [item for item in ids if item in known] or ([] if len(set(ids)) == len(ids) else ids[:3])
     if repeated:
         raise UserError(
-            f"{store.folder}: {len(repeated)} items are there already or given twice, such as {repeated[0]!r}"
+            f"{store.folder}: {len(repeated)} items are already in the store or given twice, such as {repeated[0]!r}"
         )
     if np.issubdtype(store.dtype, np.floating) and not np.isfinite(features).all():
         raise UserError(f"{store.folder}: features with NaN or infinite values among the items {ids[:3]} ...")

@@ -1,4 +1,4 @@
-"""Heartbeats of the processes of a training, so that an error names the one that was lost.
+"""Heartbeats of the processes of a training: an error names the one that was lost.
 
 They are written to the key-value store through which torch.distributed brought the processes together.
 """

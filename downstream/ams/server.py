@@ -148,7 +148,7 @@ class ImageServer(nn.Module):
         rows, place = self.row_of_item[item].unique(return_inverse=True)
         known = rows >= 0
         served = self.strategy(self, rows[known])
-        # The learned vector stands before what was served, so that both have a gradient in every step.
+        # The learned vector comes before what was served: both have a gradient in every step.
         table = torch.cat([self.no_image[None], served])
         position = torch.where(known, known.cumsum(0), 0)
         return gather(table, position[place])

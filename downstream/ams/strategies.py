@@ -66,7 +66,7 @@ def stored_in_server(server: Server, rows: Tensor) -> Tensor:
 def stored_in_worker(server: Server, rows: Tensor) -> Tensor:
     """Store in worker: each process has its own copy of the store, as if raw features came with the samples.
 
-    The paper keeps the features beside each batch's samples; one copy for all batches of a process, as here, takes less
+    The paper stores the features with each batch's samples; one copy for all batches of a process, as here, takes less
     room. Nothing but the embedding model's gradient travels.
     """
     return server.embed(server.read(rows))

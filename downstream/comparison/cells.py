@@ -1,4 +1,4 @@
-"""The cells of a comparison: CTR models trained once and kept on disk, so that a stopped comparison continues."""
+"""The cells of a comparison: CTR models trained once and kept on disk: an interrupted comparison continues."""
 
 from __future__ import annotations
 
@@ -76,8 +76,9 @@ _table = lru_cache(maxsize=4)(read_table)
 
 @lru_cache
 def _table_digest(path: Path) -> str:
-    """The digest of a table's files. It is read, too: one that cannot be stops a comparison before any training."""
-    _table(path)
+    """Digest of a table's files. Reading it stops a comparison before any training where it cannot be read."""
+    if len(known := _table(path).info.get("parts", {})) == 1:  # read_table has just verified the digest of this file
+        return next(iter(known.values()))
     path = here(path)
     return digest(sorted(path.glob("part-*.parquet")) if path.is_dir() else [path])
 
@@ -120,7 +121,7 @@ _loaded = lru_cache(maxsize=1)(load_ctr_data)
 
 
 def _run_in_worker(cell: Cell, folder: Path, dataset: Path) -> None:
-    """Run a cell in a process of its own, which loads the data once for all its cells."""
+    """Run a cell in another process, which loads the data once for all its cells."""
     _run(cell, folder, _loaded(dataset, cell.training.data))
 
 

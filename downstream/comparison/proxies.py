@@ -13,7 +13,7 @@ from data_tools.measures.group_auc import page_auc
 from data_tools.measures.simscore import mean_history
 from data_tools.tables.table import centred, unit_vectors
 from downstream.data.ctr_data import CTRData
-from downstream.studies.retrieval import nearest, recall
+from downstream.statistics.recall import nearest, recall
 
 RECALL_AT = 50
 PROXIES = (

@@ -12,7 +12,7 @@
 =================================================  ===================================================================
 
 ``run`` and ``table`` may be lists, one entry a pre-training seed (0, 1, ...); ``encoder_seeds`` and ``design`` of the
-comparison say which of them are used with which CTR seed. What trains and exports runs in processes of their own: only
+comparison say which of them are used with which CTR seed. Training and export run in separate processes: only
 tables pass from there to here.
 """
 
@@ -66,7 +66,7 @@ class Source:
         if self.run and (self.table or self.encoder):
             raise UserError(f"a source is a run, or an encoder with its table, or a table, not several: {self}")
         if self.encoder and not isinstance(self.table, str):
-            raise UserError("a source with an encoder needs 'table', the one place its table goes")
+            raise UserError("a source with an encoder needs 'table', the folder its table is written to")
         if self.train and not self.run:
             raise UserError("a source with 'train' needs 'run', the folder the run goes to")
 
@@ -93,12 +93,12 @@ def _flags(prefix: str, settings: dict[str, Any]) -> list[str]:
 
 
 def run_module(module: str, *arguments: str) -> None:
-    """Run a module of the project in a process of its own.
+    """Run a module of the project in another process.
 
     Raises
     ------
     UserError
-        If it fails; its own message stands above.
+        If it fails; its own message is above.
     """
     command = ["-m", module, *arguments]
     if subprocess.run([sys.executable, *command], check=False).returncode:
@@ -130,7 +130,9 @@ def _trained(run: Path, seed: int, source: Source, shards: str | None) -> None:
 
 def _shards(shards: str | None) -> str:
     if not shards:
-        raise UserError("'data' is missing, the shards that embeddings are made from: give it to the source or to all")
+        raise UserError(
+            "'data' is missing, the shards that embeddings are made from: set it for the source or for all sources"
+        )
     if not taken(shards):
         raise UserError(
             f"the shards {shards} do not exist; make them with:\n"
@@ -145,7 +147,7 @@ def _exported(run: Path, source: Source, shards: str | None) -> Path:
     if not table.exists():
         _export(table, "--run", str(run), "--data", _shards(shards), "--weights", source.weights)
     elif (table / "table.json").stat().st_mtime < (run / "summary.json").stat().st_mtime:
-        raise UserError(f"{table} is older than the run it is of; remove it, and it will be exported again")
+        raise UserError(f"{table} is older than the run it was exported from; remove it, and it will be exported again")
     return table
 
 

@@ -47,7 +47,7 @@ class ComparisonSpec:
     primary : Primary or None
         The declared difference; all others are explored.
     names : dict of str to str
-        Display names of sources, forms and models, beside the built-in ones.
+        Display names of sources, forms and models, in addition to the built-in ones.
     """
 
     baseline: str

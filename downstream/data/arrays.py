@@ -1,7 +1,7 @@
 """A dataset folder as flat arrays on disk, written once and memory-mapped from then on.
 
 The tables are read a piece at a time, so that neither writing nor loading needs memory in the number of impressions.
-Which values are known, and get a code of their own, is decided on the training impressions in use alone.
+Which values are known, and get their own code, is decided on the training impressions in use alone.
 
 ``click``, ``conversion``
     float32, one an impression; ``conversion`` only where the dataset has it, nan where unknown
@@ -20,7 +20,7 @@ Which values are known, and get a code of their own, is decided on the training 
 ``user_features``
     int32 codes (users, F) of what is known of users; only where the dataset has a table of users
 
-Beside them stands ``vocabulary.parquet``: feature, code (uint32) and id (as text) of everything known.
+With them comes ``vocabulary.parquet``: feature, code (uint32) and id (as text) of everything known.
 """
 
 from __future__ import annotations
@@ -137,6 +137,13 @@ class _Scenes:
         order = {value: FIRST_KNOWN + place for place, value in enumerate(self.known())}
         return np.array([order.get(value, UNKNOWN) for value in self.met], dtype=np.int32)
 
+    def renumber(self, path: Path) -> None:
+        """Replace the numbers in a file of them by the codes, a piece at a time."""
+        codes, final = np.load(path, mmap_mode="r+"), self.final()
+        for start in range(0, len(codes), PIECE):
+            codes[start : start + PIECE] = final[codes[start : start + PIECE]]
+        codes.flush()
+
 
 def _write_impressions(
     dataset: Dataset, folder: Path, settings: CodeSettings, items: int, users: int
@@ -186,11 +193,7 @@ def _write_impressions(
                 "each split needs clicked and unclicked impressions"
             )
     if "scene" in kinds:
-        codes = np.load(folder / "scene.npy", mmap_mode="r+")
-        final = scenes.final()
-        for start in range(0, len(codes), PIECE):
-            codes[start : start + PIECE] = final[codes[start : start + PIECE]]
-        codes.flush()
+        scenes.renumber(folder / "scene.npy")
     return {"warm": warm, "met": met, "scenes": scenes.known() if "scene" in kinds else None}
 
 

@@ -23,7 +23,7 @@ A batch is a dict of arrays (B rows, C distinct contexts, H history slots, M dis
 Every item of a batch is thus embedded once, however many histories mention it, and what depends on the context alone
 is computed once (:func:`downstream.layers.blocks.per_context`). Codes: 0 is padding, 1 is "unknown", known values start
 at 2. What is known is decided on training impressions alone, so items, users, categories and words that are new at test
-time never get a code of their own.
+time never get their own code.
 """
 
 from __future__ import annotations
@@ -242,7 +242,7 @@ def mask_ids(batch: Batch, rate: float, rng: np.random.Generator) -> Batch:
 
 
 def load_ctr_data(folder: str | Path, settings: DataSettings) -> CTRData:
-    """A dataset folder as memory-mapped arrays, written beside it the first time (see ``downstream.data.arrays``).
+    """A dataset folder as memory-mapped arrays, written next to it the first time (see ``downstream.data.arrays``).
 
     Raises
     ------

@@ -33,7 +33,7 @@ class Aggregator(nn.Module):
     width : int
         Of the result.
     of_history_alone : bool
-        Whether the shown item does not matter, so that rows of one user and history are pooled once.
+        Whether the shown item does not matter: rows of one user and history are then pooled once.
     """
 
     width: int

@@ -25,7 +25,7 @@ from downstream.images.joined import ItemImages
 
 # Pictures encoded at a time: more of a batch than this are encoded again in the backward pass, to bound the memory.
 CHUNK = 256
-# Bytes of decoded pictures that are kept, so that an item shown again is not decoded again.
+# Bytes of decoded pictures that are kept for items shown again.
 KEPT_BYTES = 2**31
 
 
@@ -124,11 +124,13 @@ def recipe(info: dict[str, Any], weights: str | None) -> Recipe:
         raise UserError("tune 'encoder' needs a table made by pretrain/export.py: its table.json says how to make it")
     encoder = info["encoder"]
     if (family := encoder.get("family", "timm")) != "timm":
-        raise UserError(f"tune 'encoder' takes timm models; the table is of {encoder['name']}, of {family}")
+        raise UserError(
+            f"tune 'encoder' supports timm models only; the table was made by {encoder['name']} of {family}"
+        )
     if not timm.is_model(encoder["name"]):
         raise UserError(
-            f"timm has no model {encoder['name']!r}, which the table is of; tune 'encoder' takes timm models: install "
-            "the timm that made it"
+            f"timm has no model {encoder['name']!r}, which made the table; tune 'encoder' supports timm models only: "
+            "install the version of timm that made it"
         )
     if not weights and info.get("run"):
         run, file = Path(info["run"]), WEIGHTS_FILE.get(info["weights"], LATEST)
@@ -138,7 +140,7 @@ def recipe(info: dict[str, Any], weights: str | None) -> Recipe:
         raise UserError(f"no encoder weights at {weights}; name the .safetensors file in image.weights")
     return Recipe(
         encoder["name"],
-        encoder.get("timm", encoder)["arguments"],  # which stood beside the name in former tables
+        encoder.get("timm", encoder)["arguments"],  # which were next to the name in former tables
         encoder["dimensions"] or None if info["layer"] == "embedding" else None,
         info["preprocessing"]["image_size"],
         info["preprocessing"]["mean"],
@@ -240,7 +242,7 @@ class EncodedPictures(Features):
         if off > 0.1:
             raise UserError(
                 f"the encoder does not make the table's vectors from the dataset's pictures (error {off:.0%} of their "
-                "variance): weights, pictures or table are of another run or dataset"
+                "variance): weights, pictures or table belong to another run or dataset"
             )
 
     def forward(self, row: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from data_tools.tables.table import EmbeddingTable, centred
 from downstream.data.ctr_data import CTRData
 from downstream.data.search import HistorySearch
 
-# What of a table's description says in which space its vectors lie.
+# What of a table's description says which space its vectors are in.
 SPACE = ("size", "encoder", "preprocessing", "layer", "normalised", "weights", "checkpoint")
 
 

@@ -77,7 +77,7 @@ class _PairScores(torch.autograd.Function):
     """The activation unit's MLP with PReLU on a CPU, a piece of the slots at a time.
 
     What layers pass on for all slots is far larger than a core's cache, and memory is what a plain backward pass waits
-    for. Here a piece goes through all layers while it is in the cache; only what stands before each PReLU is kept.
+    for. Here a piece goes through all layers while it is in the cache; only the inputs of each PReLU are kept.
     """
 
     @staticmethod

@@ -54,11 +54,6 @@ def mlp(widths: Sequence[int], out: int, activation: str = "prelu") -> nn.Sequen
     return nn.Sequential(*layers[:-1])
 
 
-def prelu_mlp(widths: Sequence[int], out: int) -> nn.Sequential:
-    """:func:`mlp` with PReLU."""
-    return mlp(widths, out)
-
-
 def embedding_model(raw_size: int, hidden: Sequence[int], size: int) -> nn.Sequential:
     """DICM's embedding model (arXiv 1711.06505): D-256-64-12 with PReLU there.
 
@@ -71,7 +66,7 @@ def embedding_model(raw_size: int, hidden: Sequence[int], size: int) -> nn.Seque
     size : int
         Of an embedding.
     """
-    return prelu_mlp([raw_size, *(min(width, 4 * raw_size) for width in hidden)], size)
+    return mlp([raw_size, *(min(width, 4 * raw_size) for width in hidden)], size)
 
 
 def gather(vectors: Tensor, position: Tensor) -> Tensor:
@@ -112,7 +107,7 @@ def clicked_mean(vectors: Tensor, batch: dict[str, Tensor]) -> Tensor:
 
 
 def id_embedding(codes: int, size: int) -> nn.Embedding:
-    """An embedding of integer codes. It starts small, so that codes shown once or never contribute little."""
+    """An embedding of integer codes. It starts small: codes shown once or never contribute little."""
     weight = on_large_pages(torch.empty(codes, size))
     nn.init.normal_(weight).mul_(0.01)[PADDING] = 0
     return nn.Embedding(codes, size, padding_idx=PADDING, _weight=weight)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from downstream.layers.blocks import clicked_mean, gather, per_context, prelu_mlp
+from downstream.layers.blocks import clicked_mean, gather, mlp, per_context
 from downstream.models.base import MakeImages
 from downstream.models.towers import Towers
 from downstream.settings import ModelSettings
@@ -18,9 +18,9 @@ SIZE = 32
 class DQM(Towers):
     """Towers of user, ad and scene, and the inner products of what they give: u.a + s.a + u.s + b.
 
-    From PAPERS.md section 4 (the fourth seed document) and the pre-rank variant of DICM (arXiv 1711.06505): the user
-    is its IDs and the sum of the behaviour images, the ad its IDs and its image, embedded by one trainable model. Which
-    inner products are taken is ours, and so are their size and the towers' widths (those of the MLP). As
+    After the project's brief and the pre-rank variant of DICM (arXiv 1711.06505): the user tower takes the user's IDs
+    and the sum of the behaviour images, the ad tower the ad's IDs and image, both embedded by one trainable model.
+    Which inner products are taken is ours, and so are their size and the towers' widths (those of the MLP). Because
     u.a + s.a = (u + s).a, serving is one product with ad vectors computed before.
     """
 
@@ -31,9 +31,9 @@ class DQM(Towers):
         self.embed = images.embedder() if images else None
         size = self.embed.no_image.numel() if self.embed else 0
         user_width = settings.embedding * (1 + len(self.of_users)) + self.item_width + size
-        self.user = prelu_mlp([user_width, *settings.hidden], SIZE)
-        self.ad = prelu_mlp([self.item_width + size, *settings.hidden], SIZE)
-        self.scene = prelu_mlp([settings.embedding, SIZE], SIZE) if "scene" in sizes else None
+        self.user = mlp([user_width, *settings.hidden], SIZE)
+        self.ad = mlp([self.item_width + size, *settings.hidden], SIZE)
+        self.scene = mlp([settings.embedding, SIZE], SIZE) if "scene" in sizes else None
         self.bias = nn.Parameter(torch.zeros(()))
 
     def _items(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:

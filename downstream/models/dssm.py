@@ -61,7 +61,7 @@ class Tower(nn.Module):
         )
 
     def first(self, codes: Tensor, images: Tensor | None) -> Tensor:
-        """The first layer before bias and tanh (M, 300): linear, so that several items can be pooled."""
+        """The first layer before bias and tanh (M, 300): linear, since several items are pooled."""
         summed = self.words(codes)
         return summed if images is None else summed + self.image(images)
 
@@ -74,8 +74,8 @@ class DSSM(Towers):
 
     Ours: no dataset here has queries, so the query is the mean of the texts (title and category) and images of the
     user's recent clicks; unclicked items are drawn from the unclicked impressions of the batch; the click's logit is
-    ``scale * cosine + shift``, two numbers fitted beside the towers by the cross-entropy of the clicks, which does not
-    reach the towers. DSSM has no IDs: "IDs only" are the texts.
+    ``scale * cosine + shift``, two numbers fitted along with the towers by the cross-entropy of the clicks, which does
+    not reach the towers. DSSM has no IDs: "IDs only" are the texts.
     """
 
     uses = frozenset()

@@ -20,7 +20,7 @@ WEIGHTS = 2 * REGIONS
 class MLR(CTRModel):
     """p = sum_i softmax_i(u_i . x) sigmoid(w_i . x) over 12 regions, with L1 and L2,1 on the weights of the IDs.
 
-    x holds user, scene and item, and the mean of the clicked items, whose codes have weights of their own. Image
+    x holds user, scene and item, and the mean of the clicked items, whose codes have their own weights. Image
     features enter through one linear layer, whose weights are not penalised. Trained in batches by the common loop,
     with the proximal step of both penalties after each step of the optimizer (ours: the paper's own method takes all
     impressions at once); the penalties are relative to the mean loss, not to the sum.

@@ -1,4 +1,4 @@
-"""Several scenes over one look-up table: a network each, or STAR, whose networks share a part (PAPERS.md section 4)."""
+"""Several scenes over one look-up table: a network each, or STAR, whose networks share a part (arXiv 2101.11427)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several tasks over one look-up table: the click, and the purchase after it (PAPERS.md section 4)."""
+"""Several tasks over one look-up table: the click, and the purchase after it (ESMM, arXiv 1804.07931)."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ class ESMM(EmbeddingMLP):
 class ESMMTransfer(ESMM):
     """ESMM whose purchase network also sees the click network's last hidden layer: label information transfer.
 
-    The seed document names the transfer and not its form; this one, and that the purchase's gradient stops there so
-    that the click is learned as without it, are ours.
+    The project's brief asks for the transfer and leaves its form open. The form is ours, and so is that the purchase's
+    gradient stops there: the click is learned as without it.
     """
 
     def _passed(self, settings: ModelSettings) -> int:

@@ -29,7 +29,7 @@ GLOSSARY = {
     "form": "how vectors enter the CTR model: as they are (Vector), as cosines with the user's clicks (SimScore), as a "
     "histogram of these (SimTier)",
     "interval": "range that holds the true difference in 95 of 100 such comparisons, at a level of 95%",
-    "Holm's correction": "stricter p-values, so that among all differences looked at a false star is unlikely",
+    "Holm's correction": "stricter p-values, which make a false star unlikely among all the differences compared",
 }
 
 

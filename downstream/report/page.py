@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.common import pages
+from data_tools.common.files import whole_file
 from downstream.comparison.cells import Row
 from downstream.comparison.figures import Figures
 from downstream.comparison.proxies import PROXIES
@@ -133,6 +134,7 @@ def report_context(
     }
 
 
-def render(template: str, context: dict[str, Any]) -> str:
-    """A report from one of ``downstream/report/templates``."""
-    return pages.render(template, context, Path(__file__).parent / "templates")
+def write_page(path: Path, template: str, context: dict[str, Any]) -> None:
+    """Write a report from one of ``downstream/report/templates``."""
+    with whole_file(path) as scratch:
+        scratch.write_text(pages.render(template, context, Path(__file__).parent / "templates"), encoding="utf-8")

@@ -66,6 +66,7 @@ def draw_bars(
     labelled: Labelled,
     metric: str,
     span: tuple[float, float],
+    *,
     marks: Mapping[str, Interval],
     colours: Sequence[str] = tuple(STANDINS),
 ) -> None:
@@ -111,7 +112,7 @@ def bars(
     width = max(4.4, 3.1 + LETTER * max([len(label) for label, _ in labelled], default=0))
     with matplotlib.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(width, 0.7 + 0.3 * len(labelled) + 0.18 * len(marks)))
-        draw_bars(axes, labelled, metric, span, marks)
+        draw_bars(axes, labelled, metric, span, marks=marks)
         figure.tight_layout(pad=0.3)
         return inline_svg(figure, described)
 

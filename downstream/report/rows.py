@@ -112,7 +112,7 @@ def heat_map(figures: Figures, spec: ComparisonSpec, model: str, names: Names) -
 def table_rows(figures: Figures, names: Names) -> Rows:
     """One line a table: source, size, its proxies and the gain."""
     digits = dict.fromkeys(PROXIES, 4) | {PROXIES[-1]: 1}
-    lines = [
+    return [
         [
             names(one["source"]) + (" (flagged)" if one["flagged"] else ""),
             str(one["size"]),
@@ -121,7 +121,6 @@ def table_rows(figures: Figures, names: Names) -> Rows:
         ]
         for one in figures.tables.iter_rows(named=True)
     ]
-    return lines
 
 
 def proxy_rows(figures: Figures) -> Rows:

@@ -104,7 +104,7 @@ def summary_figure(figures: Figures, spec: ComparisonSpec, context: dict[str, An
             right = MARGIN + wide("+.0000 ", 9)  # the bars' values
             axes = (left / WIDTH, (top - tall + 0.6) / height)
             size = (1 - (left + right) / WIDTH, (tall - 0.55 - crown) / height)
-            draw_bars(figure.add_axes((*axes, *size)), labelled, f"{metric} gain", span, marks, COLOURS)
+            draw_bars(figure.add_axes((*axes, *size)), labelled, f"{metric} gain", span, marks=marks, colours=COLOURS)
         top -= tall
         for block in below:
             top = _draw(figure, block, top)

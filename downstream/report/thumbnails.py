@@ -32,7 +32,7 @@ class Strip:
 
 
 def thumbnails(strips: list[Strip]) -> dict[str, str]:
-    """A name for each distinct thumbnail, source -> name, so that a page holds it once however often it shows it."""
+    """Source of each distinct thumbnail -> its name: a page holds it once, however often it shows it."""
     shown = [[strip.query, *chain.from_iterable(strip.neighbours.values())] for strip in strips]
     sources = dict.fromkeys(picture.source for picture in chain.from_iterable(shown))
     return {source: f"picture-{number}" for number, source in enumerate(sources)}

@@ -128,7 +128,7 @@ def _conditional(figures: Figures, spec: ComparisonSpec, names: Names) -> str | 
 def verdict(figures: Figures, spec: ComparisonSpec) -> list[str]:
     """A few sentences on the main source in its form chosen on validation, for the first model compared.
 
-    Flagged tables come before them, and of a flagged main source nothing else is said.
+    Flagged tables come before them, and nothing else is reported about a flagged main source.
     """
     model, names = figures.models[0], Names(spec.names)
     warnings = [f"{names(source)} appears to know test labels: {reason}." for source, reason in figures.flagged.items()]

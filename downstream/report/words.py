@@ -101,5 +101,5 @@ def share(row: Mapping[str, Any]) -> str:
 
 
 def lower_first(text: str) -> str:
-    """The text as it stands within a sentence."""
+    """The text as it is written within a sentence."""
     return text[:1].lower() + text[1:]

@@ -50,12 +50,12 @@ class Reading(Checked):
     click_values : str
         Values of the column click that are clicks, as in purchase,add_to_cart; all others are not.
     match_ids : "exact", "stripped" or "unpadded"
-        How ids are compared: exact, as they are; stripped, without blanks round them; unpadded, ids of items also
+        How ids are compared: exact, as they are; stripped, without surrounding blanks; unpadded, ids of items also
         without leading zeros.
     max_bad_share : float
         Largest fraction of the log's rows that may be unusable.
     memory : str
-        Memory limit of DuckDB, which spills to disk beside the output.
+        Memory limit of DuckDB, which spills to disk next to the output.
     """
 
     time_unit: TimeUnit = "auto"

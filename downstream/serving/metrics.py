@@ -1,4 +1,4 @@
-"""The metrics of scores in a Parquet file, worked out by DuckDB, so that memory does not grow with the rows."""
+"""The metrics of scores in a Parquet file, computed by DuckDB: memory does not grow with the rows."""
 
 from __future__ import annotations
 

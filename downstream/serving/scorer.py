@@ -220,7 +220,7 @@ def load(run: str | Path) -> Scorer:
 
 
 def _joined(data: CTRData, log: NewLog, work: Path) -> CTRData:
-    """The data with the users of a log and their clicks in the place of its own; without impressions."""
+    """The data with the users of a log and their clicks in place of its own; without impressions."""
     clicked, offsets = write_flat_clicks(log.clicks, log.users["clicks"].to_numpy(), work)
     known = log.users["known"].to_numpy()
     codes = np.full(len(known), UNKNOWN, dtype=data.user_code.dtype)

@@ -115,7 +115,7 @@ class Cells:
         return len(np.unique(self.encoder))
 
     def at(self, encoder: np.ndarray, seed: np.ndarray) -> Cells:
-        """The cells with these encoders and seeds; a single encoder stands for any.
+        """The cells with these encoders and seeds; a single encoder counts for any.
 
         Raises
         ------

@@ -1,1 +1,1 @@
-"""Studies beside the comparison: the cascade, sharing between tasks and scenes, and retrieval."""
+"""Studies besides the comparison: the cascade, sharing between tasks and scenes, and retrieval."""

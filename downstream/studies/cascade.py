@@ -15,12 +15,12 @@ from rich.progress import Progress
 
 from data_tools.common.checks import Checked
 from data_tools.common.errors import UserError
-from data_tools.common.files import read_json, whole_file, write_json
+from data_tools.common.files import read_json, write_json
 from data_tools.common.provenance import made_by
 from downstream.data.ctr_data import CTRData, load_ctr_data
 from downstream.models.registry import MODELS
 from downstream.models.towers import Towers
-from downstream.report.page import render
+from downstream.report.page import write_page
 from downstream.report.plots import survival
 from downstream.statistics.metrics import gauc
 from downstream.studies.stages import Cascade, best, qscore
@@ -29,7 +29,7 @@ from downstream.training.saved_runs import load_run, run_settings
 from downstream.training.settings import TrainingDefaults, TrainingSettings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CascadeSettings(Checked):
     """A cascade.
 
@@ -59,8 +59,8 @@ class CascadeSettings(Checked):
         Folder of the models.
     """
 
-    out: str = ""
-    dataset: str = ""
+    out: str
+    dataset: str
     tables: dict[str, str | None] = field(default_factory=dict)
     pre: str = "dqm"
     ranker: str = "din"
@@ -73,8 +73,8 @@ class CascadeSettings(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.out or not self.dataset or not self.tables:
-            raise UserError("'dataset' and 'tables' in the configuration and --out are needed")
+        if not self.tables:
+            raise UserError("tables is empty; name at least one, such as {ids: null, mine: TABLE}")
         if not issubclass(MODELS[self.pre], Towers):
             towers = sorted(name for name, model in MODELS.items() if issubclass(model, Towers))
             raise UserError(f"pre is {self.pre!r}, not a model of two towers; choose one of {', '.join(towers)}")
@@ -168,38 +168,37 @@ def measure(cascades: Sequence[Cascade], rows: np.ndarray, advance: Callable[[],
             begun = time.perf_counter()
             everything = cascade.ranker_scores(row, items)
             whole.append(time.perf_counter() - begun)
-            wanted = items[best(everything, cascade.keep[2])]
-            new = wanted[~cascade.data.warm[wanted]]
+            top = items[best(everything, cascade.keep[2])]
+            new = top[~cascade.data.warm[top]]
             candidates.append(len(items))
             for stage, kept, taken in zip(STAGES, kept_by_stage, seconds, strict=True):
-                found[stage]["survival"][-1].append(np.isin(wanted, kept).mean())
+                found[stage]["survival"][-1].append(np.isin(top, kept).mean())
                 found[stage]["survival_new"][-1].append(np.isin(new, kept).mean() if len(new) else np.nan)
                 found[stage]["seconds"][-1].append(taken)
             advance()
     operations = cascades[0].operations(int(rows[len(rows) // 2]))
-    stages = []
-    for stage, keep, count in zip(STAGES, cascades[0].keep, operations, strict=True):
-        own = found[stage]
-        p50, p99 = 1000 * np.quantile(own["seconds"], [0.5, 0.99])
-        stages.append(
+    return {
+        "candidates": float(np.mean(candidates)),
+        **_latency(np.sum([found[stage]["seconds"] for stage in STAGES], axis=0)),
+        "whole_ms_p50": float(1000 * np.quantile(whole, 0.5)),
+        "stages": [
             {
                 "name": stage,
                 "kept": keep,
-                "survival": _interval(own["survival"]),
-                "survival_new": _interval(own["survival_new"]),
-                "ms_p50": float(p50),
-                "ms_p99": float(p99),
+                "survival": _interval(found[stage]["survival"]),
+                "survival_new": _interval(found[stage]["survival_new"]),
+                **_latency(found[stage]["seconds"]),
                 "operations": count,
             }
-        )
-    total = 1000 * np.sum([found[stage]["seconds"] for stage in STAGES], axis=0)
-    return {
-        "candidates": float(np.mean(candidates)),
-        "ms_p50": float(np.quantile(total, 0.5)),
-        "ms_p99": float(np.quantile(total, 0.99)),
-        "whole_ms_p50": float(1000 * np.quantile(whole, 0.5)),
-        "stages": stages,
+            for stage, keep, count in zip(STAGES, cascades[0].keep, operations, strict=True)
+        ],
     }
+
+
+def _latency(seconds: Any) -> dict[str, float]:
+    """Median and 99th percentile of some requests' seconds, in milliseconds."""
+    p50, p99 = 1000 * np.quantile(seconds, [0.5, 0.99])
+    return {"ms_p50": float(p50), "ms_p99": float(p99)}
 
 
 def _tested(runs: list[Path]) -> dict[str, float]:
@@ -281,7 +280,6 @@ def write_report(figures: dict[str, Any], data: CTRData, settings: CascadeSettin
     }
     out = Path(settings.out)
     for name in ("report.html", "report.md"):
-        with whole_file(out / name) as scratch:
-            scratch.write_text(render(f"cascade.{name.split('.')[1]}.j2", context), encoding="utf-8")
+        write_page(out / name, f"cascade.{name.split('.')[1]}.j2", context)
     write_json(out / "figures.json", figures)
     return context["verdict"]

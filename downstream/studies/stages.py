@@ -20,7 +20,7 @@ def qscore(data: CTRData, weight: float) -> np.ndarray:
     """The smoothed click rate of each item in the training split, float64 (items,).
 
     (clicks + weight * rate) / (impressions + weight) with the rate over all items: an item never shown has that rate
-    (PAPERS.md section 4 names one static click rate an ad; the smoothing is ours).
+    (the project's brief asks for one static click rate an ad; the smoothing is ours).
     """
     rows = data.rows["train"]
     items, count = data.item[rows], len(data.item_code)

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from data_tools.common.provenance import made_by
 from data_tools.measures.spread import mean_and_spread
 from data_tools.tables.table import EmbeddingTable, read_table
 from downstream.data.ctr_data import CTRData
-from downstream.report.page import render
+from downstream.report.page import write_page
 from downstream.report.words import METRIC_NAMES, signed
 from downstream.statistics.intervals import METRICS, BootstrapSettings, Cells, bootstrap_metrics, difference_interval
 from downstream.statistics.metrics import all_metrics
@@ -27,8 +28,10 @@ from downstream.studies.sharing import ALONE, KINDS, Scores, Train
 from downstream.training.fit import fit
 from downstream.training.settings import TrainingDefaults, TrainingSettings
 
+DIFFERENCES = ("gauc", "auc", "log_loss")  # METRICS in the order of the report, the one that decides first
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class TransferSettings(Checked):
     """A comparison of ways to share.
 
@@ -54,8 +57,8 @@ class TransferSettings(Checked):
         Folder of the trainings.
     """
 
-    out: str = ""
-    dataset: str = ""
+    out: str
+    dataset: str
     kind: Literal["tasks", "scenes"] = "tasks"
     models: list[str] = field(default_factory=lambda: ["esmm", "esmm_transfer"])
     table: str | None = None
@@ -66,8 +69,6 @@ class TransferSettings(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.out or not self.dataset:
-            raise UserError("'dataset' in the configuration and --out are needed")
         if self.training.data.history_by == "similarity" and not self.table:
             raise UserError(
                 "training.data.history_by is 'similarity', which compares vectors; name a table that has them"
@@ -147,48 +148,44 @@ def measure(data: CTRData, settings: TransferSettings, progress: Progress) -> di
                     draws.setdefault((name, part, metric), []).append((metrics[metric], drawn[metric][0], seed))
         progress.advance(task)
     names = list(dict.fromkeys(cell["contestant"] for cell in cells))
-    alone = [name for name in names if name not in settings.models]
+    pairs = [(a, b) for b in names if b not in settings.models for a in names[names.index(b) + 1 :]]
     differences = []
-    for b in alone:
-        for a in names[names.index(b) + 1 :]:
-            for part in parts:
-                for metric in METRICS:
-                    ours, theirs = draws[a, part, metric], draws[b, part, metric]
-                    if any(value is None for value, _, _ in ours + theirs):
-                        continue
-                    interval = difference_interval(
-                        _cells(ours, len(users)), _cells(theirs, len(users)), settings.bootstrap
-                    )
-                    differences.append({"a": a, "b": b, "part": part, "metric": metric, **asdict(interval)})
+    for (a, b), part, metric in product(pairs, parts, METRICS):
+        ours, theirs = draws[a, part, metric], draws[b, part, metric]
+        if all(value is not None for value, _, _ in ours + theirs):
+            interval = difference_interval(_cells(ours, len(users)), _cells(theirs, len(users)), settings.bootstrap)
+            differences.append({"a": a, "b": b, "part": part, "metric": metric, **asdict(interval)})
     sizes = {name: {"impressions": len(part.place), "positives": int(part.label.sum())} for name, part in parts.items()}
     return {"parts": sizes, "cells": cells, "differences": differences}
 
 
+def _shown_difference(row: dict[str, Any] | None) -> str:
+    """A difference with its interval, starred where the interval excludes 0."""
+    if row is None:
+        return "–"
+    star = " *" if row["low"] > 0 or row["high"] < 0 else ""
+    return f"{signed(row['mean'])} ({signed(row['low'])} to {signed(row['high'])}){star}"
+
+
 def _tables(figures: dict[str, Any]) -> list[dict[str, Any]]:
     """What the template shows of each part: each contestant's metrics, and its differences from the separate ones."""
+    differences = {(row["a"], row["b"], row["part"], row["metric"]): row for row in figures["differences"]}
+    against = list(product(dict.fromkeys(row["b"] for row in figures["differences"]), DIFFERENCES))
+    heads = [METRIC_NAMES[metric] for metric in METRICS] + [f"{METRIC_NAMES[metric]} − {b}" for b, metric in against]
     shown = []
     for part, size in figures["parts"].items():
-        own = [cell for cell in figures["cells"] if cell["part"] == part]
-        against = list(dict.fromkeys(row["b"] for row in figures["differences"]))
-        lines = []
-        for name in dict.fromkeys(cell["contestant"] for cell in own):
-            line = [name]
-            for metric in METRICS:
-                values = [cell[metric] for cell in own if cell["contestant"] == name]
-                line.append(mean_and_spread(values))
-            for b in against:
-                for metric in ("gauc", "auc", "log_loss"):
-                    wanted = {"a": name, "b": b, "part": part, "metric": metric}
-                    rows = [r for r in figures["differences"] if all(r[key] == value for key, value in wanted.items())]
-                    star = " *" if rows and (rows[0]["low"] > 0 or rows[0]["high"] < 0) else ""
-                    line.append(
-                        f"{signed(rows[0]['mean'])} ({signed(rows[0]['low'])} to {signed(rows[0]['high'])}){star}"
-                        if rows
-                        else "–"
-                    )
-            lines.append(line)
-        heads = [METRIC_NAMES[metric] for metric in METRICS]
-        heads += [f"{METRIC_NAMES[metric]} − {b}" for b in against for metric in ("gauc", "auc", "log_loss")]
+        values: dict[str, list[dict[str, Any]]] = {}
+        for cell in figures["cells"]:
+            if cell["part"] == part:
+                values.setdefault(cell["contestant"], []).append(cell)
+        lines = [
+            [
+                name,
+                *(mean_and_spread([cell[metric] for cell in own]) for metric in METRICS),
+                *(_shown_difference(differences.get((name, b, part, metric))) for b, metric in against),
+            ]
+            for name, own in values.items()
+        ]
         shown.append({"name": part, **size, "heads": heads, "lines": lines})
     return shown
 
@@ -217,6 +214,5 @@ def write_report(figures: dict[str, Any], data: CTRData, settings: TransferSetti
         "table": settings.table or "none, IDs only",
     }
     out = Path(settings.out)
-    with whole_file(out / "report.md") as scratch:
-        scratch.write_text(render("transfer.md.j2", context), encoding="utf-8")
+    write_page(out / "report.md", "transfer.md.j2", context)
     write_json(out / "figures.json", figures)

@@ -21,7 +21,7 @@ from downstream.ams.ids import is_sharded, whole
 
 @dataclass
 class TrainingState:
-    """The state of a training, beside the weights.
+    """The state of a training, besides the weights.
 
     Attributes
     ----------

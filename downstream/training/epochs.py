@@ -197,7 +197,7 @@ class Loop:
         optim : OptimSettings
             By default those of the CTR training.
         name : str
-            Shown beside the steps.
+            Shown next to the steps.
         """
         optim = optim or self.settings.optim
         model.to(self.accelerator.device)

@@ -68,7 +68,7 @@ class Result:
     seconds: float
 
     def record(self) -> dict[str, Any]:
-        """What is kept of it as JSON, beside weights and scores."""
+        """What is kept of it as JSON, besides weights and scores."""
         return {
             "metrics": self.metrics,
             "epochs": self.epochs,

@@ -41,7 +41,7 @@ class LazyAdam(torch.optim.Adam):
         state = self.state[weight]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32)
-            # Both moments of a row side by side, so that memory is searched for a row once.
+            # Both moments of a row are adjacent: memory is searched for a row once.
             state["moments"] = on_large_pages(weight.new_empty(len(weight), 2, weight.shape[1])).zero_()
         state["step"] += 1
         steps, (first_decay, second_decay) = state["step"].item(), group["betas"]

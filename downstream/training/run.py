@@ -38,7 +38,7 @@ from downstream.training.settings import TrainingSettings
 from downstream.training.warm_up import WarmUp, keep_vocabulary
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunSettings(TrainingSettings):
     """One CTR training.
 
@@ -60,8 +60,8 @@ class RunSettings(TrainingSettings):
         Steps between two checkpoints.
     """
 
-    dataset: str = ""
-    out: str = ""
+    dataset: str
+    out: str
     table: str | None = None
     seed: Seed = 0
     warm_up: str | None = None
@@ -70,8 +70,6 @@ class RunSettings(TrainingSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.dataset or not self.out:
-            raise UserError("--dataset DATASET and --out RUN are needed")
         if self.data.history_by == "similarity" and not self.table:
             raise UserError(
                 "--data.history_by is 'similarity', which compares vectors, but there is no --table TABLE that has them"

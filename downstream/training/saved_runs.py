@@ -24,7 +24,7 @@ from downstream.models.build import build_model
 from downstream.training.run import RunSettings
 from downstream.training.settings import TrainingDefaults
 
-# Options that stood in the section itself before plug-ins had sections of their own.
+# Options that were in the section itself before plug-ins had their own sections.
 MOVED = {
     "model": {
         "attention": ("din", "attention"),

@@ -48,7 +48,7 @@ def _refuse_shared(section: Any, where: str, used: Collection[str], chosen: str)
     plugins = plugin_settings(section)
     for name, value in changed(section).items():
         if name.split(".")[0] not in {*used, *plugins}:
-            raise UserError(f"--{where}.{name} is {value!r}, but {chosen} makes no use of it: remove it")
+            raise UserError(f"--{where}.{name} is {value!r}, but {chosen} does not use it: remove it")
 
 
 def _reset(section: Section, used: Collection[str]) -> Section:
@@ -142,7 +142,7 @@ class TrainingDefaults(Checked):
 
 @dataclass(frozen=True)
 class TrainingSettings(TrainingDefaults):
-    """Everything that decides a trained model, beside dataset, table and seed.
+    """Everything that decides a trained model, besides dataset, table and seed.
 
     Attributes
     ----------

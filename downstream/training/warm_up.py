@@ -21,7 +21,7 @@ from downstream.models.base import CTRModel
 
 
 def keep_vocabulary(data: CTRData, folder: Path) -> None:
-    """Copy the ids of the codes beside the weights: a later run needs them to find the embedding of an ID."""
+    """Copy the ids of the codes next to the weights: a later run needs them to find the embedding of an ID."""
     shutil.copyfile(data.vocabulary, folder / VOCABULARY)
 
 

@@ -30,8 +30,9 @@ def places(items: list[int], index: dict[int, int]) -> list[int]:
     return [index.setdefault(item, len(index)) for item in items]
 
 
-def filled(rows: list[list[int]], width: int, padding: float, dtype: torch.dtype) -> Tensor:
-    """Rows of at most ``width`` values as (rows, width), left-aligned."""
+def filled(rows: list[list[Any]], padding: float, dtype: torch.dtype, width: int | None = None) -> Tensor:
+    """Rows of at most ``width`` values as (rows, width), left-aligned; without a width that of the longest row."""
+    width = max(map(len, rows), default=0) if width is None else width
     lengths = torch.tensor([len(row) for row in rows])
     out = torch.full((len(rows), width), padding, dtype=dtype)
     out[torch.arange(width) < lengths[:, None]] = torch.tensor(list(chain.from_iterable(rows)), dtype=dtype)
@@ -60,10 +61,10 @@ def request_batch(
         shown.append(places(request["page"][:slots], index))
         click.append(request["click"][:slots])
     return {
-        "history": filled(clicked, history, -1, torch.long).flip(1),
+        "history": filled(clicked, -1, torch.long, history).flip(1),
         "fresh": torch.tensor([min(request["fresh"], history) for request in requests]),
-        "page": filled(shown, slots, -1, torch.long),
-        "click": filled(click, slots, 0, torch.float32),
+        "page": filled(shown, -1, torch.long, slots),
+        "click": filled(click, 0, torch.float32, slots),
         "images": decoder.views(pictures, list(index)),
         **named(list(index), copy_of),
     }
@@ -76,7 +77,7 @@ def item_batch(
     annotate: Annotate | None = None,
     copy_of: Mapping[int, int] = NONE,
 ) -> dict[str, Tensor]:
-    """Views of each catalogue picture, decoded once, and what is to be said of it."""
+    """Views of each catalogue picture, decoded once, and its annotations."""
     pictures, records = encoded
     items = [record["item"] for record in records]
     return {

@@ -58,7 +58,7 @@ def decoded(
     ----------
     chunks : places of each chunk's pictures; taken a few ahead of what has been given back
     image_size : side S of the square pictures
-    most : chunks there are, where it is known: one needs no process of its own
+    most : chunks there are, where it is known: a single one needs no extra process
     light : whether the pictures are stored decoded, see :func:`pretrain.data.workers.loader_processes`
 
     Yields

@@ -137,7 +137,7 @@ class BatchStream(IterableDataset):
 
 
 class Leftovers:
-    """Rows that fill no batch of their own group, gathered until they fill one together, so that none is lost."""
+    """Rows left over from their own group's batches, gathered until they fill one: none is lost."""
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
@@ -167,7 +167,7 @@ def pictures_of(parts: Iterable[Encoded]) -> Pictures:
 
 
 def _mixed(groups: Iterator[list[Encoded]], rng: np.random.Generator, open_groups: int = 4) -> Iterator[Encoded]:
-    """Batches of a few groups at a time in random order, so that neighbouring steps differ in category."""
+    """Batches of a few groups at a time in random order, since neighbouring steps should differ in category."""
     pool: list[list[Encoded]] = []
     for group in groups:
         pool.append(group)
@@ -236,15 +236,30 @@ def training_workers(shards: Shards, settings: Batch, image_size: int) -> int:
     return loader_processes(settings.workers, most, light=kept or stored_decoded(shards))
 
 
+def _check_divisible(shards: Shards, kind: str, settings: Batch, processes: int) -> None:
+    """Raise a UserError where rows or groups of records do not suffice for all processes."""
+    if settings.rows % (processes * settings.categories):
+        parts = f" and {settings.categories} categories" if settings.categories > 1 else ""
+        raise UserError(f"--batch.rows {settings.rows} cannot be spread evenly over {processes} processes{parts}")
+    groups, streams = len(shards.listed(kind)), processes * settings.shard_streams
+    if groups < streams:
+        raise UserError(
+            f"{shards.folder} has {groups} groups of training records; {processes} processes x "
+            f"{settings.shard_streams} shard streams need at least {streams}, since each reads different groups. Lower "
+            "--batch.shard_streams or the number of processes, or write smaller groups (data_tools.shards "
+            "--requests-per-shard, --items-per-shard, --shard-mb)"
+        )
+
+
 def loader(
     folder: str | Path,
     kind: str,
     settings: Batch,
     image_size: int,
     seed: int,
+    *,
     process: int = 0,
     processes: int = 1,
-    *,
     start: int = 0,
     views: int = 2,
     annotate: Annotate | None = None,
@@ -269,17 +284,7 @@ def loader(
         If the rows do not divide over the processes and parts, or there are too few groups for the shard streams.
     """
     shards, kind = open_shards(folder), "items" if kind == "items" else "train"
-    if settings.rows % (processes * settings.categories):
-        parts = f" and {settings.categories} categories" if settings.categories > 1 else ""
-        raise UserError(f"--batch.rows {settings.rows} cannot be spread evenly over {processes} processes{parts}")
-    groups, streams = len(shards.listed(kind)), processes * settings.shard_streams
-    if groups < streams:
-        raise UserError(
-            f"{folder} has {groups} groups of training records; {processes} processes x {settings.shard_streams} shard "
-            f"streams need at least {streams}, since each reads groups of its own. Lower --batch.shard_streams or the "
-            "number of processes, or write smaller groups (data_tools.shards --requests-per-shard, --items-per-shard, "
-            "--shard-mb)"
-        )
+    _check_divisible(shards, kind, settings, processes)
     workers = training_workers(shards, settings, image_size)
     cache = int(settings.cache_mb * 1e6) // max(workers, 1)
     decoder = Decoder(training_transform(settings, image_size), cache) if pictures else ItemNumbers()

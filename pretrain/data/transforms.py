@@ -78,7 +78,7 @@ def _shape(head: bytes) -> tuple[int, ...]:
 
 
 def plain_transform(image_size: int) -> Transform:
-    """The whole picture, squeezed into a square: for evaluation and export, so that nothing is cut off."""
+    """The whole picture, squeezed into a square: for evaluation and export, where nothing is cut off."""
     return Transform(PlainView(image_size), 2 * image_size)
 
 
@@ -172,7 +172,7 @@ def drawn(pictures: Pictures, item: int) -> int:
 
 
 class Decoder:
-    """Decodes items' pictures for one transform, and keeps those asked for last, so that popular ones are decoded once.
+    """Decodes items' pictures for one transform, and keeps the most recently used: popular ones are decoded once.
 
     In training, a picture that cannot be decoded is grey, and a warning says so once: one broken picture ends no run.
 
@@ -195,7 +195,7 @@ class Decoder:
         try:
             picture = self.transform.decode(pictures[item])
         except BadImage as bad:
-            warnings.warn(f"the picture of item {item} cannot be decoded ({bad}): grey in its place", stacklevel=2)
+            warnings.warn(f"the picture of item {item} cannot be decoded ({bad}): replaced by grey", stacklevel=2)
             picture = np.full((self.transform.at_least, self.transform.at_least, 3), 128, np.uint8)
         self._keep(item, picture)
         return picture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,15 +9,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from data_tools.common.cli import UserError
+from pretrain.runtime.cpu import own_cores
 
 # Batches that the loader processes of a training process hold ready together, where there are no more processes.
 READY = 4
-
-
-def own_cores() -> int:
-    """Cores of this process: those it may run on, shared among the processes of the machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def loader_processes(wanted: int | None, most: int | None = None, light: bool = False) -> int:

@@ -172,8 +172,8 @@ def _feature_size(tower: nn.Module, family: EncoderFamily, settings: Encoder) ->
     patch = getattr(getattr(tower, "patch_embed", None), "patch_size", None) or 1
     if lost := size % (patch if isinstance(patch, int) else patch[0]):
         warnings.warn(
-            f"{name} sees patches of {patch} pixels: the last {lost} of {size} pixels on two sides are not seen; "
-            f"--encoder.image_size {size - lost} sees all",
+            f"{name} has patches of {patch} pixels: the last {lost} of {size} pixels on two sides are cut off; "
+            f"--encoder.image_size {size - lost} uses all of them",
             stacklevel=3,
         )
     return found.shape[1]

@@ -35,7 +35,7 @@ def load_weights(
     """Load a state dict of tensors; a classifier that the module lacks is ignored, anything else must fit.
 
     The file may be a checkpoint that holds the state dict below a usual key (averaged weights come first, as in timm),
-    and its names may stand below a common prefix such as ``module.``.
+    and its names may have a common prefix such as ``module.``.
 
     Parameters
     ----------
@@ -95,8 +95,8 @@ def _read(file: Path) -> Any:
     except pickle.UnpicklingError as error:
         found = next(iter(re.findall(r"GLOBAL (\S+)", str(error))), "code")
         raise UserError(
-            f"{file} cannot be read as a file of tensors: it holds more than those ({found}), and no code of a file is "
-            "run here. Where you trust its origin, write its tensors again with torch.save(model.state_dict(), file)"
+            f"{file} cannot be read as a file of tensors: it contains other objects ({found}), and code in files is "
+            "never run. If you trust its origin, save only its tensors: torch.save(model.state_dict(), file)"
         ) from None
     except Exception as error:  # broken files raise nearly anything
         raise UserError(f"{file} cannot be read as a file of tensors: {first_line(error)}") from None
@@ -116,8 +116,8 @@ def _unwrapped(found: Any, file: str | Path) -> State:
         return _unwrapped(found[(known or inside)[0]], file)
     if inside:
         raise UserError(
-            f"{file} holds several state dicts: {', '.join(map(str, inside))}; write the one to use to a file of its "
-            f"own: torch.save(torch.load({str(file)!r})[{inside[0]!r}], 'weights.pth')"
+            f"{file} holds several state dicts: {', '.join(map(str, inside))}; save the one to use to a separate "
+            f"file: torch.save(torch.load({str(file)!r})[{inside[0]!r}], 'weights.pth')"
         )
     if not _is_state(found):
         raise UserError(f"{file} holds no tensors; found: {', '.join(map(str, list(found)[:5])) or 'nothing'}")
@@ -134,6 +134,6 @@ def _below_prefix(state: State, wanted: Mapping[str, Tensor], file: str | Path) 
     whole = sorted(one for one, names in found.items() if 2 * len(names & wanted.keys()) > len(wanted))
     if len(whole) > 1:
         raise UserError(
-            f"{file} holds the model several times, below {', '.join(whole)}; write the one to use to a file of its own"
+            f"{file} contains the model several times, under {', '.join(whole)}; save the one to use to a separate file"
         )
     return {name.removeprefix(one): state[name] for one in whole for name in state if name.startswith(one)} or state

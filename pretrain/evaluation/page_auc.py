@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from data_tools.measures.group_auc import group_auc
 from data_tools.measures.simscore import sim_scores
 from data_tools.sharding.read import open_shards
-from pretrain.data.collate import places
+from pretrain.data.collate import filled, places
 from pretrain.data.pictures import PictureSet
 from pretrain.encoder.image_encoder import ImageEncoder
 from pretrain.runtime.memory import pieces
@@ -49,13 +49,6 @@ class Requests:
     click: Tensor
     warm: Tensor
     oracle: Tensor | None
-
-
-def _padded(rows: list[list[Any]], fill: float, dtype: torch.dtype) -> Tensor:
-    out = torch.full((len(rows), max(map(len, rows), default=0)), fill, dtype=dtype)
-    for row, values in enumerate(rows):
-        out[row, : len(values)] = torch.tensor(values, dtype=dtype)
-    return out
 
 
 def load_requests(shards: str | Path, split: str, *, image_size: int, history: int, limit: int, seed: int) -> Requests:
@@ -95,11 +88,11 @@ def load_requests(shards: str | Path, split: str, *, image_size: int, history: i
     with_oracle = bool(records) and all("oracle" in record for record in records)
     return Requests(
         images=PictureSet(opened.pictures(split), list(index), image_size),
-        history=_padded(clicked, -1, torch.long),
-        page=_padded(shown, -1, torch.long),
-        click=_padded([record["click"] for record in records], 0, torch.bool),
-        warm=_padded([record["seen"] for record in records], 0, torch.bool),
-        oracle=_padded([record["oracle"] for record in records], 0, torch.float) if with_oracle else None,
+        history=filled(clicked, -1, torch.long),
+        page=filled(shown, -1, torch.long),
+        click=filled([record["click"] for record in records], 0, torch.bool),
+        warm=filled([record["seen"] for record in records], 0, torch.bool),
+        oracle=filled([record["oracle"] for record in records], 0, torch.float) if with_oracle else None,
     )
 
 

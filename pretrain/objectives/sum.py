@@ -1,4 +1,4 @@
-"""Several objectives at once, each with a weight: behaviour beside what titles and pictures say (ours)."""
+"""Several objectives at once, each with a weight: clicks together with what titles and pictures say (ours)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Sum(Objective):
         weights : dict
             Weight of each objective, as in '{courier: 1, clip: 0.5}'; those that are not named are not learned.
         catalogue : int
-            Catalogue pictures a step, over all processes, beside the requests; 0 takes as many as --batch.rows.
+            Catalogue pictures per step, over all processes, besides the requests; 0 takes as many as --batch.rows.
         """
 
         weights: dict[str, PositiveFloat] = field(default_factory=lambda: {"courier": 1.0, "clip": 1.0})

@@ -1,30 +1,13 @@
-"""Threads, and the precision that is fastest here."""
+"""The precision that is fastest here."""
 
 from __future__ import annotations
 
 import math
-import os
 import time
 
 import torch
 
 from pretrain.encoder.image_encoder import ImageEncoder
-
-# Convolutions that oneDNN keeps compiled. Each is for one number of pictures, which differs from batch to batch, and it
-# keeps 1,024: 15 numbers of a small encoder, whose steps then spend a tenth of a core's time, on one core whatever
-# their number, on compiling what the cache has just lost.
-COMPILED = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192"
-
-
-def use_all_cores() -> None:
-    """On a CPU, share the cores among the machine's processes: accelerate's launcher leaves one thread to each.
-
-    Compiled convolutions are kept for the next batch with as many pictures, if this comes before the first convolution.
-    """
-    os.environ.setdefault(*COMPILED)
-    if not torch.cuda.is_available() and hasattr(os, "sched_getaffinity"):
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))
 
 
 def choose_precision(encoder: ImageEncoder, wanted: str, image_size: int) -> str:

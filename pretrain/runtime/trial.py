@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,9 +11,10 @@ import torch
 from torch import Tensor
 
 from data_tools.common.errors import UserError
+from data_tools.common.provenance import peak_memory
 from data_tools.sharding.read import Shards
 from pretrain.data.transforms import Transform
-from pretrain.data.workers import own_cores
+from pretrain.runtime.cpu import own_cores
 
 DECODED = 256  # pictures of the trial
 ENCODED = 3  # times that a batch is encoded, after a first one that does not count
@@ -104,9 +104,8 @@ def encode_rate(encode: Callable[[Tensor], object], images: Tensor, batch: int) 
 
 def peak_bytes() -> int:
     """Bytes of the GPU, or of the process where there is none, at the peak so far."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_memory()
+    return int(peak.get("gpu", peak["process"]) * 2**20)
 
 
 def refuse_vectors(takes: str) -> None:

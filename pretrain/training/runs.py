@@ -47,7 +47,7 @@ def read_settings(run: Path) -> Settings:
         If there is no run, or its settings are not understood.
     """
     if not (run / "run.json").is_file():
-        raise UserError(f"{run} holds no run of pretrain.train (no run.json); name the folder of one")
+        raise UserError(f"{run} is not a run of pretrain.train (no run.json); name the folder of one")
     made = read_json(run / "run.json")["settings"]
     return settings_from(Settings, upgrade_settings(made), f"{run / 'run.json'} has settings that cannot be read")
 
@@ -79,7 +79,7 @@ def open_run(settings: Settings, wait: Callable[[], None]) -> Path | None:
     refuse_url(settings.out, "a run")
     run = Path(settings.out)
     if run.exists() and not run.is_dir():
-        raise UserError(f"{run} is no folder; name another one with --out")
+        raise UserError(f"{run} is not a folder; name another one with --out")
     if held := next((name for name in MANIFESTS if (run / name).exists()), None):
         raise UserError(f"{run} is not the folder of a run: it has {held}; name another one with --out")
     made = (run / "run.json").exists()
@@ -118,7 +118,7 @@ def continue_run(settings: Settings) -> None:
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str] | None = None) -> None:
-    """Write a state dict as safetensors, with what is said ``about`` it as its metadata; whole or not at all."""
+    """Write a state dict as safetensors, with ``about`` as its metadata; complete or not at all."""
     with whole_file(path) as scratch:
         kept = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
         safetensors.torch.save_file(kept, scratch, about)
@@ -158,7 +158,7 @@ def checkpoints(run: Path) -> list[Path]:
 def load_checkpoint(
     folder: Path, encoder: torch.nn.Module, optimizer: torch.optim.Optimizer, objective: torch.nn.Module
 ) -> dict[str, Any]:
-    """Load encoder, optimiser and objective in place; return the state that was saved beside them."""
+    """Load encoder, optimiser and objective in place; return the state that was saved with them."""
     encoder.load_state_dict(safetensors.torch.load_file(folder / "encoder.safetensors"))
     if objective.state_dict():
         objective.load_state_dict(safetensors.torch.load_file(folder / "objective.safetensors"))

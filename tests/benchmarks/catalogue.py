@@ -35,15 +35,24 @@ FEWER, MOST_BYTES = 20, 1.05
 class Settings:
     """Benchmark of the two layouts.
 
-    Attributes:
-        out: File for the figures; null only prints them.
-        dataset: Dataset folder; null makes a synthetic one.
-        items: Pictures of the synthetic one.
-        requests: Its page views.
-        picture_bytes: Of its pictures, on average.
-        most_gb: Self-contained shards that would take more are estimated alone.
-        workers: Processes that write.
-        scratch: Folder to work in; null takes a temporary one.
+    Attributes
+    ----------
+    out : str or null
+        File for the figures; null only prints them.
+    dataset : str or null
+        Dataset folder; null makes a synthetic one.
+    items : int
+        Pictures of the synthetic one.
+    requests : int
+        Its page views.
+    picture_bytes : float
+        Of its pictures, on average.
+    most_gb : float
+        Self-contained shards that would take more are estimated alone.
+    workers : int
+        Processes that write.
+    scratch : str or null
+        Folder to work in; null takes a temporary one.
     """
 
     out: str | None = None

@@ -28,8 +28,7 @@ from data_tools.simulation.settings import World
 from pretrain.encoder.image_encoder import build_encoder
 from pretrain.export import Settings as Export
 from pretrain.export import export
-from pretrain.runtime.memory import keep_freed_memory
-from pretrain.runtime.precision import use_all_cores
+from pretrain.runtime.cpu import prepare_cpu
 from pretrain.settings import Encoder
 
 TARGET = 0.95
@@ -40,14 +39,21 @@ CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 class Settings:
     """Benchmark of export.
 
-    Attributes:
-        out: File for the figures; null only prints them.
-        encoders: timm models and the side of their input in pixels.
-        items: Pictures that are exported.
-        pixels: Side of the stored pictures.
-        batch: Pictures encoded at a time.
-        clock: Seconds on the clock, or those of this process, which say the same on a machine that is shared if there
-            is one core: more have loader processes of their own.
+    Attributes
+    ----------
+    out : str or null
+        File for the figures; null only prints them.
+    encoders : dict of str to int
+        timm models and the side of their input in pixels.
+    items : int
+        Pictures that are exported.
+    pixels : int
+        Side of the stored pictures.
+    batch : int
+        Pictures encoded at a time.
+    clock : "wall" or "processor"
+        Seconds on the clock, or those of this process, which say the same on a machine that is shared if there
+        is one core: more have loader processes of their own.
     """
 
     out: str | None = None
@@ -96,8 +102,7 @@ def stored(world: Path, size: int, folder: Path) -> dict[str, Path]:
 
 def main() -> None:
     settings = parse_settings(Settings, __doc__)
-    use_all_cores()
-    keep_freed_memory()
+    prepare_cpu()
     with tempfile.TemporaryDirectory() as folder:
         world = World(items=settings.items, users=100, requests=800, image_size=settings.pixels)
         made = make_world(world, Path(folder) / "world")

@@ -47,12 +47,18 @@ BATCH = Batch(rows=256, workers=0, colour_jitter=0.2, cache_mb=0)
 class Settings:
     """Benchmark of reading shards.
 
-    Attributes:
-        out: File for the figures; null only prints them.
-        pixels: Side of the stored pictures.
-        image_size: Side of the encoder's input.
-        batches: Batches read by each side, turn and turn about.
-        large: Pictures of 1600 pixels.
+    Attributes
+    ----------
+    out : str or null
+        File for the figures; null only prints them.
+    pixels : int
+        Side of the stored pictures.
+    image_size : int
+        Side of the encoder's input.
+    batches : int
+        Batches read by each side, turn and turn about.
+    large : int
+        Pictures of 1600 pixels.
     """
 
     out: str | None = None
@@ -125,7 +131,7 @@ def large_jpegs(count: int) -> list[bytes]:
     pictures = []
     for number in range(count):
         look = [rng.choice(values) for values in (CATEGORIES, COLOURS, PATTERNS, CUTS)]
-        pictures.append(encode(render(*look, 1600, seed=[number])))
+        pictures.append(encode(render(*look, size=1600, seed=[number])))
     return pictures
 
 

@@ -47,13 +47,20 @@ TARGET_SPEED, TARGET_GROWTH = 0.8, 1.1
 class Settings:
     """Benchmark of writing shards.
 
-    Attributes:
-        out: File for the figures; null only prints them.
-        items: Pictures of the small dataset.
-        requests: Its page views.
-        times: How many times that the large one has.
-        repeats: Times that each side writes the large one; the fastest counts.
-        scratch: Folder to work in; null takes a temporary one.
+    Attributes
+    ----------
+    out : str or null
+        File for the figures; null only prints them.
+    items : int
+        Pictures of the small dataset.
+    requests : int
+        Its page views.
+    times : int
+        How many times that the large one has.
+    repeats : int
+        Times that each side writes the large one; the fastest counts.
+    scratch : str or null
+        Folder to work in; null takes a temporary one.
     """
 
     out: str | None = None

@@ -23,7 +23,7 @@ from data_tools.simulation.make import make_world
 from data_tools.simulation.settings import World
 from pretrain.data.stream import loader
 from pretrain.encoder.image_encoder import build_encoder
-from pretrain.runtime.precision import use_all_cores
+from pretrain.runtime.cpu import keep_compiled_convolutions, share_cores
 from pretrain.settings import Batch, Encoder
 from pretrain.settings import Settings as Pretrain
 from pretrain.training.state import build_objective
@@ -37,11 +37,16 @@ SIDE = "slots over distinct images"
 class Settings:
     """Benchmark of encoding distinct pictures.
 
-    Attributes:
-        out: File for the figures; null only prints them.
-        encoders: timm models and the side of their input in pixels.
-        rows: Requests a step.
-        steps: Steps of each side, in turns.
+    Attributes
+    ----------
+    out : str or null
+        File for the figures; null only prints them.
+    encoders : dict of str to int
+        timm models and the side of their input in pixels.
+    rows : int
+        Requests a step.
+    steps : int
+        Steps of each side, in turns.
     """
 
     out: str | None = None
@@ -90,7 +95,8 @@ def measure(settings: Settings, name: str, size: int, shards: Path) -> dict[str,
 
 def main() -> None:
     settings = parse_settings(Settings, __doc__)
-    use_all_cores()
+    share_cores()
+    keep_compiled_convolutions()
     with tempfile.TemporaryDirectory() as folder:
         shards = make_world(World(items=600, users=100, requests=3000), folder) / "shards"
         found = {name: measure(settings, name, size, shards) for name, size in settings.encoders.items()}

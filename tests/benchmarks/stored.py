@@ -33,13 +33,20 @@ from pretrain.settings import Batch
 class Settings:
     """Benchmark of stored pictures.
 
-    Attributes:
-        out: File for the figures; null only prints them.
-        items: Pictures.
-        pixels: Side of the pictures as they are.
-        inputs: Sides of the input.
-        encoded: Sides that are stored encoded.
-        decoded: Sides that are stored decoded.
+    Attributes
+    ----------
+    out : str or null
+        File for the figures; null only prints them.
+    items : int
+        Pictures.
+    pixels : int
+        Side of the pictures as they are.
+    inputs : list of int
+        Sides of the input.
+    encoded : list of int
+        Sides that are stored encoded.
+    decoded : list of int
+        Sides that are stored decoded.
     """
 
     out: str | None = None

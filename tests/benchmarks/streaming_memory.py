@@ -47,11 +47,16 @@ print(len(requests.images))
 class Settings:
     """Benchmark of memory.
 
-    Attributes:
-        out: File for the figures; null only prints them.
-        pictures: How many there are.
-        encoder: timm model.
-        pixels: Side of the pictures and of the input.
+    Attributes
+    ----------
+    out : str or null
+        File for the figures; null only prints them.
+    pictures : list of int
+        How many there are.
+    encoder : str
+        timm model.
+    pixels : int
+        Side of the pictures and of the input.
     """
 
     out: str | None = None

@@ -34,8 +34,7 @@ from data_tools.simulation.settings import World
 from pretrain import train as training
 from pretrain.data.stream import loader
 from pretrain.encoder.image_encoder import build_encoder
-from pretrain.runtime.memory import keep_freed_memory
-from pretrain.runtime.precision import use_all_cores
+from pretrain.runtime.cpu import prepare_cpu
 from pretrain.settings import Batch, Encoder, Evaluation, Optim
 from pretrain.settings import Settings as Pretrain
 from pretrain.training.journal import Journal
@@ -50,14 +49,21 @@ CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 class Settings:
     """Benchmark of the training step.
 
-    Attributes:
-        out: File for the figures; null only prints them.
-        encoders: timm models and the side of their input in pixels; pictures are stored at twice that.
-        precision: Of both sides.
-        rows: Requests a step.
-        steps: Steps that count.
-        clock: Seconds on the clock, or those of this process, which say the same on a machine that is shared if there
-            is one core: more have loader processes of their own.
+    Attributes
+    ----------
+    out : str or null
+        File for the figures; null only prints them.
+    encoders : dict of str to int
+        timm models and the side of their input in pixels; pictures are stored at twice that.
+    precision : str
+        Of both sides.
+    rows : int
+        Requests a step.
+    steps : int
+        Steps that count.
+    clock : "wall" or "processor"
+        Seconds on the clock, or those of this process, which say the same on a machine that is shared if there
+        is one core: more have loader processes of their own.
     """
 
     out: str | None = None
@@ -146,8 +152,7 @@ def measure(settings: Settings, name: str, size: int, shards: Path, out: Path) -
 
 def main() -> None:
     settings = parse_settings(Settings, __doc__)
-    use_all_cores()
-    keep_freed_memory()
+    prepare_cpu()
     with tempfile.TemporaryDirectory() as folder:
         found = {
             f"{name} at {size} px, {form}": measure(settings, name, size, shards, Path(folder, f"{name}-{form}"))

@@ -40,13 +40,20 @@ GROWN = {"seconds an image": "seconds_an_image", "MB, training": "training_mb", 
 class Settings:
     """Benchmark of growing logs.
 
-    Attributes:
-        out: File for the figures; null only prints them.
-        requests: Page views of the smaller log.
-        times: How many times that the larger one has.
-        rows: Requests a step.
-        steps: Steps that are timed.
-        shards: Set by the program for its own processes; null runs both sides.
+    Attributes
+    ----------
+    out : str or null
+        File for the figures; null only prints them.
+    requests : int
+        Page views of the smaller log.
+    times : int
+        How many times that the larger one has.
+    rows : int
+        Requests a step.
+    steps : int
+        Steps that are timed.
+    shards : str or null
+        Set by the program for its own processes; null runs both sides.
     """
 
     out: str | None = None

@@ -84,7 +84,7 @@ def test_a_picture_that_changes_while_shards_are_written_is_named(dataset, tmp_p
 
 
 @pytest.mark.parametrize("layout", ["catalogue", "streaming"])
-def test_a_disk_that_fills_is_named_and_the_same_command_goes_on(tiny_world, tmp_path, monkeypatch, capsys, layout):
+def test_a_full_disk_is_named_and_the_same_command_continues(tiny_world, tmp_path, monkeypatch, capsys, layout):
     settings = Settings(str(tiny_world / "dataset"), str(tmp_path / "s"), layout=layout, items_per_shard=40)
     write_tar, written = jobs.write_tar, []
 

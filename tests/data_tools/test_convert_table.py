@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import faiss
 import h5py
@@ -160,8 +161,7 @@ def test_mmrec_gets_its_own_order(tmp_path):
     )
     with pytest.raises(UserError, match=r"lack \[1\], for example \['new'\]"):
         convert(settings)
-    settings.missing = "mean"
-    convert(settings)
+    convert(replace(settings, missing="mean"))
     ids, vectors = mmrec(tmp_path / "baby")
     assert ids == ["007", "new", "b b"]
     np.testing.assert_allclose(vectors, [VECTORS[2], VECTORS.mean(0), VECTORS[1]], rtol=1e-6)
@@ -172,7 +172,7 @@ def test_mmrec_gets_its_own_order(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"out": "t.zip"}, "no layout goes by .zip"),
+        ({"out": "t.zip"}, "not written compressed; leave out .zip"),
         ({"out": "t", "layout": "pickle"}, "choose one of npy, npz"),
         ({"out": "t.npy", "layout": "fuxictr"}, "FuxiCTR reads .h5, .npz and .parquet"),
         ({"out": "t.h5", "layout": "fuxictr"}, "only ASCII ids"),
@@ -183,7 +183,7 @@ def test_mmrec_gets_its_own_order(tmp_path):
         ({"out": "t.npz", "dtype": "float16"}, "do not fit float16"),
     ],
 )
-def test_mistakes_are_told_and_leave_nothing(tmp_path, monkeypatch, settings, message):
+def test_mistakes_are_reported_and_leave_nothing(tmp_path, monkeypatch, settings, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there.npz").touch()
     (tmp_path / "gap.csv").write_text("asin\titemID\na\t0\nb\t2\n")
@@ -250,8 +250,8 @@ def faulty(folder, kind):
         ("names", "holds the arrays"),
         ("sizes", "several sizes"),
         ("cut h5", "cannot be read"),
-        ("no index", "no faiss index"),
-        ("no ids", "needs its item ids beside it"),
+        ("no index", "not a faiss index"),
+        ("no ids", "needs its item ids in a file next to it"),
         ("ragged", "several sizes"),
         ("header", "must be token and float_seq"),
     ],

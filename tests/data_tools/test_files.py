@@ -94,7 +94,7 @@ def test_who_is_refused_removes_what_a_writer_killed_when_it_was_done_left(tmp_p
 
 
 @pytest.mark.parametrize("function", [whole_folder, work_folder, resumable_folder])
-def test_a_second_writer_is_refused_and_the_first_one_goes_on(tmp_path, function):
+def test_a_second_writer_is_refused_and_the_first_one_continues(tmp_path, function):
     made_with = [1] if function is resumable_folder else []
     with writer(tmp_path / "out", function.__name__, more=", 1" if made_with else "") as process:
         before = sorted(path.name for path in tmp_path.iterdir())
@@ -123,7 +123,7 @@ def test_who_replaces_a_folder_waits_for_the_other(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_place_is_written_while_work_for_it_goes_on(tmp_path):
+def test_a_place_is_written_while_work_for_it_continues(tmp_path):
     with work_folder(tmp_path / "out") as work, whole_folder(tmp_path / "out"):
         assert work.is_dir()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -41,7 +41,7 @@ def found(folder):
     return findings(inspect(open_dataset(folder)))
 
 
-def told(folder, words):
+def finding(folder, words):
     """The one finding that says these words."""
     (one,) = [one for one in found(folder) if words in one.what]
     return one
@@ -113,11 +113,11 @@ def test_planted_faults_of_pictures_are_found(folder):
     assert sorted(sorted(group.tolist()) for group in pictures.groups()) == [[3, 4], [10, 11]]
     assert np.flatnonzero(pictures.exact).tolist() == [3, 4]
     assert np.flatnonzero(pictures.blank).tolist() == [22, 23]
-    assert "4 items share a picture" in told(folder, "share a picture").what
-    assert "1 missing, 1 unreadable, 1 none named" in told(folder, "no usable picture").what.replace(
+    assert "4 items share a picture" in finding(folder, "share a picture").what
+    assert "1 missing, 1 unreadable, 1 none named" in finding(folder, "no usable picture").what.replace(
         "1 unreadable, 1 missing", "1 missing, 1 unreadable"
     )
-    assert "2 pictures" in told(folder, "one flat colour").what
+    assert "2 pictures" in finding(folder, "one flat colour").what
 
 
 def test_a_clean_dataset_has_no_serious_finding(clean):
@@ -133,7 +133,7 @@ def test_a_split_without_clicks_is_serious(folder):
             click=pl.when(pl.col("split") == "valid").then(0).otherwise("click").cast(pl.Int8)
         ),
     )
-    one = told(folder, "impressions in valid, none is a click")
+    one = finding(folder, "impressions in valid, none is a click")
     assert one.level == SERIOUS
 
 
@@ -147,12 +147,12 @@ def test_histories_that_see_the_future_or_miss_a_click_are_counted(folder, step)
     assert planted >= 7
     assert len(last) > 0
     edit(folder, "impressions", lambda log: log.with_columns(clicks_before=pl.col("clicks_before") + step * hit))
-    one = told(folder, "have a history that is not")
+    one = finding(folder, "have a history that is not")
     assert one.level == SERIOUS
     assert one.what.startswith(f"{planted} impressions")
 
 
-def test_a_shifted_click_rate_and_no_cold_items_are_told(folder):
+def test_a_shifted_click_rate_and_no_cold_items_are_reported(folder):
     test = pl.col("split") == "test"
     edit(
         folder,
@@ -162,24 +162,24 @@ def test_a_shifted_click_rate_and_no_cold_items_are_told(folder):
             click=pl.when(test & (pl.col("position") > 0)).then(0).otherwise("click").cast(pl.Int8),
         ),
     )
-    assert "in test" in told(folder, "The click rate is").what
-    assert "new-item-share" in told(folder, "never shown in training").do
+    assert "in test" in finding(folder, "The click rate is").what
+    assert "new-item-share" in finding(folder, "never shown in training").do
 
 
-def test_cold_items_with_a_known_picture_are_told(folder):
+def test_cold_items_with_a_known_picture_are_reported(folder):
     dataset = open_dataset(folder)
     shows = log_facts(dataset)["shows"]
     cold = shows.filter(pl.col("cold") & (pl.col("impressions") > 0))["item"].to_list()
     warm = shows.filter(~pl.col("cold"))["item"].to_list()
     for item, twin in zip(cold[:3], warm, strict=False):
         shutil.copyfile(folder / dataset.items["image"][twin], folder / dataset.items["image"][item])
-    assert told(folder, "have the picture of one that was").what.startswith(f"3 of the {len(cold)} items")
+    assert finding(folder, "have the picture of one that was").what.startswith(f"3 of the {len(cold)} items")
 
 
-@pytest.mark.parametrize("mark", [{"unclicked": "uniform, 4 a click"}, {"labels": {"unclicked_drawn": {"each": 4}}}])
-def test_drawn_unclicked_items_are_told(folder, mark):
-    write_json(folder / "dataset.json", read_json(folder / "dataset.json") | mark)
-    assert "4" in told(folder, "unclicked items were drawn").do
+def test_drawn_unclicked_items_are_reported(folder):
+    drawn = {"labels": {"unclicked_drawn": {"each": 4}}}
+    write_json(folder / "dataset.json", read_json(folder / "dataset.json") | drawn)
+    assert "4" in finding(folder, "unclicked items were drawn").do
 
 
 def test_times_that_are_no_dates_make_no_days(folder):

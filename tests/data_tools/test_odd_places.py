@@ -110,7 +110,7 @@ def test_no_picture_by_any_id_is_an_error(source):
 
 
 def test_what_stands_in_the_way_is_named(source, tmp_path):
-    assert "log.csv is no folder; choose another place" in stopped(source, out="in/log.csv/deeper")
+    assert "log.csv is not a folder; choose another place" in stopped(source, out="in/log.csv/deeper")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for making in (whole_folder, work_folder):
         with pytest.raises(UserError, match="link exists already"), making(tmp_path / "link"):

@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
     for number in range(240):
         kind = "lamp" if number < 10 else ("shirt", "bag", "mug")[number % 3]
         shade, pattern = rng.choice(render.COLOURS), rng.choice(render.PATTERNS)
-        picture = render.render(kind, shade, pattern, "regular", 40, seed=number)
+        picture = render.render(kind, shade, pattern, "regular", size=40, seed=number)
         (folder / "pictures" / f"{number}.jpg").write_bytes(render.encode(picture))
         rows.append((f"{number:03}", f"pictures/{number}.jpg", f"Fancy {shade.title()} {kind}", kind, shade, pattern))
     pl.DataFrame(rows, ["sku", "file", "name", "category", "shade", "pattern"], orient="row").write_csv(
@@ -171,7 +171,7 @@ def test_photographs_that_cannot_be_read_are_dropped_or_stop_the_job(folder, wor
         ({"photo_columns": "item_id=skew,image=file"}, "no column 'skew'"),
     ],
 )
-def test_mistakes_are_told(world, change, message):
+def test_mistakes_are_reported(world, change, message):
     with pytest.raises(UserError, match=message):
         catalogue_of(dataclasses.replace(world, **change))
 

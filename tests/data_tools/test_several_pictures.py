@@ -83,7 +83,7 @@ def test_rows_that_differ_in_more_than_the_picture_are_set_aside(several):
     assert [len(images) for images in dataset.items["images"]] == [2 if row == 3 else 1 for row in range(20)]
 
 
-def test_the_first_usable_picture_stands_for_the_item(several):
+def test_the_first_usable_picture_represents_the_item(several):
     (several / "03-0.png").write_bytes(b"broken")
     (several / "07-1.png").unlink()
     dataset = run(several, items=as_parquet(several), max_bad_image_share=0.2)
@@ -112,7 +112,7 @@ def shards(dataset, **options):
     return open_shards(out)
 
 
-def test_shards_hold_every_picture_beside_its_item(several):
+def test_shards_hold_every_picture_with_its_item(several):
     dataset = run(several, items=as_rows(several))
     opened = shards(dataset, items_per_shard=4)
     pictures = opened.pictures("items")

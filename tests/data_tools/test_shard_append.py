@@ -62,7 +62,7 @@ def appended(datasets, tmp_path_factory):
     return out, before
 
 
-def told(folder, *splits):
+def contents(folder, *splits):
     """What the requests of some splits say, by item id."""
     shards = open_shards(folder)
     ids = {record["item"]: record["item_id"] for record in all_records(shards, "items")}
@@ -83,8 +83,8 @@ def told(folder, *splits):
 def test_appended_shards_hold_what_new_ones_hold(datasets, appended, tmp_path):
     write_shards(settings(datasets / "late", tmp_path / "new"))
     for split in ("train", "valid", "test"):
-        found = told(appended[0], split)
-        assert found == told(tmp_path / "new", split) and found.total() > 50
+        found = contents(appended[0], split)
+        assert found == contents(tmp_path / "new", split) and found.total() > 50
 
 
 def test_each_item_has_its_picture_of_today(datasets, appended):
@@ -129,10 +129,10 @@ def test_nothing_new_changes_nothing(datasets, appended):
     assert (appended[0] / "index.json").read_bytes() == before
 
 
-def test_a_stopped_appending_leaves_the_shards_as_they_were_and_goes_on(datasets, tmp_path, monkeypatch):
+def test_an_interrupted_append_leaves_the_shards_as_they_were_and_continues(datasets, tmp_path, monkeypatch):
     out = tmp_path / "s"
     write_shards(settings(datasets / "early", out))
-    expected = told(out, "train", "valid", "test")
+    expected = contents(out, "train", "valid", "test")
 
     def stopped(job, *arguments):
         if job["kind"] == "pictures":
@@ -143,7 +143,7 @@ def test_a_stopped_appending_leaves_the_shards_as_they_were_and_goes_on(datasets
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(shards_module, "run_job", stopped)
         write_shards(settings(datasets / "late", out, append=True))
-    assert told(out, "train", "valid", "test") == expected
+    assert contents(out, "train", "valid", "test") == expected
     index = write_shards(settings(datasets / "late", out, append=True))
     assert len(index["writings"]) == 2
     assert not list(out.rglob("*.done")) and not list(out.rglob(".*"))
@@ -186,7 +186,7 @@ def test_what_is_appended_is_stored_as_what_is_held(kind, datasets, tmp_path):
     write_shards(settings(datasets / "late", tmp_path / "new", **KINDS[kind]))
     assert catalogue(tmp_path / "s") == catalogue(tmp_path / "new")
     for split in ("train", "valid", "test"):
-        assert told(tmp_path / "s", split) == told(tmp_path / "new", split)
+        assert contents(tmp_path / "s", split) == contents(tmp_path / "new", split)
 
 
 def catalogue(folder):

@@ -106,7 +106,7 @@ def stopped_after(jobs, monkeypatch):
     return ran
 
 
-def test_a_stopped_job_goes_on(tiny_world, streaming_shards, tmp_path, monkeypatch):
+def test_an_interrupted_job_continues(tiny_world, streaming_shards, tmp_path, monkeypatch):
     out = tmp_path / "s"
     with monkeypatch.context() as patch, pytest.raises(Stop):
         first = stopped_after(5, patch)

@@ -20,7 +20,9 @@ def requests_in(shards, *splits):
 
 
 def test_every_streamed_shard_is_self_contained(streaming_shards):
-    for file in streaming_shards.glob("requests-*.tar"):
+    files = list(streaming_shards.glob("requests-*.tar"))
+    assert len(files) > 3
+    for file in files:
         images, records = read_shard(file)
         assert set(images) == {item for record in records for item in record["history"] + record["page"]}
 
@@ -90,8 +92,10 @@ def test_no_usable_request_is_lost(shards, tiny_world):
 
 def test_seen_means_in_some_training_request(shards):
     trained = {item for record in requests_in(shards, "train") for item in record["history"] + record["page"]}
-    for record in requests_in(shards, "test"):
+    tested = requests_in(shards, "test")
+    for record in tested:
         assert record["seen"] == [int(item in trained) for item in record["page"]]
+    assert {seen for record in tested for seen in record["seen"]} == {0, 1}
 
 
 def test_the_catalogue_says_what_the_items_are(shards, tiny_world):

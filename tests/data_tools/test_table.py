@@ -87,5 +87,5 @@ def test_ids_that_are_no_text_are_refused(tmp_path, number):
     codes = np.array(["a", "b", "c"]).view(np.uint32).copy()
     codes[1] = number
     np.savez(tmp_path / "damaged.npz", ids=codes.view("<U1"), vectors=np.ones((3, 2), np.float32))
-    with pytest.raises(UserError, match=r"row 1 is no text; the file is damaged|invalid maximum character"):
+    with pytest.raises(UserError, match=r"row 1 is not text; the file is damaged|invalid maximum character"):
         read_table(tmp_path / "damaged.npz")

@@ -166,7 +166,7 @@ def test_an_upload_that_fails_leaves_nothing_that_looks_whole(monkeypatch, url_c
                 (scratch / f"part-{number}.bin").write_bytes(bytes(10))
             write_json(scratch / "table.json", {})
     assert "table.json" not in at("memory://bucket/out")
-    kept = Path(str(said.value).rpartition(" is in ")[2])
+    kept = Path(str(said.value).rpartition(" are in ")[2])
     assert sorted(files(kept)) == ["part-0.bin", "part-1.bin", "part-2.bin", "table.json"]
     with whole_folder("memory://bucket/out") as scratch:  # not "exists already"
         write_json(scratch / "table.json", {})
@@ -291,7 +291,7 @@ def test_a_url_keeps_to_its_place_in_the_cache(url_cache):
 
 
 @pytest.mark.parametrize("slashes", ["/", "//"])
-def test_a_path_stands_for_a_url(slashes):
+def test_a_path_can_be_a_url(slashes):
     assert storage.url_of(Path(f"s3:{slashes}bucket/x") / "y") == "s3://bucket/x/y"
     assert not storage.is_url("C:/x") and not storage.is_url("a/b://c")
 
@@ -306,7 +306,7 @@ def test_nothing_is_taken_for_a_relative_folder(tmp_path, monkeypatch):
         refuse_url(Path("s3://bucket/run"), "a run")
     with pytest.raises(UserError, match="without file://"):
         local("file:///etc/hosts")
-    with pytest.raises(UserError, match=r"no storage goes by nowhere://; s3, gs"):
+    with pytest.raises(UserError, match=r"unknown URL scheme nowhere://; s3, gs"):
         local("nowhere://x/y")
     assert {path.name for path in tmp_path.iterdir()} <= {"cache"}
 

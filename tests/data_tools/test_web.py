@@ -115,8 +115,8 @@ def test_a_file_arrives_whole_whatever_happens_on_the_way(server, monkeypatch, f
     ("says", "message"),
     [
         (404, r"x.bin does not exist \(status 404\); check the address"),
-        (403, r"x.bin: access is refused \(status 403\); log in"),
-        (400, r"x.bin: the storage refuses it \(status 400"),
+        (403, r"x.bin: access is denied \(status 403\); log in"),
+        (400, r"x.bin: the storage refused the request \(status 400"),
         (503, r"x.bin: the storage failed 5 times \(status 503\); the same command continues"),
         ("stall", r"x.bin: the storage failed 5 times \(no answer for 0.5 s\); the same command continues"),
     ],
@@ -198,6 +198,6 @@ def test_no_dataset_is_left_where_a_picture_is_refused(server, source, tmp_path)
         (server.folder / file.name).write_bytes(file.read_bytes())
     server.says["/05.png"] = 403
     given = {"impressions": str(source / "log.csv"), "items": str(source / "items.csv"), "images": server.url}
-    with pytest.raises(UserError, match=r"05.png: access is refused \(status 403\)"):
+    with pytest.raises(UserError, match=r"05.png: access is denied \(status 403\)"):
         prepare(PrepareSettings(**given, out=tmp_path / "made"))
     assert {path.name for path in tmp_path.iterdir()} <= {"www", "in", "cache"}

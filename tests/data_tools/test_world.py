@@ -128,7 +128,7 @@ def test_attributes_show_in_the_picture():
     """The mean colour of the middle of plain products follows the planted hue; everything else varies."""
     hues = []
     for number, colour in enumerate(render.COLOURS):
-        pictures = [render.render("cushion", colour, "plain", "wide", 32, seed) for seed in range(8)]
+        pictures = [render.render("cushion", colour, "plain", "wide", size=32, seed=seed) for seed in range(8)]
         middle = np.mean([np.asarray(picture)[12:20, 12:20].mean((0, 1)) for picture in pictures], axis=0)
         hue = colorsys.rgb_to_hsv(*(middle / 255))[0]
         hues.append(min(abs(hue - number / 10), 1 - abs(hue - number / 10)))

@@ -146,6 +146,6 @@ def test_another_process_draws_the_same_world():
     "settings",
     [{"visual_share": 1.5}, {"users": 0}, {"small_scenes": 20}, {"scene_shift": -0.1}, {"photo_titles": "some"}],
 )
-def test_settings_out_of_range_are_told(settings):
+def test_settings_out_of_range_are_reported(settings):
     with pytest.raises(UserError, match=next(iter(settings))):
         change(**settings)

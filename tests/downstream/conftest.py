@@ -155,7 +155,7 @@ def yaml_file(world, tables, tmp_path_factory):
             "courier": {"table": [str(tables / "planted"), str(tables / "planted")]},
         },
         "forms": ["vector", "simscore"],
-        "seeds": [0, 1],
+        "ctr_seeds": [0, 1],
         "training": {"data": {"history": 10}, "optim": {"batch_size": 128}},
         "bootstrap": {"resamples": 100},
     }

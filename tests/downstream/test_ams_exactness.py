@@ -13,7 +13,7 @@ from downstream.ams.feature_store import open_store
 from downstream.ams.ids import whole
 from downstream.ams.paper.workload import Workload, build
 from downstream.ams.strategies import STRATEGIES
-from downstream.layers.blocks import gather, id_embedding, prelu_mlp
+from downstream.layers.blocks import gather, id_embedding, mlp
 from downstream.settings import ServerSettings
 
 STEPS = 20
@@ -58,10 +58,10 @@ class Reference(nn.Module):
     def __init__(self, features):
         super().__init__()
         torch.manual_seed(0)
-        self.layers = prelu_mlp([WORK.width, *WORK.hidden], WORK.size)
+        self.layers = mlp([WORK.width, *WORK.hidden], WORK.size)
         self.no_image = nn.Parameter(torch.zeros(WORK.size))
         self.ids = nn.ModuleDict({"id": id_embedding(WORK.vocabulary, WORK.size)})
-        self.mlp = prelu_mlp([2 * WORK.size, 32], 1)
+        self.mlp = mlp([2 * WORK.size, 32], 1)
         self.double()
         features = torch.from_numpy(features).double()
         self.features = (features - features.mean(0)) / (features - features.mean(0)).std(correction=0)

@@ -26,7 +26,7 @@ def store(tmp_path):
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 5])
-def test_each_item_lies_with_one_process_and_reads_back(store, processes):
+def test_each_item_is_stored_by_one_process_and_reads_back(store, processes):
     store, values = store
     rows = store.rows_of([f"i{k}" for k in range(23)])
     assert sorted(rows) == list(range(23))
@@ -53,7 +53,7 @@ def test_images_are_stored_too(tmp_path):
     np.testing.assert_array_equal(store.partition().read(np.array([3, 0])), images[[3, 0]])
 
 
-def test_growing_changes_no_byte_that_is_there_and_old_readers_go_on(store):
+def test_growing_changes_no_byte_that_is_there_and_old_readers_still_work(store):
     store, values = store
     before = {file.name: file.read_bytes() for file in store.folder.glob("part-*")}
     reading = store.partition()
@@ -82,7 +82,7 @@ def test_an_interrupted_appending_leaves_nothing(store):
 @pytest.mark.parametrize(
     ("ids", "values", "message"),
     [
-        (["i3"], features(1), "there already"),
+        (["i3"], features(1), "already in the store"),
         (["x", "x"], features(2), "twice"),
         (["x"], features(1, width=5), r"each must be \(6,\)"),
         (["x"], np.full((1, 6), np.nan), "NaN"),

@@ -27,7 +27,7 @@ STEPS = 3
 
 def measured(rank, processes, folder):
     for name, settings in CASES.items():
-        found = measure(WORK, open_store(f"{folder}/store"), settings, STEPS)
+        found = measure(WORK, open_store(f"{folder}/store"), settings, steps=STEPS)
         if rank == 0:
             Path(folder, f"{name}.json").write_text(json.dumps(found))
 

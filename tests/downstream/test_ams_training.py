@@ -111,8 +111,8 @@ def test_what_a_server_cannot_do_is_named(small_world, store):
         ({"strategy": "amz"}, "choose one of local, ams"),
         ({"wire": "float8"}, "choose one of float32, bfloat16"),
         ({"hot": -1}, "must be >= 0"),
-        ({"strategy": "worker", "hot": 3}, "no image travels"),
-        ({"wire": "bfloat16"}, "nothing travels"),
+        ({"strategy": "worker", "hot": 3}, "no image is sent"),
+        ({"wire": "bfloat16"}, "nothing is sent"),
         ({"verify": False}, "reads no feature store"),
     ):
         with pytest.raises(UserError, match=said):

@@ -38,8 +38,8 @@ def fits(monkeypatch):
     return counted
 
 
-def test_a_stopped_comparison_goes_on_and_a_finished_one_trains_nothing(yaml_file, monkeypatch, fits, tmp_path):
-    out, given = tmp_path / "out", ["--config", yaml_file, "--cache", tmp_path / "cells", "--seeds", "[0]", "--out"]
+def test_an_interrupted_comparison_continues_and_a_finished_one_trains_nothing(yaml_file, monkeypatch, fits, tmp_path):
+    out, given = tmp_path / "out", ["--config", yaml_file, "--cache", tmp_path / "cells", "--ctr_seeds", "[0]", "--out"]
     fits["stop_after"] = 3
     with pytest.raises(SystemExit, match="130"):
         run(monkeypatch, *given, out)

@@ -72,8 +72,9 @@ def test_pictures_can_be_left_out(yaml_file, monkeypatch, tmp_path, reported):
     assert "data:image" not in html and "Nearest neighbours" not in html
 
 
-def test_several_epochs_gates_and_several_models_are_told(yaml_file, monkeypatch, tmp_path):
-    flags = ["--training.optim.epochs", "2", "--seeds", "[0]", "--forms", "[simscore]", "--bootstrap.resamples", "20"]
+def test_several_epochs_gates_and_several_models_are_reported(yaml_file, monkeypatch, tmp_path):
+    flags = ["--training.optim.epochs", "2", "--ctr_seeds", "[0]", "--forms", "[simscore]"]
+    flags += ["--bootstrap.resamples", "20"]
     flags += ["--training.image.gate", "true", "--cache", str(tmp_path / "cells"), "--models", "[dicm, logistic]"]
     run(monkeypatch, "--config", yaml_file, "--out", tmp_path / "epochs", *flags)
     html = (tmp_path / "epochs" / "report.html").read_text()

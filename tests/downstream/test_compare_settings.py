@@ -26,7 +26,7 @@ MINIMAL = {"sources": {"ids": None, "courier": Source(table="t")}}
         ({"models": {"wide": {"name": "din2"}}}, "unknown model 'din2'"),
         ({"models": []}, "models is empty"),
         ({"workers": 0}, "workers is 0"),
-        ({"seeds": []}, "ctr_seeds is empty"),
+        ({"ctr_seeds": []}, "ctr_seeds is empty"),
         ({"ctr_seeds": [1, 1]}, "a seed twice"),
         ({"sources": {}}, "sources is empty; name at least two"),
         ({"sources": {"ids": None, "none": Source()}}, "the sources 'ids' and 'none' are the same"),
@@ -36,7 +36,7 @@ MINIMAL = {"sources": {"ids": None, "courier": Source(table="t")}}
         ),
         ({"primary": Primary("scl")}, "primary.against is 'scl'"),
         ({"primary": Primary("ids", model="din")}, "primary.model is 'din'"),
-        ({"out": ""}, "--out are needed"),
+        ({"out": ""}, "out is empty; give it a value"),
     ],
 )
 def test_wrong_settings_are_named(changed, message):
@@ -61,17 +61,13 @@ def test_named_forms_and_models_change_the_settings_of_their_cells(tmp_path):
         dataset="d",
         forms={"vector": None, "ad image alone": {"form": "vector", "behaviour_images": False, "hidden": [8]}},
         models={"wide": {"name": "dicm", "hidden": [400, 80]}},
-        seeds=[3],
+        ctr_seeds=[3],
     )
     ids, joint, alone = plan(settings, {"ids": {}, "courier": {0: tmp_path}})
     assert {cell.model for cell in (ids, joint, alone)} == {"wide"} and ids.form == "none"
     assert ids.training.model == ModelSettings("dicm", hidden=(400, 80))
     assert joint.training.image == settings.training.image
     assert alone.training.image == replace(settings.training.image, behaviour_images=False, hidden=(8,))
-
-
-def test_the_former_name_of_ctr_seeds_still_counts():
-    assert Settings(**MINIMAL, out="o", dataset="d", ctr_seeds=[0, 1], seeds=[5]).ctr_seeds == [5]
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_warm_and_cold_part_the_test_split(data):
     assert not data.slices("train")["cold"].any()
 
 
-def test_hidden_ids_are_the_same_for_an_item_wherever_it_stands(data):
+def test_an_item_is_masked_everywhere_in_a_batch_or_nowhere(data):
     batch = data.batch(data.rows["train"])
     hidden = mask_ids(batch, 0.3, np.random.default_rng(0))
     for key in ("user", "item"):

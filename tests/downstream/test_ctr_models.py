@@ -114,9 +114,23 @@ def test_the_scale_of_a_table_does_not_matter(data, batch, small_world, form, fa
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "switches", [{"ad_image": False}, {"behaviour_images": False}, {"aggregator": "sum"}, {"aggregator": "concat"}]
-)
+@pytest.mark.parametrize("shown", [True, False])
+def test_images_of_clicked_items_reach_the_click_unless_they_are_off(data, batch, small_world, shown):
+    model = built(data, small_world.table, behaviour_images=shown)
+    before = model(batch)
+    row = next(
+        row
+        for row, (target, mask) in enumerate(zip(batch["target"], batch["mask"], strict=True))
+        if mask.any() and target not in batch["history"][row][mask]
+    )
+    with torch.no_grad():
+        others = torch.ones(len(small_world.table.ids), dtype=torch.bool)
+        others[batch["row"][batch["target"][row]]] = False
+        model.images.embed.features.vectors[others] += 1.0
+    assert bool((model(batch)[row] - before[row]).abs() > 1e-6) == shown
+
+
+@pytest.mark.parametrize("switches", [{"ad_image": False}, {"aggregator": "sum"}, {"aggregator": "concat"}])
 def test_switches_decide_what_reaches_the_click(data, batch, small_world, switches):
     model = built(data, small_world.table, **switches)
     before = model(batch)

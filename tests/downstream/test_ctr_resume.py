@@ -57,7 +57,7 @@ def stop_after(monkeypatch, steps):
 
 # 14 steps an epoch: before the first checkpoint, at one, between two, in the second epoch.
 @pytest.mark.parametrize("steps", [3, 10, 23])
-def test_a_stopped_training_goes_on_with_the_same_bits(data, small_world, whole, tmp_path, monkeypatch, steps):
+def test_an_interrupted_training_continues_bit_for_bit(data, small_world, whole, tmp_path, monkeypatch, steps):
     with monkeypatch.context() as patch, pytest.raises(Stop):
         stop_after(patch, steps)
         fit(data, small_world.table, settings(data), 1, checkpoints=Checkpoints(tmp_path, 4))
@@ -123,7 +123,7 @@ def test_wrong_settings_are_named():
 
 
 @pytest.mark.slow
-def test_a_killed_command_goes_on_with_the_same_bits(world, tmp_path):
+def test_a_killed_command_continues_bit_for_bit(world, tmp_path):
     write_table(tmp_path / "table", world.table.ids, world.table.vectors, {})
     command = [sys.executable, "-m", "downstream.train", "--dataset", world.folder, "--table", tmp_path / "table"]
     command = [*map(str, command), "--optim.epochs", "2", "--optim.batch_size", "128", "--checkpoint_every", "7"]

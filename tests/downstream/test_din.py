@@ -141,7 +141,7 @@ def test_the_l2_is_that_of_the_paper(data):
     assert (PenalisedLoss(model)(batch) - PenalisedLoss(plain)(batch)).item() == pytest.approx(0.1 * expected, rel=1e-2)
 
 
-def test_a_hidden_id_is_regularised_as_one_that_stands_in_any_impression(data):
+def test_a_masked_id_is_regularised_like_one_in_any_impression(data):
     model = built(data, name="embedding_mlp", l2=1.0)
     batch = tensors(data.batch(data.rows["train"][:20]))
     batch["user"] = torch.ones_like(batch["user"])

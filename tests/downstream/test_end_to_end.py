@@ -153,7 +153,7 @@ def test_what_does_not_fit_is_named(data, table, run, tmp_path):
     with pytest.raises(UserError, match="timm has no model 'x'"):
         built(data, other, tune="encoder")
     other.info["encoder"]["name"] = "open_clip:ViT-B-32"
-    with pytest.raises(UserError, match="takes timm models"):
+    with pytest.raises(UserError, match="supports timm models only"):
         built(data, other, tune="encoder")
     with pytest.raises(UserError, match="no encoder weights at nowhere"):
         built(data, table, tune="encoder", weights="nowhere")

@@ -229,9 +229,9 @@ def test_contradictions_are_named():
         ImageSettings(tune="all")
     with pytest.raises(UserError, match=r"image.lr is 0.1, but image.tune is 'frozen'"):
         ImageSettings(lr=0.1)
-    with pytest.raises(UserError, match=r"image\.ad_image is False, but form 'simscore' makes no use of it"):
+    with pytest.raises(UserError, match=r"image\.ad_image is False, but form 'simscore' does not use it"):
         TrainingSettings(image=ImageSettings(form="simscore", ad_image=False))
-    with pytest.raises(UserError, match=r"image\.centre is True, but form 'make' makes no use of it"):
+    with pytest.raises(UserError, match=r"image\.centre is True, but form 'make' does not use it"):
         TrainingSettings(image=ImageSettings(form="make", centre=True))
     with pytest.raises(UserError, match="fixed mean"):
         ImageSettings(form="simscore", tune="encoder", centre=True)

@@ -76,5 +76,5 @@ def test_items_without_a_category_share_a_gate(small_world, tmp_path):
 
 
 def test_towers_take_no_gate(data):
-    with pytest.raises(UserError, match=r"image\.gate is True, but model 'dssm' makes no use of it"):
+    with pytest.raises(UserError, match=r"image\.gate is True, but model 'dssm' does not use it"):
         TrainingSettings(data.settings, ModelSettings(name="dssm"), ImageSettings(gate=True))

@@ -73,6 +73,7 @@ def test_histories_are_the_most_similar_clicks_of_a_loop(world, lacking):
 def test_rows_share_a_context_where_the_shown_item_is_the_same(world, lacking):
     data = searching(world, lacking)
     batch = data.batch(data.rows["test"])
+    assert 1 < len(batch["first"]) < len(batch["user"])
     for name in ("history", "mask", "user"):
         assert np.array_equal(batch[name][batch["first"]][batch["context"]], batch[name])
 

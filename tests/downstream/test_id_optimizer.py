@@ -111,7 +111,7 @@ class Stop(Exception):
     """Someone pulls the plug."""
 
 
-def test_a_stopped_training_goes_on_with_the_same_bits(data, small_world, tmp_path, monkeypatch):
+def test_an_interrupted_training_continues_bit_for_bit(data, small_world, tmp_path, monkeypatch):
     whole, done = fit(data, small_world.table, settings(data), seed=1), []
 
     def count(self, lr):

@@ -69,7 +69,7 @@ def test_the_stage_trains_and_then_stays_as_it_is(data, small_world, staged):
     assert any((start.state_dict()[name] != value).any() for name, value in kept.items())
 
 
-def test_beside_another_form_the_stage_is_trained_too(data, small_world, staged):
+def test_next_to_another_form_the_stage_is_trained_too(data, small_world, staged):
     result = fit(data, small_world.table, settings(data, "simtier_make", centre=True, epochs=2), 0)
     assert len(staged) == 1 and 1 <= len(result.report["make"]) <= 2
     assert torch.equal(result.state["images.forms.1.multimodal.mlp.0.0.weight"], staged[0]["mlp.0.0.weight"])

@@ -30,7 +30,7 @@ def run(tmp_path):
     return folder
 
 
-def test_a_run_is_told_with_its_curves_and_cost(run, tmp_path):
+def test_a_run_is_reported_with_its_curves_and_cost(run, tmp_path):
     sources = {
         "ids": Source(),
         "elsewhere": Source(table="t"),

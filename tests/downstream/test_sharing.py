@@ -156,7 +156,7 @@ def test_parts_hold_what_they_name(data):
 
 
 @pytest.mark.parametrize("kind, models", [("tasks", '["esmm"]'), ("scenes", '["star"]')])
-def test_the_command_writes_its_figures_and_goes_on(tiny_world, tmp_path, monkeypatch, kind, models):
+def test_the_command_writes_its_figures_and_continues(tiny_world, tmp_path, monkeypatch, kind, models):
     given = ["--dataset", str(tiny_world / "dataset"), "--kind", kind, "--models", models, "--seeds", "[0, 1]"]
     given += ["--cache", str(tmp_path / "cache"), "--bootstrap.resamples", "20", "--training.data.history", "4"]
     monkeypatch.setattr("sys.argv", ["program", *given, "--out", str(tmp_path / "out")])

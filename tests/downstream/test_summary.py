@@ -36,7 +36,7 @@ def figures(sources):
 
 
 @pytest.mark.parametrize("sources", [["courier"], ["clip", "simclr", "courier"], []])
-def test_everything_stands_on_the_page(sources):
+def test_everything_is_on_the_page(sources):
     verdict = ["COURIER (SimScore) raises the GAUC of DICM by $0.01 & <more> " * 6, "And so on. " * 30]
     context = {
         "title": "A title " * 15,

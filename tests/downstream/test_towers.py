@@ -15,7 +15,8 @@ from downstream.models.build import build_model
 from downstream.models.dssm import NEGATIVES, SMOOTHING, letter_trigrams, trigram_codes
 from downstream.models.towers import catalogue_vectors
 from downstream.settings import DataSettings, OptimSettings
-from downstream.studies.retrieval import nearest, recall, retrieve, user_queries
+from downstream.statistics.recall import nearest, recall
+from downstream.studies.retrieval import retrieve, user_queries
 from downstream.training.fit import fit
 from downstream.training.saved_runs import load_run
 from downstream.training.settings import ImageSettings, ModelSettings, TrainingSettings

@@ -38,13 +38,13 @@ BINS, SOFTMAX = SimTier.Settings(bins=7), DIN.Settings(softmax=True)
     [
         ({"image": ImageSettings(simtier=BINS)}, r"--image\.simtier\.bins is 7, but image\.form is 'vector'"),
         ({"model": ModelSettings(din=SOFTMAX)}, r"--model\.din\.softmax is True, but model\.name is 'dicm'"),
-        ({"model": ModelSettings("mlr", hidden=(9,))}, r"--model\.hidden is .* model 'mlr' makes no use"),
-        ({"model": ModelSettings("dqm", activation="dice")}, r"--model\.activation .* model 'dqm' makes no use"),
-        ({"image": ImageSettings("simtier", aggregator="max")}, r"--image\.aggregator .* form 'simtier' makes no use"),
-        ({"image": ImageSettings("cluster_id", hidden=(9,))}, r"--image\.hidden .* form 'cluster_id' makes no use"),
+        ({"model": ModelSettings("mlr", hidden=(9,))}, r"--model\.hidden is .* model 'mlr' does not use"),
+        ({"model": ModelSettings("dqm", activation="dice")}, r"--model\.activation .* model 'dqm' does not use"),
+        ({"image": ImageSettings("simtier", aggregator="max")}, r"--image\.aggregator .* form 'simtier' does not use"),
+        ({"image": ImageSettings("cluster_id", hidden=(9,))}, r"--image\.hidden .* form 'cluster_id' does not use"),
         (
             {"model": ModelSettings("dqm"), "image": ImageSettings(ad_image=False)},
-            r"--image\.ad_image .* model 'dqm' makes no use",
+            r"--image\.ad_image .* model 'dqm' does not use",
         ),
     ],
 )

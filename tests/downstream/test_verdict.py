@@ -67,7 +67,7 @@ def test_the_other_sentences():
     assert "no significant difference from CLIP" in verdict(figures(UP, UP, NOTHING), SPEC)[1]
 
 
-def test_an_interval_beside_zero_without_a_star_is_no_missing_difference():
+def test_an_interval_next_to_zero_without_a_star_is_no_missing_difference():
     found = figures(UP, UP, DOWN)
     found = replace(found, differences=found.differences.with_columns(direction=pl.lit(0, pl.Int64)))
     first, second, *_ = verdict(found, SPEC)

@@ -132,7 +132,8 @@ def requests_seen(stream, count):
 def test_processes_share_an_epoch_without_overlap_and_lose_nothing(shards):
     groups = open_shards(shards).listed("train")
     settings = Batch(rows=2, workers=0)  # one row a process: an epoch ends with no rest
-    streams = [loader(shards, "requests", settings, 32, 7, process, 2).dataset for process in range(2)]
+    loaders = [loader(shards, "requests", settings, 32, 7, process=process, processes=2) for process in range(2)]
+    streams = [one.dataset for one in loaders]
     own = [sum(groups[group]["requests"] for group in stream._order(0, 0)) for stream in streams]
     shared = [requests_seen(stream, count) for stream, count in zip(streams, own, strict=True)]
     requests = sum(group["requests"] for group in groups)
@@ -267,7 +268,7 @@ def test_batches_do_not_depend_on_the_number_of_workers(shards, streams):
         assert all(same(first, second) for first, second in zip(found[0], other, strict=True))
 
 
-def test_a_batch_mixes_as_many_categories_as_it_is_told(tiny_world, tmp_path):
+def test_a_batch_mixes_as_many_categories_as_configured(tiny_world, tmp_path):
     """Equal parts from each, every request once an epoch, and the same after a stop."""
     write_shards(Shards(dataset=str(tiny_world / "dataset"), out=str(tmp_path / "pure"), smallest_shard=1))
     category = categories_of(tmp_path / "pure")
@@ -294,12 +295,12 @@ def test_two_views_of_the_same_catalogue_pictures(shards):
 
 def test_too_few_shards_say_what_to_do(tiny_world):
     with pytest.raises(UserError, match=r"Lower --batch.shard_streams"):
-        loader(tiny_world / "shards", "requests", Batch(rows=64, shard_streams=32), 32, 7, 0, 2)
+        loader(tiny_world / "shards", "requests", Batch(rows=64, shard_streams=32), 32, 7, processes=2)
 
 
 def test_rows_must_divide_over_processes(tiny_world):
     with pytest.raises(UserError, match="spread evenly"):
-        loader(tiny_world / "shards", "requests", Batch(rows=15), 32, 7, 0, 2)
+        loader(tiny_world / "shards", "requests", Batch(rows=15), 32, 7, processes=2)
 
 
 def test_a_short_shard_is_named(tmp_path):

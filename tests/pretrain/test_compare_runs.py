@@ -48,7 +48,7 @@ def test_seeds_of_one_setting_are_one_line(tmp_path):
     assert "| plain | 0, 1 |" in markdown(groups, "x")
 
 
-def test_runs_of_former_versions_stand_beside_todays(tmp_path):
+def test_runs_of_former_versions_are_listed_with_current_ones(tmp_path):
     write_run(tmp_path / "new-0", 0, 0.1, 0.60, 0.62, 0.70)
     write_run(tmp_path / "old-1", 1, 0.1, 0.64, 0.66, 0.80, names=("unseen", "seen"))
     made = json.loads((tmp_path / "old-1" / "run.json").read_text())

@@ -179,7 +179,7 @@ def test_matryoshka_is_the_mean_over_sizes(embeddings, batch):
         assert float(term.loss) == pytest.approx(sum(parts) / 3, rel=1e-5)
 
 
-def test_the_projection_stands_between_embedding_and_loss(embeddings, batch):
+def test_the_projection_is_between_embedding_and_loss(embeddings, batch):
     module = courier(projection=5, **SHARPER)
     expected = by_hand(module.projection(embeddings).detach(), batch, module.options)
     assert float(module(embeddings, batch)["pv_loss"].loss.detach()) == pytest.approx(expected["pv_loss"], rel=1e-5)

@@ -49,7 +49,7 @@ def test_a_size_that_no_model_can_be_built_for_names_one_that_works():
 
 
 def test_pixels_that_no_patch_covers_are_named():
-    with pytest.warns(UserWarning, match=r"the last 8 of 64 pixels .* --encoder\.image_size 56 sees all"):
+    with pytest.warns(UserWarning, match=r"the last 8 of 64 pixels .* --encoder\.image_size 56 uses all"):
         embedded(name="vit_small_patch14_dinov2")
 
 
@@ -63,10 +63,9 @@ def test_pixels_that_no_patch_covers_are_named():
     ],
 )
 def test_arguments_that_leave_no_vector_a_picture_are_named(arguments, said):
-    name = next(iter(arguments))
-    with pytest.raises(UserError, match=rf"(?s){said}.*|.*{name}") as error:
+    with pytest.raises(UserError, match=said) as error:
         embedded(name="test_resnet", timm=Timm.Settings(arguments=arguments))
-    assert name in str(error.value) and said in str(error.value)
+    assert next(iter(arguments)) in str(error.value)
 
 
 @pytest.mark.parametrize("setting", ["mean", "std"])

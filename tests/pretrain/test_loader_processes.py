@@ -20,7 +20,7 @@ def cores(monkeypatch):
 @pytest.mark.parametrize(
     ("count", "light", "expected"), [(1, False, 0), (2, False, 2), (2, True, 0), (3, True, 3), (16, False, 16)]
 )
-def test_two_cores_load_beside_the_model_only_where_that_is_much(cores, count, light, expected):
+def test_two_cores_load_in_other_processes_only_if_loading_is_heavy(cores, count, light, expected):
     cores(count)
     assert loader_processes(None, light=light) == expected
     assert loader_processes(5, light=light) == 5

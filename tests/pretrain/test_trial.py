@@ -13,8 +13,8 @@ from data_tools.sharding.read import open_shards
 from pretrain.data.transforms import plain_transform
 from pretrain.export import Settings as Export
 from pretrain.export import export
+from pretrain.runtime.cpu import COMPILED
 from pretrain.runtime.memory import keep_freed_memory
-from pretrain.runtime.precision import COMPILED
 from pretrain.runtime.trial import Trial, encode_rate, try_out
 from pretrain.settings import Encoder
 from pretrain.settings import Settings as Train
@@ -88,9 +88,9 @@ def test_convolutions_are_compiled_once_for_each_number_of_pictures(monkeypatch)
     monkeypatch.delenv(COMPILED[0], raising=False)
     code = """
 import torch
-from pretrain.runtime.precision import use_all_cores
+from pretrain.runtime.cpu import keep_compiled_convolutions
 
-use_all_cores()
+keep_compiled_convolutions()
 convolution = torch.nn.Conv2d(8, 8, 3)
 for _ in range(2):
     print("round")

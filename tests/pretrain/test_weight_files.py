@@ -86,11 +86,11 @@ def test_open_clip_weights_of_another_picture_size_are_resampled(tmp_path):
         (lambda state: {"student": below("backbone.", state), "teacher": state}, "state dicts: student, teacher"),
         (
             lambda state: {"state_dict": below("module.encoder_q.", state) | below("module.encoder_k.", state)},
-            "the model several times, below encoder_k., encoder_q.",
+            "the model several times, under encoder_k., encoder_q.",
         ),
         (lambda state: [1, 2], "holds a list"),
         (lambda state: {"epoch": 3}, "holds no tensors; found: epoch"),
-        (lambda state: {"w": print}, "no code of a file is run"),
+        (lambda state: {"w": print}, "code in files is never run"),
     ],
 )
 def test_what_holds_no_one_model_is_named(made, said, state, tmp_path):

@@ -1,1 +1,1 @@
-"""The figures of the image server beside the paper's: bytes, hours, and the workload they are measured on."""
+"""The figures of the image server compared with the paper's: bytes, hours, and the workload they are measured on."""

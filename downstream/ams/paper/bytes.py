@@ -1,4 +1,4 @@
-"""Bytes that a step sends, computed for the setting of the paper (arXiv 1711.06505) beside its own figures."""
+"""Bytes that a step sends, computed for the setting of the paper (arXiv 1711.06505), and its own figures."""
 
 from __future__ import annotations
 

@@ -30,6 +30,7 @@ def measure(
     work: Workload,
     store: FeatureStore,
     settings: ServerSettings,
+    *,
     steps: int,
     row_of_item: np.ndarray | None = None,
     meter: Callable[[], int] = lambda: 0,
@@ -107,7 +108,7 @@ def _one(rank: int, processes: int, port: int, folder: str, cases: Sequence[tupl
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=processes)
     for number, (work, settings, row_of_item) in enumerate(cases):
-        figures = measure(work, open_store(f"{folder}/store"), settings, steps, row_of_item)
+        figures = measure(work, open_store(f"{folder}/store"), settings, steps=steps, row_of_item=row_of_item)
         if rank == 0:
             Path(folder, f"{number}.json").write_text(json.dumps(figures), encoding="utf-8")
     dist.destroy_process_group()

@@ -14,7 +14,7 @@ from downstream.ams.exchange import Exchange
 from downstream.ams.feature_store import FeatureStore, append, create_store
 from downstream.ams.ids import shard_tables
 from downstream.ams.server import ImageServer
-from downstream.layers.blocks import id_embedding, prelu_mlp
+from downstream.layers.blocks import id_embedding, mlp
 from downstream.settings import ServerSettings
 
 CHUNK = 4096  # features made at a time
@@ -97,7 +97,7 @@ class Miniature(nn.Module):
         self.ids = nn.ModuleDict({"id": id_embedding(work.vocabulary, work.size)})
         if shards:
             shard_tables(self.ids, shards)
-        self.mlp = prelu_mlp([2 * work.size, 32], 1)
+        self.mlp = mlp([2 * work.size, 32], 1)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         images, ids = self.server(batch["row"]), self.ids["id"](batch["code"])
@@ -115,6 +115,6 @@ def build(
     there = rows >= 0
     shown = np.zeros(store.count)
     shown[rows[there]] = (np.flatnonzero(there) + 1.0) ** -work.zipf
-    layers = prelu_mlp([work.width, *work.hidden], work.size)
+    layers = mlp([work.width, *work.hidden], work.size)
     server = ImageServer(store, rows, layers, size=work.size, settings=settings, shown=shown)
     return Miniature(work, server, Exchange(server.exchange.wire, settings.timeout) if settings.shard_ids else None)

@@ -52,7 +52,7 @@ class OpenClip(EncoderFamily):
     def build(self, name: str, image_size: int) -> Tower:
         if not self.knows(name):
             near = difflib.get_close_matches(name, open_clip.list_models(), 5, 0.3) or open_clip.list_models()[:12]
-            raise UserError(f"open_clip has no model {name!r}; near it: {', '.join(near)}")
+            raise UserError(f"open_clip has no model {name!r}; the nearest are {', '.join(near)}")
         self._check_tag(name)
         options = self.options
         try:

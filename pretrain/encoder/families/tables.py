@@ -105,8 +105,8 @@ class Table(EncoderFamily):
         standardise : bool
             Subtract the table's mean vector and divide by the root mean square.
         each_number : bool
-            When standardising, divide each number by its own root mean square, so that parts of different scales weigh
-            alike, such as those of a table of all stages (export --layer stages).
+            When standardising, divide each number by its own root mean square, which gives parts of different scales
+            equal weight, such as those of a table of all stages (export --layer stages).
         """
 
         adapter: Literal["linear", "mlp", "residual"] = "linear"
@@ -156,7 +156,7 @@ class Table(EncoderFamily):
         if lacking:
             warnings.warn(
                 f"{name} has no vector for {len(lacking):,} of {len(items):,} items, such as {lacking[0]!r}: the mean "
-                "vector stands for them",
+                "vector replaces them",
                 stacklevel=2,
             )
         tower.arrange(rows)

@@ -51,8 +51,9 @@ class Timm(EncoderFamily):
 
     def build(self, name: str, image_size: int) -> Tower:
         if not self.knows(name):
-            nearest = difflib.get_close_matches(name.split(".")[0], timm.list_models(), 5)
-            raise UserError(f"timm has no model {name!r}; near it: {', '.join(nearest) or 'see timm.list_models()'}")
+            nearest = ", ".join(difflib.get_close_matches(name.split(".")[0], timm.list_models(), 5))
+            advice = f"the nearest are {nearest}" if nearest else "see timm.list_models()"
+            raise UserError(f"timm has no model {name!r}; {advice}")
         self._check_tag(name)
         try:
             tower = timm.create_model(
