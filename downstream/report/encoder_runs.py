@@ -33,18 +33,19 @@ def encoder_runs(sources: dict[str, Source]) -> tuple[pl.DataFrame, pl.DataFrame
     -------
     runs : polars.DataFrame
         source, run, seed, commit (name, folder, and what made it), objective, image_size, rows, steps, best_step (what
-        was trained, and the step whose weights are exported), seconds and images_per_second of training,
+        was trained, and the step whose weights the source takes), seconds and images_per_second of training,
         process_memory_mib and gpu_memory_mib (peaks; null of runs that did not record them).
     curves : polars.DataFrame
         source, run, curve (a name of ``CURVES``), step, value.
     """
-    trained = {name: source.runs for name, source in sources.items() if source.weights == "trained"}
-    recorded = [(name, run) for name, runs in trained.items() for run in runs if _recorded(run)]
+    trained = {name: source for name, source in sources.items() if source.weights != "initial"}
+    recorded = [(name, source, run) for name, source in trained.items() for run in source.runs if _recorded(run)]
     runs, curves = [], []
-    for name, run in recorded:
+    for name, source, run in recorded:
         own = {"source": name, "run": str(run)}
         lines = read_json_lines(run / "log.jsonl")
-        runs.append(own | _record(run, lines))
+        record = _record(run, lines)
+        runs.append(own | record | ({"best_step": record["steps"]} if source.weights == "last" else {}))
         for curve, value in CURVES.items():
             points = [(line["step"], value(line)) for line in lines]
             curves += [own | {"curve": curve, "step": step, "value": y} for step, y in points if y is not None]
@@ -81,7 +82,7 @@ def training_rows(runs: pl.DataFrame, names: Names) -> list[list[str]]:
     cost = ("seconds", "images_per_second", "process_memory_mib", "gpu_memory_mib")
     lines = []
     for one in runs.iter_rows(named=True):
-        what = [names(one["source"]), one["run"], names(one["objective"]), one["seed"], one["commit"]]
+        what = [names(one["source"]), one["run"], Names({})(one["objective"]), one["seed"], one["commit"]]
         size = [f"{one['image_size']} px", f"{one['rows']:,}", f"{one['best_step']} of {one['steps']}"]
         spent = [MISSING if one[key] is None else f"{one[key]:,.0f}" for key in cost]
         lines.append([str(value) for value in (*what, *size, *spent)])

@@ -46,6 +46,17 @@ def test_a_run_is_reported_with_its_curves_and_cost(run, tmp_path):
     assert row[0] == "COURIER" and row[5:] == ["64 px", "256", "40 of 40", "61", "100", "1,234", "–"]
 
 
+def test_last_weights_are_those_of_the_last_step(run):
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(summary | {"best_step": 20}))
+    sources = {weights: Source(run=str(run), weights=weights) for weights in ("trained", "last")}
+    runs, _ = encoder_runs(sources)
+    assert runs.select("source", "best_step").rows() == [("trained", 20), ("last", 40)]
+    # An objective has its own name, whatever a source of that name is called.
+    names = Names({"courier": "COURIER of last week", "trained": "the best"})
+    assert [row[:3:2] for row in training_rows(runs, names)] == [["the best", "COURIER"], ["last", "COURIER"]]
+
+
 def test_of_each_source_the_first_run_is_drawn(run):
     _, curves = encoder_runs({"courier": Source(run=str(run))})
     later = curves.with_columns(run=pl.lit("another"), step=pl.col("step") + 1000)
