@@ -170,7 +170,9 @@ def cold_near_duplicates(data: CTRData) -> str:
         return ""
     cold = np.unique(data.item[data.rows["test"]][data.slices("test")["cold"]])
     alike = int(like_any(first, data.warm)[cold].sum())
-    return f" {alike:,} of them have nearly the picture of an item that was: to an image they are not new."
+    return (
+        f" {alike:,} of them have nearly the same picture as an item that was: for an image encoder they are not new."
+    )
 
 
 def limitations(figures: Figures, data: CTRData, names: Names) -> list[str]:
@@ -183,27 +185,27 @@ def limitations(figures: Figures, data: CTRData, names: Names) -> list[str]:
     said += [
         "Offline, on one log that was shaped by what ranked it then; a live test may say otherwise.",
         "Intervals cover users and seeds in this test period, not other periods, other items or other settings.",
-        f"The report has {len(distinct)} intervals, each with {figures.bootstrap['level']:.0%} coverage of its own. "
+        f"The report has {len(distinct)} intervals, each with {figures.bootstrap['level']:.0%} coverage. "
         f"Stars and verdict follow Holm's correction over all {METRIC_NAMES[figures.tested]} differences of the "
-        "report, so that the chance of any false star is at most "
+        "report, which limits the chance of any false star to "
         f"{1 - figures.bootstrap['level']:.0%}; differences in other metrics are not tested.",
         f"The items never shown in training are {items:,}, with {cold.sum():,} test impressions."
         f"{cold_near_duplicates(data)}",
-        "All models start from nothing on this log; on a long one the IDs know more and embeddings add less "
+        "All models are trained from scratch on this log; on a longer one IDs know more and embeddings add less "
         "(a caution of COURIER's authors).",
     ]
     silent = figures.tables.filter(pl.col("saw_until").is_null())["source"].unique(maintain_order=True).to_list()
     if silent:
         said.append(
-            f"{', '.join(names(source) for source in silent)}: table.json does not say until when the training data "
-            "reach (saw_until), so that only the vectors themselves were tested for knowledge of test labels."
+            f"{', '.join(names(source) for source in silent)}: table.json does not record how far the training data "
+            "reach (saw_until): only the vectors themselves were tested for knowledge of test labels."
         )
     fewest = tested.select(pl.col("encoders").filter(pl.col("encoders") > 1).min()).item()
     if fewest and fewest < 4:
         said.append(
-            f"Differences with {fewest} encoders know the spread between pre-training seeds from {fewest - 1} degree"
-            f"{'s' * (fewest > 2)} of freedom: their intervals are wide, and after Holm's correction even a difference "
-            "of many standard errors may have no star. More encoders change that most; five are enough for most "
+            f"With {fewest} encoders, the spread between pre-training seeds is estimated from {fewest - 1} degree"
+            f"{'s' * (fewest > 2)} of freedom: intervals are wide, and after Holm's correction even a difference of "
+            "many standard errors may have no star. More encoders help most; five are enough for most "
             "comparisons. A difference declared before the run is corrected less."
         )
     return said

@@ -202,7 +202,7 @@ def test_a_report_counts_the_cold_items_that_look_like_trained_ones(shop):
     trained = set(rows.filter(split="train")["item"])
     cold = set(rows.filter(split="test")["item"]) - trained
     expected = sum(len(group & cold) for group in ({2, 5, 9}, {11, 20}) if group & trained)
-    assert cold_near_duplicates(data).startswith(f" {expected} of them have nearly the picture")
+    assert cold_near_duplicates(data).startswith(f" {expected} of them have nearly the same picture")
 
 
 def test_without_the_setting_there_are_none(tiny_world):
