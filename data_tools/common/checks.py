@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, fields
 from functools import cache
@@ -96,4 +97,5 @@ def _fault(value: Any, hint: Any) -> str | None:
             hint(value)
         except (ValueError, TypeError):
             return expected(hint, value)
+        return "must be finite" if isinstance(value, float) and math.isinf(value) else None
     return None

@@ -173,6 +173,13 @@ def time_hint(values: pl.Series) -> list[str]:
         return ["the thousands of a number must have nothing between them"]
     if re.search(COMMA, cell):
         return [POINT]
+    if re.match(r"\d{4}-", cell.strip()) and not 1900 <= int(cell.strip()[:4]) < 2100:
+        return ["no log has times from there: leave the time out where it is not known"]
+    if re.match(r"\d{1,2}[-/.](\d{1,2}|[A-Za-z]{3})[-/.]\d{2}\b", cell.strip()):
+        return [
+            "years must have four digits; where they stand last: "
+            r"sed -E 's#([0-9]{1,2}[-/.][0-9A-Za-z]{1,3}[-/.])([0-9]{2})\b#\120\2#' OLD.csv > NEW.csv"
+        ]
     if zone := re.search(ZONE, cell):
         return [
             f"{zone[1]} is the name of several zones; write the hours ahead of UTC, or Europe/Berlin and the like: "

@@ -236,11 +236,13 @@ def _checked(ids: list[Any], vectors: np.ndarray, path: Path) -> np.ndarray:
     vectors = _as_float32(vectors, path.parent)
     finite = np.ones(len(vectors), dtype=bool)
     for piece in pieces(len(vectors)):
-        finite[piece] = np.isfinite(vectors[piece]).all(axis=1)
+        # The squares, since one whose length is not finite could not be compared with others either.
+        finite[piece] = np.isfinite(np.einsum("nd,nd->n", vectors[piece], vectors[piece]))
         release(vectors)
     if not finite.all():
         bad = [ids[row] for row in np.flatnonzero(~finite)[:5]]
         raise UserError(
-            f"{path}: {(~finite).sum()} vectors with NaN or infinite values, for example of the items {bad}"
+            f"{path}: {(~finite).sum()} vectors with NaN or infinite values, or too long for float32, for example of the "
+            f"items {bad}; leave these items out, or write other values"
         )
     return vectors
