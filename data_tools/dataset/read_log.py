@@ -13,7 +13,7 @@ import polars as pl
 
 from data_tools.common.errors import UserError
 from data_tools.common.parquet import read_parquet
-from data_tools.dataset.rules import Rules, refuse_above
+from data_tools.dataset.rules import Rules, reasons, refuse_above
 from data_tools.log import histories, labels, values
 from data_tools.log.engines import Engine
 from data_tools.log.examples import bad_examples
@@ -142,11 +142,10 @@ def read_log(run: Engine, log: Log, catalogue: pl.DataFrame, rules: Rules, *, fo
     again = run.keep("again", values.repeated(sound))
     bad = run.keep("bad", faulty.union(again.select("row", reason=ibis.literal("duplicate row"))))
     aside = _set_aside(run, table, bad, found.broken, folder)
-    if sum(aside.values()) > rules.max_bad_share * total:
+    if (bad_rows := sum(aside.values())) > rules.max_bad_share * total or bad_rows == total:
         shown = bad_examples(folder / "set_aside.parquet", found, columns, catalogue["item_id"])
         refuse_above(rules.max_bad_share, aside, total, f"rows of {where}", "max_bad_share", shown)
-    if total == sum(aside.values()):
-        raise UserError(f"{where} has no usable impression among its {total} rows")
+        raise UserError(f"{where} has no usable impression among its {total} rows{reasons(aside, shown)}")
 
     good = sound.anti_join(again, "row").join(users, "user_id").drop("user_id")
     if "rating" in columns:

@@ -94,7 +94,9 @@ class Converter:
             parts = [self._write(path, block, safe) for block in _blocks(rows)] or [self._write(path, [], safe)]
         outs = [part.path for part in parts]
         if form.names is None:
-            bare = [f"trim({sql_name(one)}, ' {MARK}') = {sql_text(name)}" for one, name in zip(safe, written, strict=True)]
+            bare = [
+                f"trim({sql_name(one)}, ' {MARK}') = {sql_text(name)}" for one, name in zip(safe, written, strict=True)
+            ]
             self._drop(path, outs, " AND ".join(bare), "that repeat the header")
         nothing = [f"coalesce(trim({sql_name(one)}), '') = ''" for one in safe]
         self._drop(path, outs, " AND ".join(nothing), "without any value")
@@ -168,7 +170,9 @@ class Converter:
             raise UserError(f"{path} holds no JSON object{line}; {lines.HINTS[lines.JSON]}; it may be empty, or cut")
         if wanted is not None and not found.keys() & set(wanted):
             keys = f"{list(found)[:MOST_NAMED]}{' and more' if len(found) > MOST_NAMED else ''}"
-            raise UserError(f"{path} has the keys {keys}; some of them must be of {sorted(wanted)}{lines.rows_inside(path)}")
+            raise UserError(
+                f"{path} has the keys {keys}; some of them must be of {sorted(wanted)}{lines.rows_inside(path)}"
+            )
         return parts
 
     def _objects(self, path: Path) -> Iterator[lines.Line]:

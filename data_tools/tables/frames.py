@@ -122,7 +122,9 @@ def _refuse_text(frame: pl.DataFrame, path: Path) -> None:
     for column in frame:
         bad = column.filter(column.is_not_null() & column.cast(pl.Float32, strict=False).is_null())
         if len(bad):
-            raise UserError(f"{path}: column {column.name!r} is named as a dimension but holds {bad[0]!r}{_point(column)}")
+            raise UserError(
+                f"{path}: column {column.name!r} is named as a dimension but holds {bad[0]!r}{_point(column)}"
+            )
 
 
 def _point(column: pl.Series) -> str:

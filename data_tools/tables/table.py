@@ -174,7 +174,9 @@ def read_table(path: str | Path, layout: str | None = None) -> EmbeddingTable:
     except UserError:
         raise
     except (Exception, pl.exceptions.PanicException) as error:  # damaged files raise nearly anything
-        raise UserError(f"{path} cannot be read as a table of vectors: {str(error).strip().partition(chr(10))[0]}") from None
+        raise UserError(
+            f"{path} cannot be read as a table of vectors: {str(error).strip().partition(chr(10))[0]}"
+        ) from None
     notes = []
     if not info:
         ids, vectors, notes = _without_missing(ids, vectors)

@@ -191,7 +191,9 @@ def _doubts(run: DuckDB, judged: ir.Table, users: ir.Table, new_items: pl.Series
     end = run.rows(judged.filter(judged.fault.isnull()).agg(last=last))["last"][0]
     if end is not None and end < first:
         ends, begins = (date_text(time, unit) or time for time in (end, first))
-        notes.append(f"the log ends at {ends}, before the dataset begins, at {begins}: no click of the dataset is in its histories")
+        notes.append(
+            f"the log ends at {ends}, before the dataset begins, at {begins}: no click of the dataset is in its histories"
+        )
     return notes
 
 

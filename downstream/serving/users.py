@@ -34,7 +34,9 @@ def undescribed(users: pl.DataFrame, listed: UserList) -> list[str]:
     if not len(new) or new.is_in(known.implode()).any():
         return []
     alike = alike_ids(new, known)
-    return [f"{listed.place} has none of the {len(new):,} users that the dataset lacks" + (f"; {alike[1]}" if alike else "")]
+    return [
+        f"{listed.place} has none of the {len(new):,} users that the dataset lacks" + (f"; {alike[1]}" if alike else "")
+    ]
 
 
 def with_new_users(joined: CTRData, trained_on: CTRData, users: pl.DataFrame, listed: UserList) -> CTRData:

@@ -86,9 +86,9 @@ def put(folder, form):
             for part in range(2):
                 frame[2 * part : 2 * part + 2].write_parquet(file / f"part-{part}.parquet")
         case "parquet wide as text out of order":
-            pl.DataFrame({"item_id": IDS, **WIDE}).select("item_id", "e2", "e0", pl.col("e1").cast(pl.String)).write_parquet(
-                file
-            )
+            pl.DataFrame({"item_id": IDS, **WIDE}).select(
+                "item_id", "e2", "e0", pl.col("e1").cast(pl.String)
+            ).write_parquet(file)
         case "csv of any id with semicolons":
             pl.DataFrame({"sku": IDS} | {str(n): VECTORS[:, n] for n in range(3)}).write_csv(file, separator=";")
         case "pt of an item each, as rows":
@@ -179,7 +179,10 @@ def test_ids_that_are_paths_are_whole(tmp_path):
     assert sorted(read_table(tmp_path / "t.h5").ids) == ["hats/2", "shoes/1"]
 
 
-CELLS = {"N/A": "named as a dimension but holds 'N/A'", "0,5": "holds '0,5'; the fraction of a number must follow a point"}
+CELLS = {
+    "N/A": "named as a dimension but holds 'N/A'",
+    "0,5": "holds '0,5'; the fraction of a number must follow a point",
+}
 
 
 @pytest.mark.parametrize("cell", CELLS)
