@@ -6,9 +6,9 @@ RUN is a run of downstream.train; the dataset and the table that it was trained 
 CSV, TSV, JSON lines or Parquet (a file, a folder or a quoted glob) with user_id, item_id, timestamp, scene where the
 dataset has scenes, and click where it is known; see python -m data_tools.prepare --help.
 
-SCORES. The output has a row for each row of the log, in its order (for each item, where rows are page views): user_id, item_id, timestamp, click where known,
-score (the probability of a click), known_user, known_item, has_vector, and fault (why a row has no score). Where the
-log has labels, AUC, GAUC and log loss are printed.
+SCORES. The output has a row for each row of the log (for each item, where rows are page views), in its order: user_id,
+item_id, timestamp, click where known, score (the probability of a click), known_user, known_item, has_vector, and fault
+(why a row has no score). Where the log has labels, AUC, GAUC and log loss are printed.
 
 HISTORIES. A row's history is the user's clicks before its time: those of the dataset and, where the log has labels,
 those of the log. A click that is in both counts once.

@@ -184,7 +184,7 @@ def as_parquet(
 def _with_keys(
     parts: list[Part], columns: dict[str, str], place: Path, expected: Collection[str] | None, notes: list[str]
 ) -> tuple[list[Part], dict[str, str]]:
-    """The parts with the keys of their folders that are expected (None for any) and that the files lack; all columns."""
+    """The parts with the keys of their folders that are expected (None: all) and that the files lack; all columns."""
     keyed, used = [], dict[str, str]()
     for part in parts:
         keys = _keys(part.source, place)

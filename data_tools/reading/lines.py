@@ -28,8 +28,8 @@ MOST_LOADED = 1 << 28  # bytes of JSON
 FIELDS, QUOTES, ENCODING, JSON = "wrong number of fields", "quotes not closed", "not UTF-8", "not a JSON object"
 HINTS = {
     FIELDS: (
-        'a delimiter inside a value needs quotes round it: "a, b"; where all lines have a value more than the header has '
-        "names, add a name to the header"
+        'a delimiter inside a value needs quotes round it: "a, b"; where all lines have a value more than the header '
+        "has names, add a name to the header"
     ),
     QUOTES: 'a quote inside quotes is written twice: "a ""big"" thing"',
     ENCODING: SAY_ENCODING,
@@ -179,7 +179,7 @@ def json_objects(path: Path) -> Iterator[Line]:
 
 
 def rows_inside(path: Path) -> str:
-    """How to take the rows out of the one object that holds them all, where a file of JSON is such; otherwise nothing."""
+    """How to take the rows out of the object that holds them all, where a file of JSON is such; otherwise nothing."""
     held = None
     if path.stat().st_size < MOST_LOADED:
         with contextlib.suppress(ValueError, RecursionError), opened_text(path) as file:

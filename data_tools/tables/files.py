@@ -39,8 +39,8 @@ def _pick(arrays: Mapping[Any, Any], path: Path) -> tuple[Any, Any]:
     seen = ", ".join(f"{name} {tuple(array.shape)}" for name, array in sorted(arrays.items(), key=str)[:8])
     hint = "; it is a sparse matrix of scipy, write .toarray()" if "indptr" in last else ""
     raise UserError(
-        f"{path} holds {f'the arrays {seen}' if seen else 'no arrays'}; must be {wanted}, or one list of ids and one table, "
-        f"or a vector for each id{hint}"
+        f"{path} holds {f'the arrays {seen}' if seen else 'no arrays'}; must be {wanted}, or one list of ids and one "
+        f"table, or a vector for each id{hint}"
     )
 
 
@@ -90,8 +90,8 @@ def _load(path: Path) -> Any:
         if not (start := _start(path)).startswith((b"\x93NUMPY", b"PK", b"\x80")):
             raise UserError(f"{path} is no file of numpy: it begins {start!r}; name it by what it is") from None
         raise UserError(
-            f"{path} cannot be read: {HOLDS_OBJECTS}; save ids as text: numpy.array(ids, dtype=str), and vectors as one "
-            "array: numpy.stack(vectors)"
+            f"{path} cannot be read: {HOLDS_OBJECTS}; save ids as text: numpy.array(ids, dtype=str), and vectors as "
+            "one array: numpy.stack(vectors)"
         ) from None
 
 

@@ -165,8 +165,8 @@ def read_table(path: str | Path, layout: str | None = None) -> EmbeddingTable:
             suffixes = ", ".join(suffix for known in LAYOUTS.values() for suffix in known.suffixes)
             there = "its ending tells no layout" if path.exists() else "there is nothing"
             raise UserError(
-                f"no embedding table at {path}: {there}; must be a folder with table.json, or a file in {suffixes} (or name "
-                "a --layout)"
+                f"no embedding table at {path}: {there}; must be a folder with table.json, or a file in {suffixes} (or "
+                "name a --layout)"
             )
         vectors = _flat(vectors)
         if not isinstance(vectors, np.ndarray):  # damaged archives give bytes
@@ -263,7 +263,7 @@ def _checked(ids: list[Any], vectors: np.ndarray, path: Path) -> np.ndarray:
     if not finite.all():
         bad = [ids[row] for row in np.flatnonzero(~finite)[:5]]
         raise UserError(
-            f"{path}: {(~finite).sum()} vectors with NaN or infinite values, or too long for float32, for example of the "
-            f"items {bad}; leave these items out, or write other values"
+            f"{path}: {(~finite).sum()} vectors with NaN or infinite values, or too long for float32, for example of "
+            f"the items {bad}; leave these items out, or write other values"
         )
     return vectors

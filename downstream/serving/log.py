@@ -8,7 +8,7 @@ sorting within its memory limit, so that memory does not grow with the rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,10 +75,10 @@ class NewLog:
     Attributes
     ----------
     rows : Path
-        Parquet, one row a row of the log (an item of a row, where that is a page view), in its order: ``user_id`` and ``item_id`` as the log gives them,
-        ``timestamp`` (int64), ``user`` (int32, numbered within the log), ``item`` (int32), ``clicks_before`` (int32),
-        ``click`` and ``conversion`` (int8) and ``scene`` where the log has them, ``fault`` (text). Of rows with a fault
-        the numbers are null.
+        Parquet, one row a row of the log (an item of a page view, where rows are such), in its order: ``user_id`` and
+        ``item_id`` as the log gives them, ``timestamp`` (int64), ``user`` (int32, numbered within the log), ``item``
+        (int32), ``clicks_before`` (int32), ``click`` and ``conversion`` (int8) and ``scene`` where the log has them,
+        ``fault`` (text). Of rows with a fault the numbers are null.
     clicks : Path
         Parquet, the ``item`` (int32) of each click, user after user, oldest first.
     users : polars.DataFrame
@@ -192,7 +192,7 @@ def _doubts(run: DuckDB, judged: ir.Table, users: ir.Table, new_items: pl.Series
     if end is not None and end < first:
         ends, begins = (date_text(time, unit) or time for time in (end, first))
         notes.append(
-            f"the log ends at {ends}, before the dataset begins, at {begins}: no click of the dataset is in its histories"
+            f"the log ends at {ends}, before the dataset begins, at {begins}: none of its clicks is in a history"
         )
     return notes
 

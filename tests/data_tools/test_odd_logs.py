@@ -274,7 +274,8 @@ def test_a_column_twice_in_parquet_is_refused_where_it_matters(source):
 
 def test_names_in_other_spelling_are_offered(source):
     log(source).rename({"user_id": "USER_ID", "item_id": "itemId"}).write_csv(source / "log.csv", separator=";")
-    assert "say which one it is: user_id=USER_ID,item_id=itemId" in (said := stopped(source))
+    said = stopped(source)
+    assert "say which one it is: user_id=USER_ID,item_id=itemId" in said
     columns = said.partition("say which one it is: ")[2].split()[0]
     assert run(source, columns=columns).info["counts"]["impressions"] == 400
 
