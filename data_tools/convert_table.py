@@ -5,7 +5,7 @@ The suffix tells the layout, or ``--layout`` names it; a folder without one is o
 npy       vectors in NAME.npy, ids in NAME.ids.npy or NAME.ids.txt
 npz       the arrays ids and vectors (also read: key and value, any two that fit together, an array for each item)
 h5        the data sets key and value (as npz are read too, in any group; a data set for each item)
-parquet   item_id and embedding, a list of numbers (also read: key and value; lists as text; a column a dimension; a folder)
+parquet   item_id and embedding, a list (also read: key and value; lists as text; a column a dimension; folders)
 csv       item_id and a column for each dimension (as parquet, and without a header, are read too); tsv likewise
 torch     NAME.pt, a dict of ids and vectors (a vector for each id, and a table with ids beside it, are read too)
 safetensors  one tensor, ids beside it as for npy (a tensor for each item, or two that fit together, are read too)

@@ -301,6 +301,15 @@ def test_ids_and_times_of_another_form_than_the_datasets_are_said(run, test_rows
     assert "before the dataset begins" in early
 
 
+@pytest.mark.parametrize("place", ["nowhere", "run.csv", "run"])
+def test_what_is_no_run_is_named(tmp_path, place):
+    (tmp_path / "run.csv").touch()
+    (tmp_path / "run").mkdir()
+    write_json(tmp_path / "run" / "summary.json", [])
+    with pytest.raises(UserError, match=r"run of downstream\.train.*name the folder of one"):
+        downstream.serving.load(tmp_path / place)
+
+
 def test_what_stops_a_score_is_shown_with_its_lines(run, test_rows, tmp_path):
     with pytest.raises(UserError, match=r"log\.csv, line 2: time 'soon'\n.*\n.*\n *expected: seconds"):
         scored(run, test_rows.with_columns(time=pl.lit("soon")), tmp_path)
