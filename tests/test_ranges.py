@@ -80,6 +80,12 @@ def test_a_run_is_a_folder(tmp_path):
             read_settings(place)
 
 
+def test_a_record_without_settings_is_no_run(tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(UserError, match=r"run\.json lacks the settings of the run; copy it again"):
+        read_settings(tmp_path)
+
+
 def test_infinite_settings_are_refused(tmp_path):
     (tmp_path / "c.yaml").write_text("optim:\n  lr: .inf\n")
     with pytest.raises(UserError, match=r"lr is inf; must be finite"):

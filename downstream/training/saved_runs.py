@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from data_tools.common.cli import settings_from
 from data_tools.common.errors import UserError
 from data_tools.common.files import read_json, refuse_url
 from data_tools.common.parquet import read_parquet
+from data_tools.common.tensors import read_tensors
 from downstream.ams.joining import ServedImages
 from downstream.data.arrays import VOCABULARY
 from downstream.data.ctr_data import CTRData, load_ctr_data
@@ -146,7 +146,7 @@ def restore(
         torch.manual_seed(settings.seed)  # which cluster codes the form "cluster_id" computes depends on it
         # The L2 has no effect on scores, and its counts would cost a pass over the training split.
         model = build_model(data, images, replace(settings.model, l2=0.0), settings.image)
-    weights, own = load_file(Path(folder) / "model.safetensors"), model.state_dict()
+    weights, own = read_tensors(Path(folder) / "model.safetensors"), model.state_dict()
     if wrong := sorted(weights.keys() ^ own.keys()):
         raise UserError(f"{folder} has the weights of a different model: one of the two lacks {wrong[:4]}")
     tuned = {f"{prefix}.weight" for prefix, part in model.named_modules() if isinstance(part, TunedTable)}
