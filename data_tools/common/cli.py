@@ -233,6 +233,8 @@ def _ending(error: BaseException, received: Sequence[int]) -> tuple[int, str]:
         return 1, f"error: the memory is full: {reason}. Take smaller batches or sizes, or fewer processes"
     if isinstance(error, UserError | OSError):
         return 1, f"error: {error}"
+    if type(error).__name__ == "PanicException" and "threads" in str(error):  # polars takes no other way out
+        return 1, f"error: {error}; look at POLARS_MAX_THREADS"
     raise error
 
 
