@@ -39,7 +39,8 @@ def read_parquet(path: Path) -> Table:
 def write_parquet(path: Path, ids: Sequence[Any], vectors: np.ndarray, names: Sequence[str] = PARQUET) -> None:
     flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
     columns = [pa.array(ids), pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])]
-    pq.write_table(pa.table(columns, names=list(names)), path)
+    # A dictionary of numbers that hardly repeat takes a third of the time to write, and most of that to read.
+    pq.write_table(pa.table(columns, names=list(names)), path, use_dictionary=[names[0]])
 
 
 def read_csv(path: Path) -> Table:

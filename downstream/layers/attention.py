@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from downstream.layers.blocks import gather, mlp
+from downstream.layers.prelu import prelu, prelu_backward
 
 
 class ActivationUnit(nn.Module):
@@ -91,7 +92,7 @@ class _PairScores(torch.autograd.Function):
             x, before = _pair(e[part], v[part]), []
             for into, offset, slope in hidden:
                 before.append(torch.addmm(offset, x, into.T))
-                x = _prelu(before[-1], slope)
+                x = prelu(before[-1], slope)
             torch.addmv(bias, x, weight[0], out=scores[part])
             ctx.before.append(before)
         ctx.save_for_backward(e, v, *parameters)
@@ -107,12 +108,12 @@ class _PairScores(torch.autograd.Function):
         of_e, of_v = torch.empty_like(e), torch.empty_like(v)
         of_bias += ahead.sum()
         for part, kept in zip(ctx.parts, ctx.before, strict=True):
-            inputs = [_pair(e[part], v[part]), *(_prelu(z, layer[2]) for z, layer in zip(kept, hidden, strict=True))]
+            inputs = [_pair(e[part], v[part]), *(prelu(z, layer[2]) for z, layer in zip(kept, hidden, strict=True))]
             of_weight[0].addmv_(inputs[-1].T, ahead[part])
             dx = torch.outer(ahead[part], weight[0])
             for (into, _, slope), own, z, x in reversed(list(zip(hidden, of_hidden, kept, inputs[:-1], strict=True))):
-                own[2].add_(torch.dot(dx.flatten(), z.clamp(max=0).flatten()))
-                dz = torch.ops.aten.leaky_relu_backward(dx, z, slope.item(), False)
+                dz, of_slope = prelu_backward(dx, z, slope)
+                own[2].add_(of_slope)
                 own[0].addmm_(dz.T, x)
                 own[1].add_(dz.sum(dim=0))
                 dx = dz @ into
@@ -131,8 +132,3 @@ def _parts(count: int, size: int = 2048) -> list[slice]:
     """Pieces of the slots; at 2,048 of them a thread, two layers of 80 and 40 fit the cache of its core."""
     size *= torch.get_num_threads()
     return [slice(start, start + size) for start in range(0, count, size)]
-
-
-def _prelu(x: Tensor, slope: Tensor) -> Tensor:
-    # PReLU with one slope, by the kernel that is several times faster on a CPU.
-    return nn.functional.leaky_relu(x, slope.item())

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from downstream.data.codes import PADDING
 from downstream.data.user_features import user_features
 from downstream.layers.pages import on_large_pages
+from downstream.layers.prelu import PReLU
 
 
 class Dice(nn.Module):
@@ -35,7 +36,7 @@ class Dice(nn.Module):
         return s * (p + (1 - p) * self.alpha)
 
 
-ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {"prelu": lambda width: nn.PReLU(), "dice": Dice}
+ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {"prelu": lambda width: PReLU(), "dice": Dice}
 
 
 def mlp(widths: Sequence[int], out: int, activation: str = "prelu") -> nn.Sequential:

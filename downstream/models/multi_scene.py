@@ -12,6 +12,7 @@ from data_tools.common.errors import UserError
 from downstream.data.codes import UNKNOWN
 from downstream.data.ctr_data import CTRData
 from downstream.layers.blocks import mlp
+from downstream.layers.prelu import PReLU
 from downstream.models.base import CTRModel, MakeImages
 from downstream.models.embedding_mlp import EmbeddingMLP
 from downstream.settings import ModelSettings
@@ -99,7 +100,7 @@ class SceneNetworks(EmbeddingMLP):
         del self.mlp
         widths = [self.width, *settings.hidden, 1]
         self.layers = nn.ModuleList(SceneLinear(sizes["scene"], *pair, self.star) for pair in pairwise(widths))
-        self.activations = nn.ModuleList(nn.PReLU() for _ in settings.hidden)
+        self.activations = nn.ModuleList(PReLU() for _ in settings.hidden)
 
     def _network(self, x: Tensor, scene: int) -> Tensor:
         """Logits (b,) of rows of one scene."""

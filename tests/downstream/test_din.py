@@ -5,12 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from data_tools.common.cli import UserError
 from downstream.data.codes import FIRST_KNOWN
 from downstream.data.ctr_data import load_ctr_data
 from downstream.layers.attention import ActivationUnit
 from downstream.layers.blocks import Dice
+from downstream.layers.prelu import PReLU
 from downstream.models.build import build_model
 from downstream.models.din import DIN
 from downstream.settings import DataSettings, OptimSettings
@@ -176,3 +178,17 @@ def test_wrong_settings_are_named():
         DIN.Settings(attention=())
     with pytest.raises(UserError, match="activation is 'relu'; choose one of prelu, dice"):
         ModelSettings("din", activation="relu")
+
+
+def test_prelu_gives_what_torchs_does():
+    torch.manual_seed(0)
+    x, gradient = torch.randn(7, 3, 5, dtype=torch.float64), torch.randn(7, 3, 5, dtype=torch.float64)
+    found = {}
+    for name, module in {"ours": PReLU(), "torch": nn.PReLU()}.items():
+        module.double().weight.data.fill_(-0.4)
+        given = x.clone().requires_grad_()
+        values = module(given)
+        values.backward(gradient)
+        found[name] = values.detach(), given.grad, module.weight.grad
+    for ours, theirs in zip(*found.values(), strict=True):
+        torch.testing.assert_close(ours, theirs)
