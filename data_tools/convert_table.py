@@ -4,11 +4,12 @@ The suffix says which layout it is, or ``--layout`` does; a folder without one i
 (:mod:`data_tools.tables.table`).
 
 npy       vectors in NAME.npy, ids in NAME.ids.npy or NAME.ids.txt
-npz       the arrays ids and vectors (key and value are read too, and any two that fit together)
+npz       the arrays ids and vectors (also read: key and value, any two that fit together, an array for each item)
 h5        the data sets key and value (as npz are read too, in any group; a data set for each item)
-parquet   item_id and embedding, a list of numbers (key and value are read too; lists as text; a column a dimension)
+parquet   item_id and embedding, a list (also read: key and value; lists as text; a column a dimension; folders)
 csv       item_id and a column for each dimension (as parquet, and without a header, are read too); tsv as well
 torch     NAME.pt, a dict of ids and vectors (a vector for each id, and a table with ids in a file, are read too)
+safetensors  one tensor, ids in a file as for npy (a tensor for each item, or two that fit together, are read too)
 faiss     NAME.faiss or NAME.index; ids inside, or in a file as for npy
 fuxictr   a pretrained_emb of FuxiCTR: key and value in .h5, .npz or .parquet
 recbole   DATASET.itememb, an atomic file for RecBole's additional_feat_suffix
@@ -127,7 +128,7 @@ def convert(settings: Settings) -> EmbeddingTable:
         If a table is faulty (see :func:`read_table`) or lacks items, or ``out`` exists.
     """
     order = _read_order(Path(settings.order)) if settings.order else None
-    paths = [settings.table] if Path(settings.table).exists() else settings.table.split(",")
+    paths = [settings.table] if Path(settings.table).exists() else [one for one in settings.table.split(",") if one]
     table = join([read_table(path) for path in paths], settings.missing, order)
     if not settings.out:
         return table

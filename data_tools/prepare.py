@@ -87,6 +87,12 @@ class Settings(Rules):
         As delimiter, of the item list.
     item_header : str
         As header, of the item list.
+    user_encoding : str
+        As encoding, of the table of users.
+    user_delimiter : str
+        As delimiter, of the table of users.
+    user_header : str
+        As header, of the table of users.
     source : str
         Where the data come from, for the record.
     licence : str
@@ -107,6 +113,9 @@ class Settings(Rules):
     item_encoding: str = ""
     item_delimiter: str = ""
     item_header: str = ""
+    user_encoding: str = ""
+    user_delimiter: str = ""
+    user_header: str = ""
     source: str = ""
     licence: str = ""
 
@@ -120,6 +129,11 @@ class Settings(Rules):
         """What was given about the form of the item list's text files."""
         return given_form(self.item_encoding, self.item_delimiter, self.item_header)
 
+    @property
+    def user_form(self) -> Given:
+        """What is said of the form of the table of users."""
+        return given_form(self.user_encoding, self.user_delimiter, self.user_header)
+
 
 def prepare(settings: Settings) -> Path:
     """Make the dataset that the settings ask for; see :func:`write_dataset`."""
@@ -127,10 +141,13 @@ def prepare(settings: Settings) -> Path:
     item_columns = parse_columns(settings.item_columns, "--item-columns", (*ITEM_COLUMNS, *ITEM_OPTIONAL))
     category = item_columns.pop("category") if "+" in item_columns.get("category", "") else None
     user_columns = parse_columns(settings.user_columns, "--user-columns", USER_COLUMNS)
-    if user_columns and not settings.user_table:
-        raise UserError(f"--user-columns is {settings.user_columns}, but there is no --user-table: remove it")
+    if not settings.user_table and (user_columns or settings.user_form != Given()):
+        given = "--user-columns" if user_columns else "the form of a table of users"
+        raise UserError(f"{given} is given, but there is no --user-table: remove it")
     with work_folder(settings.out) as work:
-        users = read_users(settings.user_table, user_columns, work) if settings.user_table else None
+        users = None
+        if settings.user_table:
+            users = read_users(settings.user_table, user_columns, work, settings.user_form)
         listed = read_items(settings.items, item_columns, work, given=settings.item_form)
         items = listed.items
         if category:

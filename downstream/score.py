@@ -6,9 +6,9 @@ RUN is a run of downstream.train; the dataset and the table that it was trained 
 CSV, TSV, JSON lines or Parquet (a file, a folder or a quoted glob) with user_id, item_id, timestamp, scene where the
 dataset has scenes, and click where it is known; see python -m data_tools.prepare --help.
 
-SCORES. The output has a row for each row of the log, in its order: user_id, item_id, timestamp, click where known,
-score (the probability of a click), known_user, known_item, has_vector, and fault (why a row has no score). Where the
-log has labels, AUC, GAUC and log loss are printed.
+SCORES. The output has a row for each row of the log (for each item, where rows are page views), in its order: user_id,
+item_id, timestamp, click where known, score (the probability of a click), known_user, known_item, has_vector, and fault
+(why a row has no score). Where the log has labels, AUC, GAUC and log loss are printed.
 
 HISTORIES. A row's history is the user's clicks before its time: those of the dataset and, where the log has labels,
 those of the log. A click that is in both counts once.
@@ -56,6 +56,12 @@ class Settings(ScoreSettings):
         Separator of the columns of the log's text files, such as ";"; empty detects it.
     header : str
         Names of the log's columns, as in a,b,c, where its text files have no line of names.
+    user_encoding : str
+        As encoding, of the table of users.
+    user_delimiter : str
+        As delimiter, of the table of users.
+    user_header : str
+        As header, of the table of users.
     """
 
     run: str
@@ -68,6 +74,9 @@ class Settings(ScoreSettings):
     encoding: str = ""
     delimiter: str = ""
     header: str = ""
+    user_encoding: str = ""
+    user_delimiter: str = ""
+    user_header: str = ""
 
 
 def show(scored: Scored, console: Console) -> None:
@@ -100,6 +109,7 @@ def main() -> None:
         user_columns=settings.user_columns,
         settings=ScoreSettings(**{one.name: getattr(settings, one.name) for one in fields(ScoreSettings)}),
         given=given_form(settings.encoding, settings.delimiter, settings.header),
+        user_given=given_form(settings.user_encoding, settings.user_delimiter, settings.user_header),
     )
     show(scored, Console())
 

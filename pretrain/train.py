@@ -42,7 +42,7 @@ from pretrain.training.next_steps import print_next_steps, write_compare_config
 from pretrain.training.optim import build_optimizer, schedule
 from pretrain.training.plan import plan_training
 from pretrain.training.state import TrainingState, build_objective
-from pretrain.training.step import EncoderPass, Step
+from pretrain.training.step import EncoderPass, Step, one_picture_named
 from pretrain.training.summary import print_summary, summarise
 
 WORLD = Path("runs/world")
@@ -204,7 +204,8 @@ def optimise(state: TrainingState, batch: dict[str, Tensor], lr: float) -> tuple
     for group in state.optimizer.param_groups:
         group["lr"] = lr * group["scale"]
     seeds = batch_seeds(batch, state.objective.views, settings.seed, step)
-    terms, embeddings = state.passes.forward(batch, seeds)
+    with one_picture_named(step, len(batch["images"])):
+        terms, embeddings = state.passes.forward(batch, seeds)
     loss = sum(term.loss for term in terms.values())
     if not torch.isfinite(total(loss)):
         losses = {name: float(term.loss.detach()) for name, term in terms.items()}

@@ -78,3 +78,21 @@ def test_a_run_is_a_folder(tmp_path):
             UserError, match=r"is not a run of pretrain\.train \(no run\.json\); name the folder of one"
         ):
             read_settings(place)
+
+
+def test_a_record_without_settings_is_no_run(tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(UserError, match=r"run\.json lacks the settings of the run; copy it again"):
+        read_settings(tmp_path)
+
+
+def test_infinite_settings_are_refused(tmp_path):
+    (tmp_path / "c.yaml").write_text("optim:\n  lr: .inf\n")
+    with pytest.raises(UserError, match=r"lr is inf; must be finite"):
+        parse_settings(train.Settings, "", ["--config", str(tmp_path / "c.yaml")])
+
+
+def test_what_a_section_that_may_be_null_says_of_its_values_is_one_message(tmp_path):
+    (tmp_path / "c.yaml").write_text("sources:\n  ids: null\n  mine: {table: t.npy, run: r}\n")
+    with pytest.raises(UserError, match=r"^a source is a run, or an encoder with its table, or a table, not several"):
+        parse_settings(compare.Settings, "", ["--config", str(tmp_path / "c.yaml"), "--out", "x", "--dataset", "d"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
@@ -98,4 +99,5 @@ def _fault(value: Any, hint: Any) -> str | None:
             hint(value)
         except (ValueError, TypeError):
             return expected(hint, value)
+        return "must be finite" if isinstance(value, float) and math.isinf(value) else None
     return None

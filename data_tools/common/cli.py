@@ -17,7 +17,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -74,7 +74,7 @@ def parse_settings(settings: type[Settings], description: str | None, argv: Sequ
         parser.error(str(error))
     # In front, since of two settings of a key the later one wins.
     arguments = [*(f"--config={file}" for file in files), *flags]
-    parsed = parser.instantiate(parser.parse_args(arguments)).as_dict()
+    parsed = _instantiated(parser, parser.parse_args(arguments))
     parsed = {name: _expanded(value) for name, value in parsed.items()}
     parsed.pop("config")
     configure(parsed.pop("quiet"), parsed.pop("json_log"))
@@ -103,9 +103,20 @@ def settings_from(settings: type[Settings], values: Mapping[str, Any], where: st
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(settings)
     try:
-        return settings(**parser.instantiate(parser.parse_object(dict(values))).as_dict())
+        return settings(**_instantiated(parser, parser.parse_object(dict(values))))
     except ArgumentError as error:
         raise UserError(f"{where}: {error}") from None
+
+
+def _instantiated(parser: ArgumentParser, parsed: Namespace) -> dict[str, Any]:
+    """The values of settings, their sections made; what a section says against its own values is a UserError."""
+    try:
+        return parser.instantiate(parsed).as_dict()
+    except ValueError as error:
+        # Of a section that may be null, jsonargparse lists what speaks against either.
+        if not (said := re.search(r"^Errors:\n\s*- (.*)", str(error), re.MULTILINE)):
+            raise
+        raise UserError(said[1]) from None
 
 
 def _refuse_unknown(settings: type[Any], values: Mapping[str, Any], where: str, prefix: str = "") -> None:
@@ -222,6 +233,8 @@ def _ending(error: BaseException, received: Sequence[int]) -> tuple[int, str]:
         return 1, f"error: the memory is full: {reason}. Take smaller batches or sizes, or fewer processes"
     if isinstance(error, UserError | OSError):
         return 1, f"error: {error}"
+    if type(error).__name__ == "PanicException" and "threads" in str(error):  # polars takes no other way out
+        return 1, f"error: {error}; look at POLARS_MAX_THREADS"
     raise error
 
 

@@ -248,20 +248,23 @@ def write_json(path: str | Path, value: Any, synced: bool = True) -> None:
         scratch.write_text(text + "\n", encoding="utf-8")
 
 
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file, of this machine or at a URL.
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object, of this machine or at a URL.
 
     Raises
     ------
     UserError
-        If the file is missing or not JSON.
+        If the file is missing, or holds something else.
     """
     try:
-        return json.loads(local(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        found = json.loads(local(path).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} does not exist") from None
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds a {type(found).__name__}; must be an object {{...}}, as it was written")
+    return found
 
 
 def read_json_lines(path: str | Path) -> list[Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import ibis
@@ -13,24 +12,15 @@ import ibis.expr.types as ir
 import polars as pl
 
 from data_tools.common.errors import UserError
-from data_tools.common.parquet import read_parquet, scan_parquet
-from data_tools.dataset.rules import Rules, refuse_above
+from data_tools.common.parquet import read_parquet
+from data_tools.dataset.rules import Rules, reasons, refuse_above
 from data_tools.log import histories, labels, values
 from data_tools.log.engines import Engine
-from data_tools.log.examples import (
-    MOST_READ,
-    broken_examples,
-    column_of,
-    id_hint,
-    label_hint,
-    rating_hint,
-    row_examples,
-    time_hint,
-)
+from data_tools.log.examples import bad_examples
 from data_tools.log.times import TimeForm
 from data_tools.log.understood import catalogue_keys, understand
 from data_tools.reading import inputs
-from data_tools.reading.columns import LOG_COLUMNS, LOG_OPTIONAL, free_names, resolve_columns
+from data_tools.reading.columns import LOG_COLUMNS, LOG_OPTIONAL, resolve_columns
 from data_tools.reading.form import Form, Given
 from data_tools.reading.page_rows import unfolded
 from data_tools.reading.parts import nested_hint
@@ -152,11 +142,10 @@ def read_log(run: Engine, log: Log, catalogue: pl.DataFrame, rules: Rules, *, fo
     again = run.keep("again", values.repeated(sound))
     bad = run.keep("bad", faulty.union(again.select("row", reason=ibis.literal("duplicate row"))))
     aside = _set_aside(run, table, bad, found.broken, folder)
-    if sum(aside.values()) > rules.max_bad_share * total:
-        shown = _examples(folder / "set_aside.parquet", found, columns, catalogue)
+    if (bad_rows := sum(aside.values())) > rules.max_bad_share * total or bad_rows == total:
+        shown = bad_examples(folder / "set_aside.parquet", found, columns, catalogue["item_id"])
         refuse_above(rules.max_bad_share, aside, total, f"rows of {where}", "max_bad_share", shown)
-    if total == sum(aside.values()):
-        raise UserError(f"{where} has no usable impression among its {total} rows")
+        raise UserError(f"{where} has no usable impression among its {total} rows{reasons(aside, shown)}")
 
     good = sound.anti_join(again, "row").join(users, "user_id").drop("user_id")
     if "rating" in columns:
@@ -192,22 +181,6 @@ def _set_aside(run: Engine, table: ir.Table, bad: ir.Table, broken: pl.DataFrame
     pl.concat([*([read_parquet(lines)] if lines.exists() else []), broken]).write_parquet(lines)
     rows = dict(run.rows(values.count_reasons(bad)).iter_rows())
     return rows | dict(Counter(broken["reason"].to_list()).most_common())
-
-
-def _examples(
-    aside: Path, found: inputs.Found, columns: Mapping[str, str], catalogue: pl.DataFrame
-) -> dict[str, list[str]]:
-    """Reason -> the first rows and lines set aside for it, and how to fix them."""
-    shown = row_examples(aside, found, columns) | broken_examples(found.broken)
-    kept, rows = free_names(found.columns.values(), ("reason", "input_row")), scan_parquet(aside)
-    hints = {"item unknown": partial(id_hint, known=catalogue["item_id"]), "click not 0 or 1": label_hint}
-    hints |= {"timestamp unreadable": time_hint, "rating no number": rating_hint}
-    for reason, hint in hints.items():
-        if reason in shown:
-            column = kept[columns[column_of(reason)]]
-            held = rows.filter(pl.col("reason") == reason).select(column).head(MOST_READ).collect()
-            shown[reason] += hint(held.to_series())
-    return shown
 
 
 def _as_clicks(run: Engine, good: ir.Table, where: str) -> ir.Table:

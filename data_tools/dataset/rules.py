@@ -163,11 +163,16 @@ def refuse_above(
     """
     if (found := sum(bad.values())) <= share * total:
         return
-    counts = "".join(
-        f"\n  {reason}: {count:,}" + "".join(f"\n    {line}" for line in (examples or {}).get(reason, ()))
-        for reason, count in bad.items()
-    )
     raise TooMuchBadInput(
-        f"{found:,} of {total:,} {what} are unusable, which exceeds the allowed fraction of {share}:{counts}"
+        f"{found:,} of {total:,} {what} are unusable, which exceeds the allowed fraction of {share}:"
+        f"{reasons(bad, examples or {})}"
         f"\n  Nothing was written. Fix the input, or raise --{setting}."
+    )
+
+
+def reasons(bad: Mapping[str, int], examples: Mapping[str, Sequence[str]]) -> str:
+    """Lines for a message: each reason with its count, and its first cases below it."""
+    return "".join(
+        f"\n  {reason}: {count:,}" + "".join(f"\n    {line}" for line in examples.get(reason, ()))
+        for reason, count in bad.items()
     )

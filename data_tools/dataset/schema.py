@@ -32,6 +32,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from data_tools.common.cache import mirrored
 from data_tools.common.cli import UserError
@@ -47,6 +49,7 @@ REQUIRED = {
     "impressions": ("user", "item", "user_id", "item_id", "timestamp", "click", "request", "clicks_before", "split"),
     "clicks": ("user", "user_id", "items", "timestamps"),
 }
+COUNTED = {"items": "items", "impressions": "impressions", "clicks": "users"}  # the counts of a table's rows
 OPTIONAL = ("users.parquet", "near_duplicates.parquet")
 
 
@@ -66,7 +69,10 @@ class Dataset:
     def folder(self) -> Path:
         """A folder of this machine with its tables; of one at a URL, their copies in the cache."""
         names = ["dataset.json", *(f"{name}.parquet" for name in REQUIRED)]
-        return mirrored(self.place, [*names, *filter(lambda name: exists(self.place / name), OPTIONAL)])
+        folder = mirrored(self.place, [*names, *filter(lambda name: exists(self.place / name), OPTIONAL)])
+        for name, counted in COUNTED.items():
+            _check_rows(folder / f"{name}.parquet", self.info.get("counts", {}).get(counted))
+        return folder
 
     @cached_property
     def info(self) -> dict[str, Any]:
@@ -106,6 +112,17 @@ class Dataset:
         first = np.arange(self.info["counts"]["items"], dtype=np.int32)
         first[near["item"].to_numpy()] = near["first"].to_numpy()
         return first
+
+
+def _check_rows(path: Path, promised: int | None) -> None:
+    """Raise a UserError if a table is missing or cut, or has another number of rows than ``dataset.json`` says."""
+    try:
+        rows = pq.read_metadata(path).num_rows
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is missing or damaged: {reason}; copy it again, or {AGAIN}") from None
+    if promised is not None and rows != promised:
+        raise UserError(f"{path} has {rows:,} rows, but dataset.json has {promised:,}; copy it again, or {AGAIN}")
 
 
 def open_dataset(folder: str | Path) -> Dataset:

@@ -10,7 +10,7 @@ import polars as pl
 from data_tools.common.errors import UserError
 from data_tools.common.parquet import read_parquet
 from data_tools.dataset.rules import Rules, refuse_above
-from data_tools.log.examples import broken_examples
+from data_tools.log.examples import alike_ids, broken_examples, item_examples
 from data_tools.reading.columns import free_names
 from data_tools.reading.user_list import UserList
 
@@ -53,7 +53,7 @@ def write_users(listed: UserList, rules: Rules, folder: Path) -> dict[str, int]:
     bad = bad.insert_column(0, reason.to_series().alias("reason")).filter(~good)
     bad.write_parquet(folder / "set_aside_users.parquet")
     counts = dict(Counter(bad["reason"].to_list()) + Counter(listed.broken["reason"].to_list()))
-    read, shown = len(users) + len(listed.broken), broken_examples(listed.broken)
+    read, shown = len(users) + len(listed.broken), item_examples(bad) | broken_examples(listed.broken)
     refuse_above(rules.max_bad_share, counts, read, f"rows of {listed.place}", "max_bad_share", shown)
 
     own = read_parquet(folder / "clicks.parquet", columns=["user", "user_id"]).sort("user")
@@ -64,9 +64,10 @@ def write_users(listed: UserList, rules: Rules, folder: Path) -> dict[str, int]:
     described = int(found["known"].fill_null(False).sum())
     if not described:
         here, there = known["key"].head(SHOWN).to_list(), own["user_id"].head(SHOWN).to_list()
+        alike = alike_ids(known["key"], _text(own["user_id"], rules))
         raise UserError(
             f"{listed.place} has no user of the log: its ids are such as {here}, those of the log such as {there}; "
-            "say which column has them, as in --user-columns user_id=player"
+            + (alike[1] if alike else "say which column has them, as in --user-columns user_id=player")
         )
     found.drop("key", "known").write_parquet(folder / "users.parquet")
     return {"users_described": described}

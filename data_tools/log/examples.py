@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from data_tools.common.parquet import scan_parquet
+from data_tools.log.values import OTHER_UNIT
 from data_tools.reading import lines
-from data_tools.reading.columns import free_names
+from data_tools.reading.columns import free_names, no_header
 from data_tools.reading.form import COMMA, POINT
 from data_tools.reading.inputs import Found
 from data_tools.reading.opened import is_parquet
@@ -24,6 +26,16 @@ SHOWN = 3  # of each reason
 MOST_READ = 300_000  # rows, to find the line of one
 LOOKED_AT = 10_000  # ids, values
 WIDTH = 80  # characters of a broken line
+ALIKE = 0.5  # of ids that would match in another form, for that to be said
+# What to do about rows that are set aside for a reason, where that does not depend on their values.
+ADVICE = {
+    "duplicate row": "its user, item and time stand in a row above: a column request_id or finer times tell them apart",
+    OTHER_UNIT: "all times must have one unit, and most of them have another",
+    "click missing": "must be 1 for a click and 0 for none",
+    "conversion not 0 or 1": "must be 0 or 1, true or false, yes or no; or empty where it is not known",
+    "oracle not in [0, 1]": "must be a probability, or empty where it is not known",
+    "position unreadable": "must be a whole number, or empty where it is not known",
+}
 
 
 def broken_examples(broken: pl.DataFrame) -> dict[str, list[str]]:
@@ -64,10 +76,41 @@ def row_examples(aside: Path, found: Found, columns: Mapping[str, str]) -> dict[
     first = scan_parquet(aside).group_by("reason", maintain_order=True).head(SHOWN).collect()
     shown: dict[str, list[str]] = {}
     for row in first.iter_rows(named=True):
-        ours = column_of(row["reason"])
+        ours, (place, part) = column_of(row["reason"]), _place(found, row["input_row"])
         said = "" if ours not in columns else f": {users[columns[ours]]} {row[kept[columns[ours]]]!r}"
-        shown.setdefault(row["reason"], []).append(f"{_place(found, row['input_row'])}{said}")
+        if part and ours in columns and columns[ours] not in {*part.names, *part.keys}:
+            names = [users[name] for name in pq.read_schema(part.path).names if name in users]
+            said = f": this file has no column '{users[columns[ours]]}' but {names}{no_header(names)}"
+        shown.setdefault(row["reason"], []).append(f"{place}{said}")
     return shown
+
+
+def bad_examples(
+    aside: Path, found: Found, columns: Mapping[str, str], known: pl.Series | None = None
+) -> dict[str, list[str]]:
+    """Reason -> the first rows and lines set aside for it, and how to fix them.
+
+    Parameters
+    ----------
+    aside, found, columns
+        See :func:`row_examples`.
+    known : polars.Series, optional
+        The ids of the item list.
+    """
+    shown = row_examples(aside, found, columns) | broken_examples(found.broken)
+    kept, rows = free_names(found.columns.values(), ("reason", "input_row")), scan_parquet(aside)
+    hints: dict[str, Callable[[pl.Series], list[str]]] = {
+        "click not 0 or 1": label_hint,
+        "rating no number": rating_hint,
+        "timestamp unreadable": time_hint,
+        "timestamp missing or unreadable": time_hint,
+    }
+    hints |= {} if known is None else {"item unknown": partial(id_hint, known=known)}
+    for reason in shown.keys() & hints.keys():
+        column = kept[columns[column_of(reason)]]
+        held = rows.filter(pl.col("reason") == reason).select(column).head(MOST_READ).collect()
+        shown[reason] += hints[reason](held.to_series())
+    return {reason: [*own, *([ADVICE[reason]] if reason in ADVICE else [])] for reason, own in shown.items()}
 
 
 def column_of(reason: str) -> str:
@@ -75,17 +118,17 @@ def column_of(reason: str) -> str:
     return "item_id" if reason == "item unknown" else reason.partition(" ")[0]
 
 
-def _place(found: Found, row: int) -> str:
-    """File and line, or row, of a row of the log."""
+def _place(found: Found, row: int) -> tuple[str, Part | None]:
+    """File and line, or row, of a row of the log, and its part."""
     before = dict.fromkeys((part.source for part in found.parts), 0)
     for part in found.parts:
         rows = pq.read_metadata(part.path).num_rows
         if row < rows:
             number = before[part.source] + row
             line = next(islice(_line_numbers(part, found), number, None), None) if number < MOST_READ else None
-            return f"{part.source}, " + (f"row {number + 1}" if line is None else f"line {line}")
+            return f"{part.source}, " + (f"row {number + 1}" if line is None else f"line {line}"), part
         row, before[part.source] = row - rows, before[part.source] + rows
-    return ""
+    return "", None
 
 
 def _line_numbers(part: Part, found: Found) -> Iterator[int]:
@@ -98,7 +141,9 @@ def _line_numbers(part: Part, found: Found) -> Iterator[int]:
     users = {inside: user for user, inside in found.columns.items()}
     names = [users[name] for name in pq.read_schema(part.path).names if name in users]
     for one in lines.delimited(part.source, part.form, len(names)):
-        if one.row is not None and (part.form.names or [str(value).strip() for value in one.row] != names):
+        if one.row is None or not any(value and value.strip() for value in one.row):
+            continue
+        if part.form.names or [str(value).strip() for value in one.row] != names:
             yield one.number
 
 
@@ -128,6 +173,13 @@ def time_hint(values: pl.Series) -> list[str]:
         return ["the thousands of a number must have nothing between them"]
     if re.search(COMMA, cell):
         return [POINT]
+    if re.match(r"\d{4}-", cell.strip()) and not 1900 <= int(cell.strip()[:4]) < 2100:
+        return ["no log has times from there: leave the time out where it is not known"]
+    if re.match(r"\d{1,2}[-/.](\d{1,2}|[A-Za-z]{3})[-/.]\d{2}\b", cell.strip()):
+        return [
+            "years must have four digits; where they stand last: "
+            r"sed -E 's#([0-9]{1,2}[-/.][0-9A-Za-z]{1,3}[-/.])([0-9]{2})\b#\120\2#' OLD.csv > NEW.csv"
+        ]
     if zone := re.search(ZONE, cell):
         return [
             f"{zone[1]} is the name of several zones; write the hours ahead of UTC, or Europe/Berlin and the like: "
@@ -141,8 +193,15 @@ def time_hint(values: pl.Series) -> list[str]:
 
 def id_hint(unknown: pl.Series, known: pl.Series) -> list[str]:
     """How ids of the log that the item list lacks would match some that it has."""
-    ids = unknown.drop_nulls().unique().sort().head(LOOKED_AT)
     known = known.cast(pl.String).drop_nulls()
+    if alike := alike_ids(unknown, known):
+        return [alike[1]]
+    return [f"the item list has ids such as {known.head(SHOWN).to_list()}"]
+
+
+def alike_ids(unknown: pl.Series, known: pl.Series) -> tuple[float, str] | None:
+    """The share of unknown ids that would match known ones in another form, and which form that is; None for none."""
+    ids = unknown.drop_nulls().unique().sort().head(LOOKED_AT)
     changes = {
         "without blanks round them: --match-ids stripped": lambda ids: ids.str.strip_chars(),
         "without zeros in front: --match-ids unpadded": lambda ids: ids.str.strip_chars().str.replace("^0+(.)", "${1}"),
@@ -150,6 +209,10 @@ def id_hint(unknown: pl.Series, known: pl.Series) -> list[str]:
         "in one Unicode form: write them in NFC": lambda ids: ids.str.normalize("NFC"),
         "if upper and lower case were alike: write them in one": lambda ids: ids.str.strip_chars().str.to_lowercase(),
         "without .0 behind: store ids as text or as integers": lambda ids: ids.str.replace(r"[.]0+$", ""),
+        "without the label behind them: write it in a column click": lambda ids: ids.str.replace("-[01]$", ""),
+        "if each row held one of them: write a row an item, or a label for each": (
+            lambda ids: ids.str.strip_chars().str.replace(r"[\s,;|].*$", "")
+        ),
     }
     for how, change in changes.items():
         own, theirs = change(ids), change(known)
@@ -157,5 +220,14 @@ def id_hint(unknown: pl.Series, known: pl.Series) -> list[str]:
         if matching.any():
             at = int(matching.arg_max())
             pair = known[int((theirs == own[at]).arg_max())]
-            return [f"{matching.mean():.0%} of these ids would match {how}; {ids[at]!r} and {pair!r} for example"]
-    return [f"the item list has ids such as {known.head(SHOWN).to_list()}"]
+            share = float(matching.mean())
+            return share, f"{share:.0%} of these ids would match {how}; {ids[at]!r} and {pair!r} for example"
+    return None
+
+
+def nearly_known(what: str, unknown: pl.Series, known: pl.Series) -> list[str]:
+    """What is worth saying of ids of a log that a dataset lacks: that most would match in another form."""
+    alike = alike_ids(unknown, known)
+    if alike is None or alike[0] < ALIKE:
+        return []
+    return [f"{len(unknown):,} {what} of the log are not in the dataset: {alike[1]}"]

@@ -24,9 +24,11 @@ from data_tools.log.times import (
     EXCEL,
     EXCEL_DAYS,
     FAR,
+    FOREIGN,
     MOMENT,
     MONTH_FIRST,
     ORDER,
+    SINCE,
     SMALL,
     UNITS,
     WRITTEN,
@@ -98,7 +100,7 @@ def _counted(column: ir.Value) -> ir.Table:
         EXCEL: value.between(*EXCEL_DAYS).sum(),
     }
     for unit, scale in UNITS.items():
-        counts[unit] = ((size >= SMALL * scale) & (size < FAR * scale)).sum()
+        counts[unit] = ((size >= SINCE.get(unit, SMALL) * scale) & (size < FAR * scale)).sum()
     for form in DIGITS:
         counts[form] = _valid_digits(value, form).sum()
     return table.agg(**counts)
@@ -142,7 +144,7 @@ def _form_of_numbers(counts: Mapping[str, int], where: str) -> TimeForm:
     if found[unit] < total / 2:
         raise UserError(
             f"{where}: numbers from {least} to {most} are no times since 1970 in seconds, milliseconds, microseconds "
-            f"or nanoseconds, and no dates as digits such as 20231225120000; {choice}"
+            f"or nanoseconds, and no dates as digits such as 20231225120000; {_foreign(least, most) or choice}"
         )
     notes = {
         COUNTS: f"times from {least} to {most} are no dates but counts, taken for seconds from some start; "
@@ -151,6 +153,14 @@ def _form_of_numbers(counts: Mapping[str, int], where: str) -> TimeForm:
         "nanoseconds": "times are read as nanoseconds and kept in milliseconds",
     }
     return TimeForm(unit, notes=(notes[unit],) if unit in notes else ())
+
+
+def _foreign(least: int, most: int) -> str:
+    """What programs count by such numbers, and how to bring them to seconds; otherwise nothing."""
+    for name, (each, before) in FOREIGN.items():
+        if SINCE["nanoseconds"] <= least // each - before and most // each - before < FAR:
+            return f"they look like {name}: (number - {before * each}) / {each} are seconds since 1970"
+    return ""
 
 
 def _excel(days: int) -> str:

@@ -21,12 +21,15 @@ MOMENT = (
     r"^[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-2][0-9]:[0-5][0-9](:[0-5][0-9]([.,][0-9]+)?)?"
     r"( ?(Z|UTC|[+-][0-2][0-9](:?[0-5][0-9])?))?)?$"
 )
-_ZONE = r"(Z|UTC|GMT|[+-][0-9]{2}:?[0-9]{2}|[+-][0-9]{2}|[A-Z][A-Za-z_]+/[A-Za-z_/+-]+)"
+_ZONE = (
+    r"(?:(Z|(?:UTC|GMT)?[+-][0-9]{2}:?[0-9]{2}|(?:UTC|GMT)?[+-][0-9]{2}|UTC|GMT|[A-Z][A-Za-z_]+/[A-Za-z_/+-]+)"
+    r"(?: [(][A-Za-z ]+[)])?)"  # JavaScript adds its name
+)
 _CLOCK = (
-    r"(?:[T,: ]+([0-9]{1,2}):([0-9]{2})(?::([0-9]{2})(?:[.,][0-9]+)?)?(?: ?([AaPp])[.]?[Mm][.]?)?(?: ?[(\[]?"
+    r"(?:[T,: ]+([0-9]{1,2})[:.]([0-9]{2})(?:[:.]([0-9]{2})(?:[.,][0-9]+)?)?(?: ?([AaPp])[.]?[Mm][.]?)?(?: ?[(\[]?"
     rf"{_ZONE}[)\]]?)?)?$"
 )
-_DAY_NAME = r"^(?:[A-Za-z]{3,9},? )?"
+_DAY_NAME = r"^\[?(?:[A-Za-z]{3,9},? )?"
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,14 @@ UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanosecond
 COUNTS = "counts"  # seconds since some start of the log's own, or any other count
 SMALL = 10**8  # as seconds, dates before 1973
 FAR = 4_102_444_800  # 2100-01-01 in seconds
+# From when on numbers count as nanoseconds: earlier ones are ticks of .NET (100 ns since the year 1) or of Windows.
+SINCE = {"nanoseconds": 946_684_800}
+# What programs count since other years: how many make a second, and how many seconds before 1970 they begin.
+FOREIGN = {
+    "ticks of .NET": (10**7, 62_135_596_800),
+    "FILETIME of Windows": (10**7, 11_644_473_600),
+    "times of WebKit": (10**6, 11_644_473_600),
+}
 DateDigits = Literal[
     "YYYYMMDD",
     "YYMMDDHH",
@@ -184,7 +195,7 @@ def _with_written(table: ir.Table, form: Written, zones: Mapping[str, Sequence[t
     steps = [(zone == name) & (local < until) for name, own in zones.items() for until, _ in own]
     ahead = [seconds for own in zones.values() for _, seconds in own]
     table = table.mutate(
-        __plain__=local + named.ifelse("", zone.replace("GMT", "UTC")),
+        __plain__=local + named.ifelse("", zone.replace("GMT", "UTC").replace("UTC+", "+").replace("UTC-", "-")),
         __ahead_of__=ibis.cases((~named, 0), *zip(steps, ahead, strict=True)).cast("int64"),
     )
     table = _with_moment(table, "__plain__", "__moment__")
@@ -214,10 +225,16 @@ def _numbers(value: ir.Value, form: TimeForm) -> ir.Value:
         return (days * 86400).round().cast("int64") + EXCEL_EPOCH
     found, scale = whole(value), UNITS.get(form.numbers, 1)
     if form.strict:
-        small = found.between(1 - SMALL * scale, SMALL * scale - 1)
+        start = SINCE.get(form.numbers, SMALL)
+        small = found.between(1 - start * scale, start * scale - 1)
         inside = small if form.numbers == COUNTS else found.between(-FAR * scale, FAR * scale) & ~small
         found = inside.ifelse(found, ibis.null("int64"))
     return found if scale <= 1000 else found // (scale // 1000)
+
+
+def _near(seconds: ir.Value) -> ir.Value:
+    """Seconds since 1970, null for what stands for no date, such as 9999-12-31 and 0001-01-01: as of numbers."""
+    return seconds.between(-FAR, FAR).ifelse(seconds, ibis.null("int64"))
 
 
 def timed(table: ir.Table, form: TimeForm) -> ir.Table:
@@ -225,7 +242,7 @@ def timed(table: ir.Table, form: TimeForm) -> ir.Table:
     number of another unit than the column's."""
     value, scale = table.timestamp, 1000 if form.unit == "milliseconds" else 1
     if value.type().is_timestamp() or value.type().is_date():
-        seconds = value.cast("timestamp").truncate("s").epoch_seconds().cast("int64")
+        seconds = _near(value.cast("timestamp").truncate("s").epoch_seconds().cast("int64"))
         return table.mutate(timestamp=seconds * scale, __other__=ibis.literal(False))
     table = table.mutate(__whole__=whole(value))
     if form.numbers in DIGITS:
@@ -239,7 +256,7 @@ def timed(table: ir.Table, form: TimeForm) -> ir.Table:
     table = _with_moment(table, "__text__", "__date__")
     for name in form.written:
         table = _with_written(table, WRITTEN[name], form.zones)
-    table = table.mutate(timestamp=table["__numbers__"].coalesce(table["__date__"] * scale))
+    table = table.mutate(timestamp=table["__numbers__"].coalesce(_near(table["__date__"]) * scale))
     return table.drop("__numbers__", "__whole__", "__text__", "__date__")
 
 

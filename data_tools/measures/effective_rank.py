@@ -32,7 +32,8 @@ def spectrum(vectors: Array) -> Array:
         common = _unit(vectors) @ _unit(vectors).T
     values = library(vectors).linalg.eigvalsh(common).clip(0) ** 0.5
     values = values[::-1] if isinstance(values, np.ndarray) else values.flip(0)
-    return values / values.sum()
+    with np.errstate(invalid="ignore"):  # NaN where all vectors are zeros
+        return values / values.sum()
 
 
 def effective_rank(vectors: Array) -> float:

@@ -19,8 +19,8 @@ def _nearest(name: str, known: Collection[str]) -> str:
     return f"the nearest is '{matches[0]}'" if matches else "there are none"
 
 
-def parse_columns(text: str, option: str, known: Collection[str]) -> dict[str, str]:
-    """Read "user_id=player,click=liked" as {our name: the file's name}.
+def parse_columns(given: Mapping[str, str] | str, option: str, known: Collection[str]) -> dict[str, str]:
+    """Read "user_id=player,click=liked" as {our name: the file's name}, or check such a dict.
 
     Raises
     ------
@@ -28,7 +28,8 @@ def parse_columns(text: str, option: str, known: Collection[str]) -> dict[str, s
         If a part is no pair, or our name is unknown or given twice.
     """
     columns: dict[str, str] = {}
-    for part in filter(None, text.split(",")):
+    parts = given.split(",") if isinstance(given, str) else [f"{ours}={theirs}" for ours, theirs in given.items()]
+    for part in filter(None, parts):
         ours, equals, theirs = (piece.strip() for piece in part.partition("="))
         if not (equals and ours and theirs):
             raise UserError(f"{option}: '{part}' is not of the form name=column, as in user_id=player")
@@ -65,13 +66,23 @@ def resolve_columns(
     for ours in required:
         if ours not in columns:
             raise UserError(
-                f"{where} has no column '{ours}'; it has {list(found)}; say which one it is: {ours}=COLUMN"
-                f"{_no_header(found)}"
+                f"{where} has no column '{ours}'; it has {list(found)}; say which one it is: "
+                f"{_likely(required, columns, found)}{no_header(found)}"
             )
     return columns
 
 
-def _no_header(found: Iterable[str]) -> str:
+def _likely(required: Iterable[str], known: Mapping[str, str], found: Collection[str]) -> str:
+    """How to name the columns that are missing: those that are spelt otherwise (USER_ID, userId), or COLUMN."""
+
+    def plain(name: str) -> str:
+        return re.sub(r"[\W_]", "", name).lower()
+
+    spelt = {plain(name): name for name in found}
+    return ",".join(f"{ours}={spelt.get(plain(ours), 'COLUMN')}" for ours in required if ours not in known)
+
+
+def no_header(found: Iterable[str]) -> str:
     """What to do where the names of columns look like values, numbers among them."""
     found = list(found)
     if len(found) == 1 and len(str(found[0]).split()) > 2:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import csv
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,12 +26,18 @@ ENCODINGS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 COMMENT = "#"
+MARK = "\ufeff"  # the byte-order mark, of which a file may have several
+MOST_ABOVE = 20  # lines that are looked at
 COMMA = r"^\s*-?\d+,\d+\s*$"  # a number with a decimal comma
 POINT = (
     "the fraction of a number must follow a point, not a comma; where columns are not separated by commas: "
     r"sed -E 's/([0-9]),([0-9])/\1.\2/g' OLD.csv > NEW.csv"
 )
 UTF8 = "utf-8-sig"
+SAY_ENCODING = (
+    "say how it is encoded, as in --encoding cp1252 (--item-encoding for an item list, --user-encoding for a table of "
+    "users)"
+)
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,7 @@ def find_form(path: Path, wanted: Collection[str], given: Given | None = None) -
         """How well a delimiter suits the first line: wanted names that it gives, or whether it gives all columns."""
         if given.names:
             return int(len(_split(lines, delimiter)) == len(given.names))
-        return len({*column_names(lines, delimiter)} & {*wanted})
+        return len({name.lower() for name in column_names(lines, delimiter)} & {name.lower() for name in wanted})
 
     skipped = 0
     for line in lines:
@@ -122,22 +128,48 @@ def find_form(path: Path, wanted: Collection[str], given: Given | None = None) -
     lines = lines[skipped:]
     if not any(lines):
         raise UserError(f"{path} is empty; its first line must name its columns")
+    above = 0 if given.names else _above_header(lines, fits, (usual, *GUESSED))
+    lines, skipped = lines[above:], skipped + above
     delimiter = given.delimiter or max((usual, *GUESSED), key=partial(fits, lines=lines))
+    if not given.delimiter and not fits(delimiter):
+        delimiter = _even(lines, usual)
     names = list(given.names or column_names(lines, delimiter))
     if not all(map(sound, names)):
-        raise UserError(f"{path} cannot be read: its first line is not UTF-8; say its --encoding, as in cp1252")
+        raise UserError(f"{path} cannot be read: its first line is not UTF-8; {SAY_ENCODING}")
     notes = [f"{path.name} is read as {encoding}"] if encoding not in (UTF8, given.encoding) else []
     if delimiter != usual:
         notes.append(f"{path.name} is read with a {GUESSED[delimiter]} between its columns")
     if skipped:
-        notes.append(f"{path.name}: the first {skipped} lines are passed over (comments, blank lines or sep=)")
+        what = "what stands above its header" if above else "comments, blank lines or sep="
+        notes.append(f"{path.name}: the first {skipped} lines are passed over ({what})")
     return Form(delimiter, given.names, encoding, skipped=skipped), names, notes
+
+
+def _above_header(lines: Sequence[str], fits: Callable[..., int], delimiters: Collection[str]) -> int:
+    """How many lines, such as a title, stand above the first one that names two wanted columns; 0 where none does."""
+    if any(fits(one, lines) for one in delimiters):
+        return 0
+    found = (at for at in range(1, min(len(lines), MOST_ABOVE)) for one in delimiters if fits(one, lines[at:]) > 1)
+    return next(found, 0)
+
+
+def _even(lines: Sequence[str], usual: str) -> str:
+    """The delimiter that splits the first lines into the most fields, as many in each, where the usual one does not."""
+    some = [line for line in lines[:MOST_ABOVE] if line.strip()]
+
+    def width(delimiter: str) -> int:
+        widths = {len(_split([line], delimiter)) for line in some}
+        return widths.pop() if len(widths) == 1 else 1
+
+    if len(_split(some, usual)) > 1 or len(some) < 2:
+        return usual
+    return max((usual, *GUESSED), key=width)
 
 
 def column_names(lines: Sequence[str], delimiter: str) -> list[str]:
     """The names in a header, without surrounding blanks or a comment sign before them; "unnamed_N" for an empty one."""
     names = _split([line.removeprefix(COMMENT) for line in lines[:1]] + list(lines[1:]), delimiter)
-    return [name.strip() or f"unnamed_{place}" for place, name in enumerate(names, 1)]
+    return [name.strip(f"{MARK} \t\r\n") or f"unnamed_{place}" for place, name in enumerate(names, 1)]
 
 
 def sound(text: str) -> bool:
@@ -154,7 +186,7 @@ def sound(text: str) -> bool:
 def _split(lines: Sequence[str], delimiter: str) -> list[str]:
     if len(delimiter) > 1:
         return lines[0].split(delimiter)
-    return next(csv.reader(lines, delimiter=delimiter, skipinitialspace=True), [])
+    return next(csv.reader((f"{line}\n" for line in lines), delimiter=delimiter, skipinitialspace=True), [])
 
 
 def find_encoding(path: Path, given: str | None = None) -> str:
@@ -180,5 +212,5 @@ def _first_lines(path: Path, encoding: str) -> list[str]:
     try:
         text = codecs.getincrementaldecoder(encoding)("strict" if "16" in encoding else "surrogateescape").decode(start)
     except UnicodeError as error:
-        raise UserError(f"{path} is not {encoding}: {error}; say its --encoding") from None
+        raise UserError(f"{path} is not {encoding}: {error}; {SAY_ENCODING}") from None
     return re.split(r"\r\n|\n|\r", text)

@@ -47,7 +47,8 @@ def _members(path: Path) -> Iterator[Iterator[Member]]:
                 tar = stack.enter_context(tarfile.open(file, "r|*"))
                 yield ((_plain(one.name), tar.extractfile(one).read) for one in tar if one.isfile())
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, RuntimeError) as error:
-        raise UserError(f"{path} cannot be read as a tar or a zip: {error}; make it again") from error
+        advice = f"name the folder that it is in: {path.parent}" if path.suffix.lower() in PICTURES else "make it again"
+        raise UserError(f"{path} cannot be read as a tar or a zip: {error}; {advice}") from error
 
 
 def _unpack(archives: list[Path], names: list[str | None], folder: Path) -> list[str | None]:

@@ -133,6 +133,7 @@ def as_parquet(
     form: Form | None = None,
     given: Given | None = None,
     wanted: Collection[str] | None = None,
+    every_key: bool = False,
     memory: str = "1GB",
 ) -> Found:
     """The files at a place as Parquet, converted in ``folder`` where they are text.
@@ -150,6 +151,8 @@ def as_parquet(
         What a user says of the form of text.
     wanted : collection of str, optional
         The keys to keep of JSON; by default all.
+    every_key : bool
+        Whether folders ``name=value`` are columns whatever their names, not only where these are expected.
     memory : str
         What DuckDB takes.
 
@@ -174,17 +177,22 @@ def as_parquet(
             parts += converter.delimited(path, None, given, expected)
     united_parts, columns = united(parts, converter.renamed, expected, folder, name)
     broken, notes = pl.DataFrame(converter.broken, BROKEN, orient="row"), list(dict.fromkeys(converter.notes))
-    return Found(*_with_keys(united_parts, columns, copy_of(place), expected, notes), broken, notes)
+    keys = None if every_key else expected
+    return Found(*_with_keys(united_parts, columns, copy_of(place), keys, notes), broken, notes)
 
 
 def _with_keys(
-    parts: list[Part], columns: dict[str, str], place: Path, expected: Collection[str], notes: list[str]
+    parts: list[Part], columns: dict[str, str], place: Path, expected: Collection[str] | None, notes: list[str]
 ) -> tuple[list[Part], dict[str, str]]:
-    """The parts with the keys of their folders that are expected and that the files lack, and all columns."""
+    """The parts with the keys of their folders that are expected (None: all) and that the files lack; all columns."""
     keyed, used = [], dict[str, str]()
     for part in parts:
         keys = _keys(part.source, place)
-        keys = {name: keys[name] for name in keys if name in expected and columns.get(name, name) not in part.names}
+        keys = {
+            name: value
+            for name, value in keys.items()
+            if (expected is None or name in expected) and columns.get(name, name) not in part.names
+        }
         used |= {name: name for name in keys}
         keyed.append(replace(part, keys=keys))
     notes += [f"{name} is taken from the folders {name}=..., as the files in them lack it" for name in used]

@@ -81,6 +81,8 @@ def _read_faults(place: str | Path) -> Iterator[None]:
     """Whatever polars cannot read as a UserError."""
     try:
         yield
+    except pl.exceptions.DuplicateError as error:
+        raise UserError(f"{place} cannot be read: {str(error).splitlines()[0]}; rename all but one") from error
     except (pl.exceptions.PolarsError, OSError) as error:
         reason = str(error).split("\n")[0]  # polars adds advice on settings that do not exist here
         raise UserError(f"{place} cannot be read: {reason}") from error
@@ -171,7 +173,9 @@ def read_items(
         If the files cannot be read or lack a column.
     """
     expected = {*ITEM_COLUMNS, *ITEM_OPTIONAL, *named.values()}
-    found = inputs.as_parquet(place, work, "items", expected=expected, form=form, wanted=wanted, given=given)
+    found = inputs.as_parquet(
+        place, work, "items", expected=expected, form=form, wanted=wanted, given=given, every_key=form is None
+    )
     if not found.rows:
         raise UserError(f"{place} lists no items: it has no rows")
     try:
@@ -186,25 +190,34 @@ def read_items(
         pictures = work / "bytes"
     spilt = [_spill_bytes(found.parts, image, pictures)] if encoded else []
     frame = renamed(joined_parts(found, place, spilt), found, columns, text=TEXT, taken=OURS)
-    items, more = whole_numbers(frame)
+    items, more = whole_ids(frame, "item_id", "the item list")
     return ItemList(items, found.broken, pictures, [*found.notes, *more])
 
 
-def whole_numbers(items: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
-    """The items with ids of text or of integers where they are of another type that holds such, and what was done."""
-    ids, notes = items["item_id"], []
+def whole_ids(frame: pl.DataFrame, name: str, where: str) -> tuple[pl.DataFrame, list[str]]:
+    """Rows with ids of text or of integers where they are of another type that holds such, and what was done.
+
+    Parameters
+    ----------
+    frame : polars.DataFrame
+    name : str
+        The column of ids.
+    where : str
+        What the rows are of, for what is said.
+    """
+    ids, notes = frame[name], []
     kind = ids.dtype
     if kind in (pl.Categorical, pl.Enum, pl.Binary):
         ids = ids.cast(pl.String)
     elif kind.is_decimal() or kind.is_float():
         whole = ids.cast(pl.Int64, strict=False)
         if not (whole.cast(kind, strict=False).ne_missing(ids) | (whole.abs() > MOST_EXACT)).any():
-            ids, notes = whole, [f"the item ids of the item list, {kind}, are all whole numbers and read as such"]
+            ids, notes = whole, [f"the {name}s of {where}, {kind}, are all whole numbers and read as such"]
         elif kind.is_decimal() and kind.scale == 0:
             ids = ids.cast(pl.String)
     elif kind == pl.String and len(ids) and ids.drop_nulls().str.contains(r"^-?[0-9]+\.0+$").all():
-        ids, notes = ids.str.replace(r"\.0+$", ""), ["the item ids of the item list all end in .0, which is left out"]
-    return items.with_columns(item_id=ids), notes
+        ids, notes = ids.str.replace(r"\.0+$", ""), [f"the {name}s of {where} all end in .0, which is left out"]
+    return frame.with_columns(ids.alias(name)), notes
 
 
 def unique_items(items: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:

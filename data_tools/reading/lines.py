@@ -6,28 +6,33 @@ file: its line is set aside, and reading continues with the next one.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_tools.common.errors import UserError
-from data_tools.reading.form import UTF8, Form, sound
+from data_tools.reading.form import SAY_ENCODING, UTF8, Form, sound
 from data_tools.reading.opened import opened_text
 
 MOST_LINES = 1000  # of one record
 BLOCK = 200_000  # rows
 KEPT_TEXT = 10_000  # characters of a broken line
+MOST_LOADED = 1 << 28  # bytes of JSON
 
 FIELDS, QUOTES, ENCODING, JSON = "wrong number of fields", "quotes not closed", "not UTF-8", "not a JSON object"
 HINTS = {
-    FIELDS: 'a delimiter inside a value needs quotes round it: "a, b"',
+    FIELDS: (
+        'a delimiter inside a value needs quotes round it: "a, b"; where all lines have a value more than the header '
+        "has names, add a name to the header"
+    ),
     QUOTES: 'a quote inside quotes is written twice: "a ""big"" thing"',
-    ENCODING: "say how the file is encoded, as in --encoding cp1252 (--item-encoding for the item list)",
+    ENCODING: SAY_ENCODING,
     JSON: "must be one object a line, or one array of objects",
 }
 
@@ -121,14 +126,14 @@ def _quoted(file: Iterator[str], form: Form, width: int) -> Iterator[Line]:
             held.give_back()
             yield Line(None, QUOTES, held.done + 1, held.held[0])
             continue
-        if row:  # a blank line is no row
+        if len(row) > 1 or (row and row[0].strip()):  # a blank line is no row
             yield _judge(row, width, held.done + 1, "".join(held.held))
 
 
 def _plain(file: Iterator[str], delimiter: str, width: int) -> Iterator[Line]:
     for number, line in enumerate(file, 1):
         text = line.rstrip("\r\n")
-        if text:
+        if text.strip(" "):
             yield _judge(text.split(delimiter), width, number, text)
 
 
@@ -171,6 +176,27 @@ def json_objects(path: Path) -> Iterator[Line]:
         for number, line in enumerate(file, 1):
             if line.strip():
                 yield json_object(number, line)
+
+
+def rows_inside(path: Path) -> str:
+    """How to take the rows out of the object that holds them all, where a file of JSON is such; otherwise nothing."""
+    held = None
+    if path.stat().st_size < MOST_LOADED:
+        with contextlib.suppress(ValueError, RecursionError), opened_text(path) as file:
+            held = json.load(file)
+    if not isinstance(held, dict) or not held:
+        return ""
+    name = next((name for name, value in held.items() if isinstance(value, list) and _objects(value)), None)
+    if name is None and not _objects(held.values()):
+        return ""
+    rows = "[{'item_id': k, **v} for k, v in o.items()]" if name is None else f"o[{name!r}]"
+    out = path.with_name(f"{path.stem}.rows.json")
+    code = f"import json; o = json.load(open('{path}')); json.dump({rows}, open('{out}', 'w'))"
+    return f'. Its rows are inside one object; take them out: python -c "{code}"'
+
+
+def _objects(values: Collection[Any]) -> bool:
+    return bool(values) and all(isinstance(one, dict) for one in values)
 
 
 def kept_text(text: str) -> str:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from data_tools.common.errors import UserError
 from data_tools.reading.columns import free_names
 from data_tools.reading.form import Form
+from data_tools.reading.lines import rows_inside
 
 # What engines call the place of a row; a user's column of such a name gets another.
 RESERVED = ("file_row_number", "__file__", "__before__", "__row__", "__place__", "__reason__")
@@ -89,7 +90,7 @@ def united(
     UserError
         If a part is no Parquet, or a column that matters is of kinds that cannot be united.
     """
-    schemas = [_schema(part.path) for part in parts]
+    schemas = [_schema(part.path, expected) for part in parts]
     if any(schemas):  # a data frame without columns is written as such a file
         parts = [part for part, schema in zip(parts, schemas, strict=True) if schema]
         schemas = [schema for schema in schemas if schema]
@@ -122,6 +123,8 @@ def united(
 def nested_hint(parts: Sequence[Part]) -> str:
     """How to spread columns that hold several named values each, where a file has such; otherwise nothing."""
     for part in parts:
+        if part.form is None and part.path != part.source and (inside := rows_inside(part.source)):
+            return inside
         for name, kind in _schema(part.path).items():
             inner = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
             if not pa.types.is_struct(inner):
@@ -138,11 +141,13 @@ def nested_hint(parts: Sequence[Part]) -> str:
     return ""
 
 
-def _schema(path: Path) -> dict[str, pa.DataType]:
+def _schema(path: Path, expected: Collection[str] = ()) -> dict[str, pa.DataType]:
     try:
         found = pq.read_schema(path)
     except (OSError, EOFError, pa.ArrowException) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
+    if twice := sorted({name for name in found.names if found.names.count(name) > 1} & set(expected)):
+        raise UserError(f"{path} has the columns {twice} more than once; rename all but one of each")
     return dict(zip(found.names, found.types, strict=True))
 
 

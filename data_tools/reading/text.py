@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ import pyarrow.parquet as pq
 from data_tools.common.errors import UserError
 from data_tools.common.parquet import engine_path, sql_name, sql_table, sql_text
 from data_tools.reading import lines
-from data_tools.reading.form import UTF8, Form, Given, find_encoding, find_form
+from data_tools.reading.form import MARK, UTF8, Form, Given, find_encoding, find_form
 from data_tools.reading.opened import compression, head, opened_text
 from data_tools.reading.parts import Part, safe_names
 
 NOTHING = "unnamed"
+MOST_NAMED = 12  # keys, in a message
 TAIL = 4096  # bytes at the end of a file that are looked at
 
 
@@ -77,8 +78,7 @@ class Converter:
             self.notes += notes
         else:
             names = list(form.names or lines.header(path, form.delimiter, form.encoding))
-        if len(set(names)) != len(names):
-            raise UserError(f"{path} names a column twice in its first line: {names}")
+        written, names = names, told_apart(names, expected, path)
         plain, safe = self._plain(path, form.encoding), self._safe(names)
         here = replace(form, encoding=UTF8) if plain != path else form
         out, parts = self._next(), list[Part]()
@@ -92,8 +92,14 @@ class Converter:
         if not parts:
             rows = self._sound(lines.delimited(plain, here, len(names)), path)
             parts = [self._write(path, block, safe) for block in _blocks(rows)] or [self._write(path, [], safe)]
+        outs = [part.path for part in parts]
         if form.names is None:
-            self._drop_headers(path, [part.path for part in parts], dict(zip(safe, names, strict=True)))
+            bare = [
+                f"trim({sql_name(one)}, ' {MARK}') = {sql_text(name)}" for one, name in zip(safe, written, strict=True)
+            ]
+            self._drop(path, outs, " AND ".join(bare), "that repeat the header")
+        nothing = [f"coalesce(trim({sql_name(one)}), '') = ''" for one in safe]
+        self._drop(path, outs, " AND ".join(nothing), "without any value")
         return [replace(part, form=form) for part in parts]
 
     def _sound(self, found: Iterator[lines.Line], path: Path) -> Iterator[Any]:
@@ -135,20 +141,19 @@ class Converter:
         except duckdb.Error:
             return False
 
-    def _drop_headers(self, path: Path, outs: Sequence[Path], names: Mapping[str, str]) -> None:
-        """Leave out rows that are the header again, as where files were put together."""
-        same = " AND ".join(f"trim({sql_name(safe)}) = {sql_text(name)}" for safe, name in names.items())
+    def _drop(self, path: Path, outs: Sequence[Path], condition: str, what: str) -> None:
+        """Leave out what is no row: the header again, as where files were put together, or nothing but delimiters."""
         dropped = 0
         with self._engine() as engine:
             for out in outs:
-                repeated = engine.sql(f"SELECT count(*) FROM {sql_table([out])} WHERE {same}").fetchall()[0][0]
-                if repeated:
+                found = engine.sql(f"SELECT count(*) FROM {sql_table([out])} WHERE {condition}").fetchall()[0][0]
+                if found:
                     kept = self._next()
-                    engine.sql(f"FROM {sql_table([out])} WHERE ({same}) IS NOT TRUE").write_parquet(str(kept))
+                    engine.sql(f"FROM {sql_table([out])} WHERE ({condition}) IS NOT TRUE").write_parquet(str(kept))
                     kept.replace(out)
-                    dropped += repeated
+                    dropped += found
         if dropped:
-            self.notes.append(f"{path.name}: {dropped:,} lines that repeat the header are passed over")
+            self.notes.append(f"{path.name}: {dropped:,} lines {what} are passed over")
 
     def json(self, path: Path, wanted: Collection[str] | None) -> list[Part]:
         """Parts of a file of JSON objects: the ``wanted`` keys, by default all, each part with those of its objects."""
@@ -160,8 +165,14 @@ class Converter:
                 NOTHING
             ]  # objects count, keys or not
             parts.append(self._write(path, [[one.get(name) for name in names] for one in block], self._safe(names)))
-        if not found or (wanted is not None and not found.keys() & set(wanted)):
-            raise UserError(f"{path} has the keys {list(found)}; some of them must be of {sorted(wanted or ())}")
+        if not found:
+            line = next((f"; line {row[2]} begins {row[3][:40]!r}" for row in self.broken if row[1] == str(path)), "")
+            raise UserError(f"{path} holds no JSON object{line}; {lines.HINTS[lines.JSON]}; it may be empty, or cut")
+        if wanted is not None and not found.keys() & set(wanted):
+            keys = f"{list(found)[:MOST_NAMED]}{' and more' if len(found) > MOST_NAMED else ''}"
+            raise UserError(
+                f"{path} has the keys {keys}; some of them must be of {sorted(wanted)}{lines.rows_inside(path)}"
+            )
         return parts
 
     def _objects(self, path: Path) -> Iterator[lines.Line]:
@@ -185,6 +196,23 @@ class Converter:
                             f"{path} cannot be read beyond its object {given:,}: {str(error).splitlines()[0]}"
                         ) from None
         yield from lines.json_objects(path)
+
+
+def told_apart(names: Sequence[str], expected: Collection[str], path: Path) -> list[str]:
+    """The names of columns, where one stands more than once with a number behind it.
+
+    Raises
+    ------
+    UserError
+        If one of the columns expected stands more than once.
+    """
+    if twice := sorted({name for name in names if names.count(name) > 1} & set(expected)):
+        raise UserError(f"{path} names the columns {twice} more than once: {list(names)}; rename all but one of each")
+    apart: list[str] = []
+    for name in names:
+        numbered = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
+        apart.append(next(one for one in numbered if one not in apart and (one == name or one not in names)))
+    return apart
 
 
 def _ends_with(path: Path, end: bytes) -> bool:

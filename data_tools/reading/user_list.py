@@ -13,7 +13,7 @@ from data_tools.reading import inputs
 from data_tools.reading.columns import resolve_columns
 from data_tools.reading.form import COMMA, POINT, Given
 from data_tools.reading.inputs import BROKEN
-from data_tools.reading.item_list import joined_parts, renamed
+from data_tools.reading.item_list import joined_parts, renamed, whole_ids
 
 USER_COLUMNS = ("user_id",)
 OURS = ("user", *USER_COLUMNS)  # in users.parquet
@@ -59,15 +59,19 @@ def read_users(place: str | Path, named: Mapping[str, str], work: Path, given: G
     UserError
         If the files cannot be read, lack the ids, or say nothing of a user.
     """
-    found = inputs.as_parquet(place, work, "users", expected={*USER_COLUMNS, *named.values()}, given=given)
+    expected = {*USER_COLUMNS, *named.values()}
+    found = inputs.as_parquet(place, work, "users", expected=expected, given=given, every_key=True)
+    if not found.rows:
+        raise UserError(f"{place} has no users: it has no rows")
     columns = resolve_columns(named, list(found.columns), USER_COLUMNS, (), str(place))
     users = renamed(joined_parts(found, place), found, columns, text=USER_COLUMNS, taken=OURS)
+    users, more = whole_ids(users, "user_id", "the table of users")
     for name, kind in users.schema.items():
         if kind.is_nested() or kind == pl.Binary:
             raise UserError(f"{place}: column {name!r} is {kind}; must be one number or text a user")
     if users.width == 1:
         raise UserError(f"{place} has no column but the ids of users; a table of users says something of them")
-    notes = list(found.notes)
+    notes = [*found.notes, *more]
     for values in users.drop("user_id").iter_columns():
         given = values.drop_nulls()
         if given.dtype == pl.String and len(given) and given.str.contains(COMMA).all():

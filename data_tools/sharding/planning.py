@@ -155,7 +155,9 @@ def _sizes(folder: Path, images: list[bytes]) -> np.ndarray:
 
 def _plan_pages(dataset: Dataset, settings: Any, folder: Path, work: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     """Write the pictured slots, page view after page view; return the page views' arrays and the categories."""
-    engine = ibis.duckdb.connect(work / "plan.duckdb", temp_directory=str(work / "spill"), memory_limit=settings.memory)
+    # DuckDB takes what follows a question mark in a path for options.
+    file = ":memory:" if "?" in str(work) else work / "plan.duckdb"
+    engine = ibis.duckdb.connect(file, temp_directory=str(work / "spill"), memory_limit=settings.memory)
     try:
         log = parquet_table(engine, [dataset.folder / "impressions.parquet"], file_row_number=True)
         items = parquet_table(engine, [dataset.folder / "items.parquet"])

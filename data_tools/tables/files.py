@@ -10,9 +10,12 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 
 from data_tools.common.errors import UserError
-from data_tools.tables.frames import Table
+from data_tools.reading.form import find_encoding, sound
+from data_tools.reading.opened import opened_text
+from data_tools.tables.frames import ID_NAMES, Table
 
 MOST_EXACT = 2**53  # of whole numbers as float64
 HOLDS_OBJECTS = "it holds objects (a pickle), which are never loaded as they can run code"
@@ -20,19 +23,41 @@ HOLDS_OBJECTS = "it holds objects (a pickle), which are never loaded as they can
 NAMES = (("ids", "vectors"), ("key", "value"))
 
 
-def _pick(arrays: Mapping[str, Any], path: Path) -> tuple[str, str]:
+def _pick(arrays: Mapping[Any, Any], path: Path) -> tuple[Any, Any]:
     """The names of ids and vectors: known ones, or those of the only table and the only list that goes with it."""
-    last = {name.rpartition("/")[2]: name for name in arrays}
+    last = {str(name).rpartition("/")[2]: name for name in arrays}
     for names in NAMES:
         if set(names) <= set(last):
             return last[names[0]], last[names[1]]
-    tables = [name for name, array in arrays.items() if len(array.shape) == 2]
+    tables = [name for name, array in arrays.items() if len(array.shape) > 1]
     lists = [name for name, array in arrays.items() if len(tables) == 1 and array.shape == arrays[tables[0]].shape[:1]]
-    if len(tables) == len(lists) == 1:
-        return lists[0], tables[0]
+    named = [name for name in lists if str(name).rpartition("/")[2].lower() in ID_NAMES]
+    for found in (named, lists):
+        if len(tables) == len(found) == 1:
+            return found[0], tables[0]
     wanted = " or ".join(f"{ids!r} and {vectors!r}" for ids, vectors in NAMES)
-    seen = ", ".join(f"{name} {tuple(array.shape)}" for name, array in sorted(arrays.items())[:8])
-    raise UserError(f"{path} holds the arrays {seen}; must be {wanted}, or one list of ids and one table")
+    seen = ", ".join(f"{name} {tuple(array.shape)}" for name, array in sorted(arrays.items(), key=str)[:8])
+    hint = "; it is a sparse matrix of scipy, write .toarray()" if "indptr" in last else ""
+    raise UserError(
+        f"{path} holds {f'the arrays {seen}' if seen else 'no arrays'}; must be {wanted}, or one list of ids and one "
+        f"table, or a vector for each id{hint}"
+    )
+
+
+def _joined(arrays: Mapping[Any, Any], path: Path) -> Table:
+    """Ids and vectors of arrays by name: see :func:`_pick`; a vector for each id; or one table, with ids beside it."""
+    shapes, kinds = {array.shape for array in arrays.values()}, {array.dtype.kind for array in arrays.values()}
+    shape = next(iter(shapes), ())
+    row = len(shape) == 1 or (len(shape) == 2 and shape[0] == 1 < len(arrays))
+    if row and len(shapes) == 1 and kinds == {"f"}:
+        parents = {str(name).rpartition("/")[0] for name in arrays}
+        inside = len(parents) == 1 and parents != {""}
+        ids = [name.rpartition("/")[2] if inside else name for name in arrays]
+        return ids, np.stack([array[:].reshape(-1) for array in arrays.values()])
+    if len(arrays) == 1 and len(shape) > 1:
+        return _ids_beside(path), next(iter(arrays.values()))[:]
+    ids, vectors = _pick(arrays, path)
+    return _listed(arrays[ids][:]), arrays[vectors][:]
 
 
 def _listed(ids: Any) -> list[Any]:
@@ -60,16 +85,25 @@ def _load(path: Path) -> Any:
         loaded = np.load(path, mmap_mode="r")
         return {name: loaded[name] for name in loaded.files} if isinstance(loaded, np.lib.npyio.NpzFile) else loaded
     except ValueError as error:
-        if "allow_pickle" not in str(error):
+        if "allow_pickle" not in str(error) and "Python objects" not in str(error):
             raise
+        if not (start := _start(path)).startswith((b"\x93NUMPY", b"PK", b"\x80")):
+            raise UserError(f"{path} is no file of numpy: it begins {start!r}; name it by what it is") from None
         raise UserError(
-            f"{path} cannot be read: {HOLDS_OBJECTS}; save ids as text: numpy.array(ids, dtype=str)"
+            f"{path} cannot be read: {HOLDS_OBJECTS}; save ids as text: numpy.array(ids, dtype=str), and vectors as "
+            "one array: numpy.stack(vectors)"
         ) from None
+
+
+def _start(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(8)
 
 
 def read_npy(path: Path) -> Table:
     """Vectors in ``<name>.npy``, ids in ``<name>.ids.npy`` or, one a line, ``<name>.ids.txt``."""
-    return _ids_beside(path), _load(path)
+    vectors = _load(path)
+    return _ids_beside(path), vectors
 
 
 def ids_names(path: Path) -> list[str]:
@@ -87,7 +121,11 @@ def _ids_beside(path: Path) -> list[Any]:
 
 def _lines(path: Path) -> list[str]:
     """The lines of a text file, without a byte-order mark and without blank ones at the end."""
-    return path.read_text(encoding="utf-8-sig").rstrip().split("\n")
+    with opened_text(path, find_encoding(path)) as file:
+        text = file.read()
+    if not sound(text):
+        raise UserError(f"{path} is not UTF-8; save it as UTF-8")
+    return text.rstrip().replace("\r\n", "\n").split("\n")
 
 
 def write_npy(path: Path, ids: Sequence[Any], vectors: np.ndarray) -> None:
@@ -96,10 +134,9 @@ def write_npy(path: Path, ids: Sequence[Any], vectors: np.ndarray) -> None:
 
 
 def read_npz(path: Path) -> Table:
-    """The arrays ``ids`` and ``vectors`` (ours), ``key`` and ``value`` (FuxiCTR), or the only two that fit together."""
-    arrays = _load(path)
-    ids, vectors = _pick(arrays, path)
-    return _listed(arrays[ids]), arrays[vectors]
+    """The arrays ``ids`` and ``vectors`` (ours), ``key`` and ``value`` (FuxiCTR), or the only two that fit together; an
+    array for each item, called by its id; or one table with ids beside it as for ``.npy``."""
+    return _joined(_load(path), path)
 
 
 def write_npz(path: Path, ids: Sequence[Any], vectors: np.ndarray, names: Sequence[str] = NAMES[0]) -> None:
@@ -113,11 +150,7 @@ def read_h5(path: Path) -> Table:
     found: dict[str, h5py.Dataset] = {}
     with h5py.File(path, "r") as file:
         file.visititems(lambda name, one: found.update({name: one}) if isinstance(one, h5py.Dataset) else None)
-        shapes = {one.shape for one in found.values()}
-        if len(found) > 2 and len(shapes) == 1 and len(next(iter(shapes))) == 1:
-            return [name.rpartition("/")[2] for name in found], np.stack([one[:] for one in found.values()])
-        ids, vectors = _pick(found, path)
-        return _listed(found[ids][:]), found[vectors][:]
+        return _joined(found, path)
 
 
 def write_h5(path: Path, ids: Sequence[Any], vectors: np.ndarray) -> None:
@@ -139,16 +172,23 @@ def read_torch(path: Path) -> Table:
         found = {"ids": found[0], "vectors": found[1]}
     if isinstance(found, torch.Tensor):
         return _ids_beside(path), _array(found)
+    while isinstance(found, dict) and len(found) == 1 and isinstance(inner := next(iter(found.values())), dict):
+        found = inner  # such as {"state_dict": ...}
     if not isinstance(found, dict):
         raise UserError(f"{path} holds a {type(found).__name__}; must be a dict with ids and vectors")
     arrays = {name: _array(one) for name, one in found.items() if isinstance(one, torch.Tensor | list | tuple)}
-    if len(arrays) == 1:
-        return _ids_beside(path), next(iter(arrays.values()))
-    shapes = {array.shape for array in arrays.values()}
-    if len(arrays) > 2 and len(shapes) == 1 and len(next(iter(shapes))) == 1:
-        return list(arrays), np.stack(list(arrays.values()))
-    ids, vectors = _pick({str(name): array for name, array in arrays.items()}, path)
-    return _listed(arrays[ids]), arrays[vectors]
+    return _joined(arrays, path)
+
+
+def read_safetensors(path: Path) -> Table:
+    """A vector for each id, two tensors that fit together, or one table with ids beside it as for ``.npy``."""
+    return _joined({name: _array(one) for name, one in load_file(path).items()}, path)
+
+
+def write_safetensors(path: Path, ids: Sequence[Any], vectors: np.ndarray) -> None:
+    """One tensor ``vectors``, with ids beside it: the format holds no text."""
+    np.save(path.with_suffix(".ids.npy"), id_array(ids))
+    save_file({"vectors": torch.from_numpy(np.ascontiguousarray(vectors))}, path)
 
 
 def _array(value: Any) -> np.ndarray:

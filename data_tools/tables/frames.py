@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from data_tools.common.errors import UserError
 from data_tools.common.parquet import read_parquet as read_frame
-from data_tools.reading.form import DELIMITERS, find_form
-from data_tools.reading.opened import opened_text
+from data_tools.reading.form import COMMA, DELIMITERS, POINT, find_form
+from data_tools.reading.opened import below, opened_text
 
 PARQUET = ("item_id", "embedding")
 # Names under which programs keep ids and vectors: ours, and FuxiCTR's.
@@ -30,8 +30,10 @@ Table = tuple[list[Any], np.ndarray]
 
 def read_parquet(path: Path) -> Table:
     """One file with ``item_id`` and ``embedding`` (numbers in a list or in text), ``key`` and ``value`` (FuxiCTR), one
-    column of ids and one of lists, or ids and a column for each dimension. A null vector becomes NaN."""
-    return _from_frame(read_frame(path), path)
+    column of ids and one of lists, or ids and a column for each dimension; or a folder of such files. A null vector
+    becomes NaN."""
+    parts = below(path, "*.parquet") if path.is_dir() else [path]
+    return _from_frame(pl.concat(map(read_frame, parts), how="vertical_relaxed"), path)
 
 
 def write_parquet(path: Path, ids: Sequence[Any], vectors: np.ndarray, names: Sequence[str] = PARQUET) -> None:
@@ -44,6 +46,8 @@ def write_parquet(path: Path, ids: Sequence[Any], vectors: np.ndarray, names: Se
 def read_csv(path: Path) -> Table:
     """Delimited text with the columns of :func:`read_parquet`, or, without a header, ids and then numbers."""
     form, names, _ = find_form(path, {name for pair in NAMES for name in pair} | {*ID_NAMES})
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"{path} names the columns {twice} more than once; rename all but one of each")
     bare = len(names) > 2 and all(map(_is_number, names[1:])) and names[1:] != [str(n) for n in range(len(names) - 1)]
     with opened_text(path, form.encoding) as file:
         frame = pl.read_csv(
@@ -100,20 +104,41 @@ def _columns(frame: pl.DataFrame, path: Path) -> tuple[str, str | list[str]]:
     if ids and len(lists) == 1:
         return ids[0], lists[0]
     if ids and not lists:
-        stems = {name: re.sub(r"\d+$", "", name) for name in numbers if name not in ids and name[-1:].isdigit()}
-        stem = next(iter(Counter(stems.values()).most_common(1)), (None, 0))[0]
-        wide = [name for name in stems if stems[name] == stem]
+        stems = Counter(re.sub(r"\d+$", "", name) for name in numbers if name not in ids and name[-1:].isdigit())
+        stem = next(iter(stems.most_common(1)), (None, 0))[0]
+        wide = [name for name in others if name not in ids and re.fullmatch(re.escape(stem or "") + r"\d+", name)]
         if len(wide) > 1:
-            return ids[0], wide
+            _refuse_text(frame.select(name for name in wide if name in texts), path)
+            return ids[0], sorted(wide, key=lambda name: int(name[len(stem) :]))
     kinds = ", ".join(f"{name} ({kind})" for name, kind in list(frame.schema.items())[:8])
     raise UserError(
         f"{path} holds the columns {kinds}{', ...' if frame.width > 8 else ''}; expected are item_id and embedding (a "
         "list of numbers), or item_id and a column for each dimension: e0, e1, ..."
+        f"{next(filter(None, map(_point, frame)), '')}"
     )
+
+
+def _refuse_text(frame: pl.DataFrame, path: Path) -> None:
+    """Raise a UserError if a column that is named as a dimension holds what is no number."""
+    for column in frame:
+        bad = column.filter(column.is_not_null() & column.cast(pl.Float32, strict=False).is_null())
+        if len(bad):
+            raise UserError(
+                f"{path}: column {column.name!r} is named as a dimension but holds {bad[0]!r}{_point(column)}"
+            )
+
+
+def _point(column: pl.Series) -> str:
+    """What to do about numbers with decimal commas."""
+    return f"; {POINT}" if column.dtype == pl.String and column.str.contains(COMMA).any() else ""
 
 
 def _listed(column: pl.Series, path: Path) -> np.ndarray:
     """Vectors in lists, or in text such as "[0.1, 0.2]" or "0.1 0.2"; NaN for null ones."""
+    if column.dtype == pl.Binary:
+        raise UserError(
+            f"{path}: the vectors are bytes; write lists of numbers: numpy.frombuffer(value, dtype='float32').tolist()"
+        )
     if column.dtype == pl.String:
         text = column.str.strip_chars(" \t\r\n[](){}").str.replace_all(r"[\s,;|]+", " ")
         if (cut := text.str.contains("...", literal=True).fill_null(False)).any():

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from data_tools.common.errors import UserError
-from data_tools.reading.opened import suffix
+from data_tools.reading.opened import COMPRESSED, below, suffix
 from data_tools.tables import files, frames, peers
 
 
@@ -34,6 +34,7 @@ LAYOUTS = {
     "parquet": Layout((".parquet", ".pq"), frames.read_parquet, frames.write_parquet),
     "csv": Layout((".csv", ".tsv"), frames.read_csv, frames.write_csv),
     "torch": Layout((".pt", ".pth"), files.read_torch, files.write_torch),
+    "safetensors": Layout((".safetensors",), files.read_safetensors, files.write_safetensors),
     "faiss": Layout((".faiss", ".index"), files.read_faiss, files.write_faiss),
     "fuxictr": Layout((), peers.read_fuxictr, peers.write_fuxictr),
     "recbole": Layout((".itememb",), peers.read_recbole, peers.write_recbole),
@@ -59,4 +60,9 @@ def layout_of(path: Path, named: str | None = None) -> str | None:
     ending = suffix(path) or path.suffix.lower()  # of table.csv.gz that of table.csv
     if ending and not path.is_dir() and ending not in known:
         raise UserError(f"{path}: unknown ending {ending}; choose one of {', '.join(known)}, or name a --layout")
-    return None if path.is_dir() else known.get(ending)
+    if path.is_dir():  # of our own, or parts as Spark writes them
+        return "parquet" if not (path / "table.json").exists() and below(path, "*.parquet") else None
+    layout = known.get(ending)
+    if path.suffix.lower() in COMPRESSED and path.exists() and layout != "csv":
+        raise UserError(f"{path} is compressed, and only text may be; decompress it first")
+    return layout

@@ -66,7 +66,7 @@ def write_recbole(path: Path, ids: Sequence[Any], vectors: np.ndarray) -> None:
     """
     if bad := [item for item in map(str, ids) if set(item) & set('\t\r\n"')]:
         raise UserError(
-            f"{path}: the id {bad[0]!r} holds a tab, a line break or a quote, which no atomic file can hold"
+            f"{path.name}: the id {bad[0]!r} holds a tab, a line break or a quote, which no atomic file can hold"
         )
     with open(path, "w", encoding="utf-8") as file:
         file.write("iid:token\titem_emb:float_seq\n")

@@ -163,13 +163,20 @@ def read_table(path: str | Path, layout: str | None = None) -> EmbeddingTable:
             ids, vectors = LAYOUTS[found].read(path)
         else:
             suffixes = ", ".join(suffix for known in LAYOUTS.values() for suffix in known.suffixes)
-            raise UserError(f"no embedding table at {path}: a folder with table.json, or a file in {suffixes}")
+            there = "its ending tells no layout" if path.exists() else "there is nothing"
+            raise UserError(
+                f"no embedding table at {path}: {there}; must be a folder with table.json, or a file in {suffixes} (or "
+                "name a --layout)"
+            )
+        vectors = _flat(vectors)
         if not isinstance(vectors, np.ndarray):  # damaged archives give bytes
             raise ValueError(f"it holds {type(vectors).__name__}, not an array")
     except UserError:
         raise
     except (Exception, pl.exceptions.PanicException) as error:  # damaged files raise nearly anything
-        raise UserError(f"{path} cannot be read as a table of vectors: {error}") from None
+        raise UserError(
+            f"{path} cannot be read as a table of vectors: {str(error).strip().partition(chr(10))[0]}"
+        ) from None
     notes = []
     if not info:
         ids, vectors, notes = _without_missing(ids, vectors)
@@ -178,6 +185,13 @@ def read_table(path: str | Path, layout: str | None = None) -> EmbeddingTable:
     if info and (promised := {name: info.get(name) for name in found}) != found:
         raise UserError(f"{path}: {found} is there, but table.json promises {promised}; export it again")
     return EmbeddingTable(ids, vectors, info, tuple(notes))
+
+
+def _flat(vectors: Any) -> Any:
+    """Vectors with axes of length 1 beside their own, as networks give them, without these: (N, 1, D) as (N, D)."""
+    if isinstance(vectors, np.ndarray) and vectors.ndim > 2 and max(vectors.shape[1:]) == np.prod(vectors.shape[1:]):
+        return vectors.reshape(len(vectors), -1)
+    return vectors
 
 
 def _without_missing(ids: list[Any], vectors: np.ndarray) -> tuple[list[Any], np.ndarray, list[str]]:
@@ -221,9 +235,16 @@ def _checked(ids: list[Any], vectors: np.ndarray, path: Path) -> np.ndarray:
     if not len(ids):
         raise UserError(f"{path} holds no vectors")
     if vectors.ndim != 2 or len(ids) != len(vectors) or not vectors.shape[1]:
-        raise UserError(f"{path}: {len(ids)} ids for vectors of shape {vectors.shape}, not (ids, size)")
+        turned = "; transpose them" if vectors.ndim == 2 and vectors.shape[1] == len(ids) else ""
+        raise UserError(
+            f"{path}: {len(ids)} ids for vectors of shape {vectors.shape}, not (ids, size){turned}; the ids go from "
+            f"{ids[0]!r} to {ids[-1]!r}"
+        )
     if vectors.dtype.kind not in "fiu":
-        raise UserError(f"{path}: vectors of {vectors.dtype}; must be floating-point numbers")
+        brief = " (as numpy writes bfloat16)" if vectors.dtype.kind == "V" else ""
+        raise UserError(
+            f"{path}: vectors of {vectors.dtype}{brief}; must be floating-point numbers: vectors.astype('float32')"
+        )
     text = [None if item is None or item != item else _text(item, row, path) for row, item in enumerate(ids)]
     if missing := [row for row, item in enumerate(text) if item is None or not item.strip()]:
         raise UserError(f"{path}: {len(missing)} rows have no item id, the first is row {missing[0]}")
@@ -236,11 +257,13 @@ def _checked(ids: list[Any], vectors: np.ndarray, path: Path) -> np.ndarray:
     vectors = _as_float32(vectors, path.parent)
     finite = np.ones(len(vectors), dtype=bool)
     for piece in pieces(len(vectors)):
-        finite[piece] = np.isfinite(vectors[piece]).all(axis=1)
+        # The squares, since one whose length is not finite could not be compared with others either.
+        finite[piece] = np.isfinite(np.einsum("nd,nd->n", vectors[piece], vectors[piece]))
         release(vectors)
     if not finite.all():
         bad = [ids[row] for row in np.flatnonzero(~finite)[:5]]
         raise UserError(
-            f"{path}: {(~finite).sum()} vectors with NaN or infinite values, for example of the items {bad}"
+            f"{path}: {(~finite).sum()} vectors with NaN or infinite values, or too long for float32, for example of "
+            f"the items {bad}; leave these items out, or write other values"
         )
     return vectors

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from data_tools.common.cli import progress_bar
 from data_tools.common.errors import UserError
 from data_tools.common.files import whole_folder, write_json
+from data_tools.common.tensors import read_tensors
 from data_tools.tables.table import EmbeddingTable, describe, write_part
 from downstream.ams.feature_store import FeatureStore
 
@@ -57,7 +57,7 @@ def read_model(run: str | Path) -> EmbeddingModel:
     path = Path(run) / "model.safetensors"
     if not path.exists():
         raise UserError(f"{run} is not a run of downstream.train: it has no model.safetensors")
-    state = load_file(path)
+    state = read_tensors(path)
     prefix = next((name.removesuffix("centre") for name in state if name.endswith("embed.centre")), None)
     if prefix is None:
         raise UserError(f"{run} was not trained with an image server (server.strategy ams, server or worker)")

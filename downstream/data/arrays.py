@@ -190,7 +190,8 @@ def _write_impressions(
         if clicks[split] in (0, shown[split]):
             raise UserError(
                 f"{dataset.folder}: {clicks[split]} clicks in {shown[split]} impressions of the split {split!r}; "
-                "each split needs clicked and unclicked impressions"
+                "each split needs clicked and unclicked impressions. Where the log has clicks alone, prepare it with "
+                "--unclicked; where it is short, with another --valid-from and --test-from"
             )
     if "scene" in kinds:
         scenes.renumber(folder / "scene.npy")

@@ -118,18 +118,20 @@ def bars(
 
 
 def spectra(lines: dict[str, np.ndarray], described: str) -> str:
-    """Falling shares of singular values, one line a table."""
+    """Falling shares of singular values, one line a table; nothing of tables that have none, such as of zeros alone."""
+    lines = {name: kept for name, shares in lines.items() if len(kept := shares[shares > 1e-5])}
+    if not lines:
+        return ""
     width = max(5.4, 4.0 + LETTER * max(len(name) for name in lines))
     with matplotlib.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(width, 3.0))
         ends = []
-        for place, (name, shares) in enumerate(lines.items()):
-            kept = shares[shares > 1e-5]
+        for place, (name, kept) in enumerate(lines.items()):
             style = DASHES[place % len(DASHES)]
             axes.plot(np.arange(1, len(kept) + 1), kept, color=INK, linewidth=1.4, linestyle=style)
             ends.append((len(kept), kept[-1], name))
         axes.set(yscale="log", xlabel="dimension, the strongest first", ylabel="share of the spectrum")
-        axes.set_xlim(1, max(end for end, _, _ in ends))
+        axes.set_xlim(1, max(2, *(end for end, _, _ in ends)))
         axes.spines[["top", "right"]].set_visible(False)
         name_ends(axes, ends)
         return inline_svg(figure, described)

@@ -44,6 +44,13 @@ def wide(text: str, size: float, weight: str = "normal") -> float:
     return RendererAgg(1, 1, 72).get_text_width_height_descent(text, font, ismath=False)[0] / 72
 
 
+def cut(text: str, size: float, most: float) -> str:
+    """A text, with dots in place of its end where it is wider than ``most`` inches."""
+    while wide(text, size) > most:
+        text = f"{text[:-2]}…"
+    return text
+
+
 def _block(text: str, size: float, **how: Any) -> Block:
     room, lines = WIDTH - 2 * MARGIN, [""]
     widths = {word: wide(f"{word} ", size, how.get("weight", "normal")) for word in set(text.split())}
@@ -76,6 +83,7 @@ def summary_figure(figures: Figures, spec: ComparisonSpec, context: dict[str, An
     """
     names, model = Names(spec.names), figures.models[0]
     labelled, marks, span = gain_chart(figures, spec, model, "all", names)
+    labelled = [(cut(name, 9, WIDTH / 2), interval) for name, interval in labelled]
     metric = METRIC_NAMES[figures.tested]
     how = f"{context['level']} intervals" + (", each in its best form on validation" if len(spec.forms) > 1 else "")
     chart = f"{metric} gain over {names(spec.baseline)} in {names(model)}, {lower_first(SLICE_NAMES['all'])}; {how}"

@@ -8,7 +8,7 @@ sorting within its memory limit, so that memory does not grow with the rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,19 +19,21 @@ from jsonargparse.typing import ClosedUnitInterval
 
 from data_tools.common.checks import Checked
 from data_tools.common.errors import UserError
-from data_tools.common.parquet import parquet_table
+from data_tools.common.parquet import parquet_table, read_parquet
 from data_tools.dataset.rules import MatchIds, TimeUnit, refuse_above
 from data_tools.dataset.schema import Dataset
 from data_tools.log import histories, values
 from data_tools.log.engines import DuckDB
-from data_tools.log.examples import LOOKED_AT, broken_examples, label_hint
-from data_tools.log.times import ORDER
+from data_tools.log.examples import bad_examples, nearly_known
+from data_tools.log.times import ORDER, date_text
 from data_tools.log.understood import Understood, catalogue_keys, read_id, understand
 from data_tools.reading import inputs
 from data_tools.reading.columns import resolve_columns
 from data_tools.reading.form import Given
+from data_tools.reading.page_rows import unfolded
 
 READ = ("user_id", "item_id", "timestamp", "click", "conversion", "scene")
+LOOKED_AT = 10_000  # users
 # Clicks of the dataset come before those of the log at the same time.
 BEFORE_THE_LOG = 1 << 40
 
@@ -73,10 +75,10 @@ class NewLog:
     Attributes
     ----------
     rows : Path
-        Parquet, one row a row of the log, in its order: ``user_id`` and ``item_id`` as the log gives them,
-        ``timestamp`` (int64), ``user`` (int32, numbered within the log), ``item`` (int32), ``clicks_before`` (int32),
-        ``click`` and ``conversion`` (int8) and ``scene`` where the log has them, ``fault`` (text). Of rows with a fault
-        the numbers are null.
+        Parquet, one row a row of the log (an item of a page view, where rows are such), in its order: ``user_id`` and
+        ``item_id`` as the log gives them, ``timestamp`` (int64), ``user`` (int32, numbered within the log), ``item``
+        (int32), ``clicks_before`` (int32), ``click`` and ``conversion`` (int8) and ``scene`` where the log has them,
+        ``fault`` (text). Of rows with a fault the numbers are null.
     clicks : Path
         Parquet, the ``item`` (int32) of each click, user after user, oldest first.
     users : polars.DataFrame
@@ -137,6 +139,7 @@ def read_new_log(
     """
     wanted = {*READ, *columns.values()}
     found = inputs.as_parquet(place, work, "log", expected=wanted, given=given, wanted=wanted, memory=reading.memory)
+    found = unfolded(found, columns, wanted, work, reading.memory)
     no_times = reading.time_unit == ORDER
     needed = ["user_id", "item_id", *([] if no_times else ["timestamp"]), *(["scene"] if needs_scene else [])]
     optional = [name for name in READ if name not in needed and not (no_times and name == "timestamp")]
@@ -156,7 +159,7 @@ def read_new_log(
     )
     catalogue, new_items = _catalogue(run, table[named["item_id"]], dataset, understood)
     judged = _judged(run, table, named, catalogue, understood, dataset)
-    _refuse_bad(run, judged, table, named, found, reading, str(place))
+    _refuse_bad(run, judged, table, named, found, reading, str(place), work)
     faults = dict(run.rows(_reasons(judged).order_by(ibis.desc("rows"), "reason")).iter_rows())
     faults |= dict(found.broken["reason"].value_counts().iter_rows())
 
@@ -173,8 +176,25 @@ def read_new_log(
         run.rows(counted),
         new_items,
         faults,
-        [*found.notes, *understood.notes],
+        [*found.notes, *understood.notes, *_doubts(run, judged, users, new_items, dataset)],
     )
+
+
+def _doubts(run: DuckDB, judged: ir.Table, users: ir.Table, new_items: pl.Series, dataset: Dataset) -> list[str]:
+    """What is worth saying where a log may be of other ids or of another time than the dataset."""
+    notes = nearly_known("items", new_items, dataset.items["item_id"]) if len(new_items) else []
+    if not run.rows(users.agg(known=users.known.count()))["known"][0]:
+        known = read_parquet(dataset.folder / "clicks.parquet", columns=["user_id"])["user_id"]
+        some = run.rows(users.select(user_id=users.user_id).limit(LOOKED_AT))["user_id"]
+        notes += nearly_known("users", some, known)
+    last, (first, _), unit = judged.timestamp.max(), dataset.info["time_range"], dataset.info["time_unit"]
+    end = run.rows(judged.filter(judged.fault.isnull()).agg(last=last))["last"][0]
+    if end is not None and end < first:
+        ends, begins = (date_text(time, unit) or time for time in (end, first))
+        notes.append(
+            f"the log ends at {ends}, before the dataset begins, at {begins}: none of its clicks is in a history"
+        )
+    return notes
 
 
 def _catalogue(run: DuckDB, ids: ir.Value, dataset: Dataset, understood: Understood) -> tuple[ir.Table, pl.Series]:
@@ -235,13 +255,15 @@ def _refuse_bad(
     found: inputs.Found,
     reading: Reading,
     where: str,
+    work: Path,
 ) -> None:
     """Raise a UserError if too much of the log is unusable, or all of it."""
     bad = dict(run.rows(_reasons(judged)).iter_rows()) | dict(found.broken["reason"].value_counts().iter_rows())
-    examples: dict[str, Sequence[str]] = broken_examples(found.broken)
-    if "click not 0 or 1" in bad:
-        labels = table[columns["click"]].name("label").as_table().limit(LOOKED_AT)
-        examples["click not 0 or 1"] = label_hint(run.rows(labels)["label"])
+    examples: dict[str, list[str]] = {}
+    if sum(bad.values()) > reading.max_bad_share * found.rows:
+        aside = judged.select("row", reason=judged.fault.coalesce(judged.label_fault))
+        run.write(values.set_aside(table, aside.filter(aside.reason.notnull())), work / "set_aside.parquet")
+        examples = bad_examples(work / "set_aside.parquet", found, columns)
     refuse_above(reading.max_bad_share, bad, found.rows, f"rows of {where}", "max_bad_share", examples)
     if not run.rows(judged.agg(usable=judged.fault.isnull().sum()))["usable"][0]:
         raise UserError(f"{where} has no row that can be scored among its {found.rows}")

@@ -34,7 +34,7 @@ from downstream.models.base import CTRModel
 from downstream.serving.catalogue import new_vectors, with_new_images, with_new_items
 from downstream.serving.log import READ, NewLog, Reading, read_new_log
 from downstream.serving.metrics import score_metrics
-from downstream.serving.users import check_user_table, with_new_users
+from downstream.serving.users import check_user_table, undescribed, with_new_users
 from downstream.training.run import RunSettings
 from downstream.training.saved_runs import check_dataset, restore, run_images, run_settings
 
@@ -66,7 +66,7 @@ class Scored:
     Attributes
     ----------
     rows : int
-        Rows of the log; the file of scores has as many.
+        Rows of the log (items, where its rows are page views); the file of scores has as many.
     scored : int
         Of these, rows with a score.
     users, items : int
@@ -127,6 +127,7 @@ class Scorer:
         user_columns: Mapping[str, str] | str = "",
         settings: ScoreSettings | None = None,
         given: Given | None = None,
+        user_given: Given | None = None,
     ) -> Scored:
         """Score every row of a log and write the scores to a Parquet file.
 
@@ -154,8 +155,8 @@ class Scorer:
             As ``columns``, of that table.
         settings : ScoreSettings, optional
             How the log is read.
-        given : Given, optional
-            The form of text files, where they do not tell.
+        given, user_given : Given, optional
+            The form of text files of the log and of the table of users, where they do not tell.
 
         Raises
         ------
@@ -166,10 +167,8 @@ class Scorer:
         if out.suffix.lower() not in inputs.PARQUET:
             raise UserError(f"{out}: scores are written as Parquet; name a file that ends in .parquet")
         refuse_existing(out)
-        named = parse_columns(columns, "--columns", READ) if isinstance(columns, str) else columns
-        of_users = user_columns
-        if isinstance(user_columns, str):
-            of_users = parse_columns(user_columns, "--user-columns", USER_COLUMNS)
+        named = parse_columns(columns, "--columns", READ)
+        of_users = parse_columns(user_columns, "--user-columns", USER_COLUMNS)
         check_user_table(user_table, of_users, self.data)
         vectors = new_vectors(table, self.images, self.settings.image.tune) if table else None
         torch.set_num_threads(settings.threads)
@@ -185,11 +184,14 @@ class Scorer:
             data = with_new_items(self.data, len(new), work)
             model = restore(self.folder, data, images, self.settings)
             joined = _joined(data, log, work)
+            notes = log.notes
             if user_table is not None:
-                joined = with_new_users(joined, self.data, log.users, read_users(user_table, of_users, work))
+                listed = read_users(user_table, of_users, work, user_given)
+                joined = with_new_users(joined, self.data, log.users, listed)
+                notes = [*notes, *listed.notes, *undescribed(log.users, listed)]
             joined = search_histories(joined, images)
             seen = _write(model, joined, images, log, scratch, settings.batch_size)
-            return Scored(**seen, faults=log.faults, metrics=_metrics(run, scratch), notes=log.notes)
+            return Scored(**seen, faults=log.faults, metrics=_metrics(run, scratch), notes=notes)
 
 
 def load(run: str | Path) -> Scorer:

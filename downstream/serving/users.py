@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from data_tools.common.errors import UserError
+from data_tools.log.examples import alike_ids
 from data_tools.reading.user_list import UserList
 from downstream.data.codes import UNKNOWN
 from downstream.data.ctr_data import CTRData
@@ -25,6 +26,17 @@ def check_user_table(table: str | Path | None, columns: Mapping[str, str], data:
             f"the run knows nothing of users but their ids and makes no use of {table}; leave --user-table out, or "
             "prepare the dataset with it and train again"
         )
+
+
+def undescribed(users: pl.DataFrame, listed: UserList) -> list[str]:
+    """What is worth saying where a table of users has none of the new users of a log."""
+    new, known = users.filter(pl.col("known").is_null())["user_id"], listed.users["user_id"].cast(pl.String)
+    if not len(new) or new.is_in(known.implode()).any():
+        return []
+    alike = alike_ids(new, known)
+    return [
+        f"{listed.place} has none of the {len(new):,} users that the dataset lacks" + (f"; {alike[1]}" if alike else "")
+    ]
 
 
 def with_new_users(joined: CTRData, trained_on: CTRData, users: pl.DataFrame, listed: UserList) -> CTRData:

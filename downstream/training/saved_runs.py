@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from data_tools.common.cli import settings_from
 from data_tools.common.errors import UserError
 from data_tools.common.files import read_json, refuse_url
 from data_tools.common.parquet import read_parquet
+from data_tools.common.tensors import read_tensors
 from downstream.ams.joining import ServedImages
 from downstream.data.arrays import VOCABULARY
 from downstream.data.ctr_data import CTRData, load_ctr_data
@@ -80,9 +80,11 @@ def run_settings(folder: str | Path) -> RunSettings:
     """
     refuse_url(folder, "a run")
     path = Path(folder) / "summary.json"
+    if not path.is_file():
+        raise UserError(f"{folder} holds no run of downstream.train (no summary.json); name the folder of one")
     summary: dict[str, Any] = read_json(path)
-    if "dataset" not in summary.get("settings", {}):
-        raise UserError(f"{path} is not the summary of a run of downstream.train")
+    if not isinstance(summary, dict) or "dataset" not in summary.get("settings", {}):
+        raise UserError(f"{path} is not the summary of a run of downstream.train; name the folder of one")
     try:
         return settings_from(RunSettings, _upgraded(summary["settings"]), f"{folder}/summary.json")
     except (UserError, KeyError) as error:
@@ -144,7 +146,7 @@ def restore(
         torch.manual_seed(settings.seed)  # which cluster codes the form "cluster_id" computes depends on it
         # The L2 has no effect on scores, and its counts would cost a pass over the training split.
         model = build_model(data, images, replace(settings.model, l2=0.0), settings.image)
-    weights, own = load_file(Path(folder) / "model.safetensors"), model.state_dict()
+    weights, own = read_tensors(Path(folder) / "model.safetensors"), model.state_dict()
     if wrong := sorted(weights.keys() ^ own.keys()):
         raise UserError(f"{folder} has the weights of a different model: one of the two lacks {wrong[:4]}")
     tuned = {f"{prefix}.weight" for prefix, part in model.named_modules() if isinstance(part, TunedTable)}

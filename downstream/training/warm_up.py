@@ -8,11 +8,11 @@ from pathlib import Path
 
 import polars as pl
 import torch
-from safetensors.torch import load_file
 
 from data_tools.common.errors import UserError
 from data_tools.common.files import read_json
 from data_tools.common.parquet import read_parquet
+from data_tools.common.tensors import read_tensors
 from downstream.data.arrays import VOCABULARY
 from downstream.data.codes import UNKNOWN
 from downstream.data.ctr_data import CTRData
@@ -56,7 +56,7 @@ class WarmUp:
         """
         if not (self.run / "model.safetensors").exists() or not (self.run / VOCABULARY).exists():
             raise UserError(f"{self.run} has no model.safetensors or no {VOCABULARY}; name a run of downstream.train")
-        earlier, own = load_file(self.run / "model.safetensors"), model.state_dict()
+        earlier, own = read_tensors(self.run / "model.safetensors"), model.state_dict()
         ids = {f"ids.{name}.weight": name for name in model.ids}
         earlier = {name: weight for name, weight in earlier.items() if not name.startswith("ids.") or name in ids}
         if wrong := sorted(name for name in earlier.keys() ^ own.keys() if name not in ids):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import safetensors.torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
@@ -13,6 +12,7 @@ from data_tools.common.errors import UserError
 from data_tools.common.files import digest, read_json, refuse_url
 from data_tools.common.launch import launch
 from data_tools.common.plugins import in_use
+from data_tools.common.tensors import read_tensors
 from pretrain.encoder.image_encoder import ImageEncoder, build_encoder
 from pretrain.evaluation.page_auc import requests_of
 from pretrain.evaluation.wise_ft import choose_factor, interpolate
@@ -50,7 +50,7 @@ def load_weights_of(encoder: ImageEncoder, run: Path, weights: str) -> None:
     file = weights_file(run, weights)
     if not file.exists():
         raise UserError(f"{file} does not exist; train first: {launch('pretrain.train')} --out {run}")
-    encoder.load_state_dict(safetensors.torch.load_file(file))
+    encoder.load_state_dict(read_tensors(file))
 
 
 def weights_file(run: Path, weights: str) -> Path:
@@ -109,7 +109,7 @@ def load_run_encoder(
 def average_weights(encoder: ImageEncoder, run: Path, wise_ft: Factor, data: str | None) -> dict[str, Any]:
     """Load the weights between the run's initial and trained ones (WiSE-FT); returns what ``table.json`` says of it."""
     files = [weights_file(run, weights) for weights in ("initial", "trained")]
-    initial, tuned = (safetensors.torch.load_file(file) for file in files)
+    initial, tuned = (read_tensors(file) for file in files)
     chosen: list[Any] = [wise_ft, None]
     if wise_ft == "validation":
         state, settings = PartialState(), read_settings(run)

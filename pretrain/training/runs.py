@@ -30,6 +30,7 @@ from data_tools.common.cli import settings_from
 from data_tools.common.errors import UserError
 from data_tools.common.files import finite, read_json, read_json_lines, refuse_url, whole_file, whole_folder, write_json
 from data_tools.common.storage import MANIFESTS
+from data_tools.common.tensors import read_tensors
 from data_tools.tables.seen import latest
 from pretrain.settings import Settings
 from pretrain.training.former import upgrade_log_line, upgrade_settings, upgrade_summary
@@ -48,7 +49,9 @@ def read_settings(run: Path) -> Settings:
     """
     if not (run / "run.json").is_file():
         raise UserError(f"{run} is not a run of pretrain.train (no run.json); name the folder of one")
-    made = read_json(run / "run.json")["settings"]
+    made = read_json(run / "run.json").get("settings")
+    if not isinstance(made, dict):
+        raise UserError(f"{run / 'run.json'} lacks the settings of the run; copy it again, or train again")
     return settings_from(Settings, upgrade_settings(made), f"{run / 'run.json'} has settings that cannot be read")
 
 
@@ -159,11 +162,11 @@ def load_checkpoint(
     folder: Path, encoder: torch.nn.Module, optimizer: torch.optim.Optimizer, objective: torch.nn.Module
 ) -> dict[str, Any]:
     """Load encoder, optimiser and objective in place; return the state that was saved with them."""
-    encoder.load_state_dict(safetensors.torch.load_file(folder / "encoder.safetensors"))
+    encoder.load_state_dict(read_tensors(folder / "encoder.safetensors"))
     if objective.state_dict():
-        objective.load_state_dict(safetensors.torch.load_file(folder / "objective.safetensors"))
+        objective.load_state_dict(read_tensors(folder / "objective.safetensors"))
     slots: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in safetensors.torch.load_file(folder / "optimizer.safetensors").items():
+    for key, tensor in read_tensors(folder / "optimizer.safetensors").items():
         index, name = key.split(".", 1)
         slots.setdefault(int(index), {})[name] = tensor
     optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})

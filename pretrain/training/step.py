@@ -16,7 +16,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from data_tools.common.errors import UserError
 from pretrain.objectives.parts.losses import Term
+
+ONE_VALUE = "more than 1 value per channel"  # what torch's batch normalisation says that it expects
 
 
 def objective_terms(objective: nn.Module, embeddings: Tensor, batch: dict[str, Tensor]) -> dict[str, Term]:
@@ -120,6 +123,20 @@ class Step:
 
     def _no_exchange(self):
         return self.model.no_sync() if hasattr(self.model, "no_sync") else nullcontext()
+
+
+@contextmanager
+def one_picture_named(step: int, pictures: int) -> Iterator[None]:
+    """Say what to do where a step has too few pictures for batch normalisation, which compares several."""
+    try:
+        yield
+    except ValueError as error:
+        if ONE_VALUE not in str(error):
+            raise
+        raise UserError(
+            f"step {step} has {pictures} different picture(s), too few for the encoder's batch normalisation; more "
+            "items or a larger --batch.rows are needed, or --encoder.freeze_norm"
+        ) from None
 
 
 def _random_state() -> tuple[Tensor, ...]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from rich.table import Table
 
 from data_tools.common.files import write_json
 from data_tools.common.provenance import peak_memory
+from data_tools.common.tensors import read_tensors
 from data_tools.measures.effective_rank import effective_rank
 from data_tools.sharding.files import read_index
 from pretrain.evaluation.page_auc import SLICES, embed, encoder_page_auc, oracle_page_auc, requests_of
@@ -44,7 +44,7 @@ def summarise(settings: Settings, encoder: torch.nn.Module, **about: Any) -> dic
     test = requests_of(settings, "test")
     page_auc: dict[str, dict[str, Any]] = {name: {} for name in SLICES}
     for name, file in (("untrained", "initial"), ("trained", "best")):
-        encoder.load_state_dict(safetensors.torch.load_file(run / f"{file}.safetensors"))
+        encoder.load_state_dict(read_tensors(run / f"{file}.safetensors"))
         for slice_name, figures in encoder_page_auc(encoder, test).items():
             page_auc[slice_name] |= {name: figures["auc"], f"{name}_standard_error": figures["standard_error"]}
             page_auc[slice_name]["pages"] = figures["pages"]

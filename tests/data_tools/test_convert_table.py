@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 from data_tools.common.cli import UserError
 from data_tools.convert_table import Settings, convert, join
@@ -94,6 +95,12 @@ CASES = [
     ("csv", "t.csv", TEXT, comma_separated),
     ("csv", "t.tsv", NUMBERS, comma_separated),
     ("torch", "t.pt", TEXT, lambda path: (torch.load(path)["ids"], torch.load(path)["vectors"])),
+    (
+        "safetensors",
+        "t.safetensors",
+        TEXT,
+        lambda path: (np.load(path.with_suffix(".ids.npy")), load_file(path)["vectors"]),
+    ),
     ("faiss", "t.faiss", TEXT, faiss_search),
     ("faiss", "t.index", NUMBERS, faiss_search),
     ("fuxictr", "t.npz", TEXT, fuxictr_npz),

@@ -86,6 +86,14 @@ FORMS = {
     "UTF-16": (text().encode("utf-16"), "read as utf-16"),
     "UTF-16 without a mark": (text().encode("utf-16-le"), "read as utf-16-le"),
     "UTF-8 with a mark": (text().encode("utf-8-sig"), ""),
+    "a title above": ("Report of May\n\n" + text(), "the first 2 lines are passed over (what stands above its header)"),
+    "empty lines of Excel": (text() + ",,,\n" * 3, "3 lines without any value"),
+    "lines of blanks": (text().replace("\n", "\n   \n"), ""),
+    "two marks": ("\ufeff\ufeff" + text(), ""),
+    "put together, each with a mark": (
+        "\ufeff" + text(rows=ROWS[:1]) + "\ufeff" + text(rows=ROWS[1:]),
+        "repeat the header",
+    ),
     "line ends of Windows": (text().replace("\n", "\r\n"), ""),
 }
 
@@ -96,6 +104,30 @@ def test_forms_of_text(tmp_path, form):
     table, found = plain(tmp_path, "log.csv", data)
     assert table.columns == NAMES and table.rows() == ROWS and not len(found.broken)
     assert said in " ".join(found.notes) and bool(said) == bool(found.notes)
+
+
+def test_names_of_columns_that_stand_twice_or_over_two_lines(tmp_path):
+    names = ["user_id", "x", "item_id", "x", "timestamp", '"in\nall"', "click", "x_2"]
+    rows = [["u", "1", "p", "2", "5", "3", "1", "4"]]
+    table, _ = plain(tmp_path, "log.csv", text(names=names, rows=rows))
+    assert table.to_dicts() == [
+        {
+            "user_id": "u",
+            "x": "1",
+            "item_id": "p",
+            "x_3": "2",
+            "timestamp": "5",
+            "in\nall": "3",
+            "click": "1",
+            "x_2": "4",
+        }
+    ]
+
+
+def test_a_delimiter_is_found_whatever_the_names(tmp_path):
+    table, found = plain(tmp_path, "log.csv", text(";", names=["PLAYER", "GAME", "TIME", "LIKED"]))
+    assert table.columns == ["PLAYER", "GAME", "TIME", "LIKED"] and table.rows() == ROWS
+    assert "read with a semicolon" in found.notes[0]
 
 
 def test_what_a_user_says_of_text(tmp_path):

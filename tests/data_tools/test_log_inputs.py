@@ -131,7 +131,7 @@ def test_json_lines_that_are_no_object_are_set_aside(source):
         ("mixed", {"a.csv": "x\n1\n", "b.tsv": "x\n1\n"}, ["several forms"]),
         ("odd", {"a.csv": "x\n1\n", "b.xls": "x"}, ["b.xls ends neither in .csv"]),
         ("other", {"a.csv": "x\n1\n", "b.csv": "y\n1\n"}, ["no column 'user_id'; it has ['x', 'y']"]),
-        ("twice", {"a.csv": "x,x\n1,2\n"}, ["names a column twice"]),
+        ("twice", {"a.csv": "user_id,user_id\n1,2\n"}, ["names the columns ['user_id'] more than once"]),
         ("keyless", {"a.jsonl": '{"a": 1}'}, ["has the keys ['a']"]),
     ],
 )

@@ -9,6 +9,7 @@ import zipfile
 from datetime import UTC, datetime
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 from prepare_helpers import run, stopped
 
@@ -242,3 +243,83 @@ def test_blanks_between_columns_are_read_where_asked(source):
     plain = run(source, out="plain")
     (source / "log.csv").write_text((source / "log.csv").read_text().replace(",", " "))
     assert run(source, delimiter=" ").impressions.equals(plain.impressions)
+
+
+def changed(source, edit, name="log.csv"):
+    (source / name).write_bytes(edit((source / name).read_bytes()))
+
+
+def test_lines_are_counted_as_the_user_sees_them(source):
+    log(source).with_columns(
+        item_id=pl.when(pl.int_range(pl.len()) == 99).then(pl.lit("no")).otherwise("item_id")
+    ).write_csv(source / "log.csv")
+    changed(source, lambda data: b"Report\n" + data.replace(b"\n", b"\n,,,\n", 50))
+    assert "log.csv, line 152: item_id 'no'" in stopped(source, max_bad_share=0)
+
+
+def test_a_name_that_stands_twice_is_refused_where_it_matters(source):
+    log(source).select("user_id", "item_id", "timestamp", "click", y=2).write_csv(source / "log.csv")
+    changed(source, lambda data: data.replace(b"y", b"click", 1))
+    assert "names the columns ['click'] more than once" in stopped(source)
+
+
+def test_a_column_twice_in_parquet_is_refused_where_it_matters(source):
+    table = typed(source).to_arrow()
+    pq.write_table(table.append_column("click", table["click"]), source / "log.parquet")
+    assert "has the columns ['click'] more than once; rename all but one" in stopped(source, log="log.parquet")
+    items = pl.read_csv(source / "items.csv", infer_schema=False).to_arrow()
+    pq.write_table(items.append_column("price", items["price"]), source / "items.parquet")
+    assert "rename all but one" in stopped(source, items="items.parquet")
+
+
+def test_names_in_other_spelling_are_offered(source):
+    log(source).rename({"user_id": "USER_ID", "item_id": "itemId"}).write_csv(source / "log.csv", separator=";")
+    said = stopped(source)
+    assert "say which one it is: user_id=USER_ID,item_id=itemId" in said
+    columns = said.partition("say which one it is: ")[2].split()[0]
+    assert run(source, columns=columns).info["counts"]["impressions"] == 400
+
+
+def test_a_part_without_the_columns_is_named(source):
+    """As split leaves them: only the first part has the header."""
+    (source / "parts").mkdir()
+    rows = (source / "log.csv").read_text().splitlines(keepends=True)
+    for part, start in (("a", 0), ("b", 200)):
+        (source / "parts" / f"{part}.csv").write_text("".join(rows[start : start + 200 or None]))
+    said = stopped(source, log="parts")
+    assert "b.csv, line 2: this file has no column 'user_id' but ['u" in said and "--header" in said
+
+
+OBJECT = {"in a key": lambda rows: {"rows": rows}, "by id": lambda rows: {row.pop("item_id"): row for row in rows}}
+
+
+@pytest.mark.parametrize("form", OBJECT)
+def test_rows_inside_one_object_are_named_with_the_command_that_takes_them_out(source, form):
+    rows = pl.read_csv(source / "items.csv", infer_schema=False).to_dicts()
+    (source / "items.json").write_text(json.dumps(OBJECT[form](rows)))
+    command = stopped(source, items="items.json").partition('python -c "')[2].partition('"')[0]
+    exec(command, {})
+    assert run(source, items="items.rows.json").info["counts"]["items_with_image"] == 20
+
+
+def test_json_that_is_cut_or_empty_is_said_to_be(source):
+    for text in (json.dumps(log(source).to_dicts())[:-50], "[]", ""):
+        (source / "log.json").write_text(text)
+        assert "holds no JSON object" in stopped(source, log="log.json")
+
+
+def test_rows_that_are_all_bad_are_given_their_reasons(source):
+    log(source).with_columns(timestamp=pl.lit("2020-09")).write_csv(source / "log.csv")
+    assert "timestamp unreadable: 400" in stopped(source, max_bad_share=1)
+
+
+def test_a_date_that_stands_for_none_is_explained(source):
+    log(source).with_columns(timestamp=pl.lit("9999-12-31")).write_csv(source / "log.csv")
+    assert "no log has times from there: leave the time out" in stopped(source)
+
+
+def test_years_of_two_digits_are_mended_by_the_command_that_is_named(source):
+    wanted = sorted(typed(source)["timestamp"])
+    log(source).with_columns(moment("%d/%m/%y %H:%M:%S")).write_csv(source / "log.csv")
+    said = stopped(source)
+    assert "years must have four digits" in said and sorted(mended(said, source)["timestamp"]) == wanted

@@ -223,3 +223,7 @@ def test_a_nested_item_list_names_the_command_that_spreads_it(source):
     frame = pl.read_csv(source / "items.csv", infer_schema=False)
     frame.select(product=pl.struct(pl.all())).write_parquet(source / "items.parquet")
     assert '.unnest("product").write_parquet(' in stopped(source, items="items.parquet")
+
+
+def test_a_picture_in_place_of_its_folder_is_explained(source):
+    assert f"name the folder that it is in: {source}" in stopped(source, images=str(source / "00.png"))

@@ -6,8 +6,10 @@ import sys
 from datetime import datetime
 
 import polars as pl
+import pytest
 from prepare_helpers import run, write_log
 
+from data_tools.common.errors import UserError
 from data_tools.dataset.rules import Rules
 from data_tools.dataset.schema import open_dataset
 from data_tools.dataset.write import write_dataset
@@ -207,3 +209,24 @@ def test_items_launched_late_are_new_to_validation_and_test(source):
     for row in found.iter_rows(named=True):
         earlier = found.filter(user_id=row["user_id"], click=1).filter(pl.col("timestamp") < row["timestamp"])
         assert row["clicks_before"] == len(earlier)
+
+
+def test_a_dataset_that_was_not_copied_whole_is_named(source):
+    folder = run(source).folder
+    whole = {name: (folder / name).read_bytes() for name in ("impressions.parquet", "clicks.parquet", "dataset.json")}
+    broken = [
+        ("impressions.parquet", whole["impressions.parquet"][:-50], "impressions.parquet is missing or damaged"),
+        ("clicks.parquet", None, "clicks.parquet is missing or damaged"),
+        ("dataset.json", b"[]", r"dataset.json holds a list; must be an object"),
+        (
+            "dataset.json",
+            whole["dataset.json"].replace(b'"users": 10', b'"users": 11'),
+            "10 rows, but dataset.json has 11",
+        ),
+    ]
+    for name, data, said in broken:
+        (folder / name).unlink() if data is None else (folder / name).write_bytes(data)
+        with pytest.raises(UserError, match=said):
+            _ = open_dataset(folder).folder
+        (folder / name).write_bytes(whole[name])
+    assert open_dataset(folder).folder == folder

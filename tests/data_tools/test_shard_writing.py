@@ -34,6 +34,10 @@ def test_several_processes_write_the_same_bytes(tiny_world, streaming_shards, tm
     assert write(tiny_world, tmp_path / "s", workers=3, layout=layout) == contents(expected)
 
 
+def test_a_question_mark_in_the_path_changes_nothing(tiny_world, tmp_path):
+    assert write(tiny_world, tmp_path / "what?" / "s") == contents(tiny_world / "shards")
+
+
 def test_index_of_self_contained_shards_tells_the_truth(streaming_shards):
     folder = streaming_shards
     index = read_json(folder / "index.json")

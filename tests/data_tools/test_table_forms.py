@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 from data_tools.common.errors import UserError
 from data_tools.tables.layouts import LAYOUTS, layout_of
@@ -66,6 +67,34 @@ def put(folder, form):
             with h5py.File(file, "w") as group:
                 for item, vector in zip(IDS, VECTORS, strict=True):
                     group[f"items/{item}"] = vector
+        case "npz of an item each":
+            np.savez(file, **dict(zip(IDS, VECTORS, strict=True)))
+        case "npz of a table alone":
+            np.savez(file, VECTORS)
+            (folder / "t.ids.txt").write_bytes("\n".join(IDS).encode("utf-16"))
+        case "npz of ids and another list":
+            np.savez(file, product_id=IDS, clip=VECTORS, row=np.arange(4))
+        case "npy with an axis of one":
+            np.save(file, VECTORS[:, None, :])
+            np.save(folder / "t.ids.npy", IDS)
+        case "safetensors of an item each":
+            save_file(dict(zip(IDS, VECTORS, strict=True)), file)
+        case "parquet of parts":
+            file.mkdir()
+            frame = pl.DataFrame({"item_id": IDS, "embedding": VECTORS.tolist()})
+            (file / "_SUCCESS").touch()
+            for part in range(2):
+                frame[2 * part : 2 * part + 2].write_parquet(file / f"part-{part}.parquet")
+        case "parquet wide as text out of order":
+            pl.DataFrame({"item_id": IDS, **WIDE}).select(
+                "item_id", "e2", "e0", pl.col("e1").cast(pl.String)
+            ).write_parquet(file)
+        case "csv of any id with semicolons":
+            pl.DataFrame({"sku": IDS} | {str(n): VECTORS[:, n] for n in range(3)}).write_csv(file, separator=";")
+        case "pt of an item each, as rows":
+            torch.save({item: torch.tensor(one)[None] for item, one in zip(IDS, VECTORS, strict=True)}, file)
+        case "pt in a wrapper":
+            torch.save({"state_dict": {"ids": IDS, "vectors": torch.tensor(VECTORS)}}, file)
         case "pt":
             torch.save({"item_ids": IDS, "embeddings": torch.tensor(VECTORS)}, file)
         case "pt of an item each":
@@ -100,6 +129,16 @@ def put(folder, form):
         "h5 of an item each",
         "pt",
         "pt of an item each",
+        "pt of an item each, as rows",
+        "pt in a wrapper",
+        "npz of an item each",
+        "npz of a table alone",
+        "npz of ids and another list",
+        "npy with an axis of one",
+        "safetensors of an item each",
+        "parquet of parts",
+        "parquet wide as text out of order",
+        "csv of any id with semicolons",
         "pt pair",
         "pt weights",
     ],
@@ -131,6 +170,65 @@ def test_a_null_vector_is_a_missing_one_and_said(tmp_path):
 def test_text_that_is_no_vector_is_refused(tmp_path, values, message):
     pl.DataFrame({"item_id": ["a", "b"], "embedding": values}).write_parquet(tmp_path / "t.parquet")
     with pytest.raises(UserError, match=message):
+        read_table(tmp_path / "t.parquet")
+
+
+def test_ids_that_are_paths_are_whole(tmp_path):
+    with h5py.File(tmp_path / "t.h5", "w") as group:
+        group["shoes/1"], group["hats/2"] = VECTORS[:2]
+    assert sorted(read_table(tmp_path / "t.h5").ids) == ["hats/2", "shoes/1"]
+
+
+CELLS = {
+    "N/A": "named as a dimension but holds 'N/A'",
+    "0,5": "holds '0,5'; the fraction of a number must follow a point",
+}
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_dimension_with_a_cell_that_is_no_number_is_refused_not_left_out(tmp_path, cell):
+    frame = pl.DataFrame({"item_id": IDS, **WIDE}).with_columns(pl.col("e1").cast(pl.String))
+    frame.with_columns(e1=pl.when(pl.int_range(4) == 2).then(pl.lit(cell)).otherwise("e1")).write_csv(
+        tmp_path / "t.csv", separator=";"
+    )
+    with pytest.raises(UserError, match=CELLS[cell]):
+        read_table(tmp_path / "t.csv")
+
+
+def saved(folder, vectors, ids=IDS):
+    np.save(folder / "t.npy", vectors)
+    np.save(folder / "t.ids.npy", ids)
+
+
+WRONG = {
+    "transposed": (VECTORS.T, r"not \(ids, size\); transpose them"),
+    "bfloat16": ((VECTORS.view("u4") >> 16).astype("u2").view("V2"), r"as numpy writes bfloat16.*astype"),
+    "too long": (VECTORS * 1e30, "too long for float32"),
+    "objects": (np.array([*VECTORS, None], dtype=object)[:4], r"objects \(a pickle\).*numpy.stack"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_vectors_that_cannot_be_used_are_named(tmp_path, kind):
+    saved(tmp_path, WRONG[kind][0])
+    with pytest.raises(UserError, match=WRONG[kind][1]):
+        read_table(tmp_path / "t.npy")
+
+
+def test_files_that_are_something_else_are_named(tmp_path):
+    saved(tmp_path, VECTORS)
+    (tmp_path / "t.ids.npy").unlink()
+    (tmp_path / "t.ids.txt").write_bytes("é\nb\nc\nd".encode("latin-1"))
+    with pytest.raises(UserError, match=r"t\.ids\.txt is not UTF-8; save it as UTF-8"):
+        read_table(tmp_path / "t.npy")
+    (tmp_path / "t.npy").write_bytes(b"PAR1 and so on")
+    with pytest.raises(UserError, match=r"no file of numpy: it begins b'PAR1"):
+        read_table(tmp_path / "t.npy")
+    (tmp_path / "t.npy.gz").write_bytes(gzip.compress(b"x"))
+    with pytest.raises(UserError, match="compressed, and only text may be; decompress it first"):
+        read_table(tmp_path / "t.npy.gz")
+    pl.DataFrame({"item_id": IDS, "embedding": [b"\0\0\0\0"] * 4}).write_parquet(tmp_path / "t.parquet")
+    with pytest.raises(UserError, match=r"the vectors are bytes.*numpy\.frombuffer"):
         read_table(tmp_path / "t.parquet")
 
 

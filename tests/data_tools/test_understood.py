@@ -48,6 +48,10 @@ CLOCKED = {
     "%Y/%m/%d %H:%M:%S": "year/month/day",
     "%Y-%m-%d %H:%M:%S GMT": "year/month/day",
     "%Y-%m-%d, %H:%M:%S UTC": "year/month/day",
+    "%Y-%m-%d %H:%M:%S GMT+0000": "year/month/day",
+    "%a %b %d %Y %H:%M:%S GMT+0000 (Greenwich Mean Time)": "month day, year",
+    "[%d/%b/%Y:%H:%M:%S +0000]": "day month year",
+    "%d.%m.%Y %H.%M.%S": "day/month/year",
     "%d-%b-%Y %H:%M:%S": "day month year",
     "%a, %d %b %Y %H:%M:%S GMT": "day month year",
     "%d/%b/%Y:%H:%M:%S +0000": "day month year",
@@ -128,6 +132,12 @@ def test_counts_are_said_to_be_no_dates(duck):
         ([99_999_999_999_999, 99_999_999_999_998], "no times since 1970"),
         (["05/04/2023", "06/07/2023 3:04 PM"], "can be day/month/year or month/day/year; say --day-first"),
         ([20121212, 20121111], "can be YYYYMMDD or YYMMDDHH"),
+        (
+            [(1_600_000_000 + 62_135_596_800) * 10**7],
+            "look like ticks of .NET: .number - 621355968000000000. / 10000000 are",
+        ),
+        ([(1_600_000_000 + 11_644_473_600) * 10**7], "look like FILETIME of Windows"),
+        ([(1_600_000_000 + 11_644_473_600) * 10**6], "look like times of WebKit"),
     ],
 )
 def test_what_could_be_two_things_or_none_is_refused(duck, values, words):
@@ -145,6 +155,18 @@ def test_the_order_of_day_and_month_can_be_said(duck):
         seconds(datetime(2023, 12, 26)),
     ]
     assert "'25/12/2023' rules out month/day/year" in form.notes[0]
+
+
+def test_hours_ahead_behind_the_name_of_a_zone(duck):
+    local = ["2023-12-25 10:00:00 GMT+0200", "Mon Dec 25 2023 10:00:00 GMT-0500 (Eastern Standard Time)"]
+    assert times(duck, local)[0] == [seconds(datetime(2023, 12, 25, hour)) for hour in (8, 15)]
+
+
+@pytest.mark.parametrize("kind", [None, pl.Datetime("us")])
+def test_dates_that_stand_for_none_are_no_times(duck, kind):
+    given = [datetime(9999, 12, 31), datetime(1, 1, 1), datetime(2100, 1, 2), datetime(2023, 12, 25)]
+    read = times(duck, given if kind else [f"{one:%Y-%m-%d}".rjust(10, "0") for one in given], kind=kind)[0]
+    assert read == [None, None, None, seconds(given[-1])]
 
 
 def test_names_of_zones(duck):

@@ -85,3 +85,53 @@ def test_lists_are_refused(source):
 
 def test_columns_without_a_table_are_refused(source):
     assert "there is no --user-table: remove it" in stopped(source, user_columns="user_id=player")
+
+
+def described(source, **settings):
+    return pl.read_parquet(run(source, **settings).folder / "users.parquet")
+
+
+def test_keys_of_folders_are_columns_of_users_and_of_items(source):
+    items = pl.read_csv(source / "items.csv", infer_schema=False)
+    for country, even in (("at", True), ("be", False)):
+        users = [f"{user},{age}" for user, age in AGES.items() if (age % 2 == 0) == even]
+        for folder in (source / "users" / f"country={country}", source / "list" / f"country={country}"):
+            folder.mkdir(parents=True)
+        (source / "users" / f"country={country}" / "a.csv").write_text("\n".join(["user_id,age", *users]) + "\n")
+        items[int(not even) :: 2].write_parquet(source / "list" / f"country={country}" / "a.parquet")
+    dataset = run(source, user_table=str(source / "users"), items="list")
+    users = pl.read_parquet(dataset.folder / "users.parquet")
+    assert users["country"].to_list() == ["at" if age % 2 == 0 else "be" for age in users["age"]]
+    assert dataset.items["country"].to_list() == [
+        "at" if int(item) % 2 == 0 else "be" for item in dataset.items["item_id"]
+    ]
+    assert any("country is taken from the folders" in note for note in dataset.info["understood"])
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_ids_of_users_that_were_stored_as_floats(source, kind):
+    log = pl.read_csv(source / "log.csv", infer_schema=False).with_columns(pl.col("user_id").str.slice(1))
+    log.write_csv(source / "log.csv")
+    users = pl.DataFrame({"user_id": [float(user[1:]) for user in AGES], "age": AGES.values()})
+    getattr(users, f"write_{kind}")(source / f"users.{kind}")
+    found = described(source, user_table=str(source / f"users.{kind}"))
+    assert found["age"].to_list() == [AGES[f"u{user}"] for user in found["user_id"]]
+
+
+def test_the_form_of_the_table_can_be_said(source):
+    (source / "users.csv").write_bytes("\n".join(f"{user}|Z\xfcrich" for user in AGES).encode("latin-1"))
+    form = {"user_encoding": "latin-1", "user_delimiter": "|", "user_header": "user_id,st\xe4dt"}
+    table = {"user_table": str(source / "users.csv")}
+    assert "--user-encoding" in stopped(source, **table)
+    assert "there is no --user-table" in stopped(source, user_encoding="latin-1")
+    assert set(described(source, **table, **form)["städt"]) == {"Zürich"}
+
+
+def test_what_is_wrong_with_ids_of_users_is_said(source):
+    table = {"user_table": str(source / "users.csv")}
+    (source / "users.csv").write_text("\n".join(["user_id,age", *(f" {user} ,{age}" for user, age in AGES.items())]))
+    assert "without blanks round them: --match-ids stripped; ' u0 ' and 'u" in stopped(source, **table)
+    (source / "users.csv").write_text("user_id,age\n")
+    assert "users.csv has no users: it has no rows" in stopped(source, **table)
+    (source / "users.csv").write_text("user_id,age\n" + "u1,5\n" * 9)
+    assert "user_id repeated: 8\n    user_id 'u1', age 5" in stopped(source, **table)

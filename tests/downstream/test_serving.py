@@ -222,7 +222,7 @@ def refused(run, rows, folder, match, **options):
 
 def test_bad_input_is_one_clear_message_and_nothing_is_written(tiny_world, run, test_rows, tmp_path):
     rows = test_rows.with_columns(pl.col("liked").cast(pl.String).replace({"0": "seen", "1": "bought"}))
-    refused(run, rows, tmp_path, r"click not 0 or 1: 488\n.*--click-values", columns=NAMED)
+    refused(run, rows, tmp_path, r"click not 0 or 1: 488\n(.*\n)*.*--click-values", columns=NAMED)
     refused(run, test_rows.drop("time"), tmp_path, "has no column 'time'")
     refused(run, test_rows, tmp_path, "has no column 'timestamp'", columns="user_id=player,item_id=game")
     refused(run, test_rows.rename({"scene": "place"}), tmp_path, "has no column 'scene'")
@@ -277,3 +277,42 @@ def test_what_a_killed_score_left_is_cleared_by_the_next(run, test_rows, tmp_pat
     (left / "log.parquet").touch()
     scored(run, test_rows, tmp_path)
     assert sorted(one.name for one in tmp_path.iterdir()) == ["log.csv", "scores.parquet"]
+
+
+def test_page_views_are_scored_item_by_item(run, test_rows, tmp_path):
+    keys = [name for name in test_rows.columns if name not in ("game", "liked")]
+    rows = test_rows.sort(keys, maintain_order=True)
+    _, flat = scored(run, rows, tmp_path)
+    lists = rows.group_by(keys, maintain_order=True).agg("game", "liked")
+    lists.write_parquet(tmp_path / "views.parquet")
+    found = downstream.serving.load(run).score(tmp_path / "views.parquet", tmp_path / "lists.parquet", columns=NAMED)
+    scores = pl.read_parquet(tmp_path / "lists.parquet")
+    assert len(lists) < found.rows == found.scored == len(rows) and "one row a page view" in found.notes[0]
+    assert scores.select("user_id", "item_id", "score").equals(flat.select("user_id", "item_id", "score"))
+
+
+def test_ids_and_times_of_another_form_than_the_datasets_are_said(run, test_rows, tmp_path):
+    changed = test_rows.with_columns(game=pl.format(" {}", "game"), player=pl.format("{} ", "player"))
+    found, scores = scored(run, changed.with_columns(time=pl.lit(5)), tmp_path)
+    assert not scores["known_user"].any() and not scores["known_item"].any()
+    items, users, early = found.notes[-3:]
+    assert "items of the log are not in the dataset: 100% of these ids would match without blanks" in items
+    assert "users of the log are not in the dataset: 100% of these ids would match without blanks" in users
+    assert "before the dataset begins" in early
+
+
+@pytest.mark.parametrize("place", ["nowhere", "run.csv", "run"])
+def test_what_is_no_run_is_named(tmp_path, place):
+    (tmp_path / "run.csv").touch()
+    (tmp_path / "run").mkdir()
+    write_json(tmp_path / "run" / "summary.json", [])
+    with pytest.raises(UserError, match=r"run of downstream\.train.*name the folder of one"):
+        downstream.serving.load(tmp_path / place)
+
+
+def test_what_stops_a_score_is_shown_with_its_lines(run, test_rows, tmp_path):
+    with pytest.raises(UserError, match=r"log\.csv, line 2: time 'soon'\n.*\n.*\n *expected: seconds"):
+        scored(run, test_rows.with_columns(time=pl.lit("soon")), tmp_path)
+    with pytest.raises(UserError, match="unknown name 'clik' in 'clik=liked'"):
+        scored(run, test_rows, tmp_path, columns={"user_id": "player", "clik": "liked"})
+    assert not (tmp_path / "scores.parquet").exists()

@@ -1,10 +1,12 @@
 """The settings of a run: what is wrong, out of range or contradictory is refused by name."""
 
 import pytest
+import torch
 
 from data_tools.common.cli import UserError, parse_settings
 from pretrain.settings import Settings
 from pretrain.training.optim import schedule
+from pretrain.training.step import one_picture_named
 from tests.pretrain.run_helpers import run, settings
 
 
@@ -88,3 +90,9 @@ def test_a_switch_needs_no_value():
     assert parse_settings(Settings, "", ["--resume", "--optim.steps", "6"]).resume
     assert parse_settings(Settings, "", ["--optim.steps", "6", "--resume"]).resume
     assert not parse_settings(Settings, "", ["--resume", "false"]).resume
+
+
+def test_one_picture_is_too_few_for_batch_normalisation():
+    said = r"step 3 has 1 different picture.*--batch.rows.*--encoder.freeze_norm"
+    with pytest.raises(UserError, match=said), one_picture_named(3, 1):
+        torch.nn.BatchNorm1d(2)(torch.ones(1, 2))

@@ -8,6 +8,7 @@ import timm
 import torch
 
 from data_tools.common.cli import UserError
+from data_tools.common.tensors import read_tensors
 from pretrain.encoder.image_encoder import build_encoder
 from pretrain.settings import Encoder
 
@@ -118,3 +119,15 @@ def test_a_folder_names_what_it_holds(tmp_path):
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(UserError, match=r"is a folder.*it holds model\.safetensors"):
         tower(tmp_path)
+
+
+def test_weights_of_a_run_that_were_not_copied_whole_are_named(tmp_path):
+    file = tmp_path / "best.safetensors"
+    safetensors.torch.save_file({"w": torch.ones(100)}, file)
+    whole = file.read_bytes()
+    for cut in (0, 50, 300):
+        file.write_bytes(whole[:cut])
+        with pytest.raises(UserError, match=r"best\.safetensors is missing or damaged.*copy it again"):
+            read_tensors(file)
+    file.write_bytes(whole)
+    assert read_tensors(file)["w"].tolist() == [1.0] * 100
