@@ -217,7 +217,7 @@ def test_a_dataset_that_was_not_copied_whole_is_named(source):
     broken = [
         ("impressions.parquet", whole["impressions.parquet"][:-50], "impressions.parquet is missing or damaged"),
         ("clicks.parquet", None, "clicks.parquet is missing or damaged"),
-        ("dataset.json", b"[]", r"dataset.json holds a list; must be an object"),
+        ("dataset.json", b"[]", r"dataset.json holds a list, not a dict"),
         (
             "dataset.json",
             whole["dataset.json"].replace(b'"users": 10', b'"users": 11'),
