@@ -173,7 +173,7 @@ def resumable_folder(path: str | Path, made_with: Any) -> Iterator[Path]:
     with locked(path):
         refuse_existing(target)
         made = scratch / MADE_WITH
-        if not made.exists() or read_json(made) != json.loads(json.dumps(finite(made_with))):
+        if not made.exists() or read_json(made, object) != json.loads(json.dumps(finite(made_with))):
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir()
             write_json(made, made_with)
@@ -248,8 +248,8 @@ def write_json(path: str | Path, value: Any, synced: bool = True) -> None:
         scratch.write_text(text + "\n", encoding="utf-8")
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
-    """Read a JSON file that holds an object, of this machine or at a URL.
+def read_json(path: str | Path, kind: type = dict) -> Any:
+    """Read a JSON file that holds an object, or a value of another ``kind``, of this machine or at a URL.
 
     Raises
     ------
@@ -262,8 +262,8 @@ def read_json(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} does not exist") from None
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path} holds a {type(found).__name__}; must be an object {{...}}, as it was written")
+    if not isinstance(found, kind):
+        raise UserError(f"{path} holds a {type(found).__name__}, not a {kind.__name__} as it was written")
     return found
 
 

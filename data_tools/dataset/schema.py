@@ -49,7 +49,6 @@ REQUIRED = {
     "impressions": ("user", "item", "user_id", "item_id", "timestamp", "click", "request", "clicks_before", "split"),
     "clicks": ("user", "user_id", "items", "timestamps"),
 }
-COUNTED = {"items": "items", "impressions": "impressions", "clicks": "users"}  # the counts of a table's rows
 OPTIONAL = ("users.parquet", "near_duplicates.parquet")
 
 
@@ -70,8 +69,8 @@ class Dataset:
         """A folder of this machine with its tables; of one at a URL, their copies in the cache."""
         names = ["dataset.json", *(f"{name}.parquet" for name in REQUIRED)]
         folder = mirrored(self.place, [*names, *filter(lambda name: exists(self.place / name), OPTIONAL)])
-        for name, counted in COUNTED.items():
-            _check_rows(folder / f"{name}.parquet", self.info.get("counts", {}).get(counted))
+        for name in REQUIRED:
+            _check_whole(folder / f"{name}.parquet")
         return folder
 
     @cached_property
@@ -114,15 +113,13 @@ class Dataset:
         return first
 
 
-def _check_rows(path: Path, promised: int | None) -> None:
-    """Raise a UserError if a table is missing or cut, or has another number of rows than ``dataset.json`` says."""
+def _check_whole(path: Path) -> None:
+    """Raise a UserError if a table is missing or cut."""
     try:
-        rows = pq.read_metadata(path).num_rows
+        pq.read_metadata(path)
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} is missing or damaged: {reason}; copy it again, or {AGAIN}") from None
-    if promised is not None and rows != promised:
-        raise UserError(f"{path} has {rows:,} rows, but dataset.json has {promised:,}; copy it again, or {AGAIN}")
 
 
 def open_dataset(folder: str | Path) -> Dataset:

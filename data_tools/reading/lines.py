@@ -126,15 +126,16 @@ def _quoted(file: Iterator[str], form: Form, width: int) -> Iterator[Line]:
             held.give_back()
             yield Line(None, QUOTES, held.done + 1, held.held[0])
             continue
-        if len(row) > 1 or (row and row[0].strip()):  # a blank line is no row
+        if any(value.strip(" ") for value in row):  # a line of nothing but delimiters is no row
             yield _judge(row, width, held.done + 1, "".join(held.held))
 
 
 def _plain(file: Iterator[str], delimiter: str, width: int) -> Iterator[Line]:
     for number, line in enumerate(file, 1):
         text = line.rstrip("\r\n")
-        if text.strip(" "):
-            yield _judge(text.split(delimiter), width, number, text)
+        row = text.split(delimiter)
+        if any(value.strip(" ") for value in row):
+            yield _judge(row, width, number, text)
 
 
 def delimited(path: Path, form: Form, width: int) -> Iterator[Line]:

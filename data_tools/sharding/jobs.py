@@ -52,7 +52,7 @@ def planned_jobs(plan: Plan, layout: str, items_per_shard: int) -> list[dict[str
 def finished(out: Path, job: dict[str, Any]) -> list[dict[str, Any]] | None:
     """What a finished job wrote, or None where it did not finish, or what it wrote did not reach the disk whole."""
     done = out / f"{job['name']}.done"
-    files = read_json(done) if done.exists() else []
+    files = read_json(done, list) if done.exists() else []
     written = [*files, *(file["part"] for file in files if "part" in file)]
     whole = all((out / file["file"]).exists() and digest([out / file["file"]]) == file["digest"] for file in written)
     return files if files and whole else None

@@ -141,7 +141,7 @@ def run_all(settings: Settings) -> tuple[list[dict[str, Any]], bool]:
     work, until = Path(settings.work).absolute(), time.monotonic() + 60 * settings.minutes
     work.mkdir(parents=True, exist_ok=True)
     kept = work / "measured.json"
-    measured = read_json(kept) if kept.exists() else []
+    measured = read_json(kept, list) if kept.exists() else []
     done = {(one["axis"], one["size"], one["stage"]) for one in measured}
     for axis, size, items, impressions in sizes(settings):
         folder, pictures = work / f"{axis}-{size}", work / "pictures"

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 
 import polars as pl
 from hypothesis import HealthCheck, given, settings
@@ -64,6 +65,7 @@ def settled(source, rows, *places):
     )
 
 
+NO_VALUE = rb'( *|" *")(,( *|" *"))*'  # a line of nothing but delimiters
 FUZZ = settings(
     max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
@@ -88,7 +90,7 @@ def test_any_lines(source, rows):
     lines = [line.replace(b"\r", b"").replace(b"\n", b"") for line in lines]
     lines = [line for line in lines if line.count(b'"') != 1 or line == b'x,"open']
     (source / "log.csv").write_bytes(b"\n".join([b"user_id,item_id,timestamp,click", b"a,00,1,1", *lines]))
-    settled(source, sum(map(bool, lines)) + 1)
+    settled(source, sum(not re.fullmatch(NO_VALUE, line) for line in lines) + 1)
 
 
 @FUZZ
