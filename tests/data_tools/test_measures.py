@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from data_tools.measures import simscore
 from data_tools.measures.effective_rank import effective_rank
 from data_tools.measures.group_auc import group_auc, page_auc
 from data_tools.measures.simscore import mean_history, sim_scores
@@ -43,8 +44,10 @@ def test_effective_rank_of_known_spectra(made):
     assert effective_rank(made(rows)) == pytest.approx(math.exp(-(share * np.log(share)).sum()), rel=1e-5)
 
 
+@pytest.mark.parametrize("at_once", [1, 1 << 24])
 @pytest.mark.parametrize("made", LIBRARIES)
-def test_sim_score_is_the_mean_cosine_with_the_history(made):
+def test_sim_score_is_the_mean_cosine_with_the_history(made, at_once, monkeypatch):
+    monkeypatch.setattr(simscore, "AT_ONCE", at_once)
     unit = unit_vectors(7, 4)
     history, page = np.array([[0, 1, -1], [2, -1, -1], [-1, -1, -1]]), np.array([[3, 4], [0, 6], [1, 2]])
     found = np.asarray(sim_scores(made(unit), made(history), made(page)))
