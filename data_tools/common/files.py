@@ -263,7 +263,8 @@ def read_json(path: str | Path, kind: type = dict) -> Any:
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(found, kind):
-        raise UserError(f"{path} holds a {type(found).__name__}, not a {kind.__name__} as it was written")
+        wanted = {dict: "an object {...}", list: "a list [...]"}.get(kind, f"a {kind.__name__}")
+        raise UserError(f"{path} does not hold {wanted}, as it did when it was written; copy it again")
     return found
 
 

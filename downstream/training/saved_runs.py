@@ -83,7 +83,7 @@ def run_settings(folder: str | Path) -> RunSettings:
     if not path.is_file():
         raise UserError(f"{folder} holds no run of downstream.train (no summary.json); name the folder of one")
     summary: dict[str, Any] = read_json(path)
-    if not isinstance(summary, dict) or "dataset" not in summary.get("settings", {}):
+    if "dataset" not in summary.get("settings", {}):
         raise UserError(f"{path} is not the summary of a run of downstream.train; name the folder of one")
     try:
         return settings_from(RunSettings, _upgraded(summary["settings"]), f"{folder}/summary.json")

@@ -217,7 +217,7 @@ def test_a_dataset_that_was_not_copied_whole_is_named(source):
     broken = [
         ("impressions.parquet", whole["impressions.parquet"][:-50], "impressions.parquet is missing or damaged"),
         ("clicks.parquet", None, "clicks.parquet is missing or damaged"),
-        ("dataset.json", b"[]", r"dataset.json holds a list, not a dict"),
+        ("dataset.json", b"[]", r"dataset.json does not hold an object"),
     ]
     for name, data, said in broken:
         (folder / name).unlink() if data is None else (folder / name).write_bytes(data)

@@ -301,12 +301,21 @@ def test_ids_and_times_of_another_form_than_the_datasets_are_said(run, test_rows
     assert "before the dataset begins" in early
 
 
-@pytest.mark.parametrize("place", ["nowhere", "run.csv", "run"])
-def test_what_is_no_run_is_named(tmp_path, place):
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("nowhere", r"run of downstream\.train.*name the folder of one"),
+        ("run.csv", r"run of downstream\.train.*name the folder of one"),
+        ("run", r"summary\.json does not hold an object .* copy it again"),
+        ("other", r"run of downstream\.train.*name the folder of one"),
+    ],
+)
+def test_what_is_no_run_is_named(tmp_path, place, said):
     (tmp_path / "run.csv").touch()
-    (tmp_path / "run").mkdir()
-    write_json(tmp_path / "run" / "summary.json", [])
-    with pytest.raises(UserError, match=r"run of downstream\.train.*name the folder of one"):
+    for folder, content in {"run": [], "other": {}}.items():
+        (tmp_path / folder).mkdir()
+        write_json(tmp_path / folder / "summary.json", content)
+    with pytest.raises(UserError, match=said):
         downstream.serving.load(tmp_path / place)
 
 

@@ -54,7 +54,7 @@ def test_vectors_made_before_rank_as_the_model_does(data, planted, name, images)
     scores = catalogue_vectors(model, data, everything, chunk=7) @ user_queries(model, data, rows[:1])[0]
     if name == "dssm":
         scores = scores * model.scale.item()
-    np.testing.assert_allclose(logits - logits.mean(), scores - scores.mean(), atol=1e-5)
+    np.testing.assert_allclose(logits - logits.mean(), scores - scores.mean(), rtol=1e-5, atol=1e-5)
 
 
 def test_dqm_equals_a_loop(data, planted, batch):
