@@ -129,14 +129,14 @@ def slope(rounds: list[dict[str, float]], what: str, skipped: int) -> tuple[floa
     return float(fit.slope), float(fit.stderr * stats.t.ppf(0.975, len(x) - 2))
 
 
-def page(rounds: list[dict[str, float]], skipped: int) -> str:
-    """The table."""
+def page(top: list[str], rounds: list[dict[str, float]], skipped: int) -> str:
+    """The table, below its heading."""
     minutes = sum(one["seconds"] for one in rounds) / 60
     processes = len({one["process"] for one in rounds})
-    lines = heading("Train, export and compare in a loop")
-    lines += [
-        f"{len(rounds)} rounds in {minutes:.1f} minutes, in {processes} processes one after the other; the slopes "
-        f"leave out the first {skipped} rounds of each.",
+    lines = [
+        *top,
+        f"{len(rounds)} rounds in {minutes:.1f} minutes; processes, one after the other: {processes}; the slopes leave "
+        f"out the first {skipped} rounds of each.",
         "",
         "| what | first counted round | last round | growth a round (95 % interval) |",
         "|---|---:|---:|---:|",
@@ -152,6 +152,7 @@ def page(rounds: list[dict[str, float]], skipped: int) -> str:
 def main() -> None:
     settings = parse_settings(Settings, __doc__)
     work, until = Path(settings.work).absolute(), time.monotonic() + 60 * settings.minutes
+    top = heading("Train, export and compare in a loop")  # with this command, before those of the rounds
     temporary = work / "tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -168,7 +169,7 @@ def main() -> None:
         with kept.open("a") as file:
             file.write(json.dumps(rounds[-1]) + "\n")
         print(json.dumps(rounds[-1]), flush=True)
-    text = page(rounds, settings.skipped)
+    text = page(top, rounds, settings.skipped)
     print(text)
     if settings.out:
         Path(settings.out).write_text(text)
