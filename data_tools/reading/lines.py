@@ -126,7 +126,7 @@ def _quoted(file: Iterator[str], form: Form, width: int) -> Iterator[Line]:
             held.give_back()
             yield Line(None, QUOTES, held.done + 1, held.held[0])
             continue
-        if any(value.strip(" ") for value in row):  # a line of nothing but delimiters is no row
+        if _holds(row, width):
             yield _judge(row, width, held.done + 1, "".join(held.held))
 
 
@@ -134,8 +134,13 @@ def _plain(file: Iterator[str], delimiter: str, width: int) -> Iterator[Line]:
     for number, line in enumerate(file, 1):
         text = line.rstrip("\r\n")
         row = text.split(delimiter)
-        if any(value.strip(" ") for value in row):
+        if _holds(row, width):
             yield _judge(row, width, number, text)
+
+
+def _holds(row: list[str], width: int) -> bool:
+    """Whether a line is to be read: nothing but delimiters is no row, but if their number is right it is counted."""
+    return len(row) == width > 1 or any(value.strip(" ") for value in row)
 
 
 def delimited(path: Path, form: Form, width: int) -> Iterator[Line]:
