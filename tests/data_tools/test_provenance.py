@@ -31,4 +31,5 @@ def test_peak_memory_remembers_what_was_given_back_and_knows_nothing_of_the_pare
     (tmp_path / "held.py").write_text(tells)
     ours = np.ones(2**28)  # 2 GiB, in this process
     little, much = (said(tmp_path, "held.py", str(count)) for count in (1, 2**27))
-    assert ours.sum() and 1024 - 50 < much - little < 1024 + 50
+    # The imports' own peak, which they have given back by then, hides part of what is held after them.
+    assert ours.sum() and 1024 - 200 < much - little < 1024 + 50
