@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -93,13 +93,13 @@ class Converter:
             rows = self._sound(lines.delimited(plain, here, len(names)), path)
             parts = [self._write(path, block, safe) for block in _blocks(rows)] or [self._write(path, [], safe)]
         outs = [part.path for part in parts]
+        nothing = " AND ".join(f"coalesce(trim({sql_name(one)}), '') = ''" for one in safe)
+        no_rows = {"without any value": nothing}
         if form.names is None:
-            bare = [
-                f"trim({sql_name(one)}, ' {MARK}') = {sql_text(name)}" for one, name in zip(safe, written, strict=True)
-            ]
-            self._drop(path, outs, " AND ".join(bare), "that repeat the header")
-        nothing = [f"coalesce(trim({sql_name(one)}), '') = ''" for one in safe]
-        self._drop(path, outs, " AND ".join(nothing), "without any value")
+            named = zip(safe, written, strict=True)
+            header = " AND ".join(f"trim({sql_name(one)}, ' {MARK}') = {sql_text(name)}" for one, name in named)
+            no_rows = {"that repeat the header": header, **no_rows}
+        self._drop(path, outs, no_rows)
         return [replace(part, form=form) for part in parts]
 
     def _sound(self, found: Iterator[lines.Line], path: Path) -> Iterator[Any]:
@@ -141,19 +141,25 @@ class Converter:
         except duckdb.Error:
             return False
 
-    def _drop(self, path: Path, outs: Sequence[Path], condition: str, what: str) -> None:
-        """Leave out what is no row: the header again, as where files were put together, or nothing but delimiters."""
-        dropped = 0
+    def _drop(self, path: Path, outs: Sequence[Path], no_rows: Mapping[str, str]) -> None:
+        """Leave out what is no row: the header again, as where files were put together, or nothing but delimiters.
+
+        ``no_rows`` has a condition for each kind, by what is said of its lines; a row meets one of them at most.
+        """
+        dropped = dict.fromkeys(no_rows, 0)
+        counts = ", ".join(f"count(*) FILTER (WHERE {condition})" for condition in no_rows.values())
+        either = " OR ".join(f"({condition})" for condition in no_rows.values())
         with self._engine() as engine:
             for out in outs:
-                found = engine.sql(f"SELECT count(*) FROM {sql_table([out])} WHERE {condition}").fetchall()[0][0]
-                if found:
+                found = engine.sql(f"SELECT {counts} FROM {sql_table([out])}").fetchall()[0]
+                if any(found):
                     kept = self._next()
-                    engine.sql(f"FROM {sql_table([out])} WHERE ({condition}) IS NOT TRUE").write_parquet(str(kept))
+                    engine.sql(f"FROM {sql_table([out])} WHERE ({either}) IS NOT TRUE").write_parquet(str(kept))
                     kept.replace(out)
-                    dropped += found
-        if dropped:
-            self.notes.append(f"{path.name}: {dropped:,} lines {what} are passed over")
+                    dropped = {what: dropped[what] + count for what, count in zip(no_rows, found, strict=True)}
+        self.notes += [
+            f"{path.name}: {count:,} lines {what} are passed over" for what, count in dropped.items() if count
+        ]
 
     def json(self, path: Path, wanted: Collection[str] | None) -> list[Part]:
         """Parts of a file of JSON objects: the ``wanted`` keys, by default all, each part with those of its objects."""
