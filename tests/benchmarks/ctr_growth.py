@@ -79,9 +79,9 @@ class Settings:
     out: str | None = None
 
 
-def in_own_process(part: str, **given: Any) -> dict[str, Any]:
-    """What a measurement says, beside what it was given."""
-    command = [sys.executable, __file__, "--part", part, "--given", json.dumps(given)]
+def in_own_process(part: str, places: dict[str, str] | None = None, **given: Any) -> dict[str, Any]:
+    """What a measurement says, with what it was given, but for the ``places`` of files, which are gone afterwards."""
+    command = [sys.executable, __file__, "--part", part, "--given", json.dumps({**given, **(places or {})})]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{part} {given}:\n{done.stderr[-2000:]}")
@@ -113,7 +113,7 @@ def joined(settings: Settings, folder: Path) -> dict[str, Any]:
     write_click_log(folder / "log", settings.table_impressions, 20_000, settings.table_items)
     write_table(folder / "table", settings.table_items, settings.table_size)
     places = {"dataset": str(folder / "log"), "table": str(folder / "table"), "out": str(folder / "run")}
-    return {"items": settings.table_items, "size": settings.table_size, **in_own_process("table", **places)}
+    return {"items": settings.table_items, "size": settings.table_size, **in_own_process("table", places)}
 
 
 def scoring(settings: Settings, folder: Path) -> Iterator[dict[str, Any]]:
@@ -132,7 +132,7 @@ def scoring(settings: Settings, folder: Path) -> Iterator[dict[str, Any]]:
     )
     with progress_bar(shown=False) as progress:
         train(run, progress)
-    yield in_own_process("forward", run=run.out, rows=100_000)
+    yield in_own_process("forward", {"run": run.out}, rows=100_000)
     for rows in settings.scored:
         rng, log = np.random.default_rng(rows), folder / "log.parquet"
         frame = {"user_id": rng.integers(users, size=rows), "item_id": rng.integers(items, size=rows)}
@@ -141,7 +141,7 @@ def scoring(settings: Settings, folder: Path) -> Iterator[dict[str, Any]]:
             log, row_group_size=PIECE
         )
         (folder / "scores.parquet").unlink(missing_ok=True)
-        yield in_own_process("scoring", run=run.out, log=str(log), out=str(folder / "scores.parquet"))
+        yield in_own_process("scoring", {"run": run.out, "log": str(log), "out": str(folder / "scores.parquet")})
 
 
 def ratios(figures: dict[str, Any]) -> Iterator[Ratio]:
