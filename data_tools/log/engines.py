@@ -28,6 +28,8 @@ from data_tools.reading.parts import Part
 ROW = "__row__"
 ibis.options.sql.fuse_selects = False  # fused, an expression that others build on is written as often as it is used
 NO_TEXT = "Invalid string encoding"
+UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+MEMORY_A_THREAD = 120e6  # bytes; DuckDB's documentation says 125 MB at least
 LAST_SEEN = "Possible"  # DuckDB's advice begins so; it names settings that do not exist here
 
 
@@ -67,14 +69,19 @@ class DuckDB:
     def __init__(self, work: Path, memory: str) -> None:
         try:
             self.backend = ibis.duckdb.connect(
-                threads=len(os.sched_getaffinity(0)),
                 temp_directory=f"{work}/spill",
                 memory_limit=memory,
                 preserve_insertion_order=False,  # every order that matters is asked for
             )
             self.backend.raw_sql("SET TimeZone = 'UTC'")  # otherwise times with a zone become local ones
+            self.backend.raw_sql(f"SET threads TO {self._threads()}")
         except duckdb.Error as error:
             raise UserError(f"DuckDB cannot start with memory {memory!r}: {error}") from error
+
+    def _threads(self) -> int:
+        """One a core, but no more than there is memory for: many threads run out of little memory, where few spill."""
+        number, unit = self.backend.raw_sql("SELECT current_setting('memory_limit')").fetchone()[0].split()
+        return max(1, min(len(os.sched_getaffinity(0)), int(float(number) * UNITS[unit] / MEMORY_A_THREAD)))
 
     def read(self, parts: Sequence[Part], columns: Collection[str]) -> ir.Table:
         """Some columns of Parquet files one after the other, united by name, those of folders among them; with the

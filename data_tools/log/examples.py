@@ -201,7 +201,7 @@ def id_hint(unknown: pl.Series, known: pl.Series) -> list[str]:
 
 def alike_ids(unknown: pl.Series, known: pl.Series) -> tuple[float, str] | None:
     """The share of unknown ids that would match known ones in another form, and which form that is; None for none."""
-    ids = unknown.drop_nulls().unique().sort().head(LOOKED_AT)
+    ids, known = unknown.drop_nulls().cast(pl.String).unique().sort().head(LOOKED_AT), known.cast(pl.String)
     changes = {
         "without blanks round them: --match-ids stripped": lambda ids: ids.str.strip_chars(),
         "without zeros in front: --match-ids unpadded": lambda ids: ids.str.strip_chars().str.replace("^0+(.)", "${1}"),

@@ -57,7 +57,7 @@ class Reading(Checked):
     max_bad_share : float
         Largest fraction of the log's rows that may be unusable.
     memory : str
-        Memory limit of DuckDB, which spills to disk next to the output.
+        Memory limit of DuckDB, which spills to disk next to the output; it takes a thread for each 120 MB.
     """
 
     time_unit: TimeUnit = "auto"
@@ -65,7 +65,7 @@ class Reading(Checked):
     click_values: str = ""
     match_ids: MatchIds = "exact"
     max_bad_share: ClosedUnitInterval = 0.05
-    memory: str = "4GB"
+    memory: str = "1GB"
 
 
 @dataclass(frozen=True)
