@@ -17,8 +17,9 @@ from rich.progress import Progress
 
 from data_tools.common.files import digest, read_json, whole_folder, write_json
 from data_tools.common.plugins import changed
-from data_tools.common.provenance import commit, peak_memory, versions
+from data_tools.common.provenance import commit, versions
 from data_tools.common.stopping import stop_with_parent
+from data_tools.common.system import peak_memory
 from data_tools.tables.here import here
 from data_tools.tables.table import read_table
 from downstream.data.ctr_data import CTRData, load_ctr_data

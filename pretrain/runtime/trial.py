@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from data_tools.common.errors import UserError
-from data_tools.common.provenance import peak_memory
+from data_tools.common.system import peak_memory
 from data_tools.sharding.read import Shards
 from pretrain.data.transforms import Transform
 from pretrain.runtime.cpu import own_cores
