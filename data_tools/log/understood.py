@@ -20,7 +20,6 @@ from data_tools.log.time_forms import time_form
 from data_tools.log.times import TimeForm
 
 IDS = ("user_id", "item_id", "request_id")
-MATCHES = ("exact", "stripped", "unpadded")
 WHOLE_TEXT = "text of whole numbers"
 YES, NO = ("1", "true", "t", "yes", "y"), ("0", "false", "f", "no", "n")
 NOTHING = ("null", "none", "nan", "na", "n/a", "<na>", "undefined")  # words of programs that had no id
@@ -58,7 +57,7 @@ class Understood:
     ids : dict of str to str
         Our name of a column of ids -> the type that it is read as, or that it is text of numbers such as "12.0".
     match : str
-        How ids are compared, one of ``MATCHES``.
+        How ids are compared: "exact", "stripped" or "unpadded" (see :class:`data_tools.dataset.rules.Rules`).
     some_requests : bool
         Whether so many rows lack a request_id that these are no mistakes.
     notes : tuple of str
@@ -113,7 +112,7 @@ def understand(
     click_values : str
         The values of the column click that are clicks, with commas between; all others are none.
     match : str
-        How ids are compared, one of ``MATCHES``.
+        How ids are compared: "exact", "stripped" or "unpadded" (see :class:`data_tools.dataset.rules.Rules`).
     bad_share : float
         More rows than this share without a label are no mistakes.
 
