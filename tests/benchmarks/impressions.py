@@ -33,17 +33,17 @@ from downstream.training.settings import ModelSettings, TrainingSettings
 from own_memory import own_mebibytes, watched
 
 if __name__ == "__main__":
-    told = json.loads(sys.argv[1])
+    given = json.loads(sys.argv[1])
     before, found, settings = own_mebibytes(), {}, DataSettings(history=50)
     with watched() as peak:
         for name in ("first load", "later load"):
             start = time.perf_counter()
-            data = load_ctr_data(told["dataset"], settings)
+            data = load_ctr_data(given["dataset"], settings)
             found[name] = time.perf_counter() - start
         found["MiB while loading"] = peak.mebibytes - before
         start = time.perf_counter()
-        optim = OptimSettings(batch_size=told["batch_size"], threads=told["threads"])
-        result = fit(data, None, TrainingSettings(settings, ModelSettings(told["model"]), optim=optim), 0)
+        optim = OptimSettings(batch_size=given["batch_size"], threads=given["threads"])
+        result = fit(data, None, TrainingSettings(settings, ModelSettings(given["model"]), optim=optim), 0)
         found["training and scoring"] = time.perf_counter() - start
     found["samples a second"] = result.epochs[0]["samples_per_second"]
     found["seconds"] = found["first load"] + found["training and scoring"]
@@ -84,9 +84,9 @@ def measured(settings: Settings, impressions: int) -> dict[str, float]:
     own = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     with tempfile.TemporaryDirectory() as folder:
         write_click_log(Path(folder, "log"), impressions, settings.users, settings.items)
-        told = json.dumps({**asdict(settings), "dataset": f"{folder}/log"})
+        given = json.dumps({**asdict(settings), "dataset": f"{folder}/log"})
         done = subprocess.run(
-            [sys.executable, "-c", RUN, told], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": own}
+            [sys.executable, "-c", RUN, given], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": own}
         )
     if done.returncode:
         raise UserError(f"the training failed:\n{done.stderr[-1500:]}")
@@ -98,8 +98,8 @@ def main() -> None:
     found = {}
     for impressions in (settings.impressions, settings.factor * settings.impressions):
         found[impressions] = measured(settings, impressions)
-        told = ", ".join(f"{name} {value:,.2f}" for name, value in found[impressions].items())
-        console.print(f"{impressions:,} impressions: {told}")
+        shown = ", ".join(f"{name} {value:,.2f}" for name, value in found[impressions].items())
+        console.print(f"{impressions:,} impressions: {shown}")
     small, large = found.values()
     side = f"1/{settings.factor} of the impressions"
     finish(settings, {"found": found}, [Ratio(name, large[name], small[name], side) for name in COMPARED])

@@ -61,14 +61,14 @@ def make(requests: int, scratch: str | None) -> dict[str, float]:
         marks.append(time.perf_counter())
         write_oracle(Path(folder, "dataset"), log)
         marks.append(time.perf_counter())
-    simulated, drawing, written, told = (after - before for before, after in pairwise(marks))
+    simulated, drawing, written, ended = (after - before for before, after in pairwise(marks))
     return {
         "requests": requests,
         "impressions": len(log),
         "simulate_seconds": simulated,
         "dataset_seconds": written - drawing,
-        "oracle_seconds": told,
-        "seconds": simulated + written - drawing + told,
+        "oracle_seconds": ended,
+        "seconds": simulated + written - drawing + ended,
         "drawing_seconds": drawing,
         "peak_gib": peak_memory()["process"] / 1024,
     }

@@ -362,8 +362,8 @@ def test_downloads_that_went_wrong_are_a_message(source, tmp_path):
     for what, text in DOWNLOADED.items():
         folder = tmp_path / what.replace(" ", "-")
         put(folder, dict.fromkeys((f"files/{name}" for name in FILES[source]), text))
-        with pytest.raises(UserError) as told:
+        with pytest.raises(UserError) as error:
             convert(Settings(source=source, files=folder / "files", out=folder / "out"))
-        assert "SELECT" not in str(told.value) and not (folder / "out").exists(), what
+        assert "SELECT" not in str(error.value) and not (folder / "out").exists(), what
         if source == "movielens" and what in ("a web page", "a pointer"):
-            assert f"movies.dat is {what}" in str(told.value)
+            assert f"movies.dat is {what}" in str(error.value)
