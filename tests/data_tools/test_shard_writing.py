@@ -127,7 +127,7 @@ def test_an_interrupted_job_continues(tiny_world, streaming_shards, tmp_path, mo
 def test_a_file_that_was_cut_short_is_written_again(tiny_world, tmp_path, monkeypatch, kind):
     with monkeypatch.context() as patch, pytest.raises(Stop):
         stopped_after(-1, patch)
-        patch.setattr(shards_module, "_index", lambda *_: stop())
+        patch.setattr(shards_module, "make_index", lambda *_, **__: stop())
         write(tiny_world, tmp_path / "s")
     cut = next((tmp_path / ".s.partial").glob(kind))
     os.truncate(cut, 1000)
