@@ -36,7 +36,8 @@ class Held:
     ----------
     number : int32 array (items,), each item's number in the shards, old or new
     written : int32 array, the items whose pictures the shards lack
-    since : time of the first training page view that they lack
+    since : int
+        Time of the first training page view that they lack.
     """
 
     number: np.ndarray
@@ -49,7 +50,8 @@ def make_plan(dataset: Dataset, settings: Settings, folder: Path, held: Held | N
 
     Parameters
     ----------
-    held : what need not be written again
+    held : Held or None
+        What need not be written again.
 
     Raises
     ------

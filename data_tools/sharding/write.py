@@ -39,7 +39,8 @@ def write_shards(settings: Settings, say: Callable[[str], None] = lambda text: N
 
     Parameters
     ----------
-    say : is given the estimate of what self-contained shards take, before they are written
+    say : callable
+        Is given the estimate of what self-contained shards take, before they are written.
 
     Raises
     ------

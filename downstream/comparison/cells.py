@@ -37,11 +37,16 @@ class Cell:
 
     Attributes
     ----------
-    source, form, model : names; the form of IDs only is "none"
-    seed : of the CTR training
-    table : embedding table, or None
-    training : settings of the CTR training
-    encoder : pre-training seed of the table: its place among those of its source
+    source, form, model : str
+        Names; the form of IDs only is "none".
+    seed : int
+        Of the CTR training.
+    table : Path or None
+        Embedding table, or None.
+    training : TrainingSettings
+        Settings of the CTR training.
+    encoder : int
+        Pre-training seed of the table: its place among those of its source.
     """
 
     source: str
@@ -152,8 +157,10 @@ def run_cells(cells: list[Cell], cache: Path, data: CTRData, workers: int, progr
 
     Parameters
     ----------
-    data : loaded with the data settings that all cells share
-    workers : processes that run cells side by side; 1 is this one
+    data : CTRData
+        Loaded with the data settings that all cells share.
+    workers : int
+        Processes that run cells side by side; 1 is this one.
     """
     folders = [cache / cell_digest(cell, data) for cell in cells]
     missing = {folder: cell for folder, cell in zip(folders, cells, strict=True) if not folder.exists()}

@@ -48,9 +48,12 @@ def bootstrap_metrics(
 
     Parameters
     ----------
-    click, user : (N,); users are integers in [0, users)
-    probabilities : (n, N), one row a model
-    users : the population that is drawn from; give the same for every model and slice that is compared
+    click, user : numpy.ndarray
+        (N,); users are integers in [0, users).
+    probabilities : numpy.ndarray
+        (n, N), one row a model.
+    users : int
+        The population that is drawn from; give the same for every model and slice that is compared.
 
     Returns
     -------
