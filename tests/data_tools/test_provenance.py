@@ -6,6 +6,8 @@ import sys
 
 import numpy as np
 
+from data_tools.common.provenance import this_command
+
 SAYS = "import json\nfrom data_tools.common.provenance import made_by\nprint(json.dumps(made_by()))\n"
 
 
@@ -14,14 +16,15 @@ def said(folder, *arguments):
     return json.loads(done.stdout)
 
 
-def test_the_command_is_what_one_would_type_again(tmp_path):
+def test_the_command_is_what_one_would_type_again(tmp_path, monkeypatch):
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "job.py").write_text(SAYS)
     script = said(tmp_path, "package/job.py", "--name", "two words")
     module = said(tmp_path, "-m", "package.job", "--name", "two words")
     assert script["command"] == "python package/job.py --name 'two words'"
     assert module["command"] == "python -m package.job --name 'two words'"
-    assert said(tmp_path, "package/job.py")["command"] == "python package/job.py"
+    monkeypatch.setattr(sys, "argv", ["job.py"])
+    assert this_command("package.job") == "python -m package.job"
     assert script.keys() == {"command", "commit", "versions", "machine"} and script["versions"]["torch"]
 
 
