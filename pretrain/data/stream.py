@@ -285,7 +285,8 @@ def loader(
         Side of the square pictures.
     seed, process, processes, start : int
         See :class:`BatchStream`.
-    views, annotate : int
+    views : int
+    annotate : records -> dict of tensors, optional
         See :func:`pretrain.data.collate.item_batch`.
     pictures : bool
         Whether ``images`` holds pictures; otherwise the items' numbers, for encoders that take items.
