@@ -50,9 +50,12 @@ def join(tables: Sequence[EmbeddingTable], missing: str = "stop", order: Sequenc
 
     Parameters
     ----------
-    tables : one or several
-    missing : for an item that some table lacks: "stop", "drop" it, or put "zero" or the table's "mean" there
-    order : the items wanted, by default those of all tables in order of appearance
+    tables : sequence of EmbeddingTable
+        One or several.
+    missing : str
+        For an item that some table lacks: "stop", "drop" it, or put "zero" or the table's "mean" there.
+    order : sequence, optional
+        The items wanted, by default those of all tables in order of appearance.
 
     Raises
     ------

@@ -273,6 +273,19 @@ def _load(settings: Settings) -> tuple[ImageEncoder, Settings, dict[str, Any]]:
     return encoder, settings, record
 
 
+def _described(encoder: ImageEncoder, shards: Shards, settings: Settings, record: dict[str, Any]) -> dict[str, Any]:
+    """What ``table.json`` says of how its vectors are made; ``record`` is what it says of the encoder."""
+    several = shards.index["format_version"] == SEVERAL_PICTURES
+    return {
+        "normalised": settings.normalise,
+        **({"pictures": settings.pictures} if several else {}),
+        "layer": settings.layer,
+        **record,
+        "preprocessing": preprocessing(encoder, settings.encoder.image_size),
+        "dataset_fingerprint": shards.index["dataset_fingerprint"],
+    }
+
+
 def export(settings: Settings) -> dict[str, Any]:
     """Export on all processes, each its share of the catalogue shards; returns what ``table.json`` says."""
     prepare_cpu()
@@ -301,12 +314,7 @@ def export(settings: Settings) -> dict[str, Any]:
             info = {
                 **describe(sum(count), max(size), settings.dtype, folder=folder),
                 "broken_pictures": sum(broken),
-                "normalised": settings.normalise,
-                **({"pictures": settings.pictures} if shards.index["format_version"] == SEVERAL_PICTURES else {}),
-                "layer": settings.layer,
-                **record,
-                "preprocessing": preprocessing(encoder, settings.encoder.image_size),
-                "dataset_fingerprint": shards.index["dataset_fingerprint"],
+                **_described(encoder, shards, settings, record),
                 "seconds": time.time() - started,
             }
             write_json(folder / "table.json", info)

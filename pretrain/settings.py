@@ -23,7 +23,7 @@ class Encoder(Checked):
     Attributes
     ----------
     family : str
-        Where the image tower comes from: timm, open_clip, or an installed plug-in.
+        Where the image tower comes from (listed below).
     name : str
         Model of the family. It may begin with the family, as in open_clip:RN50, or be a name as hubs show it.
     weights : str or None
@@ -84,7 +84,7 @@ class Objective(Checked):
     Attributes
     ----------
     name : str
-        Objective: courier, scl, simclr, simsiam, clip, supervised, sum (of several), or an installed plug-in.
+        What is learned (listed below).
     guards : Guards
         Terms against collapse.
     """

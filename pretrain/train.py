@@ -82,11 +82,7 @@ def build(settings: Settings, processes: PartialState) -> TrainingState:
     resumed: dict[str, Any] = {"step": 0, "seconds": 0.0}
     if checkpoint:
         resumed = runs.load_checkpoint(checkpoint, encoder, optimizer, objective)
-        if resumed["step"] > settings.optim.steps:
-            raise UserError(
-                f"{settings.out} has done {resumed['step']} steps already, more than --optim.steps "
-                f"{settings.optim.steps}; give at least {resumed['step']}, or name another folder with --out"
-            )
+        _refuse_fewer_steps(settings, resumed["step"])
     wanted = settings.optim.precision
     precision = resumed.get("precision") or choose_precision(encoder, wanted, settings.encoder.image_size)
     precision = broadcast_object_list([precision])[0]
@@ -112,6 +108,15 @@ def build(settings: Settings, processes: PartialState) -> TrainingState:
         step=resumed["step"],
         seconds=resumed["seconds"],
     )
+
+
+def _refuse_fewer_steps(settings: Settings, done: int) -> None:
+    """Raise a UserError if a run has done more steps than it is asked for."""
+    if done > settings.optim.steps:
+        raise UserError(
+            f"{settings.out} has done {done} steps already, more than --optim.steps {settings.optim.steps}; give at "
+            f"least {done}, or name another folder with --out"
+        )
 
 
 def default_world(world: World, processes: PartialState) -> Path:

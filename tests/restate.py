@@ -32,7 +32,8 @@ from downstream.comparison.spec import BEST, ComparisonSpec, Primary
 from downstream.report.summary import write_summary
 from downstream.report.verdict import verdict
 from downstream.report.words import Names, signed
-from downstream.statistics.intervals import BootstrapSettings, Cells, Interval, difference_interval
+from downstream.statistics.bootstrap import BootstrapSettings
+from downstream.statistics.intervals import Cells, Interval, difference_interval
 
 USERS, DRAWS = 2000, 400
 SLICES = ("all", "cold")

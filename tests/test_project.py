@@ -1,13 +1,11 @@
 """What the front page and the configurations promise."""
 
-import dataclasses
 import importlib
 import re
 import shlex
 from pathlib import Path
 
 import pytest
-import yaml
 
 from data_tools.common.cli import parse_settings
 from data_tools.common.parser import Parser
@@ -15,7 +13,6 @@ from pretrain.settings import Settings as Pretrain
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*/*.yaml"))
-
 
 COMMANDS = [
     ".".join(file.relative_to(ROOT).with_suffix("").parts)
@@ -86,12 +83,6 @@ def test_every_configuration_is_accepted(config):
 def test_every_configuration_starts_with_its_command(config):
     header = config.read_text(encoding="utf-8").splitlines()[0]
     assert header.startswith(("# accelerate launch pretrain/train.py", "# python -m downstream."))
-
-
-def test_the_default_configuration_is_the_default():
-    written = yaml.safe_load((ROOT / "configs" / "pretrain" / "default.yaml").read_text(encoding="utf-8"))
-    common = {"quiet": False, "json_log": None, "url_cache": None, "url_cache_gb": None}
-    assert written == common | dataclasses.asdict(Pretrain())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

@@ -8,7 +8,7 @@ from data_tools.common.errors import UserError
 from data_tools.simulation.settings import World
 from downstream import compare
 from downstream import train as ctr
-from downstream.statistics.intervals import BootstrapSettings
+from downstream.statistics.bootstrap import BootstrapSettings
 from pretrain import run_page, train
 from pretrain.training.runs import open_run, read_settings
 

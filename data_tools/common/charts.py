@@ -67,11 +67,16 @@ def over_time(
 
     Parameters
     ----------
-    starts, widths : of each bar, in seconds since 1970 and in seconds
-    values : heights
-    marks : name -> time of a dashed line
-    described : text for screen readers
-    share : whether heights are shares, shown in per cent
+    starts, widths : list of float
+        Of each bar, in seconds since 1970 and in seconds.
+    values : list of float
+        Heights.
+    marks : dict of str to float
+        Name -> time of a dashed line.
+    described : str
+        Text for screen readers.
+    share : bool
+        Whether heights are shares, shown in per cent.
 
     Returns
     -------

@@ -51,9 +51,12 @@ def parse_settings(settings: type[Settings], description: str | None, argv: Sequ
 
     Parameters
     ----------
-    settings : a dataclass whose fields may be dataclasses (sections); each documents its fields.
-    description : shown on top of ``--help``.
-    argv : the arguments, by default those of the process.
+    settings : type
+        A dataclass whose fields may be dataclasses (sections); each documents its fields.
+    description : str or None
+        Shown on top of ``--help``.
+    argv : sequence of str or None
+        The arguments, by default those of the process.
 
     Raises
     ------

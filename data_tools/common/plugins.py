@@ -193,7 +193,8 @@ def refuse_unused(section: Any, where: str, used: Collection[str]) -> None:
 
     Parameters
     ----------
-    section : made by :func:`with_plugins`
+    section : any
+        Made by :func:`with_plugins`.
     where : str
         Its dotted name, such as "objective"; empty for the settings of a whole command.
     used : names

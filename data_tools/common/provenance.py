@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import shlex
 import subprocess
 import sys
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from data_tools.common.system import first_value
 
 PACKAGES = (
     "visual-interest",
@@ -50,34 +51,15 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
 
 
-def _first_value(file: str, key: str) -> str | None:
-    try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        return None
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), None)
-
-
 def machine() -> dict[str, str | int | None]:
     """CPU model, cores, memory and GPU."""
-    memory = _first_value("/proc/meminfo", "MemTotal")
+    memory = first_value("/proc/meminfo", "MemTotal")
     return {
-        "cpu": _first_value("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
+        "cpu": first_value("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "memory": f"{int(memory.split()[0]) / 2**20:.0f} GiB" if memory else None,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
-
-
-def peak_memory() -> dict[str, float]:
-    """What this process has held at most so far, in MiB: ``process``, and ``gpu``, what torch had allocated on one."""
-    kib = _first_value("/proc/self/status", "VmHWM")  # Linux's maxrss begins with that of the process that started this
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # of maxrss: bytes there, KiB elsewhere
-    peak = int(kib.split()[0]) / 2**10 if kib else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    found = {"process": peak}
-    if torch.cuda.is_available():
-        found["gpu"] = torch.cuda.max_memory_allocated() / 2**20
-    return found
 
 
 def this_command(module: str | None = None) -> str:

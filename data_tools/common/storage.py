@@ -1,8 +1,8 @@
 """Files at URLs: s3://, gs://, hf://, https://, memory:// and whatever else fsspec knows.
 
-A URL is passed around as a :class:`~pathlib.Path` like any other place, so that ``folder / name`` is what it always is;
-that a path has but one slash where a URL has two is mended here. What reads a file asks :mod:`data_tools.common.cache`
-for it; what writes one is in :mod:`data_tools.common.files`. Each request is tried several times, with growing pauses,
+A URL is passed around as a :class:`~pathlib.Path` like any other place, so that ``folder / name`` works for both;
+:func:`url_of` restores the slash that it loses there. What reads a file asks :mod:`data_tools.common.cache` for it;
+what writes one is in :mod:`data_tools.common.files`. Each request is tried several times, with growing pauses,
 unless the answer is that there is no such file or that it is not for this user.
 """
 

@@ -18,7 +18,7 @@ from data_tools.log import histories, labels, values
 from data_tools.log.engines import Engine
 from data_tools.log.examples import bad_examples
 from data_tools.log.times import TimeForm
-from data_tools.log.understood import catalogue_keys, understand
+from data_tools.log.understood import Understood, catalogue_keys, understand
 from data_tools.reading import inputs
 from data_tools.reading.columns import LOG_COLUMNS, LOG_OPTIONAL, resolve_columns
 from data_tools.reading.form import Form, Given
@@ -112,15 +112,8 @@ def read_log(run: Engine, log: Log, catalogue: pl.DataFrame, rules: Rules, *, fo
     UserError
         If the log cannot be read, or more than the allowed share of its rows is unusable.
     """
-    wanted = {*LOG_COLUMNS, *LOG_OPTIONAL, *log.columns.values()}
-    found = inputs.as_parquet(
-        log.place, work, "log", expected=wanted, form=log.form, given=log.given, wanted=wanted, memory=rules.memory
-    )
-    found = unfolded(found, log.columns, wanted, work, rules.memory)
+    found, columns = _opened(log, rules, work)
     where, total = str(log.place), found.rows
-    columns = {ours: found.columns[name] for ours, name in _resolve(found, log, rules).items()}
-    if rules.rating_threshold is not None and (named := log.columns.get("click", "click")) in found.columns:
-        found.notes.append(f"the column {named} is not used: clicks are ratings of --rating-threshold")
     table = run.read(found.parts, found.columns.values())
     understood = understand(
         run,
@@ -148,14 +141,22 @@ def read_log(run: Engine, log: Log, catalogue: pl.DataFrame, rules: Rules, *, fo
         raise UserError(f"{where} has no usable impression among its {total} rows{reasons(aside, shown)}")
 
     good = sound.anti_join(again, "row").join(users, "user_id").drop("user_id")
-    if "rating" in columns:
-        good = run.keep("rated", labels.from_ratings(good, rules.rating_threshold))
-    if understood.some_requests:
-        good = run.keep("requested", histories.with_requests(good, rules.gap(understood.time.unit), rules.page_slots))
-    if rules.unclicked:
-        good = _as_clicks(run, good, where)
+    good = _labelled(run, good, understood, rules, where)
     kind = str(values.read_id("item_id", table[columns["item_id"]], understood).type().copy(nullable=True))
     return ReadLog(good, users, kind, total, aside, understood.time, [*found.notes, *understood.notes])
+
+
+def _opened(log: Log, rules: Rules, work: Path) -> tuple[inputs.Found, dict[str, str]]:
+    """A log as Parquet, a row an impression, and our names -> those of its columns there."""
+    wanted = {*LOG_COLUMNS, *LOG_OPTIONAL, *log.columns.values()}
+    found = inputs.as_parquet(
+        log.place, work, "log", expected=wanted, form=log.form, given=log.given, wanted=wanted, memory=rules.memory
+    )
+    found = unfolded(found, log.columns, wanted, work, rules.memory)
+    columns = {ours: found.columns[name] for ours, name in _resolve(found, log, rules).items()}
+    if rules.rating_threshold is not None and (named := log.columns.get("click", "click")) in found.columns:
+        found.notes.append(f"the column {named} is not used: clicks are ratings of --rating-threshold")
+    return found, columns
 
 
 def _resolve(found: inputs.Found, log: Log, rules: Rules) -> dict[str, str]:
@@ -181,6 +182,15 @@ def _set_aside(run: Engine, table: ir.Table, bad: ir.Table, broken: pl.DataFrame
     pl.concat([*([read_parquet(lines)] if lines.exists() else []), broken]).write_parquet(lines)
     rows = dict(run.rows(values.count_reasons(bad)).iter_rows())
     return rows | dict(Counter(broken["reason"].to_list()).most_common())
+
+
+def _labelled(run: Engine, good: ir.Table, understood: Understood, rules: Rules, where: str) -> ir.Table:
+    """The usable rows with clicks, where the log has ratings or clicks alone, and with the page views that it lacks."""
+    if "rating" in good.columns:
+        good = run.keep("rated", labels.from_ratings(good, rules.rating_threshold))
+    if understood.some_requests:
+        good = run.keep("requested", histories.with_requests(good, rules.gap(understood.time.unit), rules.page_slots))
+    return _as_clicks(run, good, where) if rules.unclicked else good
 
 
 def _as_clicks(run: Engine, good: ir.Table, where: str) -> ir.Table:

@@ -22,7 +22,7 @@ from data_tools.dataset.rules import Rules, TooMuchBadInput, refuse_above
 from data_tools.dataset.schema import SCHEMA_VERSION
 from data_tools.dataset.tables import write_tables
 from data_tools.dataset.users import write_users
-from data_tools.log.engines import engine
+from data_tools.log.engines import Engine, engine
 from data_tools.log.examples import broken_examples, item_examples
 from data_tools.reading.image_places import place_images
 from data_tools.reading.images import copy_images, fault_examples
@@ -101,15 +101,7 @@ def write_dataset(
         with console.status(f"reading {log.place}"):
             read = read_log(run, log, catalogue, rules, folder=scratch, work=work)
         pictured, bad_images = _copy_images(catalogue, source, scratch, rules, where=images)
-        with console.status("histories, page views and splits"):
-            described = write_tables(run, read, pictured, rules, folder=scratch, work=work)
-        if "images" in pictured.columns:
-            described["counts"]["pictures"] = int(pictured["images"].list.len().sum())
-        if users is not None:
-            described["counts"] |= write_users(users, rules, scratch)
-        if rules.near_duplicates is not None:
-            described["counts"] |= write_near_duplicates(pictured, scratch, rules.near_duplicates)
-        described["counts"] |= {"rows_read": read.rows, "rows_set_aside": sum(read.aside.values())}
+        described = _write_tables(run, read, pictured, users, rules, folder=scratch, work=work)
         drawn = described.pop("unclicked_drawn")
         record = {
             "schema_version": SCHEMA_VERSION,
@@ -128,6 +120,29 @@ def write_dataset(
         }
         files.write_json(scratch / "dataset.json", record)
     return out
+
+
+def _write_tables(
+    run: Engine,
+    read: ReadLog,
+    pictured: pl.DataFrame,
+    users: UserList | None,
+    rules: Rules,
+    *,
+    folder: Path,
+    work: Path,
+) -> dict[str, Any]:
+    """Write all tables of a dataset; what :func:`data_tools.dataset.tables.write_tables` says, with all counts."""
+    with console.status("histories, page views and splits"):
+        described = write_tables(run, read, pictured, rules, folder=folder, work=work)
+    if "images" in pictured.columns:
+        described["counts"]["pictures"] = int(pictured["images"].list.len().sum())
+    if users is not None:
+        described["counts"] |= write_users(users, rules, folder)
+    if rules.near_duplicates is not None:
+        described["counts"] |= write_near_duplicates(pictured, folder, rules.near_duplicates)
+    described["counts"] |= {"rows_read": read.rows, "rows_set_aside": sum(read.aside.values())}
+    return described
 
 
 def _counted(reasons: pl.Series) -> dict[str, int]:

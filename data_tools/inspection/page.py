@@ -107,24 +107,40 @@ def _faults(ids: Iterable[str], faults: Iterable[str | None]) -> list[tuple[str,
     ]
 
 
-def page(dataset: Dataset, seen: Seen) -> str:
-    """The self-contained HTML page."""
-    shows = seen.log["shows"]
-    pictured = shows.filter(np.array([fault is None for fault in seen.pictures.fault]))
+def _most_and_least_shown(dataset: Dataset, seen: Seen) -> dict[str, list[dict[str, str]]]:
+    """Thumbnails of the pictured items with most impressions, and of those with fewest, with clicks of impressions."""
+    pictured = seen.log["shows"].filter(np.array([fault is None for fault in seen.pictures.fault]))
     ordered = pictured.sort("impressions", "item", descending=[True, False])
-    rarest = ordered.filter(ordered["impressions"] > 0)[::-1]
-
-    def strip(rows: Any) -> list[dict[str, str]]:
+    strips = {}
+    for name, rows in (("most", ordered), ("least", ordered.filter(ordered["impressions"] > 0)[::-1])):
         rows = rows.head(IN_STRIP)
         captions = [f"{clicks:,} of {n:,}" for n, clicks in zip(rows["impressions"], rows["clicks"], strict=True)]
-        return _strip(dataset, rows["item"].to_list(), captions)
+        strips[name] = _strip(dataset, rows["item"].to_list(), captions)
+    return strips
 
-    groups = seen.pictures.groups()
-    ids = dataset.items["item_id"].cast(str)
-    found = findings(seen)
+
+def _groups(dataset: Dataset, seen: Seen) -> dict[str, Any]:
+    """What the page shows of items with the same picture."""
+    groups, ids = seen.pictures.groups(), dataset.items["item_id"].cast(str)
+    named = [[ids[int(item)] for item in group[:LISTED]] for group in groups[:LISTED]]
+    return {
+        "groups": [
+            _strip(dataset, group[:IN_GROUP].tolist(), own[:IN_GROUP])
+            for group, own in zip(groups[:GROUPS], named, strict=False)
+        ],
+        "groups_note": f"The {min(GROUPS, len(groups))} largest of {plural(len(groups), 'group')}, at most {IN_GROUP} "
+        "pictures each. Same means byte-identical, or equal at thumbnail size (perceptual hash, then a small copy).",
+        "all_groups": [", ".join(own) for own in named],
+        "groups_left": max(0, len(groups) - LISTED),
+    }
+
+
+def page(dataset: Dataset, seen: Seen) -> str:
+    """The self-contained HTML page."""
+    found, place = findings(seen), dataset.folder.resolve()
     days = seen.log["days"][0]["days"] if seen.log["days"] else 1
     context = {
-        "title": f"Dataset {dataset.folder.resolve().parent.name}/{dataset.folder.resolve().name}",
+        "title": f"Dataset {place.parent.name}/{place.name}",
         "headline": headline(found),
         "tiles": tiles(seen),
         "findings": found,
@@ -135,17 +151,9 @@ def page(dataset: Dataset, seen: Seen) -> str:
         "histories": _bars(seen.log["histories"]),
         "shown": _bars(seen.log["shown"]),
         "picture_facts": picture_facts(seen),
-        "most": strip(ordered),
-        "least": strip(rarest),
-        "groups": [
-            _strip(dataset, group[:IN_GROUP].tolist(), [ids[int(item)] for item in group[:IN_GROUP]])
-            for group in groups[:GROUPS]
-        ],
-        "groups_note": f"The {min(GROUPS, len(groups))} largest of {plural(len(groups), 'group')}, at most {IN_GROUP} "
-        "pictures each. Same means byte-identical, or equal at thumbnail size (perceptual hash, then a small copy).",
-        "all_groups": [", ".join(ids[int(item)] for item in group[:LISTED]) for group in groups[:LISTED]],
-        "groups_left": max(0, len(groups) - LISTED),
-        "faults": _faults(ids, seen.pictures.fault),
+        **_most_and_least_shown(dataset, seen),
+        **_groups(dataset, seen),
+        "faults": _faults(dataset.items["item_id"].cast(str), seen.pictures.fault),
         "origin": _origin(seen),
     }
     return render("inspect.html.j2", context)

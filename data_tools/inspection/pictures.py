@@ -22,7 +22,8 @@ class Pictures:
 
     Attributes
     ----------
-    fault : why there is no usable picture: "none named", "missing", "unreadable" ...; None where there is one
+    fault : list of str or None
+        Why there is no usable picture: "none named", "missing", "unreadable" ...; None where there is one.
     width, height : int array (items,), in pixels; 0 where there is none
     size : int array (items,), bytes of the file
     blank : bool array (items,): one flat colour

@@ -103,7 +103,8 @@ def page_views(timeline: ir.Table) -> ir.Table:
 
     Parameters
     ----------
-    timeline : as :func:`timelines` gives it
+    timeline : ibis table
+        As :func:`timelines` gives it.
     """
     if "request_id" in timeline.columns:
         views = timeline.group_by(page_key(timeline)).agg(page_time=timeline.timestamp.min(), head=timeline.row.min())
@@ -129,7 +130,8 @@ def split_times(
 
     Parameters
     ----------
-    fetch : works out a small table
+    fetch : callable
+        Works out a small table.
     """
     time = impressions.timestamp
     first, last, total = fetch(impressions.agg(first=time.min(), last=time.max(), n=impressions.count())).row(0)
@@ -152,8 +154,10 @@ def without_late(impressions: ir.Table, late: ir.Table, valid_start: int) -> ir.
 
     Parameters
     ----------
-    impressions : with ``page_time`` and ``item``
-    late : one column ``item``, the items that are launched late
+    impressions : ibis table
+        With ``page_time`` and ``item``.
+    late : ibis table
+        One column ``item``, the items that are launched late.
     """
     early = impressions.page_time < valid_start
     return impressions.filter(~(early & impressions.item.isin(late.item)))
@@ -178,8 +182,10 @@ def user_clicks(impressions: ir.Table, users: ir.Table) -> ir.Table:
 
     Parameters
     ----------
-    impressions : with the further column ``item`` (int32, dense)
-    users : ``user`` and ``user_id``
+    impressions : ibis table
+        With the further column ``item`` (int32, dense).
+    users : ibis table
+        ``user`` and ``user_id``.
 
     Returns
     -------

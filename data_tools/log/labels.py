@@ -24,8 +24,10 @@ def from_ratings(rows: ir.Table, threshold: float | str) -> ir.Table:
 
     Parameters
     ----------
-    rows : with ``user``
-    threshold : a rating, clicked from there on; or "own_mean": clicked above the mean of the user's ratings
+    rows : ibis table
+        With ``user``.
+    threshold : float or str
+        A rating, clicked from there on; or "own_mean": clicked above the mean of the user's ratings.
     """
     if threshold != OWN_MEAN:
         return rows.mutate(click=(rows.rating >= round(float(threshold) * MICRO)).cast("int8")).drop("rating")

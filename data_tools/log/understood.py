@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import ibis
+import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 import polars as pl
 
@@ -20,7 +22,6 @@ from data_tools.log.time_forms import time_form
 from data_tools.log.times import TimeForm
 
 IDS = ("user_id", "item_id", "request_id")
-MATCHES = ("exact", "stripped", "unpadded")
 WHOLE_TEXT = "text of whole numbers"
 YES, NO = ("1", "true", "t", "yes", "y"), ("0", "false", "f", "no", "n")
 NOTHING = ("null", "none", "nan", "na", "n/a", "<na>", "undefined")  # words of programs that had no id
@@ -58,7 +59,7 @@ class Understood:
     ids : dict of str to str
         Our name of a column of ids -> the type that it is read as, or that it is text of numbers such as "12.0".
     match : str
-        How ids are compared, one of ``MATCHES``.
+        How ids are compared: "exact", "stripped" or "unpadded" (see :class:`data_tools.dataset.rules.Rules`).
     some_requests : bool
         Whether so many rows lack a request_id that these are no mistakes.
     notes : tuple of str
@@ -113,7 +114,7 @@ def understand(
     click_values : str
         The values of the column click that are clicks, with commas between; all others are none.
     match : str
-        How ids are compared, one of ``MATCHES``.
+        How ids are compared: "exact", "stripped" or "unpadded" (see :class:`data_tools.dataset.rules.Rules`).
     bad_share : float
         More rows than this share without a label are no mistakes.
 
@@ -190,58 +191,98 @@ def _unheard(run: Engine, text: ir.Value, yes: Sequence[str], where: str) -> lis
 
 def _id_forms(run: Engine, log: ir.Table, ids: Mapping[str, str], where: str) -> tuple[dict[str, str], list[str]]:
     """What the columns of ids that are neither plain text nor integers are read as, and what is said of it."""
-    counts = {}
+    places = {name: f"{where}: column '{column}' ({name})" for name, column in ids.items()}
+    counts = {(name, what): count for name in ids for what, count in _id_counts(log[ids[name]], places[name]).items()}
+    asked = {f"{name} {what}": count for (name, what), count in counts.items()}
+    answers = run.rows(log.agg(**asked)).row(0, named=True) if asked else {}
+    found: dict[str, dict[str, Any]] = {name: {} for name in ids}
+    for name, what in counts:
+        found[name][what] = answers[f"{name} {what}"]
+
+    forms, words, notes = {}, [], []
     for name, column in ids.items():
-        value, kind = log[column], log[column].type()
-        if kind.is_string():
-            given = (value.strip() != "").ifelse(value, ibis.null("string"))
-            whole = given.strip().re_search(r"^-?[0-9]+[.]0+$")
-            counts[f"{name} nothing"] = given.strip().lower().isin(NOTHING).sum()
-        elif kind.is_floating():
-            given = value.isnan().ifelse(ibis.null(kind), value)
-            small = (given.abs() <= MOST_EXACT).ifelse(given, ibis.null(kind))
-            whole = (small == small.floor()).fill_null(False) & given.notnull()
-        elif kind.is_decimal():
-            given = value
-            whole = (given == given.floor()) & given.between(-(2**63), 2**63 - 1)
-            counts[f"{name} least"] = given.min()
-        elif kind.is_integer() or kind.is_uuid():
-            continue
-        else:
-            held = kind_name(kind)
-            raise UserError(f"{where}: column '{column}' ({name}) is {held}; store ids as text or as integers")
-        counts |= {f"{name} whole": whole.sum(), f"{name} given": given.count()}
-        counts[f"{name} example"] = given.cast("string").max(where=~whole)
-    found = run.rows(log.agg(**counts)).row(0, named=True) if counts else {}
-    forms, notes = {name: "string" for name in ids if log[ids[name]].type().is_uuid()}, []
-    for name in (name for name in ids if found.get(f"{name} nothing")):
-        notes.append(
-            f"{found[f'{name} nothing']:,} rows have a word such as null or nan for {ids[name]}, which is taken for an "
-            "id like others; leave it empty where there is none"
-        )
-    for name in (name for name in ids if f"{name} given" in found):
-        kind, column = log[ids[name]].type(), ids[name]
-        least, given = found.get(f"{name} least"), found[f"{name} given"]
-        all_whole = given and found[f"{name} whole"] == given
-        if kind == ibis.dtype(run.unsigned) and (least is None or least >= 0):
-            continue
-        if kind.is_string():
-            if all_whole:
-                forms[name] = WHOLE_TEXT
-                notes.append(f"the ids in {column} all end in .0, which is left out: 12.0 is 12")
-        elif all_whole or not given:
-            forms[name] = "int64"
-            if kind.is_floating() and given:
-                notes.append(f"the ids in {column}, {kind}, are all whole numbers and read as such")
-        elif kind.is_decimal() and kind.scale == 0:
-            forms[name] = "string"
-        else:
-            example = found[f"{name} example"]
-            raise UserError(
-                f"{where}: column '{column}' ({name}) is {kind} and has values such as {example}, which are no whole "
-                "numbers that it holds exactly; store ids as text or as integers"
+        own, kind = found[name], log[column].type()
+        if own.get("nothing"):
+            words.append(
+                f"{own['nothing']:,} rows have a word such as null or nan for {column}, which is taken for an id like "
+                "others; leave it empty where there is none"
             )
-    return forms, notes
+        if form := _id_form(kind, own, ibis.dtype(run.unsigned), places[name]):
+            forms[name] = form
+        if form == WHOLE_TEXT:
+            notes.append(f"the ids in {column} all end in .0, which is left out: 12.0 is 12")
+        elif form and kind.is_floating() and own["given"]:
+            notes.append(f"the ids in {column}, {kind}, are all whole numbers and read as such")
+    return forms, [*words, *notes]
+
+
+def _id_counts(column: ir.Value, where: str) -> dict[str, ir.Value]:
+    """What is counted of a column of ids: values ``given``, those of them that are ``whole`` numbers, and others.
+
+    Nothing of integers and of UUIDs, which leave no doubt.
+
+    Raises
+    ------
+    UserError
+        If its type cannot hold ids.
+    """
+    kind, more = column.type(), {}
+    if kind.is_integer() or kind.is_uuid():
+        return {}
+    if kind.is_string():
+        given = (column.strip() != "").ifelse(column, ibis.null("string"))
+        whole = given.strip().re_search(r"^-?[0-9]+[.]0+$")
+        more = {"nothing": given.strip().lower().isin(NOTHING).sum()}
+    elif kind.is_floating():
+        given = column.isnan().ifelse(ibis.null(kind), column)
+        small = (given.abs() <= MOST_EXACT).ifelse(given, ibis.null(kind))
+        whole = (small == small.floor()).fill_null(False) & given.notnull()
+    elif kind.is_decimal():
+        given = column
+        whole = (given == given.floor()) & given.between(-(2**63), 2**63 - 1)
+        more = {"least": given.min()}
+    else:
+        raise UserError(f"{where} is {kind_name(kind)}; store ids as text or as integers")
+    example = given.cast("string").max(where=~whole)
+    return {**more, "whole": whole.sum(), "given": given.count(), "example": example}
+
+
+def _id_form(kind: dt.DataType, found: Mapping[str, Any], unsigned: dt.DataType, where: str) -> str | None:
+    """What a column of ids is read as; None where it stays as it is.
+
+    Parameters
+    ----------
+    kind : ibis type
+    found : mapping
+        What :func:`_id_counts` asked for.
+    unsigned : ibis type
+        As which the engine reads unsigned integers of 64 bits.
+    where : str
+        The column, for messages.
+
+    Raises
+    ------
+    UserError
+        If it holds numbers that are no whole ones.
+    """
+    if kind.is_uuid():
+        return "string"
+    if not found:
+        return None
+    least, given = found.get("least"), found["given"]
+    if kind == unsigned and (least is None or least >= 0):
+        return None
+    all_whole = given and found["whole"] == given
+    if kind.is_string():
+        return WHOLE_TEXT if all_whole else None
+    if all_whole or not given:
+        return "int64"
+    if kind.is_decimal() and kind.scale == 0:
+        return "string"
+    raise UserError(
+        f"{where} is {kind} and has values such as {found['example']}, which are no whole numbers that it holds "
+        "exactly; store ids as text or as integers"
+    )
 
 
 def read_id(name: str, value: ir.Value, understood: Understood) -> ir.Value:

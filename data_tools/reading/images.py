@@ -108,7 +108,8 @@ def read_image(data: bytes, at_least: int | None = None) -> Image.Image:
 
     Parameters
     ----------
-    data : the file's bytes
+    data : bytes
+        The file's bytes.
     at_least : pixels that are needed of each side; a JPEG is decoded at the smallest of its scales (1, 1/2, 1/4, 1/8)
         that has them, which is several times faster for large ones. None decodes it whole
 
@@ -170,9 +171,12 @@ def copy_images(
 
     Parameters
     ----------
-    names : paths relative to ``source``, None where an item has no picture
-    source : a folder, or its URL
-    stems : names of the copies; their rows by default
+    names : sequence of str or None
+        Paths relative to ``source``, None where an item has no picture.
+    source : Path
+        A folder, or its URL.
+    stems : sequence of str or None
+        Names of the copies; their rows by default.
 
     Returns
     -------

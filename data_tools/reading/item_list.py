@@ -94,6 +94,7 @@ def joined_parts(found: inputs.Found, place: str | Path, instead: Sequence[pl.Se
     Parameters
     ----------
     found : inputs.Found
+        Inputs.Found.
     place : str or Path
         For messages.
     instead : sequence of polars.Series

@@ -66,7 +66,8 @@ def read_shard(path: Path, pictures: bool = True) -> tuple[dict[int, bytes], lis
 
     Parameters
     ----------
-    pictures : read the pictures' bytes; without, they are passed over
+    pictures : bool
+        Read the pictures' bytes; without, they are passed over.
 
     Raises
     ------

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import ibis
+import ibis.expr.types as ir
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
@@ -24,6 +25,7 @@ from data_tools.common.storage import sizes
 from data_tools.dataset.near_duplicates import like_any
 from data_tools.dataset.schema import SPLITS, Dataset
 from data_tools.sharding.plan import ARRAYS, Plan, trained_digest
+from data_tools.sharding.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Held:
     ----------
     number : int32 array (items,), each item's number in the shards, old or new
     written : int32 array, the items whose pictures the shards lack
-    since : time of the first training page view that they lack
+    since : int
+        Time of the first training page view that they lack.
     """
 
     number: np.ndarray
@@ -42,13 +45,13 @@ class Held:
     since: int
 
 
-def make_plan(dataset: Dataset, settings: Any, folder: Path, held: Held | None = None) -> Plan:
+def make_plan(dataset: Dataset, settings: Settings, folder: Path, held: Held | None = None) -> Plan:
     """Plan the shards of a dataset into ``folder`` (nothing is done if it holds a finished plan).
 
     Parameters
     ----------
-    settings : those of :mod:`data_tools.shards`
-    held : what need not be written again
+    held : Held or None
+        What need not be written again.
 
     Raises
     ------
@@ -70,13 +73,7 @@ def make_plan(dataset: Dataset, settings: Any, folder: Path, held: Held | None =
         lacking = usable & ((pages["split"] != 0) | (pages["time"] >= held.since)) if held else usable
         groups, order = _assign(lacking, pages["split"], pages["category"], settings)
         order.tofile(scratch / "order")
-        written = np.flatnonzero(plan.image_bytes).astype(np.int32)
-        # Pictures of an item are adjacent.
-        written = written[np.argsort(plan.owners(written), kind="stable")]
-        if held:
-            held.number.tofile(scratch / "number")
-            written = held.written
-        written.tofile(scratch / "written")
+        _plan_pictures(plan, held, scratch)
         info = {
             "categories": categories,
             "groups": groups,
@@ -94,7 +91,7 @@ def make_plan(dataset: Dataset, settings: Any, folder: Path, held: Held | None =
     return Plan(folder)
 
 
-def _plan_items(dataset: Dataset, folder: Path, settings: Any) -> int:
+def _plan_items(dataset: Dataset, folder: Path, settings: Settings) -> int:
     """Paths and sizes of the pictures, in blocks of the catalogue: the items', then further ones of those with several.
 
     Without pictures, each item counts as one byte. Returns the number of further pictures that are left out.
@@ -129,6 +126,16 @@ def _plan_items(dataset: Dataset, folder: Path, settings: Any) -> int:
     return left_out
 
 
+def _plan_pictures(plan: Plan, held: Held | None, folder: Path) -> None:
+    """Write which pictures go into the shards, those of an item in a row, and, to append, the items' numbers there."""
+    if held:
+        held.number.tofile(folder / "number")
+        held.written.tofile(folder / "written")
+        return
+    written = np.flatnonzero(plan.image_bytes).astype(np.int32)
+    written[np.argsort(plan.owners(written), kind="stable")].tofile(folder / "written")
+
+
 def _further(file: pq.ParquetFile) -> Iterator[tuple[np.ndarray, list[bytes]]]:
     """Blocks of the items' pictures but for the first of each: the items that they are of, and their paths."""
     start = 0
@@ -153,7 +160,9 @@ def _sizes(folder: Path, images: list[bytes]) -> np.ndarray:
     return found
 
 
-def _plan_pages(dataset: Dataset, settings: Any, folder: Path, work: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+def _plan_pages(
+    dataset: Dataset, settings: Settings, folder: Path, work: Path
+) -> tuple[dict[str, np.ndarray], list[str]]:
     """Write the pictured slots, page view after page view; return the page views' arrays and the categories."""
     # DuckDB takes what follows a question mark in a path for options.
     file = ":memory:" if "?" in str(work) else work / "plan.duckdb"
@@ -172,19 +181,7 @@ def _plan_pages(dataset: Dataset, settings: Any, folder: Path, work: Path) -> tu
         log = log.select(
             "request", "user", "item", "click", "clicks_before", "split", "timestamp", *known, row="file_row_number"
         ).inner_join(items, "item")
-        votes = log.group_by("request", "category").agg(votes=log.count(), row=log.row.min())
-        # The category of most of the slots; of several, the one that is shown first.
-        votes = votes.group_by("request").agg(category=votes.category.argmin(votes.row - votes.votes * 2**40))
-        pages = log.group_by("request").agg(
-            user=log.user.argmin(log.row),
-            split=log.split.argmin(log.row),
-            clicks_before=log.clicks_before.min(),
-            slots=log.pictured.sum(),
-            time=log.timestamp.min(),
-        )
-        pages = pages.inner_join(votes, "request").order_by("request")
-        split = ibis.cases(*[(pages.split == name, number) for number, name in enumerate(SPLITS)])
-        table = pages.mutate(split=split).to_pyarrow()
+        table = _page_views(log).to_pyarrow()
         slots = log.filter(log.pictured).order_by("request", "row").select("item", "click", *known)
         slots.to_parquet(work / "slots.parquet")
         _spread(work / "slots.parquet", folder)
@@ -193,7 +190,25 @@ def _plan_pages(dataset: Dataset, settings: Any, folder: Path, work: Path) -> tu
         engine.disconnect()
 
 
-def _plan_requests(pages: dict[str, np.ndarray], dataset: Dataset, settings: Any, folder: Path) -> np.ndarray:
+def _page_views(log: ir.Table) -> ir.Table:
+    """One row a page view, in order: request, user, split (a number), clicks_before, slots (pictured), time, category.
+
+    Its category is that of most of its slots; of several, the one that is shown first.
+    """
+    votes = log.group_by("request", "category").agg(votes=log.count(), row=log.row.min())
+    votes = votes.group_by("request").agg(category=votes.category.argmin(votes.row - votes.votes * 2**40))
+    pages = log.group_by("request").agg(
+        user=log.user.argmin(log.row),
+        split=log.split.argmin(log.row),
+        clicks_before=log.clicks_before.min(),
+        slots=log.pictured.sum(),
+        time=log.timestamp.min(),
+    )
+    pages = pages.inner_join(votes, "request").order_by("request")
+    return pages.mutate(split=ibis.cases(*[(pages.split == name, number) for number, name in enumerate(SPLITS)]))
+
+
+def _plan_requests(pages: dict[str, np.ndarray], dataset: Dataset, settings: Settings, folder: Path) -> np.ndarray:
     """Write the arrays of the page views; returns which of them can be requests, bool (page views,).
 
     A request has a pictured slot and an earlier pictured click of its user.
@@ -285,7 +300,7 @@ def _mentioned(plan: Plan, pages: np.ndarray) -> np.ndarray:
 
 
 def _assign(
-    chosen: np.ndarray, split: np.ndarray, category: np.ndarray, settings: Any
+    chosen: np.ndarray, split: np.ndarray, category: np.ndarray, settings: Settings
 ) -> tuple[list[dict[str, Any]], np.ndarray]:
     """Groups of page views (split, category and range of the order), and the page views in the groups' order."""
     groups, order, done = [], [np.empty(0, np.int64)], 0
@@ -297,7 +312,7 @@ def _assign(
     return groups, np.concatenate(order).astype(np.int64)
 
 
-def _chunks(rows: np.ndarray, category: np.ndarray, settings: Any) -> Iterator[tuple[int | None, np.ndarray]]:
+def _chunks(rows: np.ndarray, category: np.ndarray, settings: Settings) -> Iterator[tuple[int | None, np.ndarray]]:
     """(category, its page views) a group: those of one category shuffled and cut, what is too few for one mixed."""
     rng = np.random.default_rng(settings.seed)
     size = settings.requests_per_shard

@@ -83,7 +83,8 @@ class PlacedPictures:
 
     Parameters
     ----------
-    files : the tars
+    files : list of Path
+        The tars.
     item, tar, offset, length : integer arrays (N,), a picture's item and place
     crc32 : uint32 array (N,) of the pictures' checksums, or None where they are not known
     of : integer array (N,), the item that a further picture is of, -1 for an item's first; None where all are such
@@ -153,9 +154,12 @@ class Shards(Protocol):
 
     Attributes
     ----------
-    folder : where it is
-    index : what ``index.json`` says
-    shared : whether all groups have the same pictures, those of the catalogue
+    folder : Path
+        Where it is.
+    index : dict of str to any
+        What ``index.json`` says.
+    shared : bool
+        Whether all groups have the same pictures, those of the catalogue.
     """
 
     folder: Path

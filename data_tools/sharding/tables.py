@@ -60,8 +60,10 @@ class GroupedTable:
 
     Parameters
     ----------
-    folder : the shard folder
-    described : what its index says of the file
+    folder : Path
+        The shard folder.
+    described : dict of str to any
+        What its index says of the file.
     """
 
     def __init__(self, folder: Path, described: dict[str, Any]) -> None:

@@ -24,7 +24,8 @@ class Named:
     Attributes
     ----------
     codes : int array (items,), in [0, values)
-    share : of its side's (visible or textual) taste variance
+    share : float
+        Of its side's (visible or textual) taste variance.
     blend : makes the tastes of similar values similar: float64 (users, values) -> the same
     embedding : float64 (values, n): a perfect embedding of each value; its scalar products should equal the
         tastes' covariances over users. One-hot by default
@@ -60,7 +61,8 @@ class Measured:
     Attributes
     ----------
     amounts : float array (items,), of mean 0 and variance 1 over the items
-    share : of the visible taste's variance
+    share : float
+        Of the visible taste's variance.
     """
 
     amounts: np.ndarray

@@ -19,13 +19,17 @@ class Catalogue:
 
     Attributes
     ----------
-    ids : item ids
+    ids : list of str
+        Item ids.
     category : int array (items,) into ``categories``
-    shelves : probability that a page view is of a category, float64 (categories,); None for equal ones
-    visible, textual : attributes that carry taste, by name
+    shelves : numpy.ndarray or None
+        Probability that a page view is of a category, float64 (categories,); None for equal ones.
+    visible, textual : Attributes
+        Attributes that carry taste, by name.
     popularity : float64 (items,)
     arrival : float64 (items,), seconds since the start
-    titles, images : one each; images are paths in the folder of pictures
+    titles, images : list of str
+        One each; images are paths in the folder of pictures.
     """
 
     ids: list[str]

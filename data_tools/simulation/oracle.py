@@ -41,7 +41,8 @@ def oracle_by_slice(log: pl.DataFrame) -> dict[str, dict[str, Any]]:
 
     Parameters
     ----------
-    log : request, item, scene, split, click, conversion, oracle and oracle_conversion, one row per impression
+    log : polars.DataFrame
+        With request, item, scene, split, click, conversion, oracle and oracle_conversion, one row per impression.
 
     Returns
     -------

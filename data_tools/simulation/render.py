@@ -88,9 +88,12 @@ def render(category: str, colour: str, pattern: str, cut: str, *, size: int, see
 
     Parameters
     ----------
-    category, colour, pattern, cut : one each of CATEGORIES, COLOURS, PATTERNS and CUTS
-    size : side of the square picture in pixels
-    seed : of what carries no taste (background, pose, light, second colour)
+    category, colour, pattern, cut : str
+        One each of CATEGORIES, COLOURS, PATTERNS and CUTS.
+    size : int
+        Side of the square picture in pixels.
+    seed : int or list of int
+        Of what carries no taste (background, pose, light, second colour).
 
     Returns
     -------

@@ -31,10 +31,13 @@ class EmbeddingTable:
 
     Attributes
     ----------
-    ids : item ids as given in the log, N strings or integers
+    ids : list
+        Item ids as given in the log, N strings or integers.
     vectors : float32 array (N, D), memory-mapped where it is large
-    info : what ``table.json`` says of them; empty for tables made elsewhere
-    notes : what was inferred about a table made elsewhere, to be reported
+    info : dict of str to any
+        What ``table.json`` says of them; empty for tables made elsewhere.
+    notes : tuple
+        What was inferred about a table made elsewhere, to be reported.
     """
 
     ids: list[Any]

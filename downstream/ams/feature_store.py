@@ -183,10 +183,6 @@ class Partition:
             features[chosen] = values[position[chosen]]
         return features
 
-    def holds(self, rows: np.ndarray) -> np.ndarray:
-        """Which of the store's rows (n,) are in these parts, bool (n,)."""
-        return np.isin(rows % self.store.parts, list(self.maps))
-
 
 def _fault(store: FeatureStore, part: int, verify: bool) -> str | None:
     """What is wrong with a part's file, or None."""

@@ -104,9 +104,8 @@ class Heartbeat:
         )
 
     def _announce_exit(self) -> None:
-        if (
-            time.monotonic() - self.listened > 3 * self.interval
-        ):  # the store does not answer: setting a key would wait for it
+        # Where the store does not answer, setting a key would wait for it.
+        if time.monotonic() - self.listened > 3 * self.interval:
             return
         with contextlib.suppress(RuntimeError, ConnectionError):
             self.store.set(f"{self.key}/{self.rank}", "done")

@@ -15,15 +15,8 @@ from downstream.comparison.cells import Row
 from downstream.comparison.figures import Figures, frame, record
 from downstream.comparison.spec import BEST, NO_FORM, ComparisonSpec
 from downstream.data.ctr_data import SLICES, CTRData
-from downstream.statistics.intervals import (
-    METRICS,
-    BootstrapSettings,
-    Cells,
-    bootstrap_metrics,
-    difference_interval,
-    holm,
-    share_interval,
-)
+from downstream.statistics.bootstrap import METRICS, BootstrapSettings, bootstrap_metrics
+from downstream.statistics.intervals import Cells, difference_interval, holm, share_interval
 from downstream.statistics.metrics import all_metrics, calibration, group_auc, ndcg
 
 NDCG_AT = 10

@@ -17,8 +17,9 @@ from rich.progress import Progress
 
 from data_tools.common.files import digest, read_json, whole_folder, write_json
 from data_tools.common.plugins import changed
-from data_tools.common.provenance import commit, peak_memory, versions
+from data_tools.common.provenance import commit, versions
 from data_tools.common.stopping import stop_with_parent
+from data_tools.common.system import peak_memory
 from data_tools.tables.here import here
 from data_tools.tables.table import read_table
 from downstream.data.ctr_data import CTRData, load_ctr_data
@@ -36,11 +37,16 @@ class Cell:
 
     Attributes
     ----------
-    source, form, model : names; the form of IDs only is "none"
-    seed : of the CTR training
-    table : embedding table, or None
-    training : settings of the CTR training
-    encoder : pre-training seed of the table: its place among those of its source
+    source, form, model : str
+        Names; the form of IDs only is "none".
+    seed : int
+        Of the CTR training.
+    table : Path or None
+        Embedding table, or None.
+    training : TrainingSettings
+        Settings of the CTR training.
+    encoder : int
+        Pre-training seed of the table: its place among those of its source.
     """
 
     source: str
@@ -151,8 +157,10 @@ def run_cells(cells: list[Cell], cache: Path, data: CTRData, workers: int, progr
 
     Parameters
     ----------
-    data : loaded with the data settings that all cells share
-    workers : processes that run cells side by side; 1 is this one
+    data : CTRData
+        Loaded with the data settings that all cells share.
+    workers : int
+        Processes that run cells side by side; 1 is this one.
     """
     folders = [cache / cell_digest(cell, data) for cell in cells]
     missing = {folder: cell for folder, cell in zip(folders, cells, strict=True) if not folder.exists()}

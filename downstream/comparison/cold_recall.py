@@ -18,13 +18,8 @@ from downstream.comparison.figures import frame
 from downstream.comparison.proxies import RECALL_AT, nearest_items
 from downstream.comparison.spec import ComparisonSpec
 from downstream.data.ctr_data import CTRData
-from downstream.statistics.intervals import (
-    BootstrapSettings,
-    Cells,
-    contrast_interval,
-    difference_interval,
-    user_counts,
-)
+from downstream.statistics.bootstrap import BootstrapSettings, user_counts
+from downstream.statistics.intervals import Cells, contrast_interval, difference_interval
 
 MOST_CLICKS = 5_000
 

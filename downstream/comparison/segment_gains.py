@@ -14,7 +14,8 @@ from downstream.comparison.figures import frame
 from downstream.comparison.spec import ComparisonSpec
 from downstream.data.ctr_data import CTRData
 from downstream.data.segments import Slices, slices
-from downstream.statistics.intervals import BootstrapSettings, difference_interval
+from downstream.statistics.bootstrap import BootstrapSettings
+from downstream.statistics.intervals import difference_interval
 
 # The intervals of a part are read by eye, not tested: fewer draws do.
 MOST_RESAMPLES = 200

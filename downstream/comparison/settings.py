@@ -17,7 +17,7 @@ from downstream.comparison.sources import Source
 from downstream.comparison.spec import NO_FORM, Primary
 from downstream.forms.registry import FORMS
 from downstream.models.registry import MODELS
-from downstream.statistics.intervals import BootstrapSettings
+from downstream.statistics.bootstrap import BootstrapSettings
 from downstream.training.settings import TrainingDefaults, TrainingSettings
 
 Changes = dict[str, Any]

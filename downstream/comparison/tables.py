@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 from rich.progress import Progress
@@ -34,7 +36,7 @@ def table_diagnostics(
         saw_until (what table.json says of the time that its training data reach, as text), and what the leak check
         found and flagged (see ``downstream.comparison.leaks``).
     proxy_correlations : polars.DataFrame
-        How each proxy goes with the gain over the tables that are not flagged, with intervals of ``level``.
+        How each proxy correlates with the gain over the tables that are not flagged, with intervals of ``level``.
     """
     groups, chosen = grouped(rows), choose_forms(rows)
     model = next(iter(chosen))
@@ -44,40 +46,45 @@ def table_diagnostics(
         for row in groups[source, form, model]:
             if row.cell.table:
                 tables.setdefault((source, str(row.cell.table)), []).append(row)
-    shown, found = data.item[data.rows["test"]], []
+    found = []
     for (source, path), own in progress.track(tables.items(), description="tables"):
-        table = read_table(path)
-        vectors, has_vector = table.lookup(data.item_ids)
-        known = probe(vectors, has_vector, data, table.info)
         gains = [(_test_gauc(row), ground[row.cell.seed]) for row in own]
-        found.append(
-            {
-                "source": source,
-                "table": path,
-                "size": int(vectors.shape[1]),
-                "items_without_vector": int((~has_vector).sum()),
-                "impressions_without_vector": float((~has_vector[shown]).mean()),
-                **proxies(vectors, has_vector, data),
-                "spectrum": spectrum(vectors[has_vector])[:SPECTRUM].tolist(),
-                "gain": None if None in sum(gains, ()) else float(np.mean([ours - base for ours, base in gains])),
-                "saw_until": None if (until := seen(table.info)) is None else str(until),
-                "auc_before": known.rise.before,
-                "auc_on_test": known.rise.test,
-                "change_correlation": known.change.correlation,
-                "change_ceiling": known.change.ceiling,
-                "rate_correlation": known.rates.correlation,
-                "rate_ceiling": known.rates.ceiling,
-                "flagged": known.reason,
-            }
-        )
+        gain = None if None in sum(gains, ()) else float(np.mean([ours - base for ours, base in gains]))
+        found.append({"source": source, "table": path, "gain": gain, **_diagnosed(path, data)})
     judged = [one for one in found if one["gain"] is not None and not one["flagged"]]
-    correlations = proxy_correlations(judged, [one["gain"] for one in judged])
-    rates = exchange_rates(judged, [one["gain"] for one in judged], level)
-    slopes = {
-        name: dict(zip(("slope", "slope_low", "slope_high"), own or (), strict=False)) for name, own in rates.items()
+    return frame("tables", found), frame("proxy_correlations", _correlations(judged, level))
+
+
+def _diagnosed(path: str, data: CTRData) -> dict[str, Any]:
+    """What :func:`table_diagnostics` says of a table by itself."""
+    table = read_table(path)
+    vectors, has_vector = table.lookup(data.item_ids)
+    known, until = probe(vectors, has_vector, data, table.info), seen(table.info)
+    return {
+        "size": int(vectors.shape[1]),
+        "items_without_vector": int((~has_vector).sum()),
+        "impressions_without_vector": float((~has_vector[data.item[data.rows["test"]]]).mean()),
+        **proxies(vectors, has_vector, data),
+        "spectrum": spectrum(vectors[has_vector])[:SPECTRUM].tolist(),
+        "saw_until": None if until is None else str(until),
+        "auc_before": known.rise.before,
+        "auc_on_test": known.rise.test,
+        "change_correlation": known.change.correlation,
+        "change_ceiling": known.change.ceiling,
+        "rate_correlation": known.rates.correlation,
+        "rate_ceiling": known.rates.ceiling,
+        "flagged": known.reason,
     }
-    lines = [{"proxy": name, "correlation": value, **slopes[name]} for name, value in correlations.items()]
-    return frame("tables", found), frame("proxy_correlations", lines)
+
+
+def _correlations(judged: list[dict[str, Any]], level: float) -> list[dict[str, Any]]:
+    """Of each proxy its correlation with the gain over some tables, and its exchange rate with an interval."""
+    gains = [one["gain"] for one in judged]
+    rates, lines = exchange_rates(judged, gains, level), []
+    for name, correlation in proxy_correlations(judged, gains).items():
+        slopes = zip(("slope", "slope_low", "slope_high"), rates[name] or (), strict=False)
+        lines.append({"proxy": name, "correlation": correlation, **dict(slopes)})
+    return lines
 
 
 def _test_gauc(row: Row) -> float | None:

@@ -121,6 +121,7 @@ class _Scenes:
         self.trained: set[Any] = set()
 
     def codes(self, values: pa.Array, trained: np.ndarray) -> np.ndarray:
+        """Numbers of the scenes of a piece; ``trained`` are the places in it of training impressions in use."""
         encoded = values.dictionary_encode(null_encoding="encode")
         own = [self.met.setdefault(value, len(self.met)) for value in encoded.dictionary.to_pylist()]
         indices = encoded.indices.to_numpy(zero_copy_only=False)
@@ -158,34 +159,61 @@ def _write_impressions(
     kinds |= {name: kind for name, kind in (("scene", np.int32), ("conversion", np.float32)) if name in found}
     kinds |= {f"rows_{split}": np.int64 for split in SPLITS}
     files = {name: _ArrayFile(folder / f"{name}.npy", kind) for name, kind in kinds.items()}
-    warm, met, scenes = np.zeros(items, dtype=bool), np.zeros(users, dtype=bool), _Scenes()
-    clicks, shown, before = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0), 0
+    used, scenes = _UsedRows(first, last), _Scenes()
+    warm, met = np.zeros(items, dtype=bool), np.zeros(users, dtype=bool)
+    clicks, shown = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
     for piece in _pieces(path, columns):
-        values = {
-            name: piece[name].to_numpy(zero_copy_only=False) for name in ("user", "item", "click", "clicks_before")
-        }
-        start, passed = files["click"].length, before
-        for split in SPLITS:
-            own = pc.equal(piece["split"], split).to_numpy(zero_copy_only=False).nonzero()[0]
-            if split == "train":
-                before += len(own)
-                own = own[max(first - passed, 0) : max(last - passed, 0)]
-                trained = np.zeros(len(piece), dtype=bool)
-                trained[own] = True
-            files[f"rows_{split}"].append(start + own)
-            shown[split] += len(own)
-            clicks[split] += int(values["click"][own].sum())
-        warm[values["item"][trained]] = True
-        met[values["user"][trained]] = True
+        start, own, values = files["click"].length, used.of(piece["split"]), _values(piece)
+        for split, places in own.items():
+            files[f"rows_{split}"].append(start + places)
+            shown[split] += len(places)
+            clicks[split] += int(values["click"][places].sum())
+        warm[values["item"][own["train"]]] = True
+        met[values["user"][own["train"]]] = True
         if "scene" in kinds:
-            values["scene"] = scenes.codes(piece["scene"], trained)
-        if "conversion" in kinds:
-            known = pc.cast(piece["conversion"], pa.float32())
-            values["conversion"] = pc.fill_null(known, float("nan")).to_numpy(zero_copy_only=False)
-        for name, own in values.items():
-            files[name].append(own)
+            values["scene"] = scenes.codes(piece["scene"], own["train"])
+        for name, column in values.items():
+            files[name].append(column)
     for file in files.values():
         file.close()
+    _refuse_one_class(dataset, clicks, shown)
+    if "scene" in kinds:
+        scenes.renumber(folder / "scene.npy")
+    return {"warm": warm, "met": met, "scenes": scenes.known() if "scene" in kinds else None}
+
+
+class _UsedRows:
+    """The rows of each split that are in use, as the impressions come piece by piece.
+
+    Parameters
+    ----------
+    first, last : int
+        Of the training split the rows from ``first`` to below ``last``; of the others all.
+    """
+
+    def __init__(self, first: int, last: int) -> None:
+        self.first, self.last, self.passed = first, last, 0
+
+    def of(self, splits: pa.Array) -> dict[str, np.ndarray]:
+        """Split -> places in the next piece, by its column ``split``."""
+        own = {split: pc.equal(splits, split).to_numpy(zero_copy_only=False).nonzero()[0] for split in SPLITS}
+        train, passed = own["train"], self.passed
+        self.passed += len(train)
+        return own | {"train": train[max(self.first - passed, 0) : max(self.last - passed, 0)]}
+
+
+def _values(piece: pa.RecordBatch) -> dict[str, np.ndarray]:
+    """The numbers of some impressions."""
+    names = ("user", "item", "click", "clicks_before")
+    values = {name: piece[name].to_numpy(zero_copy_only=False) for name in names}
+    if "conversion" in piece.schema.names:
+        known = pc.cast(piece["conversion"], pa.float32())
+        values["conversion"] = pc.fill_null(known, float("nan")).to_numpy(zero_copy_only=False)
+    return values
+
+
+def _refuse_one_class(dataset: Dataset, clicks: dict[str, int], shown: dict[str, int]) -> None:
+    """Raise a UserError if a split has no impression, or clicks only, or none: no AUC could be computed there."""
     for split in SPLITS:
         if clicks[split] in (0, shown[split]):
             raise UserError(
@@ -193,9 +221,6 @@ def _write_impressions(
                 "each split needs clicked and unclicked impressions. Where the log has clicks alone, prepare it with "
                 "--unclicked; where it is short, with another --valid-from and --test-from"
             )
-    if "scene" in kinds:
-        scenes.renumber(folder / "scene.npy")
-    return {"warm": warm, "met": met, "scenes": scenes.known() if "scene" in kinds else None}
 
 
 def _write_clicks(dataset: Dataset, folder: Path) -> int:

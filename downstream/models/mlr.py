@@ -91,8 +91,3 @@ class MLR(CTRModel):
             groups.copy_(nn.functional.softshrink(groups, lr * self.l1))
             norms = groups.norm(dim=1, keepdim=True)
             groups.mul_((1 - lr * self.l21 / norms.clamp(min=1e-12)).clamp(min=0))
-
-    def sparsity(self) -> float:
-        """Share of the IDs' weights that are exactly zero."""
-        weights = torch.cat([embedding.weight.flatten() for embedding in self.ids.values()])
-        return float((weights == 0).float().mean())

@@ -94,44 +94,60 @@ def report_context(
         Source -> tables whose neighbours are shown; empty for no pictures.
     """
     names = Names(spec.names)
-    pictures = Pictured(data, {names(source): own for source, own in pictured.items()})
-    alike, picked = strips(pictures), attended(pictures)
     return {
         "title": title,
         "verdict": verdict(figures, spec),
         "main": names(spec.main),
         "ceiling": names(spec.ceiling) if spec.ceiling else None,
         "baseline": names(spec.baseline),
-        "models": [_model(figures, rows, spec, model, names) for model in figures.models],
-        "slice_names": [SLICE_NAMES[part].lower() for part in SLICES],
-        "metric_columns": METRIC_COLUMNS if figures.oracle.is_empty() else [*METRIC_COLUMNS, ATTAINABLE],
-        "side_by_side": model_rows(figures, spec, names),
         "others": [names(source) for source in figures.sources if source != spec.baseline],
         "several_forms": len(spec.forms) > 1,
         "metric": METRIC_NAMES[figures.tested],
         "level": f"{figures.bootstrap['level']:.0%}",
+        "slice_names": [SLICE_NAMES[part].lower() for part in SLICES],
+        "metric_columns": METRIC_COLUMNS if figures.oracle.is_empty() else [*METRIC_COLUMNS, ATTAINABLE],
+        "models": [_model(figures, rows, spec, model, names) for model in figures.models],
+        "side_by_side": model_rows(figures, spec, names),
         "differences": difference_rows(figures, names),
-        "training_curves": training_panels(figures, names),
-        "training_columns": COLUMNS,
-        "training_runs": training_rows(figures.encoder_runs, names),
+        **_of_encoders(figures, names),
+        **_of_tables(figures, spec, names),
+        **_of_pictures(Pictured(data, {names(source): own for source, own in pictured.items()})),
         "costs": cost_rows(rows, names),
-        "tables": table_rows(figures, names),
-        "proxies": PROXIES,
-        "exchange": proxy_rows(figures),
         "compared": compared(figures, rows, data, spec, names),
         "sure": sure(figures, data),
         "glossary": GLOSSARY,
-        "cold_recall": cold_recall_rows(figures, names),
-        "cold_recall_columns": cold_recall_columns(figures, names(spec.main)),
-        "cold_recall_note": cold_recall_note(figures),
-        "spectra": spectra_panel(figures, names),
-        "strips": alike,
-        "attended": picked,
-        "thumbnails": thumbnails(alike + picked),
         "splits": splits(data),
         "measured": measured(figures, rows, data, training, names),
         "limitations": limitations(figures, data, names),
     }
+
+
+def _of_encoders(figures: Figures, names: Names) -> dict[str, Any]:
+    """How the encoders were trained."""
+    return {
+        "training_curves": training_panels(figures, names),
+        "training_columns": COLUMNS,
+        "training_runs": training_rows(figures.encoder_runs, names),
+    }
+
+
+def _of_tables(figures: Figures, spec: ComparisonSpec, names: Names) -> dict[str, Any]:
+    """The embedding tables by themselves."""
+    return {
+        "tables": table_rows(figures, names),
+        "proxies": PROXIES,
+        "exchange": proxy_rows(figures),
+        "spectra": spectra_panel(figures, names),
+        "cold_recall": cold_recall_rows(figures, names),
+        "cold_recall_columns": cold_recall_columns(figures, names(spec.main)),
+        "cold_recall_note": cold_recall_note(figures),
+    }
+
+
+def _of_pictures(pictures: Pictured) -> dict[str, Any]:
+    """Pictures of items: nearest neighbours, and what attention picks from histories."""
+    alike, picked = strips(pictures), attended(pictures)
+    return {"strips": alike, "attended": picked, "thumbnails": thumbnails(alike + picked)}
 
 
 def write_page(path: Path, template: str, context: dict[str, Any]) -> None:

@@ -37,10 +37,8 @@ def _change(row: dict[str, Any], level: str) -> str:
 
 def _against(figures: Figures, spec: ComparisonSpec, names: Names, rows: list[dict[str, Any]], other: str) -> str:
     """The main source against another, slice by slice."""
-    level, what = (
-        f"{figures.bootstrap['level']:.0%}",
-        f"the {METRIC_NAMES[figures.tested]} of {names(rows[0]['model'])}",
-    )
+    level = f"{figures.bootstrap['level']:.0%}"
+    what = f"the {METRIC_NAMES[figures.tested]} of {names(rows[0]['model'])}"
     clauses, last = [], None
     for row in rows:
         verb = {

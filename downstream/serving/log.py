@@ -165,19 +165,18 @@ def read_new_log(
 
     users = run.keep("users", _users(run, judged, dataset))
     timeline = run.keep("timeline", histories.clicks_before(_events(run, judged, users, dataset)))
-    clicks = timeline.filter(timeline.click == 1)
-    run.write(clicks.order_by("user", "timestamp", "row").select("item"), work / "clicks.parquet")
-    counted = users.left_join(clicks.group_by("user").agg(clicks=clicks.count()), "user")
-    counted = counted.select("user", "user_id", "known", clicks=counted.clicks.fill_null(0)).order_by("user")
+    counted = _write_clicks(run, timeline, users, work / "clicks.parquet")
     run.write(_rows(judged, timeline, table, named), work / "rows.parquet")
-    return NewLog(
-        work / "rows.parquet",
-        work / "clicks.parquet",
-        run.rows(counted),
-        new_items,
-        faults,
-        [*found.notes, *understood.notes, *_doubts(run, judged, users, new_items, dataset)],
-    )
+    notes = [*found.notes, *understood.notes, *_doubts(run, judged, users, new_items, dataset)]
+    return NewLog(work / "rows.parquet", work / "clicks.parquet", counted, new_items, faults, notes)
+
+
+def _write_clicks(run: DuckDB, timeline: ir.Table, users: ir.Table, path: Path) -> pl.DataFrame:
+    """Write the clicks, user after user, oldest first; the table ``users`` of :class:`NewLog`."""
+    clicks = timeline.filter(timeline.click == 1)
+    run.write(clicks.order_by("user", "timestamp", "row").select("item"), path)
+    counted = users.left_join(clicks.group_by("user").agg(clicks=clicks.count()), "user")
+    return run.rows(counted.select("user", "user_id", "known", clicks=counted.clicks.fill_null(0)).order_by("user"))
 
 
 def _doubts(run: DuckDB, judged: ir.Table, users: ir.Table, new_items: pl.Series, dataset: Dataset) -> list[str]:

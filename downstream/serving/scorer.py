@@ -270,6 +270,25 @@ def _pieces(log: NewLog) -> Iterator[pa.RecordBatch]:
         yield from file.iter_batches(PIECE)
 
 
+def _scored_rows(
+    piece: pa.RecordBatch,
+    data: CTRData,
+    images: ItemImages | ServedImages | None,
+    scores: dict[str, np.ndarray],
+    faulty: np.ndarray,
+) -> pa.Table:
+    """Some rows of the file of scores; those with a fault have neither a score nor what is known of them."""
+    columns = {name: piece[name] for name in ("user_id", "item_id", "timestamp", "click") if name in piece.schema.names}
+    for task, name in COLUMNS.items():
+        if task in scores or task == "click":  # of faulty rows alone, nothing is scored
+            columns[name] = pa.array(scores.get(task, np.zeros(len(piece), np.float32)), mask=faulty)
+    columns["known_user"] = pa.array(data.user_code[data.user] != UNKNOWN, mask=faulty)
+    columns["known_item"] = pa.array(data.warm[data.item], mask=faulty)
+    if images is not None:
+        columns["has_vector"] = pa.array(images.found[data.item], mask=faulty)
+    return pa.table({**columns, "fault": piece["fault"]})
+
+
 @torch.inference_mode()
 def _write(
     model: CTRModel,
@@ -290,18 +309,8 @@ def _write(
             sound = pc.is_null(piece["fault"]).to_numpy(zero_copy_only=False)
             rows = sound.nonzero()[0]
             scores = _probabilities(model, impressions, rows, batch_size)
-            user, item = impressions.user, impressions.item
-            users[user[rows]], items[item[rows]] = True, True
-            columns = {name: piece[name] for name in ("user_id", "item_id", "timestamp")}
-            columns |= {"click": piece["click"]} if "click" in piece.schema.names else {}
-            for task, name in COLUMNS.items():
-                if task in scores or task == "click":
-                    columns[name] = pa.array(scores.get(task, np.zeros(len(piece), np.float32)), mask=~sound)
-            columns["known_user"] = pa.array(data.user_code[user] != UNKNOWN, mask=~sound)
-            columns["known_item"] = pa.array(data.warm[item], mask=~sound)
-            if images is not None:
-                columns["has_vector"] = pa.array(images.found[item], mask=~sound)
-            table = pa.table({**columns, "fault": piece["fault"]})
+            users[impressions.user[rows]], items[impressions.item[rows]] = True, True
+            table = _scored_rows(piece, impressions, images, scores, ~sound)
             writer = writer or pq.ParquetWriter(path, table.schema)
             writer.write_table(table)
             total += len(piece)

@@ -71,10 +71,13 @@ def governed(
     Parameters
     ----------
     alone : Q_i
-    variances : v_i
+    variances : sequence of float
+        The ``v_i``.
     pooled : P
-    room : k_i, how far the squared half-width of a part must be ahead of the others' to govern
-    sharpness : s
+    room : sequence of float
+        The ``k_i``: how far the squared half-width of a part must be ahead of the others' to govern.
+    sharpness : float
+        The ``s`` of that formula.
     """
     asked = [q * q * v for q, v in zip(alone, variances, strict=True)]
     found = pooled

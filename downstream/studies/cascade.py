@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -155,47 +155,71 @@ def measure(cascades: Sequence[Cascade], rows: np.ndarray, advance: Callable[[],
         all candidates, in milliseconds; ``stages``, of each: name, kept, survival and survival_new (mean, low, high),
         ms_p50, ms_p99, operations.
     """
-    found = {stage: {"survival": [], "survival_new": [], "seconds": []} for stage in STAGES}
-    candidates, whole = [], []
+    observed = []
     for cascade in cascades:
-        for own in found.values():
-            for figures in own.values():
-                figures.append([])
         cascade.run(int(rows[0]))  # the first call of a kernel is slower than all others
+        own = []
         for row in rows.tolist():
-            items = cascade.candidates(row)
-            kept_by_stage, seconds = cascade.run(row)
-            begun = time.perf_counter()
-            everything = cascade.ranker_scores(row, items)
-            whole.append(time.perf_counter() - begun)
-            top = items[best(everything, cascade.keep[2])]
-            new = top[~cascade.data.warm[top]]
-            candidates.append(len(items))
-            for stage, kept, taken in zip(STAGES, kept_by_stage, seconds, strict=True):
-                found[stage]["survival"][-1].append(np.isin(top, kept).mean())
-                found[stage]["survival_new"][-1].append(np.isin(new, kept).mean() if len(new) else np.nan)
-                found[stage]["seconds"][-1].append(taken)
+            own.append(_observe(cascade, row))
             advance()
+        observed.append(own)
+    every = [one for own in observed for one in own]
     operations = cascades[0].operations(int(rows[len(rows) // 2]))
     return {
-        "candidates": float(np.mean(candidates)),
-        **_latency(np.sum([found[stage]["seconds"] for stage in STAGES], axis=0)),
-        "whole_ms_p50": float(1000 * np.quantile(whole, 0.5)),
+        "candidates": float(np.mean([one.candidates for one in every])),
+        **_latency([sum(one.seconds) for one in every]),
+        "whole_ms_p50": float(1000 * np.quantile([one.whole for one in every], 0.5)),
         "stages": [
             {
-                "name": stage,
-                "kept": keep,
-                "survival": _interval(found[stage]["survival"]),
-                "survival_new": _interval(found[stage]["survival_new"]),
-                **_latency(found[stage]["seconds"]),
-                "operations": count,
+                "name": name,
+                "kept": cascades[0].keep[stage],
+                "survival": _interval([[one.survival[stage] for one in own] for own in observed]),
+                "survival_new": _interval([[one.survival_new[stage] for one in own] for own in observed]),
+                **_latency([one.seconds[stage] for one in every]),
+                "operations": operations[stage],
             }
-            for stage, keep, count in zip(STAGES, cascades[0].keep, operations, strict=True)
+            for stage, name in enumerate(STAGES)
         ],
     }
 
 
-def _latency(seconds: Any) -> dict[str, float]:
+class Observed(NamedTuple):
+    """A request that went through a cascade; lists have an entry a stage.
+
+    Attributes
+    ----------
+    candidates : int
+        Items that there were.
+    whole : float
+        Seconds of the ranker on all of them.
+    seconds : list of float
+        Of each stage.
+    survival, survival_new : list of float
+        Shares of the best, and of the best of those never shown in training (nan where there are none), that are kept.
+    """
+
+    candidates: int
+    whole: float
+    seconds: list[float]
+    survival: list[float]
+    survival_new: list[float]
+
+
+def _observe(cascade: Cascade, row: int) -> Observed:
+    """The request of an impression through a cascade, and ranked as a whole."""
+    items = cascade.candidates(row)
+    kept_by_stage, seconds = cascade.run(row)
+    begun = time.perf_counter()
+    everything = cascade.ranker_scores(row, items)
+    whole = time.perf_counter() - begun
+    top = items[best(everything, cascade.keep[2])]
+    new = top[~cascade.data.warm[top]]
+    survival = [float(np.isin(top, kept).mean()) for kept in kept_by_stage]
+    survival_new = [float(np.isin(new, kept).mean()) if len(new) else np.nan for kept in kept_by_stage]
+    return Observed(len(items), whole, seconds, survival, survival_new)
+
+
+def _latency(seconds: Sequence[float]) -> dict[str, float]:
     """Median and 99th percentile of some requests' seconds, in milliseconds."""
     p50, p99 = 1000 * np.quantile(seconds, [0.5, 0.99])
     return {"ms_p50": float(p50), "ms_p99": float(p99)}

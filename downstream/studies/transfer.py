@@ -22,7 +22,8 @@ from data_tools.tables.table import EmbeddingTable, read_table
 from downstream.data.ctr_data import CTRData
 from downstream.report.page import write_page
 from downstream.report.words import METRIC_NAMES, signed
-from downstream.statistics.intervals import METRICS, BootstrapSettings, Cells, bootstrap_metrics, difference_interval
+from downstream.statistics.bootstrap import METRICS, BootstrapSettings, bootstrap_metrics
+from downstream.statistics.intervals import Cells, difference_interval
 from downstream.statistics.metrics import all_metrics
 from downstream.studies.sharing import ALONE, KINDS, Scores, Train
 from downstream.training.fit import fit

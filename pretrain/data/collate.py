@@ -77,7 +77,19 @@ def item_batch(
     annotate: Annotate | None = None,
     copy_of: Mapping[int, int] = NONE,
 ) -> dict[str, Tensor]:
-    """Views of each catalogue picture, decoded once, and its annotations."""
+    """Views of each catalogue picture, decoded once, and its annotations.
+
+    Parameters
+    ----------
+    encoded : pictures and records
+    decoder : Decoder or ItemNumbers
+    views : int
+        Augmented views of each picture.
+    annotate : records -> dict of tensors, optional
+        What an objective wants to know of the pictures beyond themselves.
+    copy_of : mapping
+        Item numbers -> the first of their near-duplicates.
+    """
     pictures, records = encoded
     items = [record["item"] for record in records]
     return {

@@ -56,10 +56,14 @@ def decoded(
 
     Parameters
     ----------
-    chunks : places of each chunk's pictures; taken a few ahead of what has been given back
-    image_size : side S of the square pictures
-    most : chunks there are, where it is known: a single one needs no extra process
-    light : whether the pictures are stored decoded, see :func:`pretrain.data.workers.loader_processes`
+    chunks : iterable of sequence of Place
+        Places of each chunk's pictures; taken a few ahead of what has been given back.
+    image_size : int
+        Side S of the square pictures.
+    most : int or None
+        Chunks there are, where it is known: a single one needs no extra process.
+    light : bool
+        Whether the pictures are stored decoded, see :func:`pretrain.data.workers.loader_processes`.
 
     Yields
     ------
@@ -82,13 +86,17 @@ class PictureSet:
 
     Parameters
     ----------
-    pictures : where the pictures are
-    items : one an element
-    image_size : side S of the square pictures
+    pictures : PlacedPictures
+        Where the pictures are.
+    items : sequence of int
+        One an element.
+    image_size : int
+        Side S of the square pictures.
 
     Attributes
     ----------
-    broken : elements that could not be decoded, known once they have been asked for
+    broken : set of int
+        Elements that could not be decoded, known once they have been asked for.
     """
 
     def __init__(self, pictures: PlacedPictures, items: Sequence[int], image_size: int) -> None:

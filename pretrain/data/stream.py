@@ -54,14 +54,21 @@ class BatchStream(IterableDataset):
 
     Parameters
     ----------
-    shards : open shard folder
-    kind : "items", or a split's name for its requests
-    rows : requests or pictures a batch
+    shards : Shards
+        Open shard folder.
+    kind : str
+        "items", or a split's name for its requests.
+    rows : int
+        Requests or pictures a batch.
     collate : encoded batch -> dict of tensors
-    seed, process, processes : what the stream is a function of
-    start : batches of this process that were already trained on
-    parts : groups, of as many categories where there are so many, that each batch takes equal parts from
-    streams : shares of a process's groups, read in turn
+    seed, process, processes : int
+        What the stream is a function of.
+    start : int
+        Batches of this process that were already trained on.
+    parts : int
+        Groups, of as many categories where there are so many, that each batch takes equal parts from.
+    streams : int
+        Shares of a process's groups, read in turn.
     """
 
     def __init__(
@@ -269,12 +276,18 @@ def loader(
 
     Parameters
     ----------
-    folder : shard folder
+    folder : str or Path
+        Shard folder.
     kind : "requests" or "items"
-    settings : rows are those of all processes together
-    image_size : side of the square pictures
-    seed, process, processes, start : see :class:`BatchStream`
-    views, annotate : see :func:`pretrain.data.collate.item_batch`
+    settings : Batch
+        Rows are those of all processes together.
+    image_size : int
+        Side of the square pictures.
+    seed, process, processes, start : int
+        See :class:`BatchStream`.
+    views : int
+    annotate : records -> dict of tensors, optional
+        See :func:`pretrain.data.collate.item_batch`.
     pictures : bool
         Whether ``images`` holds pictures; otherwise the items' numbers, for encoders that take items.
 

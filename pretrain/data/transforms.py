@@ -33,7 +33,8 @@ class Transform:
     Attributes
     ----------
     steps : uint8 arrays (height, width, 3) -> uint8 tensor (n, 3, S, S), channels last in memory
-    at_least : pixels of each side worth decoding; only JPEGs of twice that are decoded smaller than they are
+    at_least : int
+        Pixels of each side worth decoding; only JPEGs of twice that are decoded smaller than they are.
     """
 
     steps: Callable[[list[np.ndarray]], Tensor]
@@ -101,9 +102,12 @@ class RandomView:
 
     Attributes
     ----------
-    image_size : side of the view
-    crop_scale : smallest share of the picture that a crop keeps; 1 takes the whole picture
-    flip : mirror half of the pictures
+    image_size : int
+        Side of the view.
+    crop_scale : float
+        Smallest share of the picture that a crop keeps; 1 takes the whole picture.
+    flip : bool
+        Mirror half of the pictures.
     """
 
     image_size: int
@@ -178,7 +182,8 @@ class Decoder:
 
     Parameters
     ----------
-    cache_bytes : most bytes of decoded pictures that are kept
+    cache_bytes : int
+        Most bytes of decoded pictures that are kept.
     """
 
     def __init__(self, transform: Transform, cache_bytes: int = 0) -> None:

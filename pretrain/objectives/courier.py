@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -17,73 +17,15 @@ from pretrain.objectives.base import Context, Contrastive, Temperature
 from pretrain.objectives.parts.losses import Term, click_cross_entropy, info_nce, negative_cosine, within_page
 from pretrain.objectives.parts.momentum import MomentumQueue
 from pretrain.objectives.parts.reconstruction import MultiHead, history_mean, reconstruct
-from pretrain.runtime.distributed import gather, largest, rank
-
-
-class Targets(NamedTuple):
-    """What is to be found from its reconstruction, and padding.
-
-    Attributes
-    ----------
-    index : long tensor (n,)
-        Into the batch's distinct pictures, -1 for padding.
-    row : long tensor (n,)
-        The request of this process that each is of.
-    clicked : bool tensor (n,)
-    rebuilt : float tensor (n, D)
-    known : bool tensor (n,)
-        Whether there are clicks to rebuild it from.
-    """
-
-    index: Tensor
-    row: Tensor
-    clicked: Tensor
-    rebuilt: Tensor
-    known: Tensor
-
-
-class Rivals(NamedTuple):
-    """Targets that count otherwise in the softmax of another target of their own request.
-
-    Attributes
-    ----------
-    among : bool tensor (n,)
-    weight : float
-        How often they count; 0 leaves them out.
-    """
-
-    among: Tensor
-    weight: float
-
-
-def click_targets(history: Tensor, fresh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Each fresh click with the clicks before it alone, so that it is rebuilt from neither itself nor later ones.
-
-    Over the training requests each click is fresh once, and so a target once, as COURIER's order asks, if it is in the
-    history of a batch with a click before it.
-
-    Parameters
-    ----------
-    history : long tensor (B, H)
-        Oldest first, right-aligned, -1 for padding.
-    fresh : long tensor (B,)
-        How many of the last clicks are new since the user's request before.
-
-    Returns
-    -------
-    row : long tensor (M,)
-        The request; M is the same in all processes, at least 1, and filled up with padding.
-    target : long tensor (M,)
-        The click; -1 for padding.
-    earlier : long tensor (M, H)
-        The clicks before it; -1 for padding.
-    """
-    place = torch.arange(history.shape[1], device=history.device)
-    row, slot = ((history >= 0) & (place >= len(place) - fresh[:, None])).nonzero(as_tuple=True)
-    earlier = history[row].masked_fill(place >= slot[:, None], -1)
-    padding = largest(max(len(row), 1), history.device) - len(row)
-    target = F.pad(history[row, slot], (0, padding), value=-1)
-    return F.pad(row, (0, padding)), target, F.pad(earlier, (0, 0, 0, padding), value=-1)
+from pretrain.objectives.parts.targets import (
+    Candidates,
+    Rivals,
+    Targets,
+    click_targets,
+    copies_of_clicked,
+    same_request,
+)
+from pretrain.runtime.distributed import gather, rank
 
 
 class Courier(Contrastive):
@@ -241,40 +183,52 @@ class Courier(Contrastive):
     def _terms(
         self, unit: Tensor, batch: dict[str, Tensor], clicks: tuple[Tensor, Tensor, Tensor] | None
     ) -> dict[str, Term]:
-        options = self.options
-        history, page, clicked = batch["history"], batch["page"], batch["click"] > 0
+        """The weighted terms of unit embeddings (N, D); ``clicks`` are those of :func:`click_targets`, where needed."""
+        options, history, page = self.options, batch["history"], batch["page"]
         rebuilt = self._reconstruct(unit, page, history)
         present = (page >= 0) & (history >= 0).any(1, keepdim=True)
-        found: dict[str, tuple[float, Term]] = {}
-        if options.pv_weight:
-            row = torch.arange(len(page), device=page.device).repeat_interleave(page.shape[1])
-            shown = Targets(page.flatten(), row, clicked.flatten(), rebuilt.flatten(0, 1), present.flatten())
-            share = self.page_share if options.log_q else None
-            rivals = Rivals(~shown.clicked, options.page_negative_weight)
-            found["pv_loss"] = (
-                options.pv_weight,
-                self._retrieve(unit, batch, shown, rivals, log_share=share, page_view=True),
-            )
-            if options.queue:
-                self._remember(batch, shown)
-        if options.ucs_weight:
-            row, target, earlier = clicks
-            again = self._reconstruct(unit, target[:, None], earlier).squeeze(1)
-            everything = torch.ones_like(target, dtype=torch.bool)
-            chosen = Targets(target, row, everything, again, (earlier >= 0).any(1))
-            share = self.click_share if options.log_q else None
-            ucs = self._retrieve(unit, batch, chosen, Rivals(everything, 0.0), log_share=share, page_view=False)
-            found["ucs_loss"] = (options.ucs_weight, ucs)
-        if options.ctr_weight:
-            logits = self.click(torch.cat([rebuilt, unit[page.clamp(min=0)]], dim=-1)).squeeze(-1)
-            found["ctr_loss"] = (options.ctr_weight, click_cross_entropy(logits, batch["click"], present))
-        if options.page_weight:
-            score = F.cosine_similarity(unit[page.clamp(min=0)], rebuilt, dim=-1)
-            item = batch["image_item"][page.clamp(min=0)]
-            copy = ((item[:, :, None] == item[:, None, :]) & clicked[:, None, :]).any(2)
-            ranked = within_page(score, clicked & present, present & ~copy, self.temperature)
-            found["page_loss"] = (options.page_weight, ranked)
+        terms: dict[str, tuple[float, Callable[[], Term]]] = {
+            "pv_loss": (options.pv_weight, lambda: self._page_view_term(unit, batch, rebuilt, present)),
+            "ucs_loss": (options.ucs_weight, lambda: self._click_sequence_term(unit, batch, *clicks)),
+            "ctr_loss": (options.ctr_weight, lambda: self._click_term(unit, batch, rebuilt, present)),
+            "page_loss": (options.page_weight, lambda: self._ranking_term(unit, batch, rebuilt, present)),
+        }
+        found = {name: (weight, term()) for name, (weight, term) in terms.items() if weight}
         return {name: Term(weight * term.loss, weight * term.chance) for name, (weight, term) in found.items()}
+
+    def _page_view_term(self, unit: Tensor, batch: dict[str, Tensor], rebuilt: Tensor, present: Tensor) -> Term:
+        """Clicked slots among all slots of the global batch; the queue takes them in afterwards."""
+        page, clicked = batch["page"], batch["click"] > 0
+        row = torch.arange(len(page), device=page.device).repeat_interleave(page.shape[1])
+        shown = Targets(page.flatten(), row, clicked.flatten(), rebuilt.flatten(0, 1), present.flatten())
+        share = self.page_share if self.options.log_q else None
+        rivals = Rivals(~shown.clicked, self.options.page_negative_weight)
+        term = self._retrieve(unit, batch, shown, rivals, log_share=share, page_view=True)
+        if self.options.queue:
+            self._remember(batch, shown)
+        return term
+
+    def _click_sequence_term(
+        self, unit: Tensor, batch: dict[str, Tensor], row: Tensor, target: Tensor, earlier: Tensor
+    ) -> Term:
+        """Fresh clicks among those of the global batch, except the others of their own request."""
+        rebuilt = self._reconstruct(unit, target[:, None], earlier).squeeze(1)
+        everything = torch.ones_like(target, dtype=torch.bool)
+        chosen = Targets(target, row, everything, rebuilt, (earlier >= 0).any(1))
+        share = self.click_share if self.options.log_q else None
+        return self._retrieve(unit, batch, chosen, Rivals(everything, 0.0), log_share=share, page_view=False)
+
+    def _click_term(self, unit: Tensor, batch: dict[str, Tensor], rebuilt: Tensor, present: Tensor) -> Term:
+        """Click or not, from target and reconstruction."""
+        logits = self.click(torch.cat([rebuilt, unit[batch["page"].clamp(min=0)]], dim=-1)).squeeze(-1)
+        return click_cross_entropy(logits, batch["click"], present)
+
+    def _ranking_term(self, unit: Tensor, batch: dict[str, Tensor], rebuilt: Tensor, present: Tensor) -> Term:
+        """Clicked slots above the others of their page view."""
+        page, clicked = batch["page"].clamp(min=0), batch["click"] > 0
+        score = F.cosine_similarity(unit[page], rebuilt, dim=-1)
+        copies = copies_of_clicked(batch["image_item"][page], clicked)
+        return within_page(score, clicked & present, present & ~copies, self.temperature)
 
     def _reconstruct(self, unit: Tensor, target: Tensor, history: Tensor) -> Tensor:
         """Targets (B, T) from history (B, H), both indices into ``unit`` with -1 for padding: (B, T, D)."""
@@ -303,57 +257,42 @@ class Courier(Contrastive):
         if not self.options.contrast:
             return negative_cosine(own, targets.rebuilt, kept)
         item = batch["image_item"][targets.index.clamp(min=0)]
-        candidate, candidate_item = gather(own), gather(item)
-        candidate_kept = gather(targets.index >= 0 if self.options.unclicked_negatives else clicked)
         # Few slots are clicked: the logits are of those alone.
         asked = kept.nonzero().squeeze(1)
         positive = asked + rank() * len(item)
         several = page_view and self.options.page_positives
-        bias, further = self._same_request(batch, targets, rivals, positive, several=several)
+        bias, further = same_request(targets, rivals, positive, len(batch["history"]), several=several)
+        known = targets.index >= 0 if self.options.unclicked_negatives else clicked
+        candidates = Candidates(gather(own), gather(item), gather(known))
         if page_view and self.options.queue:
-            length = self.options.queue
-            candidate = torch.cat([candidate, self.memory.key])
-            candidate_item = torch.cat([candidate_item, self.memory.item])
-            candidate_kept = torch.cat([candidate_kept, self.memory.item >= 0])
-            bias, further = (F.pad(mask, (0, length)) if mask is not None else None for mask in (bias, further))
-        # The correction takes ln q off every logit, the positive's too, with q an item's share of the candidates
-        # (sampling-bias-corrected softmax, Yi et al., RecSys 2019).
+            candidates = self._with_remembered(candidates)
+            bias, further = (None if mask is None else F.pad(mask, (0, self.options.queue)) for mask in (bias, further))
         if log_share is not None:
-            popular = -self.options.log_q * log_share[candidate_item][None, :]
+            # The correction takes ln q off every logit, the positive's too, with q an item's share of the candidates
+            # (sampling-bias-corrected softmax, Yi et al., RecSys 2019).
+            popular = -self.options.log_q * log_share[candidates.item][None, :]
             bias = popular if bias is None else bias + popular
         return info_nce(
             query=targets.rebuilt[asked],
             query_item=item[asked],
             query_kept=kept[asked],
-            candidate=candidate,
-            candidate_item=candidate_item,
-            candidate_kept=candidate_kept,
+            candidate=candidates.vector,
+            candidate_item=candidates.item,
+            candidate_kept=candidates.kept,
             positive=positive,
             temperature=self.temperature,
             bias=bias,
             further=further,
         )
 
-    @staticmethod
-    def _same_request(
-        batch: dict[str, Tensor], targets: Targets, rivals: Rivals, positive: Tensor, *, several: bool
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """``bias`` and ``further`` of :func:`info_nce`: how a request's other targets count, and which are positives.
-
-        None where all count alike, and unless the clicks of a page view are ``several`` positives.
-        """
-        if not several and rivals.weight == 1:
-            return None, None
-        row = gather(targets.row + rank() * len(batch["history"]))
-        together = row[positive][:, None] == row[None, :]
-        bias = further = None
-        if several:
-            further = together & gather(targets.clicked & (targets.index >= 0))[None, :]
-        if rivals.weight != 1:
-            others = (together & gather(rivals.among)[None, :]).scatter(1, positive[:, None], False)
-            bias = torch.zeros(others.shape, device=others.device)
-            bias = bias.masked_fill(others, math.log(rivals.weight) if rivals.weight else float("-inf"))
-        return bias, further
+    def _with_remembered(self, candidates: Candidates) -> Candidates:
+        """The candidates, and behind them the page-view items of earlier steps."""
+        queue = self.memory
+        return Candidates(
+            torch.cat([candidates.vector, queue.key]),
+            torch.cat([candidates.item, queue.item]),
+            torch.cat([candidates.kept, queue.item >= 0]),
+        )
 
     def _remember(self, batch: dict[str, Tensor], shown: Targets) -> None:
         """Put the page views' pictures, as the slow encoder sees them, into the queue."""

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from pretrain.objectives.base import Context, Contrastive, Temperature
 from pretrain.objectives.parts.losses import Term, info_nce, triplet
 from pretrain.objectives.parts.momentum import MomentumQueue
+from pretrain.objectives.parts.targets import copies_of_clicked
 from pretrain.runtime.distributed import gather, rank
 
 
@@ -73,8 +74,7 @@ class Scl(Contrastive):
         terms = {"scl_loss": self._pairs(anchor.expand(-1, page.shape[1], -1), batch, pair)}
         weight = self.options.triplet_weight
         if weight:
-            item = batch["image_item"][page.clamp(min=0)]
-            copies = ((item[:, :, None] == item[:, None, :]) & clicked[:, None, :]).any(2)
+            copies = copies_of_clicked(batch["image_item"][page.clamp(min=0)], clicked)
             kept = pair[:, :, None] & ((page >= 0) & ~copies)[:, None, :]
             shown = unit[page.clamp(min=0)]
             margin = self.options.margin

@@ -30,8 +30,10 @@ def pieces(images: Tensor, device: torch.device) -> tuple[Tensor, ...]:
 
     Parameters
     ----------
-    images : pictures (N, 3, S, S), or items (N,)
-    device : where they are encoded
+    images : Tensor
+        Pictures (N, 3, S, S), or items (N,).
+    device : torch.device
+        Where they are encoded.
     """
     if device.type != "cpu" or images.dim() < 4:
         return (images,)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from data_tools.common.errors import UserError
-from data_tools.common.provenance import peak_memory
+from data_tools.common.system import peak_memory
 from data_tools.sharding.read import Shards
 from pretrain.data.transforms import Transform
 from pretrain.runtime.cpu import own_cores
@@ -26,14 +26,22 @@ class Trial:
 
     Attributes
     ----------
-    job : what is planned, in words
-    images : pictures that the whole job decodes and encodes
-    decode_rate : images a second of one loader process
-    encode_rate : images a second of the encoder alone, on all cores or the GPU of one process
-    cores, workers, processes : of a training or export process, its loader processes, and how many such processes
-    device : what encodes
-    memory : bytes of the device (of the process, on a CPU) at the trial's peak
-    written : bytes the job will write
+    job : str
+        What is planned, in words.
+    images : int
+        Pictures that the whole job decodes and encodes.
+    decode_rate : float
+        Images a second of one loader process.
+    encode_rate : float
+        Images a second of the encoder alone, on all cores or the GPU of one process.
+    cores, workers, processes : int
+        Of a training or export process, its loader processes, and how many such processes.
+    device : str
+        What encodes.
+    memory : int
+        Bytes of the device (of the process, on a CPU) at the trial's peak.
+    written : int
+        Bytes the job will write.
     """
 
     job: str

@@ -6,7 +6,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from data_tools.sharding.read import open_shards
+from data_tools.sharding.read import Shards, open_shards
 from pretrain.data.collate import items_of
 from pretrain.data.stream import training_workers
 from pretrain.data.transforms import training_transform
@@ -15,6 +15,16 @@ from pretrain.objectives import OBJECTIVES
 from pretrain.runtime.precision import choose_precision
 from pretrain.runtime.trial import refuse_vectors, try_out
 from pretrain.settings import Settings
+
+
+def _pictures_a_step(settings: Settings, shards: Shards, rows: int) -> int:
+    """About how many pictures a process encodes in a step of ``rows`` requests, or views of so many catalogue items."""
+    parts, pictures = [OBJECTIVES[name] for name in settings.objective.parts], 0
+    if any(part.batches == "requests" for part in parts):
+        some = shards.records("train", 0)[:rows]
+        distinct = {item for record in some for item in items_of(record)}
+        pictures += round(len(distinct) * rows / len(some))
+    return pictures + rows * max((part.views for part in parts if part.batches == "items"), default=0)
 
 
 def plan_training(settings: Settings, state: PartialState) -> list[str]:
@@ -30,14 +40,7 @@ def plan_training(settings: Settings, state: PartialState) -> list[str]:
     refuse_vectors(encoder.family.takes)
     precision = choose_precision(encoder, optim.precision, settings.encoder.image_size)
     rows = settings.batch.rows // state.num_processes
-    kinds = [OBJECTIVES[name].batches for name in settings.objective.parts]
-    pictures = 0
-    if "requests" in kinds:
-        some = shards.records("train", 0)[:rows]
-        distinct = {item for record in some for item in items_of(record)}
-        pictures += round(len(distinct) * rows / len(some))
-    if "items" in kinds:
-        pictures += 2 * rows
+    pictures = _pictures_a_step(settings, shards, rows)
 
     def step(images: Tensor) -> None:
         with torch.autocast(state.device.type, torch.bfloat16, enabled=precision != "fp32"):

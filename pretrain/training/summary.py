@@ -9,7 +9,7 @@ import torch
 from rich.table import Table
 
 from data_tools.common.files import write_json
-from data_tools.common.provenance import peak_memory
+from data_tools.common.system import peak_memory
 from data_tools.common.tensors import read_tensors
 from data_tools.measures.effective_rank import effective_rank
 from data_tools.sharding.files import read_index

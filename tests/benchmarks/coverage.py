@@ -26,7 +26,8 @@ from data_tools.common.files import read_json, write_json
 from downstream.comparison.analysis import Measured, differences
 from downstream.comparison.spec import NO_FORM, ComparisonSpec
 from downstream.data.ctr_data import SLICES
-from downstream.statistics.intervals import BootstrapSettings, Cells, difference_interval, user_counts
+from downstream.statistics.bootstrap import BootstrapSettings, user_counts
+from downstream.statistics.intervals import Cells, difference_interval
 from downstream.statistics.quantiles import Training, quantile
 
 

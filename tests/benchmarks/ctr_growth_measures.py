@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
 from drawn_impressions import impressions
+from own_memory import watched
 
 from data_tools.common.cli import progress_bar
-from data_tools.common.provenance import peak_memory
 from data_tools.common.scratch import scratch_array
+from data_tools.common.system import peak_memory
 from downstream import serving
 from downstream.data.ctr_data import mask_ids
 from downstream.data.tensors import tensors
@@ -69,32 +68,19 @@ def measure_steps(name: str, size: int, among: int, optimizer: str, batch_size: 
     return {**median, "distinct_items": len(batch["row"])}
 
 
-def _own_memory(stop: threading.Event, peak: list[float]) -> None:
-    """Watch the process's memory without pages of files, in MiB."""
-    while not stop.wait(0.05):
-        line = next(one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("RssAnon"))
-        peak[0] = max(peak[0], int(line.split()[1]) / 1024)
-
-
 def measure_table(dataset: str, table: str, out: str) -> dict[str, float]:
     """Peak memory, in MiB, of a DICM training with a table, and its seconds."""
-    stop, peak, clock = threading.Event(), [0.0], Clock()
-    watcher = threading.Thread(target=_own_memory, args=(stop, peak))
-    watcher.start()
-    try:
-        settings = RunSettings(
-            DataSettings(history=50),
-            optim=OptimSettings(id_optimizer="sparse_adam"),
-            dataset=dataset,
-            table=table,
-            out=out,
-        )
-        with progress_bar(shown=False) as progress:
-            train(settings, progress)
-    finally:
-        stop.set()
-        watcher.join()
-    return {"peak_mib": peak_memory()["process"], "own_peak_mib": peak[0], **clock.read()}
+    settings = RunSettings(
+        DataSettings(history=50),
+        optim=OptimSettings(id_optimizer="sparse_adam"),
+        dataset=dataset,
+        table=table,
+        out=out,
+    )
+    clock = Clock()
+    with watched() as peak, progress_bar(shown=False) as progress:
+        train(settings, progress)
+    return {"peak_mib": peak_memory()["process"], "own_peak_mib": peak.mebibytes, **clock.read()}
 
 
 def measure_scoring(run: str, log: str, out: str) -> dict[str, float]:

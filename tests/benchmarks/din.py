@@ -38,40 +38,40 @@ from importlib.metadata import version
 from fuxictr.features import FeatureMap
 from model_zoo.LongCTR.DIN.DIN import DIN
 if __name__ == "__main__":
-    told = json.loads(sys.argv[1])
-    torch.set_num_threads(told["threads"])
-    torch.manual_seed(told["seed"])
+    given = json.loads(sys.argv[1])
+    torch.set_num_threads(given["threads"])
+    torch.manual_seed(given["seed"])
     features = FeatureMap("log", ".")
     for name in ("user", "item"):
-        features.features[name] = {"source": name, "type": "categorical", "padding_idx": 0, "vocab_size": told[name]}
+        features.features[name] = {"source": name, "type": "categorical", "padding_idx": 0, "vocab_size": given[name]}
     features.labels, features.default_emb_dim = ["click"], 12
     model = DIN(
-        features, embedding_dim=12, dnn_hidden_units=[200, 80], dnn_activations=told["activation"],
-        attention_hidden_units=[80, 40], attention_hidden_activations=told["activation"], learning_rate=told["lr"],
+        features, embedding_dim=12, dnn_hidden_units=[200, 80], dnn_activations=given["activation"],
+        attention_hidden_units=[80, 40], attention_hidden_activations=given["activation"], learning_rate=given["lr"],
         optimizer="adam", loss="binary_crossentropy", task="binary_classification", metrics=["AUC"], verbose=0,
-        model_root=told["folder"],
+        model_root=given["folder"],
     )
     model._max_gradient_norm, model._batch_index = 10.0, 0
-    held = {name: np.load(told["folder"] + f"/{name}.npy", mmap_mode="r") for name in ("click", "user", "items")}
+    held = {name: np.load(given["folder"] + f"/{name}.npy", mmap_mode="r") for name in ("click", "user", "items")}
     def batch(rows):
         items = torch.from_numpy(held["items"][rows]).long()
         context = {name: torch.from_numpy(held[name][rows]) for name in ("click", "user")}
         return context, {"item": items.flatten()}, (items[:, :-1] > 0).float()
     def pieces(rows, size):
         return [rows[start : start + size] for start in range(0, len(rows), size)]
-    split = {name: np.load(told["folder"] + f"/{name}.npy") for name in ("train", "test")}
-    order = np.random.default_rng(told["seed"]).permutation(split["train"])
+    split = {name: np.load(given["folder"] + f"/{name}.npy") for name in ("train", "test")}
+    order = np.random.default_rng(given["seed"]).permutation(split["train"])
     model.train()
     model.train_step(batch(order[:64]))
     begun = time.perf_counter(), time.process_time()
-    for place, rows in enumerate(pieces(order, told["batch_size"])):
+    for place, rows in enumerate(pieces(order, given["batch_size"])):
         model._batch_index = place
         model.train_step(batch(rows))
     seconds = {"wall": time.perf_counter() - begun[0], "processor": time.process_time() - begun[1]}
     model.eval()
     with torch.no_grad():
         parts = [model(batch(rows))["y_pred"].flatten() for rows in pieces(split["test"], 16384)]
-    np.save(told["scores"], torch.cat(parts).numpy())
+    np.save(given["scores"], torch.cat(parts).numpy())
     print(json.dumps({**seconds, "version": version("fuxictr")}))
 """
 
@@ -92,17 +92,17 @@ def timed(*given):
     yield from batches(*given)
     seconds.update(wall=time.perf_counter() - begun[0], processor=time.process_time() - begun[1])
 if __name__ == "__main__":
-    told = json.loads(sys.argv[1])
+    given = json.loads(sys.argv[1])
     epochs._training_batches = timed
-    data = load_ctr_data(told["dataset"], DataSettings(history=50))
-    data = replace(data, sizes={**data.sizes, "user": told["user"], "item": told["item"]})
+    data = load_ctr_data(given["dataset"], DataSettings(history=50))
+    data = replace(data, sizes={**data.sizes, "user": given["user"], "item": given["item"]})
     # No ID is hidden, since FuxiCTR hides none.
     optim = OptimSettings(
-        lr=told["lr"], batch_size=told["batch_size"], threads=told["threads"], unknown_rate=0.0,
-        id_optimizer=told["id_optimizer"],
+        lr=given["lr"], batch_size=given["batch_size"], threads=given["threads"], unknown_rate=0.0,
+        id_optimizer=given["id_optimizer"],
     )
-    result = fit(data, None, TrainingSettings(data.settings, ModelSettings("din"), optim=optim), told["seed"])
-    np.save(told["scores"], result.test_scores)
+    result = fit(data, None, TrainingSettings(data.settings, ModelSettings("din"), optim=optim), given["seed"])
+    np.save(given["scores"], result.test_scores)
     print(json.dumps(seconds))
 """
 
@@ -171,10 +171,10 @@ def write_padded(data: CTRData, folder: Path) -> None:
         np.save(folder / f"{split}.npy", data.rows[split])
 
 
-def run(python: str, program: str, told: dict) -> dict:
+def run(python: str, program: str, given: dict) -> dict:
     """What a program printed in a process of its own."""
-    own = {**os.environ, "OMP_NUM_THREADS": str(told["threads"]), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([python, "-c", program, json.dumps(told)], capture_output=True, text=True, env=own)
+    own = {**os.environ, "OMP_NUM_THREADS": str(given["threads"]), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([python, "-c", program, json.dumps(given)], capture_output=True, text=True, env=own)
     if done.returncode:
         raise UserError(f"{python} failed:\n{done.stderr[-1500:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
@@ -188,7 +188,7 @@ def main() -> None:
         write_click_log(dataset, settings.impressions, settings.users, settings.items)
         data = load_ctr_data(dataset, DataSettings(history=50))
         write_padded(data, Path(folder))
-        told = {
+        given = {
             "folder": folder,
             "dataset": str(dataset),
             "scores": f"{folder}/scores.npy",
@@ -203,8 +203,8 @@ def main() -> None:
         runs: dict[str, list[dict]] = {"FuxiCTR": [], "ours": []}
         for seed in range(settings.repeats):
             for name, (interpreter, program) in {"FuxiCTR": (python, PEER), "ours": (sys.executable, OURS)}.items():
-                found = run(interpreter, program, {**told, "seed": seed})
-                scores = np.load(told["scores"])
+                found = run(interpreter, program, {**given, "seed": seed})
+                scores = np.load(given["scores"])
                 found["samples_per_second"] = len(data.rows["train"]) / found[settings.clock]
                 found["auc"] = auc(data.click[test], scores)
                 found["gauc"] = gauc(data.click[test], scores, data.user[test])

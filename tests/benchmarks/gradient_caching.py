@@ -21,6 +21,7 @@ import torch
 from report import Ratio, finish
 
 from data_tools.common.cli import parse_settings, run_command
+from data_tools.common.system import peak_memory
 from pretrain.encoder.image_encoder import build_encoder
 from pretrain.settings import Encoder, Objective
 from pretrain.settings import Settings as Pretrain
@@ -79,7 +80,7 @@ def measure(settings: Settings) -> dict[str, float]:
         if device == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    peak = peak_memory()["process"] * 2**20 - before
     if device == "cuda":
         peak = torch.cuda.max_memory_allocated()
     return {"seconds_an_image": min(seconds) / count, "bytes": peak, "loss": float(loss.detach())}

@@ -10,6 +10,7 @@ peak of all resident pages is printed beside it.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -23,39 +24,30 @@ from rich.console import Console
 from data_tools.common.cli import UserError, parse_settings, run_command
 
 RUN = """
-import json, re, sys, threading, time
-from pathlib import Path
-from downstream.settings import DataSettings
+import json, sys, time
+from data_tools.common.system import peak_memory
 from downstream.data.ctr_data import load_ctr_data
-from downstream.settings import OptimSettings
-from downstream.training.settings import TrainingSettings
+from downstream.settings import DataSettings, OptimSettings
 from downstream.training.fit import fit
-from downstream.training.settings import ModelSettings
-
-def mebibytes(key):
-    return int(re.search(rf"{key}:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+from downstream.training.settings import ModelSettings, TrainingSettings
+from own_memory import own_mebibytes, watched
 
 if __name__ == "__main__":
-    told = json.loads(sys.argv[1])
-    peak, stop = [mebibytes("RssAnon")], threading.Event()
-    def watch():
-        while not stop.wait(0.02):
-            peak[0] = max(peak[0], mebibytes("RssAnon"))
-    threading.Thread(target=watch, daemon=True).start()
-    before, found, settings = peak[0], {}, DataSettings(history=50)
-    for name in ("first load", "later load"):
+    given = json.loads(sys.argv[1])
+    before, found, settings = own_mebibytes(), {}, DataSettings(history=50)
+    with watched() as peak:
+        for name in ("first load", "later load"):
+            start = time.perf_counter()
+            data = load_ctr_data(given["dataset"], settings)
+            found[name] = time.perf_counter() - start
+        found["MiB while loading"] = peak.mebibytes - before
         start = time.perf_counter()
-        data = load_ctr_data(told["dataset"], settings)
-        found[name] = time.perf_counter() - start
-    found["MiB while loading"] = peak[0] - before
-    start = time.perf_counter()
-    optim = OptimSettings(batch_size=told["batch_size"], threads=told["threads"])
-    result = fit(data, None, TrainingSettings(settings, ModelSettings(told["model"]), optim=optim), 0)
-    found["training and scoring"] = time.perf_counter() - start
+        optim = OptimSettings(batch_size=given["batch_size"], threads=given["threads"])
+        result = fit(data, None, TrainingSettings(settings, ModelSettings(given["model"]), optim=optim), 0)
+        found["training and scoring"] = time.perf_counter() - start
     found["samples a second"] = result.epochs[0]["samples_per_second"]
     found["seconds"] = found["first load"] + found["training and scoring"]
-    stop.set()
-    found["MiB of its own"], found["MiB resident"] = peak[0], mebibytes("VmHWM")
+    found["MiB of its own"], found["MiB resident"] = peak.mebibytes, peak_memory()["process"]
     print(json.dumps(found))
 """
 
@@ -89,10 +81,13 @@ class Settings:
 
 def measured(settings: Settings, impressions: int) -> dict[str, float]:
     """Seconds and MiB of one size."""
+    own = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     with tempfile.TemporaryDirectory() as folder:
         write_click_log(Path(folder, "log"), impressions, settings.users, settings.items)
-        told = json.dumps({**asdict(settings), "dataset": f"{folder}/log"})
-        done = subprocess.run([sys.executable, "-c", RUN, told], capture_output=True, text=True)
+        given = json.dumps({**asdict(settings), "dataset": f"{folder}/log"})
+        done = subprocess.run(
+            [sys.executable, "-c", RUN, given], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": own}
+        )
     if done.returncode:
         raise UserError(f"the training failed:\n{done.stderr[-1500:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
@@ -103,8 +98,8 @@ def main() -> None:
     found = {}
     for impressions in (settings.impressions, settings.factor * settings.impressions):
         found[impressions] = measured(settings, impressions)
-        told = ", ".join(f"{name} {value:,.2f}" for name, value in found[impressions].items())
-        console.print(f"{impressions:,} impressions: {told}")
+        shown = ", ".join(f"{name} {value:,.2f}" for name, value in found[impressions].items())
+        console.print(f"{impressions:,} impressions: {shown}")
     small, large = found.values()
     side = f"1/{settings.factor} of the impressions"
     finish(settings, {"found": found}, [Ratio(name, large[name], small[name], side) for name in COMPARED])

@@ -17,7 +17,7 @@ import numpy as np
 from report import Ratio, finish
 
 from data_tools.common.cli import UserError, parse_settings, run_command
-from data_tools.common.provenance import peak_memory
+from data_tools.common.system import peak_memory
 from data_tools.reading.images import read_image
 from data_tools.reading.near_duplicates import Looks, alike, first_alike, near_pairs
 

@@ -3,9 +3,9 @@
     python tests/benchmarks/prepare.py --work /tmp/prepare --out results/benchmarks/prepare.json
 
 Makes logs of 2 and of 20 million impressions in Parquet (integer ids, times in seconds, 1 in 1,000 rows broken), then
-runs prepare and the polars program on each, every run in a process of its own whose peak memory is measured with that
-of its children. The clock starts once a side's libraries are loaded; the seconds of the processor count that, too. The
-three tables of both sides are compared cell by cell. Nothing is enforced.
+runs prepare and the polars program on each, every run in a process of its own whose peak memory is measured. The
+clock starts once a side's libraries are loaded; the seconds of the processor count that, too. The three tables of both
+sides are compared cell by cell. Nothing is enforced.
 
     python tests/benchmarks/prepare.py --work /tmp/prepare --sizes [20000000] --page_views true --memory 4GB
 
@@ -30,6 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_tools.common.cli import parse_settings, run_command
+from data_tools.common.system import peak_memory
 
 ITEMS = 100_000
 LISTED, SHOWN = 300_000, 8  # items, and impressions a page view, of the other kind of log
@@ -198,8 +199,15 @@ def run_side(side: str, work: Path, rows: int, memory: str) -> None:
     seconds = time.perf_counter() - started
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     cpu = sum(one.ru_utime + one.ru_stime for one in used)
-    peak = max(one.ru_maxrss for one in used) / 2**20
-    print(json.dumps({"seconds": round(seconds, 2), "cpu_seconds": round(cpu, 2), "peak_gib": round(peak, 2)}))
+    print(
+        json.dumps(
+            {
+                "seconds": round(seconds, 2),
+                "cpu_seconds": round(cpu, 2),
+                "peak_gib": round(peak_memory()["process"] / 1024, 2),
+            }
+        )
+    )
 
 
 def measure_page_views(settings: Settings, work: Path) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from downstream.data.ctr_data import CTRData
-from downstream.statistics.intervals import BootstrapSettings, Cells, Interval, bootstrap_metrics, difference_interval
+from downstream.statistics.bootstrap import BootstrapSettings, bootstrap_metrics
+from downstream.statistics.intervals import Cells, Interval, difference_interval
 from downstream.statistics.metrics import all_metrics
 
 BOOTSTRAP = BootstrapSettings(resamples=400)

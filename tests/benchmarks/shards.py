@@ -156,26 +156,27 @@ def theirs(dataset: Path, shards: Path, index: dict[str, Any], out: Path) -> np.
 # What the system says of a child counts this process's memory at the fork: the child reads its own high-water mark.
 CHILD = """
 import runpy, sys
+from data_tools.common.system import peak_memory
 try:
     runpy.run_module("data_tools.shards", run_name="__main__")
 finally:
-    print(open("/proc/self/status").read().split("VmHWM:")[1].split()[0], file=sys.stderr)
+    print(peak_memory()["process"], file=sys.stderr)
 """
 
 
-def peak_memory(*arguments: str) -> float:
+def peak_of_command(*arguments: str) -> float:
     """Megabytes that the command needs at its peak."""
     command = [sys.executable, "-c", CHILD, *arguments]
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         raise UserError(f"data_tools.shards {' '.join(arguments)} failed:\n{done.stderr[-800:]}")
-    return int(done.stderr.split()[-1]) * 1024 / 1e6
+    return float(done.stderr.split()[-1]) * 2**20 / 1e6
 
 
 def writing_memory(dataset: Path, out: Path) -> float:
     """Megabytes at the peak of writing a dataset's shards in one process."""
     shutil.rmtree(out, ignore_errors=True)
-    return peak_memory("--dataset", str(dataset), "--out", str(out), "--workers", "1")
+    return peak_of_command("--dataset", str(dataset), "--out", str(out), "--workers", "1")
 
 
 def measure(settings: Settings, scratch: Path) -> dict[str, Any]:
@@ -194,7 +195,7 @@ def measure(settings: Settings, scratch: Path) -> dict[str, Any]:
     images = sum(shard.get("images", shard.get("items")) for shard in files_of(index))
     megabytes = sum(shard["bytes"] for shard in files_of(index)) / 1e6
     seconds = {name: np.min(times, axis=0) for name, times in sides.items()}
-    memory = {"idle": peak_memory("--help")}
+    memory = {"idle": peak_of_command("--help")}
     memory |= {f"{n}x": writing_memory(path, scratch / "m") for n, path in ((1, small), (settings.times, large))}
     return {
         "images": images,

@@ -24,6 +24,7 @@ from rich.console import Console
 
 from data_tools.common.cli import parse_settings, run_command
 from data_tools.common.files import read_json
+from data_tools.common.system import peak_memory
 from data_tools.simulation.make import make_world
 from data_tools.simulation.settings import World
 from pretrain import train as training
@@ -89,7 +90,7 @@ def measure(settings: Settings) -> dict[str, float]:
     seconds = seen[-1][0] - seen[START - 1][0]
     images = sum(count for _, count in seen[START:])
     peaks = {
-        "training_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
+        "training_mb": peak_memory()["process"] * 2**20 / 1e6,
         "loader_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000,
     }
     return {"seconds_a_step": seconds / settings.steps, "seconds_an_image": seconds / images, **peaks}

@@ -23,7 +23,8 @@ from data_tools.common.cli import UserError, parse_settings, run_command
 from data_tools.common.files import read_json
 from downstream.data.ctr_data import CTRData, load_ctr_data
 from downstream.settings import DataSettings
-from downstream.statistics.intervals import BootstrapSettings, Cells, bootstrap_metrics, difference_interval
+from downstream.statistics.bootstrap import BootstrapSettings, bootstrap_metrics
+from downstream.statistics.intervals import Cells, difference_interval
 from downstream.statistics.metrics import auc, gauc
 
 PARTS = ("none", "partial", "full")

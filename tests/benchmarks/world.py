@@ -10,7 +10,6 @@ Wanted: a million impressions in at most 60 s, and ten times the impressions at 
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -22,6 +21,7 @@ from report import Ratio, finish
 from rich.console import Console
 
 from data_tools.common.cli import parse_settings, run_command
+from data_tools.common.system import peak_memory
 from data_tools.simulation.behaviour import simulate
 from data_tools.simulation.make import write_oracle, write_shop
 from data_tools.simulation.rendered import draw_pictures
@@ -61,16 +61,16 @@ def make(requests: int, scratch: str | None) -> dict[str, float]:
         marks.append(time.perf_counter())
         write_oracle(Path(folder, "dataset"), log)
         marks.append(time.perf_counter())
-    simulated, drawing, written, told = (after - before for before, after in pairwise(marks))
+    simulated, drawing, written, ended = (after - before for before, after in pairwise(marks))
     return {
         "requests": requests,
         "impressions": len(log),
         "simulate_seconds": simulated,
         "dataset_seconds": written - drawing,
-        "oracle_seconds": told,
-        "seconds": simulated + written - drawing + told,
+        "oracle_seconds": ended,
+        "seconds": simulated + written - drawing + ended,
         "drawing_seconds": drawing,
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak_gib": peak_memory()["process"] / 1024,
     }
 
 

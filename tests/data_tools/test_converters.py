@@ -296,7 +296,7 @@ def test_missing_files_and_unknown_data_sets_are_named(tmp_path):
 
 def test_the_page_has_a_section_for_every_source():
     page = (Path(__file__).parents[2] / "data_tools" / "converters" / "README.md").read_text(encoding="utf-8")
-    for name in CONVERTERS:
+    for name in CONVERTERS.built_in:
         assert f"--source {name} " in page
 
 
@@ -362,8 +362,8 @@ def test_downloads_that_went_wrong_are_a_message(source, tmp_path):
     for what, text in DOWNLOADED.items():
         folder = tmp_path / what.replace(" ", "-")
         put(folder, dict.fromkeys((f"files/{name}" for name in FILES[source]), text))
-        with pytest.raises(UserError) as told:
+        with pytest.raises(UserError) as error:
             convert(Settings(source=source, files=folder / "files", out=folder / "out"))
-        assert "SELECT" not in str(told.value) and not (folder / "out").exists(), what
+        assert "SELECT" not in str(error.value) and not (folder / "out").exists(), what
         if source == "movielens" and what in ("a web page", "a pointer"):
-            assert f"movies.dat is {what}" in str(told.value)
+            assert f"movies.dat is {what}" in str(error.value)

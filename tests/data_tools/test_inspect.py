@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from data_tools.common.cli import run_command
 from data_tools.common.files import read_json, write_json
 from data_tools.dataset.schema import open_dataset
-from data_tools.inspect import inspect
+from data_tools.inspect import inspect, main
 from data_tools.inspection.advice import SERIOUS, Seen, findings
 from data_tools.inspection.log import DAYS, histogram, log_facts
 from data_tools.inspection.page import page
@@ -227,10 +228,14 @@ def test_an_item_without_a_single_usable_picture_is_borne(folder):
 
 
 def test_the_command(folder, tmp_path):
-    command = [sys.executable, "-m", "data_tools.inspect", "--dataset"]
-    run = subprocess.run([*command, str(folder), "--out", str(tmp_path / "page.html")], capture_output=True, text=True)
+    command = [sys.executable, "-m", "data_tools.inspect", "--dataset", str(folder)]
+    run = subprocess.run([*command, "--out", str(tmp_path / "page.html")], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
-    run = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True)
-    assert run.returncode == 1
-    assert "has no dataset.json" in run.stderr
+
+
+def test_a_folder_without_a_dataset_is_a_message(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["inspect", "--dataset", str(tmp_path)])
+    with pytest.raises(SystemExit) as end:
+        run_command(main)
+    assert end.value.code == 1 and "has no dataset.json" in capsys.readouterr().err

@@ -79,7 +79,7 @@ def pictures(tiny_world):
     return [Image.open(path).convert("RGB") for path in sorted((tiny_world / "dataset/images").glob("*.jpg"))[:40]]
 
 
-def test_hash_bears_brightness_and_size_but_not_another_picture(pictures):
+def test_hash_survives_brightness_and_size_but_not_another_picture(pictures):
     pictures = pictures[:20]
     hashes = np.stack([perceptual_hash(picture) for picture in pictures])
     brighter = np.stack([perceptual_hash(picture.point(lambda level: 0.8 * level + 20)) for picture in pictures])

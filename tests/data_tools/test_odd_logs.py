@@ -83,7 +83,7 @@ def test_numbers_of_other_countries_are_explained(source, column, changed, hint)
     assert hint in (said := stopped(source)) and "--click-values" not in said
 
 
-def mended(said, source):
+def repaired(said, source):
     """The impressions of the log after the command that a message names, and those of the log in its usual form."""
     command = shlex.split(said.partition("sed ")[2].partition(" OLD.csv")[0])
     (source / "log.csv").rename(source / "old.csv")
@@ -92,22 +92,22 @@ def mended(said, source):
     return run(source).impressions
 
 
-def test_decimal_commas_are_mended_by_the_command_that_is_named(source):
+def test_decimal_commas_are_repaired_by_the_command_that_is_named(source):
     plain = log(source)
     changed = [pl.format("{},0", "timestamp"), pl.format("{},0", "click")]
     plain.with_columns(changed).write_csv(source / "log.csv", separator=";")
-    found = mended(stopped(source), source)
+    found = repaired(stopped(source), source)
     plain.write_csv(source / "log.csv")
     assert found.equals(run(source, out="plain").impressions)
 
 
-def test_names_of_several_zones_are_mended_by_the_command_that_is_named(source):
+def test_names_of_several_zones_are_repaired_by_the_command_that_is_named(source):
     plain, local = log(source), pl.from_epoch("timestamp") + pl.duration(hours=1)
     times = typed(source).select(timestamp=local.dt.strftime("%Y-%m-%d %H:%M:%S CET"))
     plain.with_columns(times["timestamp"]).write_csv(source / "log.csv")
     said = stopped(source)
     assert "CET is the name of several zones" in said
-    found = mended(said, source)
+    found = repaired(said, source)
     plain.write_csv(source / "log.csv")
     assert found["timestamp"].equals(run(source, out="plain").impressions["timestamp"])
 
@@ -318,8 +318,8 @@ def test_a_date_that_stands_for_none_is_explained(source):
     assert "no log has times from there: leave the time out" in stopped(source)
 
 
-def test_years_of_two_digits_are_mended_by_the_command_that_is_named(source):
+def test_years_of_two_digits_are_repaired_by_the_command_that_is_named(source):
     wanted = sorted(typed(source)["timestamp"])
     log(source).with_columns(moment("%d/%m/%y %H:%M:%S")).write_csv(source / "log.csv")
     said = stopped(source)
-    assert "years must have four digits" in said and sorted(mended(said, source)["timestamp"]) == wanted
+    assert "years must have four digits" in said and sorted(repaired(said, source)["timestamp"]) == wanted

@@ -127,7 +127,7 @@ def test_an_interrupted_job_continues(tiny_world, streaming_shards, tmp_path, mo
 def test_a_file_that_was_cut_short_is_written_again(tiny_world, tmp_path, monkeypatch, kind):
     with monkeypatch.context() as patch, pytest.raises(Stop):
         stopped_after(-1, patch)
-        patch.setattr(shards_module, "_index", lambda *_: stop())
+        patch.setattr(shards_module, "make_index", lambda *_, **__: stop())
         write(tiny_world, tmp_path / "s")
     cut = next((tmp_path / ".s.partial").glob(kind))
     os.truncate(cut, 1000)
@@ -197,10 +197,10 @@ def test_a_picture_that_is_gone_is_named(tiny_world, tmp_path):
 def test_a_shard_that_did_not_reach_the_disk_whole_is_not_finished(tmp_path):
     job = {"name": "items-0000"}
     assert finished(tmp_path, job) is None
-    told = [write_tar(tmp_path / "items-0000.tar", [("000000001.json", b"{}"), ("000000002.json", b"{}")])]
-    write_json(tmp_path / "items-0000.done", told)
-    assert finished(tmp_path, job) == told
-    (tmp_path / "items-0000.tar").write_bytes(bytes(told[0]["bytes"]))  # as after a power cut: its size, and zeros
+    described = [write_tar(tmp_path / "items-0000.tar", [("000000001.json", b"{}"), ("000000002.json", b"{}")])]
+    write_json(tmp_path / "items-0000.done", described)
+    assert finished(tmp_path, job) == described
+    (tmp_path / "items-0000.tar").write_bytes(bytes(described[0]["bytes"]))  # as after a power cut: its size, and zeros
     assert finished(tmp_path, job) is None
     (tmp_path / "items-0000.tar").unlink()
     assert finished(tmp_path, job) is None

@@ -11,7 +11,7 @@ from downstream.comparison.cold_recall import cold_clicks, cold_recall, found_it
 from downstream.comparison.spec import ComparisonSpec
 from downstream.data.ctr_data import load_ctr_data
 from downstream.settings import DataSettings
-from downstream.statistics.intervals import BootstrapSettings
+from downstream.statistics.bootstrap import BootstrapSettings
 from downstream.training.settings import TrainingSettings
 
 SPEC = ComparisonSpec("ids", "courier", ["vector"])

@@ -17,7 +17,7 @@ from downstream.comparison.figures import Figures, record
 from downstream.comparison.sources import Source
 from downstream.data.ctr_data import load_ctr_data
 from downstream.settings import DataSettings, OptimSettings
-from downstream.statistics.intervals import BootstrapSettings
+from downstream.statistics.bootstrap import BootstrapSettings
 from downstream.training.settings import TrainingSettings
 from tests.benchmarks.leaks import click_vectors
 from tests.downstream.compare_helpers import run

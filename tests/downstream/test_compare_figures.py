@@ -10,7 +10,8 @@ from data_tools.measures.group_auc import group_auc
 from downstream.comparison.figures import SCHEMAS, Figures, record
 from downstream.data.ctr_data import load_ctr_data
 from downstream.settings import DataSettings
-from downstream.statistics.intervals import BootstrapSettings, Cells, bootstrap_metrics, difference_interval
+from downstream.statistics.bootstrap import BootstrapSettings, bootstrap_metrics
+from downstream.statistics.intervals import Cells, difference_interval
 from tests.downstream.compare_helpers import chosen_forms, run
 
 

@@ -7,16 +7,8 @@ import pytest
 from scipy.stats import ttest_1samp, ttest_rel
 from sklearn.metrics import log_loss, roc_auc_score
 
-from downstream.statistics.intervals import (
-    BootstrapSettings,
-    Cells,
-    bootstrap_metrics,
-    contrast_interval,
-    difference_interval,
-    holm,
-    share_interval,
-    user_counts,
-)
+from downstream.statistics.bootstrap import BootstrapSettings, bootstrap_metrics, user_counts
+from downstream.statistics.intervals import Cells, contrast_interval, difference_interval, holm, share_interval
 from downstream.statistics.metrics import auc, gauc
 from tests.benchmarks.coverage import DESIGNS, coverage, false_reports
 

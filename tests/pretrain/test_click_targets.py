@@ -12,7 +12,7 @@ from data_tools.sharding.write import write_shards
 from pretrain.data.collate import request_batch
 from pretrain.data.records import log_shares, records
 from pretrain.data.transforms import Decoder, plain_transform
-from pretrain.objectives.courier import click_targets
+from pretrain.objectives.parts.targets import click_targets
 
 
 @pytest.fixture(scope="module")

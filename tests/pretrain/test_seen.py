@@ -12,7 +12,7 @@ from downstream.compare import Settings as Comparison
 from downstream.compare import compare
 from downstream.comparison.sources import Source
 from downstream.settings import DataSettings, OptimSettings
-from downstream.statistics.intervals import BootstrapSettings
+from downstream.statistics.bootstrap import BootstrapSettings
 from downstream.training.settings import TrainingDefaults
 from pretrain.encoder.families.tables import Table
 from pretrain.export import Settings as Export

@@ -1,1 +1,1 @@
-"""What objectives are made of: losses, reconstruction, a momentum queue, guards against collapse."""
+"""What objectives are made of: targets, reconstruction, losses, a momentum queue, guards against collapse."""
