@@ -19,7 +19,8 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -292,3 +293,31 @@ def digest(paths: Iterable[str | Path]) -> str:
             while block := file.read(1 << 20):
                 running.update(block)
     return running.hexdigest()
+
+
+def digests(paths: Sequence[Path]) -> dict[Path, str]:
+    """The digest of each of some files; of several at once, since hashing lets other threads run."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(paths, pool.map(lambda path: digest([path]), paths), strict=True))
+
+
+def check_digests(promised: Mapping[Path, str], by: str, remedy: str) -> None:
+    """Compare the digests of files with those that were recorded when they were written.
+
+    Parameters
+    ----------
+    promised : dict of Path to str
+        File -> its recorded digest.
+    by, remedy : str
+        What records them, and what to do, for the message.
+
+    Raises
+    ------
+    UserError
+        Naming the first file that has another.
+    """
+    for file, found in digests(list(promised)).items():
+        if found != promised[file]:
+            raise UserError(
+                f"{file} has digest {found}, {by} promises {promised[file]}: the file was damaged or changed; {remedy}"
+            )

@@ -111,6 +111,7 @@ def write_dataset(
             described["counts"] |= write_near_duplicates(pictured, scratch, rules.near_duplicates)
         described["counts"] |= {"rows_read": read.rows, "rows_set_aside": sum(read.aside.values())}
         drawn = described.pop("unclicked_drawn")
+        written = [path for name in TABLES if (path := scratch / f"{name}.parquet").exists()]
         record = {
             "schema_version": SCHEMA_VERSION,
             **described,
@@ -124,7 +125,8 @@ def write_dataset(
             "near_duplicates": rules.near_duplicates,
             "same_time_history": rules.same_time_history,
             **(info or {}),
-            "fingerprint": files.digest(path for name in TABLES if (path := scratch / f"{name}.parquet").exists()),
+            "tables": {path.name: found for path, found in files.digests(written).items()},
+            "fingerprint": files.digest(written),
         }
         files.write_json(scratch / "dataset.json", record)
     return out

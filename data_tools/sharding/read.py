@@ -16,7 +16,7 @@ import numpy as np
 from data_tools.common.cache import check_room, held
 from data_tools.common.cli import UserError
 from data_tools.common.storage import is_url, url_of
-from data_tools.sharding.files import COPY_AGAIN, check_digest, files_of, picture_places, read_index, read_shard
+from data_tools.sharding.files import COPY_AGAIN, check_shard, files_of, picture_places, read_index, read_shard
 from data_tools.sharding.tables import PLACE, GroupedTable
 
 OPEN_FILES = 256  # tars that a process keeps open
@@ -228,7 +228,7 @@ class StreamingShards:
         """The file of a shard on this machine, whose digest each process compares once."""
         with held(self.folder / shard["file"]) as path:
             if shard["file"] not in self._checked:
-                check_digest(path, shard["digest"])
+                check_shard(path, shard["digest"])
                 self._checked.add(shard["file"])
             yield path
 

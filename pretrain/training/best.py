@@ -6,9 +6,9 @@ import math
 from pathlib import Path
 
 from data_tools.common.files import read_json, write_json
+from data_tools.common.tensors import write_tensors
 from pretrain.encoder.image_encoder import ImageEncoder
 from pretrain.evaluation.page_auc import chosen_auc
-from pretrain.training.runs import save_tensors
 
 
 class Best:
@@ -44,5 +44,5 @@ class Best:
         auc = chosen_auc(figures, self.choose_on, otherwise=float(step))
         if auc > self.auc:
             self.auc, self.step = auc, step
-            save_tensors(self.run / "best.safetensors", encoder.state_dict())
+            write_tensors(self.run / "best.safetensors", encoder.state_dict())
             write_json(self.run / "best.json", {"auc": auc, "step": step})
