@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data_tools.common.cli import UserError, parse_settings, progress_bar, run_command
+from data_tools.common.launch import as_launched
 from data_tools.sharding.files import read_index
 from data_tools.simulation.make import make_world
 from data_tools.simulation.settings import World
@@ -54,7 +55,8 @@ def train(settings: Settings) -> dict[str, Any]:
     With ``dry_run``, nothing is trained, and ``plan`` is returned: lines on what the run will take.
     """
     prepare_cpu()
-    processes = PartialState(cpu=not torch.cuda.is_available())
+    with as_launched():
+        processes = PartialState(cpu=not torch.cuda.is_available())
     embedded = is_embedded_default(settings)
     settings = replace(settings, data=settings.data or str(default_world(settings.world, processes)))
     read_index(settings.data, digests=settings.verify and processes.is_main_process)
@@ -90,9 +92,10 @@ def build(settings: Settings, processes: PartialState) -> TrainingState:
     wanted = settings.optim.precision
     precision = resumed.get("precision") or choose_precision(encoder, wanted, settings.encoder.image_size)
     precision = broadcast_object_list([precision])[0]
-    accelerator = Accelerator(
-        mixed_precision="no" if precision == "fp32" else precision, log_with="tensorboard", project_dir=settings.out
-    )
+    with as_launched():
+        accelerator = Accelerator(
+            mixed_precision="no" if precision == "fp32" else precision, log_with="tensorboard", project_dir=settings.out
+        )
     if accelerator.is_main_process:
         (Path(settings.out) / runs.STOPPED).unlink(missing_ok=True)
         runs.continue_run(settings) if checkpoint else runs.start_run(settings, encoder)

@@ -28,6 +28,7 @@ from rich.progress import Progress
 from data_tools.common.checks import Seed
 from data_tools.common.errors import UserError
 from data_tools.common.files import refuse_existing, refuse_url, resumable_folder, write_json
+from data_tools.common.launch import as_launched
 from data_tools.common.provenance import commit, machine, versions
 from data_tools.common.tensors import write_tensors
 from downstream.data.ctr_data import CTRData, load_ctr_data
@@ -126,7 +127,8 @@ def train(settings: RunSettings, progress: Progress, data: CTRData | None = None
     UserError
         If the run exists, an input is missing or does not fit, or the loss is not finite.
     """
-    state = PartialState(cpu=not torch.cuda.is_available())
+    with as_launched():
+        state = PartialState(cpu=not torch.cuda.is_available())
     data = data or load_ctr_data(settings.dataset, settings.data)
     table = read_features(settings.table) if settings.table else None
     start = WarmUp(Path(settings.warm_up), settings.warm_up_part, data) if settings.warm_up else None
