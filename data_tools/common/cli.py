@@ -21,7 +21,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from data_tools.common import cache
+from data_tools.common import cache, hints
 from data_tools.common.config_file import holds_settings
 from data_tools.common.errors import UserError as UserError
 from data_tools.common.output import configure, log_event
@@ -62,6 +62,7 @@ def parse_settings(settings: type[Settings], description: str | None, argv: Sequ
     """
     arguments = [_with_underscores(one) for one in (sys.argv[1:] if argv is None else argv)]
     parser = Parser.of(settings, description)
+    hints.has(parser.known)
     for section in (one[2:-5] for one in arguments if one.startswith("--") and one.endswith(".help")):
         print(parser.section_help(section))
         raise SystemExit(0)
@@ -201,7 +202,7 @@ def run_command(main: Callable[[], None]) -> None:
         if hasattr(stream, "reconfigure"):  # a terminal or a log that is not UTF-8 must not end a job
             stream.reconfigure(errors="backslashreplace")
     started = time.monotonic()
-    with stoppable() as received:
+    with stoppable() as received, hints.command():
         try:
             main()
             status, message = 0, ""

@@ -14,6 +14,7 @@ import ibis.expr.types as ir
 import polars as pl
 
 from data_tools.common.errors import UserError
+from data_tools.common.hints import hint
 from data_tools.log.engines import Engine
 from data_tools.log.numbers import kind_name, number
 from data_tools.log.time_forms import time_form
@@ -165,7 +166,7 @@ def _label_form(
         if found["rows"] - found["given"] > bad_share * found["rows"]:
             return LabelForm(null_is_no=True), [*notes, "rows without a label are no clicks, as all others are clicks"]
     if found["rows"] and found["given"] == found["rows"] and found["rows"] in (found["yes"], found["no"]):
-        alike = "a click: --unclicked draws impressions without one" if found["yes"] else "without a click"
+        alike = "a click" + hint(": --unclicked draws impressions without one") if found["yes"] else "without a click"
         notes.append(f"every impression is {alike}")
     return LabelForm(), notes
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 
 from data_tools.common.cli import UserError
+from data_tools.common.hints import hint
 
 LOG_COLUMNS = ("user_id", "item_id", "timestamp", "click")
 LOG_OPTIONAL = ("rating", "request_id", "scene", "position", "conversion", "oracle")
@@ -86,10 +87,11 @@ def no_header(found: Iterable[str]) -> str:
     """What to do where the names of columns look like values, numbers among them."""
     found = list(found)
     if len(found) == 1 and len(str(found[0]).split()) > 2:
-        return "; if blanks stand between its columns: --delimiter ' '"
+        return hint("; if blanks stand between its columns: --delimiter ' '")
     if not any(re.fullmatch(r"-?[0-9]+([.][0-9]+)?(_[0-9]+)?", str(name).strip()) for name in found):
         return ""
-    return "; if its first line is no header, name its columns with --header (--item-header), as in --header a,b,c"
+    said = hint("; if its first line is no header, name its columns: --header a,b,c")
+    return said + (hint(" (--item-header for an item list)") if said else "")
 
 
 def free_names(names: Iterable[str], taken: Collection[str], apart: bool = False) -> dict[str, str]:

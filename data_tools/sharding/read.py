@@ -137,7 +137,8 @@ class PlacedPictures:
             raise UserError(f"item {item} has no picture in {self.files[0].parent}; {COPY_AGAIN}")
         if not self.length[row]:
             raise UserError(
-                f"{self.files[0].parent} was written with --pictures none: train on vectors (--encoder.family table), "
+                f"{self.files[0].parent} was written with data_tools.shards --pictures none: train on vectors "
+                "(pretrain.train --encoder.family table), "
                 "or write shards with pictures"
             )
         crc32 = None if self.crc32 is None else int(self.crc32[row])
@@ -280,7 +281,7 @@ class CatalogueShards:
 
     def pictures(self, kind: str, group: int | None = None) -> PlacedPictures:
         if group is None:
-            _check_room(self.folder, files_of(self.index), "write the shards with --layout streaming")
+            _check_room(self.folder, files_of(self.index), "write the shards with data_tools.shards --layout streaming")
         return self._pictures
 
     @cached_property

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from data_tools.common.cli import UserError
 from data_tools.common.files import check_digests, digests, read_json, whole_folder, write_json
+from data_tools.common.hints import hint
 from data_tools.common.scratch import column_means, pieces, release, scratch_array, selected
 from data_tools.tables.frames import read_parquet, write_parquet
 from data_tools.tables.here import here
@@ -165,8 +166,8 @@ def read_table(path: str | Path, layout: str | None = None) -> EmbeddingTable:
             suffixes = ", ".join(suffix for known in LAYOUTS.values() for suffix in known.suffixes)
             there = "its ending tells no layout" if path.exists() else "there is nothing"
             raise UserError(
-                f"no embedding table at {path}: {there}; must be a folder with table.json, or a file in {suffixes} (or "
-                "name a --layout)"
+                f"no embedding table at {path}: {there}; must be a folder with table.json, or a file in {suffixes}"
+                + hint(" (or name a --layout)")
             )
         vectors = _flat(vectors)
         if not isinstance(vectors, np.ndarray):  # damaged archives give bytes

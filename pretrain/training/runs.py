@@ -34,7 +34,7 @@ from pretrain.settings import Settings
 from pretrain.training.seen import seen_in_training
 
 STOPPED = "stopped.json"
-TRAIN_AGAIN = "train again, with another --out"
+TRAIN_AGAIN = "train again, in another folder"
 
 
 def read_settings(run: Path) -> Settings:
