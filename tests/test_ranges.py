@@ -71,7 +71,7 @@ def test_a_run_is_not_written_into_what_is_something_else(held, tmp_path):
 
 def test_a_run_is_a_folder(tmp_path):
     (tmp_path / "log.csv").touch()
-    with pytest.raises(UserError, match=r"log\.csv is not a folder; name another one with --out"):
+    with pytest.raises(UserError, match=r"log\.csv is a file; name a folder"):
         open_run(train.Settings(out=str(tmp_path / "log.csv")), lambda: None)
     for place in (tmp_path, tmp_path / "log.csv", tmp_path / "nowhere"):
         with pytest.raises(

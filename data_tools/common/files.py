@@ -27,6 +27,7 @@ from typing import Any
 from data_tools.common.cache import forget, local, staged
 from data_tools.common.errors import UserError
 from data_tools.common.locks import locked
+from data_tools.common.places import check_file, check_place
 from data_tools.common.storage import is_url, refuse_to_write, taken, upload, url_of
 
 MADE_WITH = "made_with.json"
@@ -81,6 +82,7 @@ def refuse_existing(path: str | Path) -> None:
         If a file, a folder or a link is there, or it is a URL of a web server.
     """
     refuse_to_write(path)
+    check_place(path)
     if taken(path):
         for purpose, lock in (("partial", ""), ("work", "work")):  # of one that was killed when its result was whole
             with contextlib.suppress(UserError), locked(staged(path), purpose=lock) as held:
@@ -216,6 +218,7 @@ def whole_file(path: str | Path, synced: bool = True) -> Iterator[Path]:
             return
         if synced:
             sync(scratch)
+        check_file(path)
         scratch.replace(path)
     finally:
         os.close(held)

@@ -26,6 +26,7 @@ from data_tools.common import provenance
 from data_tools.common.cli import settings_from
 from data_tools.common.errors import UserError
 from data_tools.common.files import finite, read_json, read_json_lines, refuse_url, whole_file, whole_folder, write_json
+from data_tools.common.places import check_folder
 from data_tools.common.storage import MANIFESTS
 from data_tools.common.tensors import read_described, read_tensors, write_tensors
 from data_tools.tables.seen import latest
@@ -88,8 +89,7 @@ def open_run(settings: Settings, wait: Callable[[], None]) -> Path | None:
     """
     refuse_url(settings.out, "a run")
     run = Path(settings.out)
-    if run.exists() and not run.is_dir():
-        raise UserError(f"{run} is not a folder; name another one with --out")
+    check_folder(run)
     if held := next((name for name in MANIFESTS if (run / name).exists()), None):
         raise UserError(f"{run} is not the folder of a run: it has {held}; name another one with --out")
     made = (run / "run.json").exists()
