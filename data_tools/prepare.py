@@ -24,6 +24,7 @@ TIMES. ISO text ("2024-01-05T10:00:00Z"), dates, or numbers: seconds or millisec
 has one unit. If only an order is known: --time-unit order.
 
 LABELS. A column click of 0 and 1 or of true and false. Ratings: --rating-threshold 4, or --rating-threshold own_mean.
+Events: --click-values purchase,add_to_cart, one that holds a comma in double quotes: --click-values '"sold, online"'.
 Clicks alone: --unclicked 4 --unclicked-from category_popularity draws items that the user did not click; every report
 says so. --unclicked-unlike product leaves out other colours of the clicked product.
 

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 from data_tools.common.cli import UserError, parse_settings, progress_bar, run_command
 from data_tools.common.launch import as_launched
 from data_tools.sharding.files import read_index
+from data_tools.sharding.read import open_shards
 from data_tools.simulation.make import make_world
 from data_tools.simulation.settings import World
 from pretrain.data.stream import Both, loader, mixed_seed
@@ -47,6 +48,7 @@ from pretrain.training.step import EncoderPass, Step, one_picture_named
 from pretrain.training.summary import print_summary, summarise
 
 WORLD = Path("runs/world")
+ALWAYS_ALLOWED = 1024  # rows of a step, however few the data
 
 
 def train(settings: Settings) -> dict[str, Any]:
@@ -142,6 +144,7 @@ def training_batches(state: TrainingState) -> DataLoader | Both:
 def one_kind(state: TrainingState, kind: str, rows: Batch) -> DataLoader:
     """Endless batches of requests or of catalogue pictures."""
     settings, accelerator, objective = state.settings, state.accelerator, state.objective
+    check_rows(settings.data, kind, rows.rows)
     return loader(
         settings.data,
         kind,
@@ -155,6 +158,20 @@ def one_kind(state: TrainingState, kind: str, rows: Batch) -> DataLoader:
         annotate=objective.annotate,
         pictures=state.encoder.family.takes == "pictures",
     )
+
+
+def check_rows(data: str, kind: str, rows: int) -> None:
+    """Refuse steps of many more rows than there are: each would be shown many times.
+
+    Raises
+    ------
+    UserError
+        If that is so.
+    """
+    held = sum(group[kind] for group in open_shards(data).listed("train" if kind == "requests" else kind))
+    if rows > max(held, ALWAYS_ALLOWED):
+        what = "requests to train on" if kind == "requests" else "items with pictures"
+        raise UserError(f"--batch.rows is {rows:,}, but {data} holds {held:,} {what}; give at most as many")
 
 
 def loop(state: TrainingState, batches: DataLoader | Both, journal: Journal) -> None:

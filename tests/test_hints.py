@@ -3,12 +3,15 @@
 import importlib
 import re
 
+import polars as pl
 import pytest
 
 from data_tools.common import hints
 from data_tools.common.cli import parse_settings, run_command
 from data_tools.common.errors import UserError
 from data_tools.common.parser import Parser
+from data_tools.log.examples import label_hint
+from data_tools.prepare import Settings as Prepare
 from downstream.score import Settings as Score
 from tests.hints import definitions, reached
 from tests.test_project import COMMANDS, ROOT
@@ -72,6 +75,16 @@ def test_the_reader_finds_what_a_message_names(known):
     assert not any("--rating-threshold 1" in text for text in texts)  # what hint is given
     assert unknown("say --images, or prepare it with --other", {"out"}) == ["images"]
     assert unknown("in --column.name and --out-place", {"column.name"}) == ["out_place"]
+
+
+def test_what_to_do_about_labels_names_what_the_command_has():
+    said = {}
+    for settings in (Score, Prepare):
+        with hints.command():
+            hints.has(Parser.of(settings, "").known)
+            (said[settings],) = label_hint(pl.Series(["no, thanks", "view", "view"]))
+    assert "as in --click-values '\"no, thanks\"'" in said[Score] and "--rating-threshold" not in said[Score]
+    assert "as in --click-values '\"no, thanks\"'" in said[Prepare] and "set --rating-threshold 1" in said[Prepare]
 
 
 def test_a_hint_is_given_where_the_command_has_its_settings(monkeypatch, capsys):

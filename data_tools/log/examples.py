@@ -13,6 +13,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from data_tools.common.hints import hint
+from data_tools.common.lists import with_commas
 from data_tools.common.parquet import scan_parquet
 from data_tools.log.values import OTHER_UNIT
 from data_tools.reading import lines
@@ -154,7 +155,7 @@ def label_hint(values: pl.Series) -> list[str]:
     if counts[:, 0].cast(pl.String).str.contains(COMMA).all():
         return [POINT]
     seen = ", ".join(f"{value} ({count:,})" for value, count in counts.iter_rows())
-    rarest = shlex.quote(str(counts[-1, 0]))
+    rarest = shlex.quote(with_commas([str(counts[-1, 0])]))
     return [
         f"values: {seen}; say which are clicks, as in --click-values {rarest}"
         + hint(". Where they count clicks or are ratings, name the column rating and set --rating-threshold 1")

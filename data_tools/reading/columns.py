@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from data_tools.common.cli import UserError
 from data_tools.common.hints import hint
+from data_tools.common.lists import comma_separated
 
 LOG_COLUMNS = ("user_id", "item_id", "timestamp", "click")
 LOG_OPTIONAL = ("rating", "request_id", "scene", "position", "conversion", "oracle")
@@ -23,13 +24,15 @@ def _nearest(name: str, known: Collection[str]) -> str:
 def parse_columns(given: Mapping[str, str] | str, option: str, known: Collection[str]) -> dict[str, str]:
     """Read "user_id=player,click=liked" as {our name: the file's name}, or check such a dict.
 
+    A pair with a comma stands in double quotes.
+
     Raises
     ------
     UserError
         If a part is no pair, or our name is unknown or given twice.
     """
     columns: dict[str, str] = {}
-    parts = given.split(",") if isinstance(given, str) else [f"{ours}={theirs}" for ours, theirs in given.items()]
+    parts = comma_separated(given) if isinstance(given, str) else [f"{ours}={theirs}" for ours, theirs in given.items()]
     for part in filter(None, parts):
         ours, equals, theirs = (piece.strip() for piece in part.partition("="))
         if not (equals and ours and theirs):

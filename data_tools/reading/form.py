@@ -17,6 +17,7 @@ from pathlib import Path
 from data_tools.common.checks import Checked
 from data_tools.common.errors import UserError
 from data_tools.common.hints import hint
+from data_tools.common.lists import comma_separated
 from data_tools.reading.opened import head, suffix
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".psv": "|"}
@@ -84,7 +85,7 @@ class Given:
 
 def given_form(encoding: str, delimiter: str, header: str) -> Given:
     """What a user says, "" for what is to be found out."""
-    names = tuple(name.strip() for name in header.split(",")) if header else None
+    names = tuple(comma_separated(header)) if header else None
     return Given(encoding or None, delimiter.replace(r"\t", "\t") or None, names)
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 
-from data_tools.common.checks import Checked, Quality, Seed
+from data_tools.common.checks import Checked, Quality, Seed, Workers
 from data_tools.common.cli import UserError, progress_bar
 from data_tools.common.files import read_json, resumable_folder, write_json
 from data_tools.common.stopping import stop_with_parent
@@ -99,7 +99,7 @@ class Settings(Checked):
     pictures: Literal["encoded", "decoded", "none"] = "encoded"
     quality: Quality = 90
     seed: Seed = 0
-    workers: NonNegativeInt = 0
+    workers: Workers = 0
     memory: str = "2GB"
 
     def __post_init__(self) -> None:

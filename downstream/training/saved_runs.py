@@ -43,8 +43,9 @@ def run_settings(folder: str | Path) -> RunSettings:
     try:
         return settings_from(RunSettings, summary["settings"], "settings")
     except UserError as error:
+        reason = " ".join(str(error).split())
         raise UserError(
-            f"{path} was made by another version ({error}): train again with python -m downstream.train"
+            f"{path} was made by another version ({reason}): train again with python -m downstream.train"
         ) from None
 
 

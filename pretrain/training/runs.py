@@ -54,7 +54,8 @@ def read_settings(run: Path) -> Settings:
     try:
         return settings_from(Settings, made, "settings")
     except UserError as error:
-        raise UserError(f"{run / 'run.json'} was made by another version ({error}): {TRAIN_AGAIN}") from None
+        reason = " ".join(str(error).split())
+        raise UserError(f"{run / 'run.json'} was made by another version ({reason}): {TRAIN_AGAIN}") from None
 
 
 def read_summary(run: Path) -> dict[str, Any]:
