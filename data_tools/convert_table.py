@@ -36,6 +36,7 @@ from data_tools.common.cache import local
 from data_tools.common.checks import Checked
 from data_tools.common.cli import UserError, parse_settings, run_command
 from data_tools.common.files import refuse_existing, work_folder
+from data_tools.common.lists import comma_separated
 from data_tools.common.parquet import read_parquet
 from data_tools.common.storage import is_url, upload
 from data_tools.reading.opened import COMPRESSED
@@ -131,7 +132,7 @@ def convert(settings: Settings) -> EmbeddingTable:
         If a table is faulty (see :func:`read_table`) or lacks items, or ``out`` exists.
     """
     order = _read_order(Path(settings.order)) if settings.order else None
-    paths = [settings.table] if Path(settings.table).exists() else [one for one in settings.table.split(",") if one]
+    paths = [settings.table] if Path(settings.table).exists() else list(filter(None, comma_separated(settings.table)))
     table = join([read_table(path) for path in paths], settings.missing, order)
     if not settings.out:
         return table

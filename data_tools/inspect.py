@@ -17,6 +17,7 @@ from rich.console import Console
 
 from data_tools.common.cli import parse_settings, run_command
 from data_tools.common.files import whole_file
+from data_tools.common.places import check_file
 from data_tools.dataset.schema import Dataset, open_dataset
 from data_tools.inspection.advice import Seen
 from data_tools.inspection.log import log_facts
@@ -52,6 +53,7 @@ def inspect(dataset: Dataset) -> Seen:
 
 def main() -> None:
     settings = parse_settings(Settings, __doc__)
+    check_file(settings.out or "")
     dataset = open_dataset(settings.dataset)
     seen = inspect(dataset)
     print_summary(seen, console)

@@ -24,6 +24,7 @@ TIMES. ISO text ("2024-01-05T10:00:00Z"), dates, or numbers: seconds or millisec
 has one unit. If only an order is known: --time-unit order.
 
 LABELS. A column click of 0 and 1 or of true and false. Ratings: --rating-threshold 4, or --rating-threshold own_mean.
+Events: --click-values purchase,add_to_cart, one that holds a comma in double quotes: --click-values '"sold, online"'.
 Clicks alone: --unclicked 4 --unclicked-from category_popularity draws items that the user did not click; every report
 says so. --unclicked-unlike product leaves out other colours of the clicked product.
 
@@ -48,13 +49,13 @@ from data_tools.dataset.rules import Rules
 from data_tools.dataset.show import show
 from data_tools.dataset.write import write_dataset
 from data_tools.reading.columns import ITEM_COLUMNS, ITEM_OPTIONAL, LOG_COLUMNS, LOG_OPTIONAL, parse_columns
-from data_tools.reading.form import Given, given_form
+from data_tools.reading.form import Given, LogForm, given_form
 from data_tools.reading.item_list import read_items
-from data_tools.reading.user_list import USER_COLUMNS, read_users
+from data_tools.reading.user_list import USER_COLUMNS, UserTable, read_users
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Rules):
+class Settings(Rules, LogForm, UserTable):
     """Input, output, and how the log becomes a dataset.
 
     Attributes
@@ -67,32 +68,14 @@ class Settings(Rules):
         Folder that the image paths of the item list start from, or tars.
     out : Path
         Dataset folder to make, or its URL.
-    user_table : str or null
-        A table of users, one row per user, whose columns enter CTR models as features: a file, a folder or a glob.
-    user_columns : str
-        Our name for the id in the table of users, as in user_id=player.
-    columns : str
-        Our names for the log's columns, as in user_id=player,click=liked.
     item_columns : str
         Our names for the item list's columns, as in item_id=game,image=cover.
-    encoding : str
-        Encoding of the log's text files, such as cp1252; empty detects it.
-    delimiter : str
-        Separator of the columns of the log's text files, such as ";"; empty detects it.
-    header : str
-        Names of the log's columns, as in a,b,c, where its text files have no line of names.
     item_encoding : str
         As encoding, of the item list.
     item_delimiter : str
         As delimiter, of the item list.
     item_header : str
         As header, of the item list.
-    user_encoding : str
-        As encoding, of the table of users.
-    user_delimiter : str
-        As delimiter, of the table of users.
-    user_header : str
-        As header, of the table of users.
     source : str
         Where the data come from, for the record.
     licence : str
@@ -103,36 +86,17 @@ class Settings(Rules):
     items: str
     images: str | None = None
     out: Path
-    user_table: str | None = None
-    user_columns: str = ""
-    columns: str = ""
     item_columns: str = ""
-    encoding: str = ""
-    delimiter: str = ""
-    header: str = ""
     item_encoding: str = ""
     item_delimiter: str = ""
     item_header: str = ""
-    user_encoding: str = ""
-    user_delimiter: str = ""
-    user_header: str = ""
     source: str = ""
     licence: str = ""
-
-    @property
-    def log_form(self) -> Given:
-        """What was given about the form of the log's text files."""
-        return given_form(self.encoding, self.delimiter, self.header)
 
     @property
     def item_form(self) -> Given:
         """What was given about the form of the item list's text files."""
         return given_form(self.item_encoding, self.item_delimiter, self.item_header)
-
-    @property
-    def user_form(self) -> Given:
-        """What is said of the form of the table of users."""
-        return given_form(self.user_encoding, self.user_delimiter, self.user_header)
 
 
 def prepare(settings: Settings) -> Path:

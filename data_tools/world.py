@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from data_tools.common.cli import parse_settings, run_command
+from data_tools.common.places import check_folder
 from data_tools.simulation.make import make_world
 from data_tools.simulation.settings import World
 
@@ -42,6 +43,7 @@ class Settings:
 
 def main() -> None:
     settings = parse_settings(Settings, __doc__)
+    check_folder(settings.out)
     make_world(replace(settings.world, photos=settings.photos or settings.world.photos), settings.out)
 
 

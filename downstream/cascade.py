@@ -13,6 +13,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from data_tools.common.cli import parse_settings, progress_bar, run_command
+from data_tools.common.places import check_folder
 from data_tools.common.provenance import this_command
 from downstream.studies.cascade import CascadeSettings as Settings
 from downstream.studies.cascade import run, write_report
@@ -20,6 +21,7 @@ from downstream.studies.cascade import run, write_report
 
 def main() -> None:
     settings = parse_settings(Settings, __doc__)
+    check_folder(settings.out)
     with progress_bar() as progress:
         figures, data = run(settings, progress)
     verdict = write_report(figures, data, settings, this_command(__spec__.name))

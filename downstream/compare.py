@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from data_tools.common.cli import parse_settings, progress_bar, run_command
+from data_tools.common.places import check_folder
 from data_tools.common.provenance import made_by, this_command
 from downstream.comparison.analysis import analyse
 from downstream.comparison.cells import Row, run_cells
@@ -34,6 +35,7 @@ from downstream.report.summary import write_summary
 
 def compare(settings: Settings, command: str) -> str:
     """Run what is missing of a comparison and write its report; returns the verdict."""
+    check_folder(settings.out)
     data = load_ctr_data(settings.dataset, settings.training.data)
     sources = {name: source or Source() for name, source in settings.sources.items()}
     tables = {name: make_tables(source, settings.data, settings.encoder_seeds) for name, source in sources.items()}

@@ -48,7 +48,9 @@ def main() -> None:
     settings = parse_settings(Settings, __doc__)
     model, data, _ = load_run(settings.run)
     if not isinstance(model, Towers):
-        raise UserError(f"{settings.run} is not a model of two towers; train one with --model.name dssm or dqm")
+        raise UserError(
+            f"{settings.run} is not a model of two towers; train one with downstream.train --model.name dssm or dqm"
+        )
     test = data.rows["test"]
     clicked = test[data.click[test] == 1]
     rows = clicked[np.unique(np.linspace(0, len(clicked) - 1, settings.clicks).astype(int))]

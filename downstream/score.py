@@ -26,12 +26,13 @@ from dataclasses import dataclass, fields
 from rich.console import Console
 
 from data_tools.common.cli import parse_settings, run_command
-from data_tools.reading.form import given_form
+from data_tools.reading.form import LogForm
+from data_tools.reading.user_list import UserTable
 from downstream.serving.scorer import Scored, ScoreSettings, load
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(ScoreSettings):
+class Settings(ScoreSettings, LogForm, UserTable):
     """What is scored, and how.
 
     Attributes
@@ -42,41 +43,14 @@ class Settings(ScoreSettings):
         The log, one row per impression: a file, a folder or a glob.
     out : str
         Parquet file to make; must not exist.
-    columns : str
-        Our names for the log's columns, as in user_id=player,click=liked.
     table : str
         Embedding table of items that the run's own table lacks.
-    user_table : str
-        Table of users that the dataset does not have, where it was prepared with such a table.
-    user_columns : str
-        Our name for the id in it, as in user_id=player.
-    encoding : str
-        Encoding of the log's text files, such as cp1252; empty detects it.
-    delimiter : str
-        Separator of the columns of the log's text files, such as ";"; empty detects it.
-    header : str
-        Names of the log's columns, as in a,b,c, where its text files have no line of names.
-    user_encoding : str
-        As encoding, of the table of users.
-    user_delimiter : str
-        As delimiter, of the table of users.
-    user_header : str
-        As header, of the table of users.
     """
 
     run: str
     log: str
     out: str
-    columns: str = ""
     table: str | None = None
-    user_table: str | None = None
-    user_columns: str = ""
-    encoding: str = ""
-    delimiter: str = ""
-    header: str = ""
-    user_encoding: str = ""
-    user_delimiter: str = ""
-    user_header: str = ""
 
 
 def show(scored: Scored, console: Console) -> None:
@@ -108,8 +82,8 @@ def main() -> None:
         user_table=settings.user_table,
         user_columns=settings.user_columns,
         settings=ScoreSettings(**{one.name: getattr(settings, one.name) for one in fields(ScoreSettings)}),
-        given=given_form(settings.encoding, settings.delimiter, settings.header),
-        user_given=given_form(settings.user_encoding, settings.user_delimiter, settings.user_header),
+        given=settings.log_form,
+        user_given=settings.user_form,
     )
     show(scored, Console())
 

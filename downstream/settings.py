@@ -11,7 +11,7 @@ from typing import Literal
 
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from data_tools.common.checks import Checked, OpenShare, Share
+from data_tools.common.checks import Checked, OpenShare, Share, Slots, Threads
 from data_tools.common.errors import UserError
 
 
@@ -40,7 +40,7 @@ class DataSettings(Checked):
         on that part.
     """
 
-    history: PositiveInt = 50
+    history: Slots = 50
     history_by: Literal["recency", "similarity"] = "recency"
     history_search: PositiveInt = 10_000
     words: NonNegativeInt = 5000
@@ -59,7 +59,7 @@ class DataSettings(Checked):
                 f"history_search is {self.history_search}, but history_by is 'recency', which searches nothing: "
                 "remove it"
             )
-        if self.history_search < self.history:
+        if self.history_by == "similarity" and self.history_search < self.history:
             raise UserError(
                 f"history_search is {self.history_search}, fewer clicks than the {self.history} of history that are "
                 "chosen from them; raise it"
@@ -191,8 +191,8 @@ class OptimSettings(Checked):
     lr_decay_steps: PositiveInt = 24_000
     patience: PositiveInt | None = None
     id_optimizer: Literal["adam", "sparse_adam"] = "adam"
-    threads: PositiveInt = 1
-    loader_threads: PositiveInt | None = None
+    threads: Threads = 1
+    loader_threads: Threads | None = None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import restricted_number_type
 from rich.console import Console
 
 from data_tools.common.checks import Checked
@@ -23,6 +23,7 @@ from downstream.ams.feature_store import append, create_store, open_store
 
 CHUNK = 1 << 24  # bytes written at a time
 PARTS = 16
+Parts = restricted_number_type("Parts", int, [(">", 0), ("<=", 10_000)])  # files, each open while one appends
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class Settings(Checked):
 
     table: str
     out: str
-    parts: PositiveInt | None = None
+    parts: Parts | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from data_tools.common.cli import parse_settings, progress_bar, run_command
+from data_tools.common.launch import as_launched
 from downstream.training.fit import Result
 from downstream.training.run import RunSettings as Settings
 from downstream.training.run import train
@@ -30,7 +31,8 @@ def show(result: Result, console: Console) -> None:
 
 def main() -> None:
     settings = parse_settings(Settings, __doc__)
-    state = PartialState(cpu=not torch.cuda.is_available())
+    with as_launched():
+        state = PartialState(cpu=not torch.cuda.is_available())
     with progress_bar(state.is_main_process) as progress:
         result = train(settings, progress)
     if not state.is_main_process:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from data_tools.common.cli import parse_settings, progress_bar, run_command
+from data_tools.common.places import check_folder
 from data_tools.common.provenance import this_command
 from downstream.data.ctr_data import load_ctr_data
 from downstream.studies.transfer import TransferSettings as Settings
@@ -22,6 +23,7 @@ from downstream.studies.transfer import measure, write_report
 
 def main() -> None:
     settings = parse_settings(Settings, __doc__)
+    check_folder(settings.out)
     data = load_ctr_data(settings.dataset, settings.training.data)
     with progress_bar() as progress:
         figures = measure(data, settings, progress)

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from data_tools.common.cli import parse_settings, run_command
 from data_tools.common.files import whole_file
+from data_tools.common.places import check_file
 from data_tools.common.provenance import this_command
 from pretrain.pages.comparison import finished_runs, markdown
 
@@ -36,6 +37,7 @@ class Settings:
 
 def main() -> None:
     settings = parse_settings(Settings, __doc__)
+    check_file(settings.out or "")
     text = markdown(finished_runs(settings.runs), this_command(__spec__.name))
     Console().print(text, soft_wrap=True, highlight=False, markup=False)
     if settings.out:

@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from data_tools.common.checks import Checked
 from data_tools.common.cli import UserError, parse_settings, progress_bar, run_command
 from data_tools.common.files import whole_folder, write_json
+from data_tools.common.launch import as_launched
 from data_tools.sharding.files import SEVERAL_PICTURES
 from data_tools.sharding.read import Place, Shards, open_shards
 from data_tools.tables.table import describe, read_table, write_part
@@ -289,7 +290,8 @@ def _described(encoder: ImageEncoder, shards: Shards, settings: Settings, record
 def export(settings: Settings) -> dict[str, Any]:
     """Export on all processes, each its share of the catalogue shards; returns what ``table.json`` says."""
     prepare_cpu()
-    state = PartialState(cpu=not torch.cuda.is_available())
+    with as_launched():
+        state = PartialState(cpu=not torch.cuda.is_available())
     shards = open_shards(settings.data)
     encoder, settings, record = _load(settings)
     encoder.to(state.device)

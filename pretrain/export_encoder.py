@@ -29,11 +29,11 @@ from torch import Tensor, nn
 from data_tools.common.checks import Checked
 from data_tools.common.cli import UserError, parse_settings, run_command
 from data_tools.common.files import whole_folder, write_json
+from data_tools.common.tensors import write_tensors
 from data_tools.tables.seen import Seen
 from pretrain.encoder.image_encoder import ImageEncoder
 from pretrain.evaluation.saved_encoder import check_wise_ft, load_run_encoder, preprocessing
 from pretrain.settings import Encoder
-from pretrain.training.runs import save_tensors
 
 # Largest difference from torch's embedding, relative to its largest entry (our choice).
 TOLERANCE = 1e-3
@@ -137,15 +137,15 @@ def _write_weights(
     about = None if saw_until is None else {"saw_until": str(saw_until)}
     pixels = (images.float() / 255 - encoder.mean) / encoder.std
     if model is not None:
-        save_tensors(path, model.state_dict(), about)
+        write_tensors(path, model.state_dict(), about)
         return {"loads_with": "timm.create_model", "difference": difference(model(pixels), encoder(images))}
     if (tower := own_tower(encoder, named)) is not None:
-        save_tensors(path, tower.state_dict(), about)
+        write_tensors(path, tower.state_dict(), about)
         if named.dimensions:
-            save_tensors(path.with_name("head.safetensors"), encoder.head.state_dict(), about)
+            write_tensors(path.with_name("head.safetensors"), encoder.head.state_dict(), about)
         found = encoder.head(tower(pixels))
         return {"loads_with": encoder.family.loader, "difference": difference(found, encoder(images))}
-    save_tensors(path, encoder.state_dict(), about)
+    write_tensors(path, encoder.state_dict(), about)
     return {"loads_with": "pretrain.encoder.image_encoder.build_encoder(...).load_state_dict"}
 
 

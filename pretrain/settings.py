@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, restricted_number_type
 
-from data_tools.common.checks import Checked, Seed, Share
+from data_tools.common.checks import Checked, Seed, Share, Slots, Workers
 from data_tools.common.errors import UserError
 from data_tools.common.plugins import options_of, refuse_unused, with_plugins
 from data_tools.simulation.settings import World
@@ -108,6 +108,9 @@ class Objective(Checked):
 Objective = with_plugins(Objective, __name__, name=OBJECTIVES)
 
 
+Jitter = restricted_number_type("Jitter", float, [(">=", 0), ("<=", 2)])  # of hue a quarter, which may be a half
+
+
 @dataclass(frozen=True)
 class Batch(Checked):
     """What a step sees.
@@ -141,15 +144,15 @@ class Batch(Checked):
     """
 
     rows: PositiveInt = 256
-    history: PositiveInt = 30
-    slots: PositiveInt = 10
+    history: Slots = 30
+    slots: Slots = 10
     categories: PositiveInt = 1
-    workers: NonNegativeInt | None = None
+    workers: Workers | None = None
     shard_streams: PositiveInt = 1
     cache_mb: NonNegativeFloat = 256
     crop_scale: Share = 0.6
     flip: bool = True
-    colour_jitter: NonNegativeFloat = 0.0
+    colour_jitter: Jitter = 0.0
 
 
 @dataclass(frozen=True)
@@ -207,7 +210,7 @@ class Evaluation(Checked):
     """
 
     every: PositiveInt = 50
-    history: PositiveInt = 30
+    history: Slots = 30
     requests: PositiveInt = 8000
     choose_on: Literal["cold", "warm"] = "cold"
     patience: NonNegativeInt = 0

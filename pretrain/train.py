@@ -23,7 +23,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data_tools.common.cli import UserError, parse_settings, progress_bar, run_command
+from data_tools.common.launch import as_launched
 from data_tools.sharding.files import read_index
+from data_tools.sharding.read import open_shards
 from data_tools.simulation.make import make_world
 from data_tools.simulation.settings import World
 from pretrain.data.stream import Both, loader, mixed_seed
@@ -46,6 +48,7 @@ from pretrain.training.step import EncoderPass, Step, one_picture_named
 from pretrain.training.summary import print_summary, summarise
 
 WORLD = Path("runs/world")
+ALWAYS_ALLOWED = 1024  # rows of a step, however few the data
 
 
 def train(settings: Settings) -> dict[str, Any]:
@@ -54,7 +57,8 @@ def train(settings: Settings) -> dict[str, Any]:
     With ``dry_run``, nothing is trained, and ``plan`` is returned: lines on what the run will take.
     """
     prepare_cpu()
-    processes = PartialState(cpu=not torch.cuda.is_available())
+    with as_launched():
+        processes = PartialState(cpu=not torch.cuda.is_available())
     embedded = is_embedded_default(settings)
     settings = replace(settings, data=settings.data or str(default_world(settings.world, processes)))
     read_index(settings.data, digests=settings.verify and processes.is_main_process)
@@ -86,9 +90,10 @@ def build(settings: Settings, processes: PartialState) -> TrainingState:
     wanted = settings.optim.precision
     precision = resumed.get("precision") or choose_precision(encoder, wanted, settings.encoder.image_size)
     precision = broadcast_object_list([precision])[0]
-    accelerator = Accelerator(
-        mixed_precision="no" if precision == "fp32" else precision, log_with="tensorboard", project_dir=settings.out
-    )
+    with as_launched():
+        accelerator = Accelerator(
+            mixed_precision="no" if precision == "fp32" else precision, log_with="tensorboard", project_dir=settings.out
+        )
     if accelerator.is_main_process:
         (Path(settings.out) / runs.STOPPED).unlink(missing_ok=True)
         runs.continue_run(settings) if checkpoint else runs.start_run(settings, encoder)
@@ -144,6 +149,7 @@ def training_batches(state: TrainingState) -> DataLoader | Both:
 def one_kind(state: TrainingState, kind: str, rows: Batch) -> DataLoader:
     """Endless batches of requests or of catalogue pictures."""
     settings, accelerator, objective = state.settings, state.accelerator, state.objective
+    check_rows(settings.data, kind, rows.rows)
     return loader(
         settings.data,
         kind,
@@ -157,6 +163,20 @@ def one_kind(state: TrainingState, kind: str, rows: Batch) -> DataLoader:
         annotate=objective.annotate,
         pictures=state.encoder.family.takes == "pictures",
     )
+
+
+def check_rows(data: str, kind: str, rows: int) -> None:
+    """Refuse steps of many more rows than there are: each would be shown many times.
+
+    Raises
+    ------
+    UserError
+        If that is so.
+    """
+    held = sum(group[kind] for group in open_shards(data).listed("train" if kind == "requests" else kind))
+    if rows > max(held, ALWAYS_ALLOWED):
+        what = "requests to train on" if kind == "requests" else "items with pictures"
+        raise UserError(f"--batch.rows is {rows:,}, but {data} holds {held:,} {what}; give at most as many")
 
 
 def loop(state: TrainingState, batches: DataLoader | Both, journal: Journal) -> None:

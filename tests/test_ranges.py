@@ -5,9 +5,12 @@ import pytest
 from data_tools import prepare, shards
 from data_tools.common.cli import parse_settings
 from data_tools.common.errors import UserError
+from data_tools.common.lists import comma_separated, with_commas
+from data_tools.reading.columns import LOG_COLUMNS, parse_columns
 from data_tools.simulation.settings import World
-from downstream import compare
+from downstream import compare, store
 from downstream import train as ctr
+from downstream.settings import DataSettings
 from downstream.statistics.bootstrap import BootstrapSettings
 from pretrain import run_page, train
 from pretrain.training.runs import open_run, read_settings
@@ -71,7 +74,7 @@ def test_a_run_is_not_written_into_what_is_something_else(held, tmp_path):
 
 def test_a_run_is_a_folder(tmp_path):
     (tmp_path / "log.csv").touch()
-    with pytest.raises(UserError, match=r"log\.csv is not a folder; name another one with --out"):
+    with pytest.raises(UserError, match=r"log\.csv is a file; name a folder"):
         open_run(train.Settings(out=str(tmp_path / "log.csv")), lambda: None)
     for place in (tmp_path, tmp_path / "log.csv", tmp_path / "nowhere"):
         with pytest.raises(
@@ -96,3 +99,62 @@ def test_what_a_section_that_may_be_null_says_of_its_values_is_one_message(tmp_p
     (tmp_path / "c.yaml").write_text("sources:\n  ids: null\n  mine: {table: t.npy, run: r}\n")
     with pytest.raises(UserError, match=r"^a source is a run, or an encoder with its table, or a table, not several"):
         parse_settings(compare.Settings, "", ["--config", str(tmp_path / "c.yaml"), "--out", "x", "--dataset", "d"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "flag", "others"),
+    [
+        (ctr.Settings, "--optim.threads", ["--dataset", "x", "--out", "x"]),
+        (ctr.Settings, "--optim.loader_threads", ["--dataset", "x", "--out", "x"]),
+        (shards.Settings, "--workers", ["--dataset", "x", "--out", "x"]),
+        (train.Settings, "--batch.workers", []),
+        (compare.Settings, "--workers", []),
+    ],
+)
+def test_more_threads_or_processes_than_a_machine_starts_are_refused(settings, flag, others, capsys):
+    """They ended the process without a word of ours."""
+    with pytest.raises(SystemExit):
+        parse_settings(settings, "", [f"{flag}=100000", *others])
+    said = capsys.readouterr().err
+    assert f"{flag} is 100000; must be " in said and "<= 1024" in said
+
+
+@pytest.mark.parametrize(
+    ("settings", "flag", "value", "said"),
+    [
+        (train.Settings, "--batch.history", "1000000000", "must be > 0 and <= 100000"),
+        (train.Settings, "--batch.slots", "1000000000", "must be > 0 and <= 100000"),
+        (train.Settings, "--evaluation.history", "100001", "must be > 0 and <= 100000"),
+        (train.Settings, "--batch.colour_jitter", "2.5", "must be >= 0 and <= 2"),
+        (compare.Settings, "--training.data.history", "1000000000", "must be > 0 and <= 100000"),
+        (store.Settings, "--parts", "1000000", "must be a whole number > 0 and <= 10000 or null"),
+    ],
+)
+def test_sizes_that_no_batch_has_room_for_are_refused(settings, flag, value, said, capsys):
+    with pytest.raises(SystemExit):
+        parse_settings(
+            settings, "", [f"{flag}={value}", *(["--table=x", "--out=x"] if settings is store.Settings else [])]
+        )
+    assert f"{flag} is {value}; {said}" in capsys.readouterr().err
+
+
+def test_a_long_history_needs_no_longer_search():
+    assert DataSettings(history=20_000).history == 20_000
+
+
+@pytest.mark.parametrize(("kind", "held"), [("requests", "requests to train on"), ("items", "items with pictures")])
+def test_steps_of_more_rows_than_there_are_are_refused(kind, held, tiny_world):
+    train.check_rows(str(tiny_world / "shards"), kind, 1024)
+    for rows in (100_000, 10**9):
+        with pytest.raises(UserError, match=rf"--batch.rows is {rows:,}, but .*shards holds \d+ {held}; give at most"):
+            train.check_rows(str(tiny_world / "shards"), kind, rows)
+
+
+def test_parts_of_a_list_may_hold_commas():
+    for parts in (["a", "b"], ["a, b", "c"], ['say "x"', "b"], ["a=b,c"]):
+        assert comma_separated(with_commas(parts)) == parts
+    assert comma_separated("") == [] and comma_separated(" a ,, b\n") == ["a", "", "b"]
+    assert parse_columns('user_id=player,"click=liked, yes"', "--columns", LOG_COLUMNS) == {
+        "user_id": "player",
+        "click": "liked, yes",
+    }

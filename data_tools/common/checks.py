@@ -16,6 +16,9 @@ from data_tools.common.errors import UserError
 FromTwo = restricted_number_type("FromTwo", int, (">=", 2))
 Share = restricted_number_type("Share", float, [(">", 0), ("<=", 1)])
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what every random generator takes
+Threads = restricted_number_type("Threads", int, [(">", 0), ("<=", 1024)])  # more ends the process without a word
+Slots = restricted_number_type("Slots", int, [(">", 0), ("<=", 100_000)])  # that a batch has room for, in every row
+Workers = restricted_number_type("Workers", int, [(">=", 0), ("<=", 1024)])
 Quality = restricted_number_type("Quality", int, [(">=", 1), ("<=", 95)])  # of JPEG
 OpenShare = restricted_number_type("OpenShare", float, [(">=", 0), ("<", 1)])
 

@@ -21,18 +21,29 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from data_tools.common import cache
+from data_tools.common import cache, hints
 from data_tools.common.config_file import holds_settings
 from data_tools.common.errors import UserError as UserError
+from data_tools.common.locks import NOT_OURS
 from data_tools.common.output import configure, log_event
 from data_tools.common.parser import Parser, nearest
+from data_tools.common.places import check_place
 from data_tools.common.stopping import stoppable
 
 DISK_FULL, NO_SPACE = (errno.ENOSPC, errno.EDQUOT), "No space left on device"
+SYSTEM_REMEDIES = {
+    **dict.fromkeys(NOT_OURS, "choose another place, or ask its owner for the right to it"),
+    errno.EISDIR: "name a file, not a folder",
+    errno.ENOTDIR: "a file is where a folder should be: choose another place",
+    errno.EEXIST: "choose another place, or remove it first",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOENT: "check the name",
+}
 NO_MEMORY = re.compile(r"can't allocate memory|CUDA out of memory|Unable to allocate|Cannot allocate memory")
 # Where configs/ is: in a clone, and in an installation.
 SHIPPED = (Path(__file__).parents[2], Path(sysconfig.get_path("data"), "share", "visual-interest"))
 Settings = TypeVar("Settings")
+OUTPUTS = {"out", "cache", "json_log", "url_cache"}  # settings that name places to write to
 
 
 def _with_underscores(argument: str) -> str:
@@ -65,6 +76,7 @@ def parse_settings(settings: type[Settings], description: str | None, argv: Sequ
     """
     arguments = [_with_underscores(one) for one in (sys.argv[1:] if argv is None else argv)]
     parser = Parser.of(settings, description)
+    hints.has(parser.known)
     for section in (one[2:-5] for one in arguments if one.startswith("--") and one.endswith(".help")):
         print(parser.section_help(section))
         raise SystemExit(0)
@@ -80,6 +92,9 @@ def parse_settings(settings: type[Settings], description: str | None, argv: Sequ
     parsed = _instantiated(parser, parser.parse_args(arguments))
     parsed = {name: _expanded(value) for name, value in parsed.items()}
     parsed.pop("config")
+    for name in OUTPUTS & parsed.keys():
+        if parsed[name] is not None:
+            check_place(parsed[name], name)
     configure(parsed.pop("quiet"), parsed.pop("json_log"))
     cache.configure(parsed.pop("url_cache"), parsed.pop("url_cache_gb"))
     log_event("start", command=shlex.join(sys.argv), process=os.getpid())
@@ -204,7 +219,7 @@ def run_command(main: Callable[[], None]) -> None:
         if hasattr(stream, "reconfigure"):  # a terminal or a log that is not UTF-8 must not end a job
             stream.reconfigure(errors="backslashreplace")
     started = time.monotonic()
-    with stoppable() as received:
+    with stoppable() as received, hints.command():
         try:
             main()
             status, message = 0, ""
@@ -235,10 +250,19 @@ def _ending(error: BaseException, received: Sequence[int]) -> tuple[int, str]:
         reason = str(error).strip().partition("\n")[0][:200] or "an array is larger than what is left"
         return 1, f"error: the memory is full: {reason}. Take smaller batches or sizes, or fewer processes"
     if isinstance(error, UserError | OSError):
-        return 1, f"error: {error}"
+        return 1, f"error: {_said(error)}"
     if type(error).__name__ == "PanicException" and "threads" in str(error):  # polars takes no other way out
         return 1, f"error: {error}; look at POLARS_MAX_THREADS"
     raise error
+
+
+def _said(error: UserError | OSError) -> str:
+    """An error in words: of the system's, which file it is about, and what to do where it is known."""
+    place = getattr(error, "filename2", None) or getattr(error, "filename", None)
+    if not isinstance(error, OSError) or place is None:
+        return str(error)
+    remedy = SYSTEM_REMEDIES.get(error.errno)
+    return f"{place}: {(error.strerror or str(error)).lower()}" + (f"; {remedy}" if remedy else "")
 
 
 def _nobody_reads() -> bool:

@@ -19,13 +19,15 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from data_tools.common.cache import forget, local, staged
 from data_tools.common.errors import UserError
 from data_tools.common.locks import locked
+from data_tools.common.places import check_file, check_place
 from data_tools.common.storage import is_url, refuse_to_write, taken, upload, url_of
 
 MADE_WITH = "made_with.json"
@@ -80,6 +82,7 @@ def refuse_existing(path: str | Path) -> None:
         If a file, a folder or a link is there, or it is a URL of a web server.
     """
     refuse_to_write(path)
+    check_place(path)
     if taken(path):
         for purpose, lock in (("partial", ""), ("work", "work")):  # of one that was killed when its result was whole
             with contextlib.suppress(UserError), locked(staged(path), purpose=lock) as held:
@@ -215,6 +218,7 @@ def whole_file(path: str | Path, synced: bool = True) -> Iterator[Path]:
             return
         if synced:
             sync(scratch)
+        check_file(path)
         scratch.replace(path)
     finally:
         os.close(held)
@@ -292,3 +296,31 @@ def digest(paths: Iterable[str | Path]) -> str:
             while block := file.read(1 << 20):
                 running.update(block)
     return running.hexdigest()
+
+
+def digests(paths: Sequence[Path]) -> dict[Path, str]:
+    """The digest of each of some files; of several at once, since hashing lets other threads run."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(paths, pool.map(lambda path: digest([path]), paths), strict=True))
+
+
+def check_digests(promised: Mapping[Path, str], by: str, remedy: str) -> None:
+    """Compare the digests of files with those that were recorded when they were written.
+
+    Parameters
+    ----------
+    promised : dict of Path to str
+        File -> its recorded digest.
+    by, remedy : str
+        What records them, and what to do, for the message.
+
+    Raises
+    ------
+    UserError
+        Naming the first file that has another.
+    """
+    for file, found in digests(list(promised)).items():
+        if found != promised[file]:
+            raise UserError(
+                f"{file} has digest {found}, {by} promises {promised[file]}: the file was damaged or changed; {remedy}"
+            )

@@ -30,7 +30,8 @@ class Rules(Checked):
     day_first : bool or null
         Whether dates such as 05/04/2023 begin with the day, where the log itself does not tell.
     click_values : str
-        Values of the column click that are clicks, as in purchase,add_to_cart; all others are not.
+        Values of the column click that are clicks, as in purchase,add_to_cart; one that holds a comma stands in double
+        quotes. All others are not.
     match_ids : "exact", "stripped" or "unpadded"
         How ids of log and item list are compared: exact, as they are; stripped, without surrounding blanks; unpadded,
         ids of items also without leading zeros, so that 007 is 7.

@@ -13,7 +13,7 @@
 ``near_duplicates.parquet``  item, first (int32): of items that share nearly the same picture, the first of them; only
                        where such were looked for
 ``dataset.json``       schema version, counts, set_aside (reason -> rows), time range and unit, splits, labels (rating
-                       threshold, unclicked items drawn), source, fingerprint
+                       threshold, unclicked items drawn), source, the digest of each table, fingerprint
 ``set_aside*.parquet``  rows of the log, lines that are no row, items and users that are of no use, each with its reason
 =====================  ===============================================================================================
 
@@ -26,7 +26,7 @@ Impressions are ordered by (timestamp, request, position or order in the log).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ import pyarrow.parquet as pq
 
 from data_tools.common.cache import mirrored
 from data_tools.common.cli import UserError
-from data_tools.common.files import read_json
+from data_tools.common.files import check_digests, read_json
 from data_tools.common.parquet import read_parquet
 from data_tools.common.storage import exists, read
 
@@ -82,11 +82,26 @@ class Dataset:
         """The bytes of a picture's file."""
         return read(self.place / image)
 
+    def table(self, name: str) -> Path:
+        """A table's file on this machine, whose digest each process compares once.
+
+        Raises
+        ------
+        UserError
+            If it is not as it was written. Of datasets that record no digests, nothing is known.
+        """
+        path = self.folder / f"{name}.parquet"
+        if promised := self.info.get("tables", {}).get(path.name):
+            stat = path.stat()
+            _check_unchanged(path, promised, stat.st_size, stat.st_mtime_ns)
+        return path
+
     def _table(self, name: str) -> pl.DataFrame:
-        table = read_parquet(self.folder / f"{name}.parquet")
+        path = self.table(name)
+        table = read_parquet(path)
         missing = [column for column in REQUIRED[name] if column not in table.columns]
         if missing:
-            raise UserError(f"{self.folder / name}.parquet lacks the columns {missing}; {AGAIN}")
+            raise UserError(f"{path} lacks the columns {missing}; {AGAIN}")
         return table
 
     @cached_property
@@ -104,13 +119,18 @@ class Dataset:
     @cached_property
     def first_alike(self) -> np.ndarray | None:
         """Of each item the first with nearly the same picture, int32 (items,); None where none were looked for."""
-        path = self.folder / "near_duplicates.parquet"
-        if self.info.get("near_duplicates") is None or not path.exists():
+        if self.info.get("near_duplicates") is None or not (self.folder / "near_duplicates.parquet").exists():
             return None
-        near = read_parquet(path)
+        near = read_parquet(self.table("near_duplicates"))
         first = np.arange(self.info["counts"]["items"], dtype=np.int32)
         first[near["item"].to_numpy()] = near["first"].to_numpy()
         return first
+
+
+@cache
+def _check_unchanged(path: Path, promised: str, _size: int, _changed: int) -> None:
+    """Compare a table's digest, once for each state of the file in this process."""
+    check_digests({path: promised}, "dataset.json", f"copy it again, or {AGAIN}")
 
 
 def _check_whole(path: Path) -> None:

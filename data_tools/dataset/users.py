@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from data_tools.common.errors import UserError
+from data_tools.common.hints import hint
 from data_tools.common.parquet import read_parquet
 from data_tools.dataset.rules import Rules, refuse_above
 from data_tools.log.examples import alike_ids, broken_examples, item_examples
@@ -67,7 +68,7 @@ def write_users(listed: UserList, rules: Rules, folder: Path) -> dict[str, int]:
         alike = alike_ids(known["key"], _text(own["user_id"], rules))
         raise UserError(
             f"{listed.place} has no user of the log: its ids are such as {here}, those of the log such as {there}; "
-            + (alike[1] if alike else "say which column has them, as in --user-columns user_id=player")
+            + (alike[1] if alike else "say which column has them, as in user_id=player" + hint(" of --user-columns"))
         )
     found.drop("key", "known").write_parquet(folder / "users.parquet")
     return {"users_described": described}

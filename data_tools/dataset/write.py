@@ -103,6 +103,7 @@ def write_dataset(
         pictured, bad_images = _copy_images(catalogue, source, scratch, rules, where=images)
         described = _write_tables(run, read, pictured, users, rules, folder=scratch, work=work)
         drawn = described.pop("unclicked_drawn")
+        written = [path for name in TABLES if (path := scratch / f"{name}.parquet").exists()]
         record = {
             "schema_version": SCHEMA_VERSION,
             **described,
@@ -116,7 +117,8 @@ def write_dataset(
             "near_duplicates": rules.near_duplicates,
             "same_time_history": rules.same_time_history,
             **(info or {}),
-            "fingerprint": files.digest(path for name in TABLES if (path := scratch / f"{name}.parquet").exists()),
+            "tables": {path.name: found for path, found in files.digests(written).items()},
+            "fingerprint": files.digest(written),
         }
         files.write_json(scratch / "dataset.json", record)
     return out

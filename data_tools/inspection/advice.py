@@ -187,7 +187,7 @@ def _test_size(seen: Seen) -> Iterator[Finding]:
             WATCH,
             f"The test split holds {test['clicks']:,} clicks.",
             "Confidence intervals will be wider than most real differences.",
-            "Use a longer log, or an earlier --test-from.",
+            "Prepare a longer log, or with an earlier --test-from.",
         )
     both = seen.log["pages"]["test_with_both"]
     if both is not None and both < 0.2:
@@ -195,7 +195,8 @@ def _test_size(seen: Seen) -> Iterator[Finding]:
             WATCH,
             f"{both:.1%} of the test split's page views hold both a clicked and an unclicked item.",
             "Only these show how items are ranked within a page view.",
-            "Check request_id and --page-gap: page views of one slot, or of clicks alone, cannot be ranked.",
+            "Check request_id, or prepare it with another --page-gap: page views of one slot, or of clicks alone, "
+            "cannot be ranked.",
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -141,11 +140,9 @@ def log_facts(dataset: Dataset) -> dict[str, Any]:
         histories and shown (histograms), scenes, future_clicks, and per item ``shows`` (polars.DataFrame: item,
         impressions, clicks, cold: never shown in training).
     """
-    folder = Path(dataset.folder)
-    log, clicks = (scan_parquet(folder / f"{name}.parquet") for name in ("impressions", "clicks"))
+    log, clicks, items = (scan_parquet(dataset.table(name)) for name in ("impressions", "clicks", "items"))
     columns = log.collect_schema().names()
     day = DAYS.get(dataset.info.get("time_unit", "seconds"))
-    items = scan_parquet(folder / "items.parquet")
     shown = log.group_by("item").agg(
         impressions=pl.len(),
         clicks=pl.col("click").sum().cast(pl.Int64),

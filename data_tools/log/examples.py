@@ -12,6 +12,8 @@ from pathlib import Path
 import polars as pl
 import pyarrow.parquet as pq
 
+from data_tools.common.hints import hint
+from data_tools.common.lists import with_commas
 from data_tools.common.parquet import scan_parquet
 from data_tools.log.values import OTHER_UNIT
 from data_tools.reading import lines
@@ -45,7 +47,7 @@ def broken_examples(broken: pl.DataFrame) -> dict[str, list[str]]:
         own = shown.setdefault(reason, [])
         if len(own) < SHOWN:
             own.append(f"{file}, line {line}: {text[:WIDTH]}")
-    return {reason: [*own, *([lines.HINTS[reason]] if reason in lines.HINTS else [])] for reason, own in shown.items()}
+    return {reason: [*own, *lines.advice(reason)] for reason, own in shown.items()}
 
 
 def item_examples(bad: pl.DataFrame) -> dict[str, list[str]]:
@@ -153,10 +155,10 @@ def label_hint(values: pl.Series) -> list[str]:
     if counts[:, 0].cast(pl.String).str.contains(COMMA).all():
         return [POINT]
     seen = ", ".join(f"{value} ({count:,})" for value, count in counts.iter_rows())
-    rarest = shlex.quote(str(counts[-1, 0]))
+    rarest = shlex.quote(with_commas([str(counts[-1, 0])]))
     return [
-        f"values: {seen}; say which are clicks, as in --click-values {rarest}. Where they count clicks or are "
-        "ratings, name the column rating and set --rating-threshold 1"
+        f"values: {seen}; say which are clicks, as in --click-values {rarest}"
+        + hint(". Where they count clicks or are ratings, name the column rating and set --rating-threshold 1")
     ]
 
 

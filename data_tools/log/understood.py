@@ -16,6 +16,8 @@ import ibis.expr.types as ir
 import polars as pl
 
 from data_tools.common.errors import UserError
+from data_tools.common.hints import hint
+from data_tools.common.lists import comma_separated, with_commas
 from data_tools.log.engines import Engine
 from data_tools.log.numbers import kind_name, number
 from data_tools.log.time_forms import time_form
@@ -112,7 +114,8 @@ def understand(
     day_first : bool, optional
         Whether dates such as 05/04/2023 begin with the day.
     click_values : str
-        The values of the column click that are clicks, with commas between; all others are none.
+        The values of the column click that are clicks, with commas between (one that holds a comma in double quotes);
+        all others are none.
     match : str
         How ids are compared: "exact", "stripped" or "unpadded" (see :class:`data_tools.dataset.rules.Rules`).
     bad_share : float
@@ -151,7 +154,9 @@ def _label_form(
 ) -> tuple[LabelForm, list[str]]:
     """What counts as a click in a column, and what is worth saying of it."""
     if values:
-        yes = tuple(value.strip().lower() for value in values.split(",") if value.strip())
+        yes = tuple(filter(None, comma_separated(values.lower())))
+        if not yes:
+            raise UserError(f"--click-values is {values!r} and names no value; give some, as in purchase,add_to_cart")
         return LabelForm(yes, ()), _unheard(run, label_text(column), yes, where)
     text = label_text(column)
     text = (text == "").ifelse(ibis.null("string"), text)
@@ -166,7 +171,7 @@ def _label_form(
         if found["rows"] - found["given"] > bad_share * found["rows"]:
             return LabelForm(null_is_no=True), [*notes, "rows without a label are no clicks, as all others are clicks"]
     if found["rows"] and found["given"] == found["rows"] and found["rows"] in (found["yes"], found["no"]):
-        alike = "a click: --unclicked draws impressions without one" if found["yes"] else "without a click"
+        alike = "a click" + hint(": --unclicked draws impressions without one") if found["yes"] else "without a click"
         notes.append(f"every impression is {alike}")
     return LabelForm(), notes
 
@@ -184,7 +189,7 @@ def _unheard(run: Engine, text: ir.Value, yes: Sequence[str], where: str) -> lis
     lacking = [value for value in yes if value not in held] if len(held) < MOST_LABELS else []
     if lacking == list(yes):
         raise UserError(
-            f"{where}: no row has a label of --click-values {','.join(yes)}; it has {', '.join(map(repr, held[:8]))}"
+            f"{where}: no row has a label of --click-values {with_commas(yes)}; it has {', '.join(map(repr, held[:8]))}"
         )
     return [f"no row has the label {value!r} of --click-values" for value in lacking]
 

@@ -7,6 +7,8 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 
 from data_tools.common.cli import UserError
+from data_tools.common.hints import hint
+from data_tools.common.lists import comma_separated
 
 LOG_COLUMNS = ("user_id", "item_id", "timestamp", "click")
 LOG_OPTIONAL = ("rating", "request_id", "scene", "position", "conversion", "oracle")
@@ -22,13 +24,15 @@ def _nearest(name: str, known: Collection[str]) -> str:
 def parse_columns(given: Mapping[str, str] | str, option: str, known: Collection[str]) -> dict[str, str]:
     """Read "user_id=player,click=liked" as {our name: the file's name}, or check such a dict.
 
+    A pair with a comma stands in double quotes.
+
     Raises
     ------
     UserError
         If a part is no pair, or our name is unknown or given twice.
     """
     columns: dict[str, str] = {}
-    parts = given.split(",") if isinstance(given, str) else [f"{ours}={theirs}" for ours, theirs in given.items()]
+    parts = comma_separated(given) if isinstance(given, str) else [f"{ours}={theirs}" for ours, theirs in given.items()]
     for part in filter(None, parts):
         ours, equals, theirs = (piece.strip() for piece in part.partition("="))
         if not (equals and ours and theirs):
@@ -86,10 +90,11 @@ def no_header(found: Iterable[str]) -> str:
     """What to do where the names of columns look like values, numbers among them."""
     found = list(found)
     if len(found) == 1 and len(str(found[0]).split()) > 2:
-        return "; if blanks stand between its columns: --delimiter ' '"
+        return hint("; if blanks stand between its columns: --delimiter ' '")
     if not any(re.fullmatch(r"-?[0-9]+([.][0-9]+)?(_[0-9]+)?", str(name).strip()) for name in found):
         return ""
-    return "; if its first line is no header, name its columns with --header (--item-header), as in --header a,b,c"
+    said = hint("; if its first line is no header, name its columns: --header a,b,c")
+    return said + (hint(" (--item-header for an item list)") if said else "")
 
 
 def free_names(names: Iterable[str], taken: Collection[str], apart: bool = False) -> dict[str, str]:

@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from data_tools.common.checks import Checked
 from data_tools.common.errors import UserError
+from data_tools.common.hints import hint
+from data_tools.common.lists import comma_separated
 from data_tools.reading.opened import head, suffix
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".psv": "|"}
@@ -34,10 +37,6 @@ POINT = (
     r"sed -E 's/([0-9]),([0-9])/\1.\2/g' OLD.csv > NEW.csv"
 )
 UTF8 = "utf-8-sig"
-SAY_ENCODING = (
-    "say how it is encoded, as in --encoding cp1252 (--item-encoding for an item list, --user-encoding for a table of "
-    "users)"
-)
 
 
 @dataclass(frozen=True)
@@ -86,8 +85,44 @@ class Given:
 
 def given_form(encoding: str, delimiter: str, header: str) -> Given:
     """What a user says, "" for what is to be found out."""
-    names = tuple(name.strip() for name in header.split(",")) if header else None
+    names = tuple(comma_separated(header)) if header else None
     return Given(encoding or None, delimiter.replace(r"\t", "\t") or None, names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogForm(Checked):
+    """What a command is told of the form of a log.
+
+    Attributes
+    ----------
+    columns : str
+        Our names for the log's columns, as in user_id=player,click=liked.
+    encoding : str
+        Encoding of the log's text files, such as cp1252; empty detects it.
+    delimiter : str
+        Separator of the columns of the log's text files, such as ";"; empty detects it.
+    header : str
+        Names of the log's columns, as in a,b,c, where its text files have no line of names.
+    """
+
+    columns: str = ""
+    encoding: str = ""
+    delimiter: str = ""
+    header: str = ""
+
+    @property
+    def log_form(self) -> Given:
+        """What was given about the form of the log's text files."""
+        return given_form(self.encoding, self.delimiter, self.header)
+
+
+def say_encoding() -> str:
+    """What to do about text that is not in the encoding expected."""
+    others = [hint("--item-encoding for an item list"), hint("--user-encoding for a table of users")]
+    apart = ", ".join(filter(None, others))
+    return hint("say how it is encoded, as in --encoding cp1252", "write it as UTF-8") + (
+        f" ({apart})" if apart else ""
+    )
 
 
 def find_form(path: Path, wanted: Collection[str], given: Given | None = None) -> tuple[Form, list[str], list[str]]:
@@ -135,7 +170,7 @@ def find_form(path: Path, wanted: Collection[str], given: Given | None = None) -
         delimiter = _even(lines, usual)
     names = list(given.names or column_names(lines, delimiter))
     if not all(map(sound, names)):
-        raise UserError(f"{path} cannot be read: its first line is not UTF-8; {SAY_ENCODING}")
+        raise UserError(f"{path} cannot be read: its first line is not UTF-8; {say_encoding()}")
     notes = [f"{path.name} is read as {encoding}"] if encoding not in (UTF8, given.encoding) else []
     if delimiter != usual:
         notes.append(f"{path.name} is read with a {GUESSED[delimiter]} between its columns")
@@ -212,5 +247,5 @@ def _first_lines(path: Path, encoding: str) -> list[str]:
     try:
         text = codecs.getincrementaldecoder(encoding)("strict" if "16" in encoding else "surrogateescape").decode(start)
     except UnicodeError as error:
-        raise UserError(f"{path} is not {encoding}: {error}; {SAY_ENCODING}") from None
+        raise UserError(f"{path} is not {encoding}: {error}; {say_encoding()}") from None
     return re.split(r"\r\n|\n|\r", text)

@@ -13,6 +13,7 @@ import polars as pl
 
 from data_tools.common.cache import held
 from data_tools.common.errors import UserError
+from data_tools.common.hints import hint
 from data_tools.common.storage import is_url, listed, matches, url_of
 from data_tools.reading import inputs
 
@@ -112,7 +113,7 @@ def _by_id(items: pl.DataFrame, names: Iterable[str]) -> pl.Series:
         raise UserError(
             f"no picture is named by the id of an item: ids are such as {items['item_id'].head(MOST_NAMED).to_list()}, "
             f"files such as {list(of)[:MOST_NAMED]}; rename them, name each item's picture in a column image of the "
-            "item list, or leave out --images"
+            "item list" + hint(", or leave out --images")
         )
     if unclear:
         raise UserError(
@@ -186,7 +187,7 @@ def place_images(items: pl.DataFrame, images: str | Path | None, work: Path) -> 
     if images is None:
         lacking = items if "image" in items.columns else items.with_columns(image=pl.lit(None, pl.String))
         if lacking["image"].count():
-            raise UserError("the item list names pictures; say with --images where they are")
+            raise UserError("the item list names pictures" + hint("; say with --images where they are"))
         return lacking, work
     place, archives = Path(images), _archives(images)
     if not archives:

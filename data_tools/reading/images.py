@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageOps, features
 from rich.progress import track
 
+from data_tools.common.hints import hint
 from data_tools.common.storage import AT_ONCE, Missing, is_url, read, url_of
 
 T = TypeVar("T")
@@ -258,7 +259,7 @@ def _nearby(source: Path, name: str) -> str | None:
     if name.startswith("data:") or re.fullmatch(r"[A-Za-z0-9+/\s]{100,}={0,2}", name):
         return "... is a picture in base64, no file name; decode each into a file"
     if (source.parent / name).is_file():
-        return f"; {source.parent / name} exists: say --images {source.parent}"
+        return f"; {source.parent / name} exists" + hint(f": say --images {source.parent}")
     if name.startswith(("{", "[{")):
         return "; an object, no name of a file: keep one of its values"
     if name.strip().lower() in NOTHING:

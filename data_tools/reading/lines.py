@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_tools.common.errors import UserError
-from data_tools.reading.form import SAY_ENCODING, UTF8, Form, sound
+from data_tools.reading.form import UTF8, Form, say_encoding, sound
 from data_tools.reading.opened import opened_text
 
 MOST_LINES = 1000  # of one record
@@ -32,9 +32,13 @@ HINTS = {
         "has names, add a name to the header"
     ),
     QUOTES: 'a quote inside quotes is written twice: "a ""big"" thing"',
-    ENCODING: SAY_ENCODING,
     JSON: "must be one object a line, or one array of objects",
 }
+
+
+def advice(reason: str) -> list[str]:
+    """What to do about lines that are no row for some reason, where anything is known."""
+    return [say_encoding()] if reason == ENCODING else [HINTS[reason]] if reason in HINTS else []
 
 
 class Line(NamedTuple):

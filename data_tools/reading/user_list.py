@@ -8,15 +8,46 @@ from pathlib import Path
 
 import polars as pl
 
+from data_tools.common.checks import Checked
 from data_tools.common.errors import UserError
 from data_tools.reading import inputs
 from data_tools.reading.columns import resolve_columns
-from data_tools.reading.form import COMMA, POINT, Given
+from data_tools.reading.form import COMMA, POINT, Given, given_form
 from data_tools.reading.inputs import BROKEN
 from data_tools.reading.item_list import joined_parts, renamed, whole_ids
 
 USER_COLUMNS = ("user_id",)
 OURS = ("user", *USER_COLUMNS)  # in users.parquet
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserTable(Checked):
+    """What a command is told of a table of users.
+
+    Attributes
+    ----------
+    user_table : str or null
+        A table of users, one row per user, whose columns enter CTR models as features: a file, a folder or a glob.
+    user_columns : str
+        Our name for the id in the table of users, as in user_id=player.
+    user_encoding : str
+        As encoding, of the table of users.
+    user_delimiter : str
+        As delimiter, of the table of users.
+    user_header : str
+        As header, of the table of users.
+    """
+
+    user_table: str | None = None
+    user_columns: str = ""
+    user_encoding: str = ""
+    user_delimiter: str = ""
+    user_header: str = ""
+
+    @property
+    def user_form(self) -> Given:
+        """What is said of the form of the table of users."""
+        return given_form(self.user_encoding, self.user_delimiter, self.user_header)
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def held_of(folder: Path, index: dict[str, Any], dataset: Dataset) -> Held:
     columns = ["item", "item_id", "source_crc32"]
     parts = [table.read(tar, shard["items"], columns) for tar, shard in enumerate(index["items"])]
     known = pl.from_arrow(pa.concat_tables(parts)).with_columns(pl.col("item_id").cast(pl.String))
-    items = read_parquet(dataset.folder / "items.parquet", columns=["item", "item_id", "image"])
+    items = read_parquet(dataset.table("items"), columns=["item", "item_id", "image"])
     items = items.with_columns(pl.col("item_id").cast(pl.String))
     items = items.join(known.rename({"item": "number"}), on="item_id", how="left", maintain_order="left")
     new = items["number"].is_null().to_numpy()
@@ -105,7 +105,7 @@ def item_tables(
 
 def _said_of_items(dataset: Dataset) -> pl.DataFrame:
     """The ids of a dataset's items, as text, and what it says of each."""
-    file = dataset.folder / "items.parquet"
+    file = dataset.table("items")
     columns = [name for name in SAID if name in pl.scan_parquet(file, glob=False).collect_schema().names()]
     return read_parquet(file, columns=["item_id", *columns]).with_columns(pl.col("item_id").cast(pl.String))
 

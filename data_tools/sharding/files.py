@@ -15,7 +15,7 @@ from typing import Any
 
 from data_tools.common.cache import held
 from data_tools.common.cli import UserError, progress_bar
-from data_tools.common.files import digest, read_json
+from data_tools.common.files import check_digests, read_json
 from data_tools.common.storage import exists, sizes
 
 FORMAT_VERSION = 3  # 3: each picture once, and requests as tables that refer to them
@@ -142,19 +142,10 @@ def read_index(shards: str | Path, digests: bool = False) -> dict[str, Any]:
         with progress_bar() as progress:
             for shard in progress.track(listed, description="checking shards"):
                 with held(folder / shard["file"]) as file:
-                    check_digest(file, shard["digest"])
+                    check_shard(file, shard["digest"])
     return index
 
 
-def check_digest(file: Path, promised: str) -> None:
-    """Compare a file's digest with the one that the index promises.
-
-    Raises
-    ------
-    UserError
-        If it is another.
-    """
-    if (found := digest([file])) != promised:
-        raise UserError(
-            f"{file} has digest {found}, the index promises {promised}: the file was damaged or changed; {COPY_AGAIN}"
-        )
+def check_shard(file: Path, promised: str) -> None:
+    """Compare a file's digest with the one that the index promises; another one is a UserError."""
+    check_digests({file: promised}, "the index", COPY_AGAIN)

@@ -151,7 +151,7 @@ def _write_requests(work: Work, job: dict[str, Any], rows: list[int], path: Path
 
 def _items(dataset: Dataset, rows: list[int]) -> pl.DataFrame:
     """What the catalogue says of some items, by their row; rows ascend."""
-    items = scan_parquet(dataset.folder / "items.parquet")
+    items = scan_parquet(dataset.table("items"))
     known = items.collect_schema().names()
     columns = [name for name in ("item", "item_id", "title", "category") if name in known]
     part = items.slice(rows[0], rows[-1] + 1 - rows[0]).select(columns)

@@ -96,7 +96,7 @@ def _plan_items(dataset: Dataset, folder: Path, settings: Settings) -> int:
 
     Without pictures, each item counts as one byte. Returns the number of further pictures that are left out.
     """
-    file, pictures = pq.ParquetFile(dataset.folder / "items.parquet"), settings.pictures != "none"
+    file, pictures = pq.ParquetFile(dataset.table("items")), settings.pictures != "none"
     written = 0
     with ExitStack() as stack:
         path, start, size = (stack.enter_context(open(folder / n, "wb")) for n in ("path", "path_start", "image_bytes"))
@@ -168,8 +168,8 @@ def _plan_pages(
     file = ":memory:" if "?" in str(work) else work / "plan.duckdb"
     engine = ibis.duckdb.connect(file, temp_directory=str(work / "spill"), memory_limit=settings.memory)
     try:
-        log = parquet_table(engine, [dataset.folder / "impressions.parquet"], file_row_number=True)
-        items = parquet_table(engine, [dataset.folder / "items.parquet"])
+        log = parquet_table(engine, [dataset.table("impressions")], file_row_number=True)
+        items = parquet_table(engine, [dataset.table("items")])
         category = items.category.cast("string").fill_null("") if "category" in items.columns else ibis.literal("")
         pictured = ibis.literal(True) if settings.pictures == "none" else items.image.notnull()
         items = items.select("item", pictured=pictured, name=category)
@@ -253,7 +253,7 @@ def _plan_clicks(dataset: Dataset, folder: Path) -> tuple[np.ndarray, np.ndarray
     lengths, before = [np.zeros(1, np.int64)], [np.zeros(1, np.int64)]
     total = 0
     with open(folder / "clicked", "wb") as clicked:
-        for batch in pq.ParquetFile(dataset.folder / "clicks.parquet").iter_batches(columns=["items"]):
+        for batch in pq.ParquetFile(dataset.table("clicks")).iter_batches(columns=["items"]):
             lists = pl.Series(batch["items"])
             items = lists.explode(empty_as_null=False).to_numpy()
             kept = pictured[items]

@@ -16,7 +16,7 @@ import numpy as np
 from data_tools.common.cache import check_room, held
 from data_tools.common.cli import UserError
 from data_tools.common.storage import is_url, url_of
-from data_tools.sharding.files import COPY_AGAIN, check_digest, files_of, picture_places, read_index, read_shard
+from data_tools.sharding.files import COPY_AGAIN, check_shard, files_of, picture_places, read_index, read_shard
 from data_tools.sharding.tables import PLACE, GroupedTable
 
 OPEN_FILES = 256  # tars that a process keeps open
@@ -138,7 +138,8 @@ class PlacedPictures:
             raise UserError(f"item {item} has no picture in {self.files[0].parent}; {COPY_AGAIN}")
         if not self.length[row]:
             raise UserError(
-                f"{self.files[0].parent} was written with --pictures none: train on vectors (--encoder.family table), "
+                f"{self.files[0].parent} was written with data_tools.shards --pictures none: train on vectors "
+                "(pretrain.train --encoder.family table), "
                 "or write shards with pictures"
             )
         crc32 = None if self.crc32 is None else int(self.crc32[row])
@@ -232,7 +233,7 @@ class StreamingShards:
         """The file of a shard on this machine, whose digest each process compares once."""
         with held(self.folder / shard["file"]) as path:
             if shard["file"] not in self._checked:
-                check_digest(path, shard["digest"])
+                check_shard(path, shard["digest"])
                 self._checked.add(shard["file"])
             yield path
 
@@ -284,7 +285,7 @@ class CatalogueShards:
 
     def pictures(self, kind: str, group: int | None = None) -> PlacedPictures:
         if group is None:
-            _check_room(self.folder, files_of(self.index), "write the shards with --layout streaming")
+            _check_room(self.folder, files_of(self.index), "write the shards with data_tools.shards --layout streaming")
         return self._pictures
 
     @cached_property

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 
-from data_tools.common.checks import Checked, Quality, Seed
+from data_tools.common.checks import Checked, Quality, Seed, Workers
 from data_tools.common.errors import UserError
 from data_tools.sharding.stored import Stored
 
@@ -73,7 +73,7 @@ class Settings(Checked):
     pictures: Literal["encoded", "decoded", "none"] = "encoded"
     quality: Quality = 90
     seed: Seed = 0
-    workers: NonNegativeInt = 0
+    workers: Workers = 0
     memory: str = "2GB"
 
     def __post_init__(self) -> None:

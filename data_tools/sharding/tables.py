@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from data_tools.common.cache import local
 from data_tools.common.cli import UserError
 from data_tools.common.files import digest
-from data_tools.sharding.files import COPY_AGAIN, check_digest
+from data_tools.sharding.files import COPY_AGAIN, check_shard
 
 PLACE = {
     "tar": pa.int32(),
@@ -96,6 +96,6 @@ class GroupedTable:
     def _opened(self) -> pq.ParquetFile:
         if self._file is None:
             path = local(self.path)
-            check_digest(path, self.digest)
+            check_shard(path, self.digest)
             self._file = pq.ParquetFile(path)
         return self._file

@@ -30,6 +30,7 @@ from rich.progress import track
 from scipy.ndimage import binary_erosion
 
 from data_tools.common.cli import UserError
+from data_tools.common.lists import comma_separated
 from data_tools.reading.columns import ITEM_COLUMNS, ITEM_OPTIONAL, parse_columns
 from data_tools.reading.images import BadImage, read_image
 from data_tools.reading.item_list import read_items
@@ -145,7 +146,7 @@ def _standardised(amounts: np.ndarray) -> np.ndarray:
 
 def _visible(world: World, items: pl.DataFrame, measures: np.ndarray) -> tuple[Attributes, set[str]]:
     """The visible attributes, and the words of the annotated ones."""
-    others = [name.strip() for name in world.photo_attributes.split(",") if name.strip()]
+    others = list(filter(None, comma_separated(world.photo_attributes)))
     annotated = [name for name in (world.photo_colour, *others) if name]
     whole = 1.0 if annotated else 1 - ANNOTATED
     visible: Attributes = {}

@@ -10,9 +10,9 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 
 from data_tools.common.errors import UserError
+from data_tools.common.tensors import read_tensors, write_tensors
 from data_tools.reading.form import find_encoding, sound
 from data_tools.reading.opened import opened_text
 from data_tools.tables.frames import ID_NAMES, Table
@@ -182,13 +182,14 @@ def read_torch(path: Path) -> Table:
 
 def read_safetensors(path: Path) -> Table:
     """A vector for each id, two tensors that fit together, or one table with ids beside it as for ``.npy``."""
-    return _joined({name: _array(one) for name, one in load_file(path).items()}, path)
+    held = read_tensors(path, "copy it again, or write it again")
+    return _joined({name: _array(one) for name, one in held.items()}, path)
 
 
 def write_safetensors(path: Path, ids: Sequence[Any], vectors: np.ndarray) -> None:
     """One tensor ``vectors``, with ids beside it: the format holds no text."""
     np.save(path.with_suffix(".ids.npy"), id_array(ids))
-    save_file({"vectors": torch.from_numpy(np.ascontiguousarray(vectors))}, path)
+    write_tensors(path, {"vectors": torch.from_numpy(np.ascontiguousarray(vectors))})
 
 
 def _array(value: Any) -> np.ndarray:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from data_tools.common.errors import UserError
+from data_tools.common.hints import hint
 from data_tools.reading.opened import COMPRESSED, below, suffix
 from data_tools.tables import files, frames, peers
 
@@ -52,14 +53,16 @@ def layout_of(path: Path, named: str | None = None) -> str | None:
     """
     if named:
         if named not in LAYOUTS:
-            raise UserError(f"unknown --layout {named!r}; choose one of {', '.join(LAYOUTS)}")
+            raise UserError(f"unknown layout {named!r}; choose one of {', '.join(LAYOUTS)}")
         return named
     if (path / "image_feat.npy").exists():
         return "mmrec"
     known = {suffix: name for name, layout in LAYOUTS.items() for suffix in layout.suffixes}
     ending = suffix(path) or path.suffix.lower()  # of table.csv.gz that of table.csv
     if ending and not path.is_dir() and ending not in known:
-        raise UserError(f"{path}: unknown ending {ending}; choose one of {', '.join(known)}, or name a --layout")
+        raise UserError(
+            f"{path}: unknown ending {ending}; choose one of {', '.join(known)}{hint(', or name a --layout')}"
+        )
     if path.is_dir():  # of our own, or parts as Spark writes them
         return "parquet" if not (path / "table.json").exists() and below(path, "*.parquet") else None
     layout = known.get(ending)

@@ -18,7 +18,8 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from data_tools.common.cli import UserError
-from data_tools.common.files import digest, read_json, whole_folder, write_json
+from data_tools.common.files import check_digests, digests, read_json, whole_folder, write_json
+from data_tools.common.hints import hint
 from data_tools.common.scratch import column_means, pieces, release, scratch_array, selected
 from data_tools.tables.frames import read_parquet, write_parquet
 from data_tools.tables.here import here
@@ -108,27 +109,27 @@ def write_table(folder: str | Path, ids: Sequence[Any], vectors: np.ndarray, inf
 def describe(count: int, size: int, dtype: str, folder: Path | None = None) -> dict[str, Any]:
     """The part of ``table.json`` that every table has; with the digests of the parts in ``folder``."""
     described = {"format_version": 1, "count": count, "size": size, "dtype": dtype}
-    return described if folder is None else {**described, "parts": _digests(folder)}
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    return {part.name: digest([part]) for part in sorted(folder.glob("part-*.parquet"))}
+    if folder is None:
+        return described
+    return {**described, "parts": {part.name: found for part, found in digests(_parts(folder)).items()}}
 
 
 def _check_parts(folder: Path, promised: dict[str, str]) -> None:
     """Raise a UserError if a part is missing, too many, or not as it was written."""
-    found = _digests(folder)
-    if missing := sorted(promised.keys() - found.keys()):
+    found = {part.name for part in _parts(folder)}
+    if missing := sorted(promised.keys() - found):
         raise UserError(f"{folder} lacks {', '.join(missing)}, which table.json promises; export it again")
-    if changed := sorted(name for name in found if found[name] != promised.get(name)):
-        raise UserError(
-            f"{folder / changed[0]} has changed since it was written: its digest differs from the one in table.json; "
-            "copy the table again, or export it again"
-        )
+    if more := sorted(found - promised.keys()):
+        raise UserError(f"{folder} holds {', '.join(more)}, which table.json does not know; remove it")
+    check_digests({folder / name: promised[name] for name in promised}, "table.json", "copy it again, or export again")
+
+
+def _parts(folder: Path) -> list[Path]:
+    return sorted(folder.glob("part-*.parquet"))
 
 
 def _read_parts(folder: Path) -> tuple[list[Any], np.ndarray]:
-    parts = sorted(folder.glob("part-*.parquet"))
+    parts = _parts(folder)
     rows = sum(pq.read_metadata(part).num_rows for part in parts)
     ids: list[Any] = []
     sizes, vectors = set[int](), np.zeros((0, 0), dtype=np.float32)
@@ -168,8 +169,8 @@ def read_table(path: str | Path, layout: str | None = None) -> EmbeddingTable:
             suffixes = ", ".join(suffix for known in LAYOUTS.values() for suffix in known.suffixes)
             there = "its ending tells no layout" if path.exists() else "there is nothing"
             raise UserError(
-                f"no embedding table at {path}: {there}; must be a folder with table.json, or a file in {suffixes} (or "
-                "name a --layout)"
+                f"no embedding table at {path}: {there}; must be a folder with table.json, or a file in {suffixes}"
+                + hint(" (or name a --layout)")
             )
         vectors = _flat(vectors)
         if not isinstance(vectors, np.ndarray):  # damaged archives give bytes

@@ -114,7 +114,8 @@ class FeatureStore:
         """
         if self.parts < processes:
             raise UserError(
-                f"{self.folder} has {self.parts} parts for {processes} processes; make it with more --parts"
+                f"{self.folder} has {self.parts} parts for {processes} processes; make it with more: "
+                "python -m downstream.store --parts"
             )
         return Partition(self, range(rank, self.parts, processes), verify)
 

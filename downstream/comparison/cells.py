@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress
 
-from data_tools.common.files import digest, read_json, whole_folder, write_json
+from data_tools.common.files import check_digests, digest, read_json, whole_folder, write_json
 from data_tools.common.plugins import changed
 from data_tools.common.provenance import commit, versions
 from data_tools.common.stopping import stop_with_parent
@@ -29,6 +29,7 @@ from downstream.training.settings import TrainingSettings
 # Raise it when a change of the program, or of a default, changes what a cell's settings mean: kept cells are then made
 # again.
 CELL_VERSION = 2
+SCORES = "test_scores.npy"
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,8 @@ def _run(cell: Cell, folder: Path, data: CTRData, progress: Progress | None = No
         "versions": versions(),
     }
     with whole_folder(folder, overwrite=True) as scratch:  # whoever runs the same cell at once finds the same
-        np.save(scratch / "test_scores.npy", result.test_scores)
-        write_json(scratch / "row.json", record)
+        np.save(scratch / SCORES, result.test_scores)
+        write_json(scratch / "row.json", {**record, "scores": digest([scratch / SCORES])})
 
 
 _loaded = lru_cache(maxsize=1)(load_ctr_data)
@@ -170,7 +171,11 @@ def run_cells(cells: list[Cell], cache: Path, data: CTRData, workers: int, progr
         done = f"{kept}, last {cell.source}, {cell.form}, {cell.model}, seed {cell.seed}"
         progress.update(task, advance=1, description=done)
     progress.update(task, description="cells")
-    return [
-        Row(cell, read_json(folder / "row.json"), np.load(folder / "test_scores.npy"))
-        for cell, folder in zip(cells, folders, strict=True)
-    ]
+    return [_read(cell, folder) for cell, folder in zip(cells, folders, strict=True)]
+
+
+def _read(cell: Cell, folder: Path) -> Row:
+    record = read_json(folder / "row.json")
+    if promised := record.pop("scores", None):
+        check_digests({folder / SCORES: promised}, "row.json", f"remove {folder}, and the same command trains it again")
+    return Row(cell, record, np.load(folder / SCORES))

@@ -8,9 +8,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse.typing import NonNegativeInt, PositiveInt
+from jsonargparse.typing import NonNegativeInt
 
-from data_tools.common.checks import Checked, Seed
+from data_tools.common.checks import Checked, Seed, Threads
 from data_tools.common.errors import UserError
 from downstream.comparison.cells import Cell
 from downstream.comparison.sources import Source
@@ -112,7 +112,7 @@ class Settings(Checked):
     training: TrainingDefaults = field(default_factory=TrainingDefaults)
     bootstrap: BootstrapSettings = field(default_factory=BootstrapSettings)
     cache: str | None = None
-    workers: PositiveInt = 1
+    workers: Threads = 1
     pictures: bool = True
     names: dict[str, str] = field(default_factory=dict)
 

@@ -42,7 +42,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_tools.common.errors import UserError
-from data_tools.common.files import read_json, whole_folder, write_json
+from data_tools.common.files import check_digests, digests, read_json, whole_folder, write_json
 from data_tools.common.parquet import read_parquet, scan_parquet
 from data_tools.dataset.schema import REQUIRED, SPLITS, Dataset
 from downstream.data.codes import FIRST_KNOWN, PADDING, UNKNOWN, codes_of
@@ -87,7 +87,7 @@ class _ArrayFile:
 
 def _columns(dataset: Dataset, name: str) -> list[str]:
     """The columns of a table, which must have those of the format."""
-    path = dataset.folder / f"{name}.parquet"
+    path = dataset.table(name)
     found = pq.read_schema(path).names
     if missing := [column for column in REQUIRED[name] if column not in found]:
         raise UserError(f"{path} has no columns {missing}; write the dataset again with python -m data_tools.prepare")
@@ -150,7 +150,7 @@ def _write_impressions(
     dataset: Dataset, folder: Path, settings: CodeSettings, items: int, users: int
 ) -> dict[str, Any]:
     """Write the arrays of the impressions; returns the shown items and users and the known scenes."""
-    path = dataset.folder / "impressions.parquet"
+    path = dataset.table("impressions")
     found = _columns(dataset, "impressions")
     columns = ["user", "item", "click", "clicks_before", "split", *(c for c in ("scene", "conversion") if c in found)]
     counts = dict(scan_parquet(path).group_by("split").len().collect().iter_rows())
@@ -229,7 +229,7 @@ def _write_clicks(dataset: Dataset, folder: Path) -> int:
         _ArrayFile(folder / f"{name}.npy", kind) for name, kind in (("clicked", "i4"), ("offsets", "i8"))
     )
     offsets.append(np.zeros(1))
-    for piece in _pieces(dataset.folder / "clicks.parquet", ["items"]):
+    for piece in _pieces(dataset.table("clicks"), ["items"]):
         lists = piece["items"]
         lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
         offsets.append(clicked.length + np.cumsum(lengths, dtype=np.int64))
@@ -266,7 +266,7 @@ def write_flat_clicks(clicks: Path, counts: np.ndarray, folder: Path) -> tuple[n
 
 def _write(dataset: Dataset, folder: Path, settings: CodeSettings) -> None:
     columns = [c for c in ("item", "item_id", "category", "title") if c in _columns(dataset, "items")]
-    items = read_parquet(dataset.folder / "items.parquet", columns=columns)
+    items = read_parquet(dataset.table("items"), columns=columns)
 
     def column(name: str) -> pl.Series:
         return items[name] if name in items.columns else pl.Series(name, [None] * len(items), dtype=pl.String)
@@ -277,7 +277,7 @@ def _write(dataset: Dataset, folder: Path, settings: CodeSettings) -> None:
     warm, known = found["warm"], {}
     arrays = {"warm": warm}
     arrays["user_code"], rows = codes_of(pl.Series(np.arange(users)), found["met"])
-    known["user"] = read_parquet(dataset.folder / "clicks.parquet", columns=["user_id"])["user_id"][rows]
+    known["user"] = read_parquet(dataset.table("clicks"), columns=["user_id"])["user_id"][rows]
     arrays["item_code"], rows = codes_of(items["item"], warm)
     known["item"] = items["item_id"][rows]
     arrays["category_code"], known["category"] = codes_of(column("category"), warm)
@@ -285,7 +285,7 @@ def _write(dataset: Dataset, folder: Path, settings: CodeSettings) -> None:
     if found["scenes"] is not None:
         known["scene"] = pl.Series(found["scenes"])
     if (dataset.folder / USERS).exists():
-        arrays["user_features"], of_users = user_feature_codes(read_user_features(dataset.folder), found["met"])
+        arrays["user_features"], of_users = user_feature_codes(read_user_features(dataset.table("users")), found["met"])
         known |= of_users
     for name, values in arrays.items():
         np.save(folder / f"{name}.npy", values)
@@ -294,7 +294,9 @@ def _write(dataset: Dataset, folder: Path, settings: CodeSettings) -> None:
         for name, own in known.items()
     ]
     pl.concat(vocabulary).write_parquet(folder / VOCABULARY)
-    write_json(folder / "arrays.json", {"sizes": {name: FIRST_KNOWN + len(own) for name, own in known.items()}})
+    written = {path.name: found for path, found in digests([*folder.glob("*.npy"), folder / VOCABULARY]).items()}
+    sizes = {name: FIRST_KNOWN + len(own) for name, own in known.items()}
+    write_json(folder / "arrays.json", {"sizes": sizes, "digests": written})
 
 
 def _key(dataset: Dataset, settings: CodeSettings) -> str:
@@ -304,6 +306,16 @@ def _key(dataset: Dataset, settings: CodeSettings) -> str:
     files = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
     decisive = [VERSION, dataset.info["fingerprint"], files, vars(settings)]
     return hashlib.blake2b(json.dumps(decisive).encode(), digest_size=8).hexdigest()
+
+
+def _unchanged(folder: Path) -> bool:
+    """Whether there are arrays, and they are as they were written."""
+    try:
+        promised = read_json(folder / "arrays.json").get("digests", {})
+        check_digests({folder / name: found for name, found in promised.items()}, "arrays.json", "")
+    except (UserError, OSError):
+        return False
+    return True
 
 
 def _writable(folder: Path) -> bool:
@@ -326,16 +338,20 @@ def dataset_arrays(dataset: Dataset, settings: CodeSettings) -> tuple[Path, dict
         If a split is empty or has clicks only or none: no AUC could be computed there.
     """
     key, home = _key(dataset, settings), dataset.folder / ".arrays"
-    if not (home / key).exists() and not _writable(home):
+    ready = _unchanged(home / key)
+    if not ready and not _writable(home):
         place = hashlib.blake2b(str(dataset.folder.resolve()).encode(), digest_size=8).hexdigest()
         home = Path(tempfile.gettempdir()) / "visual-interest-arrays" / place
         print(f"{dataset.folder} is read-only: its arrays are cached in {home}", file=sys.stderr)
-    if not (home / key).exists():
+        ready = _unchanged(home / key)
+    if not ready:
         home.mkdir(parents=True, exist_ok=True)
         with (home / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # several processes may come here at once: one writes
-            if not (home / key).exists():
-                with whole_folder(home / key) as scratch:
+            if not _unchanged(home / key):
+                if (home / key).exists():
+                    print(f"note: {home / key} was damaged and is written again", file=sys.stderr)
+                with whole_folder(home / key, overwrite=True) as scratch:
                     _write(dataset, scratch, settings)
     arrays = {file.stem: np.asarray(np.load(file, mmap_mode="r")) for file in sorted((home / key).glob("*.npy"))}
     return home / key, arrays, read_json(home / key / "arrays.json")["sizes"]

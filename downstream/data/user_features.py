@@ -24,9 +24,9 @@ def user_features(names: Iterable[str]) -> list[str]:
     return [name for name in names if name.startswith(PREFIX)]
 
 
-def read_user_features(folder: Path) -> pl.DataFrame:
+def read_user_features(table: Path) -> pl.DataFrame:
     """What a dataset's table of users says of them, in the order of the users."""
-    return read_parquet(folder / USERS).sort("user").drop("user", "user_id")
+    return read_parquet(table).sort("user").drop("user", "user_id")
 
 
 def user_feature_codes(users: pl.DataFrame, trained: np.ndarray) -> tuple[np.ndarray, dict[str, pl.Series]]:
@@ -77,13 +77,13 @@ def _binned(values: pl.Series, shown: pl.Series) -> tuple[np.ndarray, pl.Series]
     return np.where(values.is_null().to_numpy(), UNKNOWN, bins), known
 
 
-def codes_of_others(folder: Path, trained: np.ndarray, others: pl.DataFrame) -> np.ndarray:
+def codes_of_others(table: Path, trained: np.ndarray, others: pl.DataFrame) -> np.ndarray:
     """Codes of users that a dataset does not have, int32 (n, features): what is known was decided on its own.
 
     Parameters
     ----------
-    folder : Path
-        Of the dataset.
+    table : Path
+        The dataset's own table of users.
     trained : numpy.ndarray
         bool (users,), as above.
     others : polars.DataFrame
@@ -94,7 +94,7 @@ def codes_of_others(folder: Path, trained: np.ndarray, others: pl.DataFrame) -> 
     UserError
         If no column has the name of one of the dataset's.
     """
-    own = read_user_features(folder)
+    own = read_user_features(table)
     if not set(own.columns) & set(others.columns):
         raise UserError(
             f"the table of users says {others.columns} of them, but the run was trained on {own.columns}; name its "

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import timm
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from torchvision.transforms import v2
 
 from data_tools.common.errors import UserError
 from data_tools.common.storage import read
+from data_tools.common.tensors import read_tensors
 from data_tools.common.timm_arguments import timm_arguments
 from data_tools.reading.images import BadImage, read_image
 from downstream.images.features import Features
@@ -127,6 +127,8 @@ def recipe(info: dict[str, Any], weights: str | None) -> Recipe:
         raise UserError(
             f"tune 'encoder' supports timm models only; the table was made by {encoder['name']} of {family}"
         )
+    if "timm" not in encoder:
+        raise UserError("the table was exported by another version; export it again")
     if not timm.is_model(encoder["name"]):
         raise UserError(
             f"timm has no model {encoder['name']!r}, which made the table; tune 'encoder' supports timm models only: "
@@ -140,7 +142,7 @@ def recipe(info: dict[str, Any], weights: str | None) -> Recipe:
         raise UserError(f"no encoder weights at {weights}; name the .safetensors file in image.weights")
     return Recipe(
         encoder["name"],
-        encoder.get("timm", encoder)["arguments"],  # which were next to the name in former tables
+        encoder["timm"]["arguments"],
         encoder["dimensions"] or None if info["layer"] == "embedding" else None,
         info["preprocessing"]["image_size"],
         info["preprocessing"]["mean"],
@@ -186,9 +188,11 @@ class Encoder(nn.Module):
         """Weights of the tower by their own names, and those of the linear layer after it as "head.*"."""
         try:
             if file.suffix == ".safetensors":
-                state = safetensors.torch.load_file(file)
+                state = read_tensors(file, "copy it again")
             else:
                 state = torch.load(file, map_location="cpu", weights_only=True)
+        except UserError:
+            raise
         except Exception as error:  # broken files raise nearly anything
             raise UserError(f"{file} cannot be read as a file of tensors: {error}") from None
         if not any(name.startswith("tower.") for name in state):

@@ -13,13 +13,9 @@ from downstream.comparison.figures import frame
 from downstream.comparison.sources import Source
 from downstream.report.words import Names
 
-# Key of a log line: page AUC on items not in training; runs of earlier versions call it unseen.
-COLD, FORMER_COLD = "valid_page_auc_cold", "valid_page_auc_unseen"
 # What a log line holds of each curve, by the curve's name.
 CURVES = {
-    "Validation: page AUC of SimScore, items never shown in training": lambda line: line.get(
-        COLD, line.get(FORMER_COLD)
-    ),
+    "Validation: page AUC of SimScore, items never shown in training": lambda line: line.get("valid_page_auc_cold"),
     "Loss minus chance": lambda line: line["loss"] - line["chance"] if "loss" in line else None,
     "Effective rank of the embeddings in a batch": lambda line: line.get("effective_rank"),
 }

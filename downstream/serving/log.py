@@ -50,7 +50,8 @@ class Reading(Checked):
     day_first : bool or null
         Whether dates such as 05/04/2023 begin with the day, where the log itself does not tell.
     click_values : str
-        Values of the column click that are clicks, as in purchase,add_to_cart; all others are not.
+        Values of the column click that are clicks, as in purchase,add_to_cart; one that holds a comma stands in double
+        quotes. All others are not.
     match_ids : "exact", "stripped" or "unpadded"
         How ids are compared: exact, as they are; stripped, without surrounding blanks; unpadded, ids of items also
         without leading zeros.
@@ -183,7 +184,7 @@ def _doubts(run: DuckDB, judged: ir.Table, users: ir.Table, new_items: pl.Series
     """What is worth saying where a log may be of other ids or of another time than the dataset."""
     notes = nearly_known("items", new_items, dataset.items["item_id"]) if len(new_items) else []
     if not run.rows(users.agg(known=users.known.count()))["known"][0]:
-        known = read_parquet(dataset.folder / "clicks.parquet", columns=["user_id"])["user_id"]
+        known = read_parquet(dataset.table("clicks"), columns=["user_id"])["user_id"]
         some = run.rows(users.select(user_id=users.user_id).limit(LOOKED_AT))["user_id"]
         notes += nearly_known("users", some, known)
     last, (first, _), unit = judged.timestamp.max(), dataset.info["time_range"], dataset.info["time_unit"]
@@ -270,7 +271,7 @@ def _refuse_bad(
 
 def _users(run: DuckDB, judged: ir.Table, dataset: Dataset) -> ir.Table:
     """``user`` (int32, from 0), ``user_id`` (text) and ``known`` (the user's row in the dataset) of the log's users."""
-    known = parquet_table(run.backend, [dataset.folder / "clicks.parquet"])
+    known = parquet_table(run.backend, [dataset.table("clicks")])
     known = known.select(known=known.user, user_id=known.user_id.cast("string"))
     numbered = histories.numbered_users(judged.filter(judged.fault.isnull()))
     joined = numbered.left_join(known, "user_id")
@@ -282,7 +283,7 @@ def _events(run: DuckDB, judged: ir.Table, users: ir.Table, dataset: Dataset) ->
 
     Clicks of the dataset have negative rows.
     """
-    kept = parquet_table(run.backend, [dataset.folder / "clicks.parquet"]).rename(known="user")
+    kept = parquet_table(run.backend, [dataset.table("clicks")]).rename(known="user")
     kept = kept.join(users.filter(users.known.notnull()), "known")
     kept = kept.select("user", one=kept["items"].zip(kept["timestamps"])).unnest("one", offset="place")
     earlier = run.keep(

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import torch
 from jsonargparse.typing import PositiveInt
 
+from data_tools.common.checks import Threads
 from data_tools.common.errors import UserError
 from data_tools.common.files import refuse_existing, whole_file, work_folder
 from data_tools.common.parquet import parquet_table, read_parquet
@@ -56,7 +57,7 @@ class ScoreSettings(Reading):
     """
 
     batch_size: PositiveInt = 1024
-    threads: PositiveInt = 1
+    threads: Threads = 1
 
 
 @dataclass(frozen=True)

@@ -60,8 +60,8 @@ def with_new_users(joined: CTRData, trained_on: CTRData, users: pl.DataFrame, li
     """
     table = listed.users.with_columns(pl.col("user_id").cast(pl.String))
     table = table.unique("user_id", keep="first", maintain_order=True)
-    folder, trained = trained_on.dataset.folder, trained_on.user_code != UNKNOWN
-    codes = codes_of_others(folder, trained, table.drop("user_id"))
+    trained = trained_on.user_code != UNKNOWN
+    codes = codes_of_others(trained_on.dataset.table("users"), trained, table.drop("user_id"))
     places = table.select("user_id", place=pl.int_range(pl.len()))
     found = users.join(places, on="user_id", how="left", maintain_order="left")["place"]
     new = (users["known"].is_null() & found.is_not_null()).to_numpy()

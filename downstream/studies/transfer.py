@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 from rich.progress import Progress
@@ -96,8 +97,11 @@ def _cached(folder: Path, make: Callable[[], Scores]) -> Scores:
         scores = make()
         with whole_file(path) as scratch, open(scratch, "wb") as file:
             np.savez(file, **scores)
-    with np.load(path) as cached:
-        return dict(cached)
+    try:
+        with np.load(path) as cached:
+            return dict(cached)
+    except (ValueError, EOFError, BadZipFile) as error:  # the format holds checksums
+        raise UserError(f"{path} is damaged: {error}; remove it, and the same command trains it again") from None
 
 
 def _trainer(settings: TransferSettings, table: EmbeddingTable | None, seed: int, progress: Progress) -> Train:

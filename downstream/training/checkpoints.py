@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import distribute_tensor
 
-from data_tools.common.files import whole_file
+from data_tools.common.errors import UserError
+from data_tools.common.tensors import read_described, write_tensors
 from downstream.ams.ids import is_sharded, whole
 
 
@@ -75,7 +74,7 @@ class Checkpoints:
 
 
 def _prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{prefix}/{name}": tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
 
 
 def _distributed(tensor: Tensor, like: Tensor) -> Tensor:
@@ -101,22 +100,28 @@ def save_checkpoint(
     if not accelerator.is_main_process:
         return
     plain = {name: getattr(state, name) for name in ("step", "epochs", "best_epoch", "valid")}
-    with whole_file(path) as scratch:
-        save_file(tensors, scratch, metadata={"state": json.dumps({**plain, "processes": processes})})
+    write_tensors(path, tensors, {"state": json.dumps({**plain, "processes": processes})})
 
 
 def load_checkpoint(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator
 ) -> TrainingState:
-    """Load the states of model, optimizer and torch's generator; returns that of the training."""
+    """Load the states of model, optimizer and torch's generator; returns that of the training.
+
+    Raises
+    ------
+    UserError
+        If the file is cut, damaged, or of other weights.
+    """
     tensors: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
-    # Several processes without a GPU are on "cpu:0", which safetensors does not know.
-    device = "cpu" if accelerator.device.type == "cpu" else str(accelerator.device)
-    with safe_open(path, framework="pt", device=device) as file:
-        for name in file.keys():  # noqa: SIM118 (no dict)
-            kind, rest = name.split("/", 1)
-            tensors[kind][rest] = file.get_tensor(name)
-        plain = json.loads(file.metadata()["state"])
+    remedy = "remove it, and the same command trains from the start"
+    found, about = read_described(path, remedy)
+    if "state" not in about:
+        raise UserError(f"{path} is no checkpoint of a training: it holds no state; {remedy}")
+    for name, tensor in found.items():
+        kind, rest = name.split("/", 1)
+        tensors[kind][rest] = tensor.to(accelerator.device)
+    plain = json.loads(about["state"])
     like = model.state_dict()
     for kind in ("model", "best"):
         tensors[kind] = {name: _distributed(tensor, like[name]) for name, tensor in tensors[kind].items()}

@@ -15,6 +15,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from data_tools.common.cli import progress_bar
+from data_tools.common.launch import as_launched
 from data_tools.tables.table import EmbeddingTable
 from downstream.ams.feature_store import FeatureStore
 from downstream.ams.heartbeat import report_lost_ranks
@@ -115,7 +116,8 @@ def fit(
     UserError
         If the table is of other items, the loss is not finite, or another process was lost.
     """
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())  # or several processes would not find each other
+    with as_launched():
+        accelerator = Accelerator(cpu=not torch.cuda.is_available())  # or several processes would not find each other
     with report_lost_ranks(settings.server.timeout):
         started = time.monotonic()
         set_seed(seed)

@@ -1,7 +1,7 @@
 """A CTR training with its run folder, which continues where it was stopped.
 
 ``summary.json``
-    settings, metrics, and what made the run
+    settings, metrics, the digest of the vocabulary, and what made the run
 ``test_scores.npy``
     float32, click probability of each impression of the test split, in the order of the log
 ``model.safetensors``
@@ -24,12 +24,13 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from jsonargparse.typing import PositiveInt
 from rich.progress import Progress
-from safetensors.torch import save_file
 
 from data_tools.common.checks import Seed
 from data_tools.common.errors import UserError
 from data_tools.common.files import refuse_existing, refuse_url, resumable_folder, write_json
+from data_tools.common.launch import as_launched
 from data_tools.common.provenance import commit, machine, versions
+from data_tools.common.tensors import write_tensors
 from downstream.data.ctr_data import CTRData, load_ctr_data
 from downstream.images.reading import read_features
 from downstream.training.checkpoints import Checkpoints
@@ -92,11 +93,14 @@ def _run_folder(settings: RunSettings, made_with: Any, state: PartialState) -> I
         yield Path(folder)
 
 
-def _summary(settings: RunSettings, result: Result, fingerprint: str, table: dict[str, Any] | None) -> dict[str, Any]:
+def _summary(
+    settings: RunSettings, result: Result, fingerprint: str, *, vocabulary: str, table: dict[str, Any] | None
+) -> dict[str, Any]:
     return {
         **result.record(),
         "settings": asdict(settings),
         "dataset_fingerprint": fingerprint,
+        "vocabulary": vocabulary,
         "table": table,
         "commit": commit(),
         "versions": versions(),
@@ -123,7 +127,8 @@ def train(settings: RunSettings, progress: Progress, data: CTRData | None = None
     UserError
         If the run exists, an input is missing or does not fit, or the loss is not finite.
     """
-    state = PartialState(cpu=not torch.cuda.is_available())
+    with as_launched():
+        state = PartialState(cpu=not torch.cuda.is_available())
     data = data or load_ctr_data(settings.dataset, settings.data)
     table = read_features(settings.table) if settings.table else None
     start = WarmUp(Path(settings.warm_up), settings.warm_up_part, data) if settings.warm_up else None
@@ -134,9 +139,10 @@ def train(settings: RunSettings, progress: Progress, data: CTRData | None = None
         if not state.is_main_process:
             return result
         np.save(folder / "test_scores.npy", result.test_scores)
-        save_file(result.state, folder / "model.safetensors")
-        keep_vocabulary(data, folder)
-        write_json(folder / "summary.json", _summary(settings, result, fingerprint, info))
+        write_tensors(folder / "model.safetensors", result.state)
+        vocabulary = keep_vocabulary(data, folder)
+        summary = _summary(settings, result, fingerprint, vocabulary=vocabulary, table=info)
+        write_json(folder / "summary.json", summary)
         for checkpoint in folder.glob("training-*.safetensors"):
             checkpoint.unlink()
     return result

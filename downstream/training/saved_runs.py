@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,52 +22,7 @@ from downstream.images.reading import join, read_features
 from downstream.models.base import CTRModel
 from downstream.models.build import build_model
 from downstream.training.run import RunSettings
-from downstream.training.settings import TrainingDefaults
-
-# Options that were in the section itself before plug-ins had their own sections.
-MOVED = {
-    "model": {
-        "attention": ("din", "attention"),
-        "softmax": ("din", "softmax"),
-        "l1": ("mlr", "l1"),
-        "l21": ("mlr", "l21"),
-    },
-    "image": {
-        "bins": ("simtier", "bins"),
-        "clusters": ("cluster_id", "clusters"),
-        "levels": ("cluster_id", "levels"),
-        "make_hidden": ("make", "hidden"),
-        "make_epochs": ("make", "epochs"),
-    },
-}
-
-
-def _upgraded(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings that a run recorded, with today's keys.
-
-    Earlier runs recorded options that had no effect, too; these are back at their defaults, as today they are errors.
-    """
-    if "bins" not in settings["image"]:
-        return settings
-    sections = {}
-    for where, moved in MOVED.items():
-        sections[where] = {name: value for name, value in settings[where].items() if name not in moved}
-        for old, (plugin, name) in moved.items():
-            sections[where].setdefault(plugin, {})[name] = settings[where][old]
-    if settings["image"]["tune"] == "frozen":
-        sections["image"]["lr"] = None
-    shared = {"data": settings["data"], "optim": settings["optim"], **sections}
-    server = settings["server"]
-    if server["strategy"] == "local":
-        server = {name: server[name] for name in ("strategy", "shard_ids", "timeout")}
-    upgraded = {
-        **settings,
-        **asdict(settings_from(TrainingDefaults, shared, "summary.json").chosen()),
-        "server": server,
-    }
-    if upgraded["warm_up"] is None or upgraded["warm_up_part"] == "none":
-        upgraded |= {"warm_up": None, "warm_up_part": "partial"}
-    return upgraded
+from downstream.training.warm_up import kept_vocabulary
 
 
 def run_settings(folder: str | Path) -> RunSettings:
@@ -86,12 +41,12 @@ def run_settings(folder: str | Path) -> RunSettings:
     if "dataset" not in summary.get("settings", {}):
         raise UserError(f"{path} is not the summary of a run of downstream.train; name the folder of one")
     try:
-        return settings_from(RunSettings, _upgraded(summary["settings"]), f"{folder}/summary.json")
-    except (UserError, KeyError) as error:
+        return settings_from(RunSettings, summary["settings"], "settings")
+    except UserError as error:
+        reason = " ".join(str(error).split())
         raise UserError(
-            f"{path} has settings that this version cannot read: {error}; train it again with "
-            "python -m downstream.train"
-        ) from error
+            f"{path} was made by another version ({reason}): train again with python -m downstream.train"
+        ) from None
 
 
 def check_dataset(folder: str | Path, data: CTRData, settings: RunSettings) -> None:
@@ -99,8 +54,8 @@ def check_dataset(folder: str | Path, data: CTRData, settings: RunSettings) -> N
     made_of, found = read_json(Path(folder) / "summary.json")["dataset_fingerprint"], data.dataset.info["fingerprint"]
     if made_of != found:
         raise UserError(f"{folder} was trained on the dataset {made_of}, but {settings.dataset} is now {found}")
-    vocabulary = Path(folder) / VOCABULARY
-    if vocabulary.exists() and not read_parquet(vocabulary).equals(read_parquet(data.vocabulary)):
+    kept = (Path(folder) / VOCABULARY).exists()
+    if kept and not kept_vocabulary(Path(folder)).equals(read_parquet(data.vocabulary)):
         raise UserError(
             f"{folder} was trained with other codes of users and items than this version makes of {settings.dataset}; "
             "train it again with python -m downstream.train"

@@ -215,5 +215,5 @@ class TrainingSettings(TrainingDefaults):
         if server != "local" and self.image.form != "vector":
             raise UserError(
                 f"image.form {self.image.form!r} needs raw features, but server.strategy {server!r} gives embeddings: "
-                "choose --image.form vector or --server.strategy local"
+                "choose image.form vector or server.strategy local"
             )

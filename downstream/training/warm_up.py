@@ -10,9 +10,9 @@ import polars as pl
 import torch
 
 from data_tools.common.errors import UserError
-from data_tools.common.files import read_json
+from data_tools.common.files import check_digests, digest, read_json
 from data_tools.common.parquet import read_parquet
-from data_tools.common.tensors import read_tensors
+from data_tools.common.tensors import REMEDY, read_tensors
 from downstream.data.arrays import VOCABULARY
 from downstream.data.codes import UNKNOWN
 from downstream.data.ctr_data import CTRData
@@ -20,9 +20,27 @@ from downstream.images.features import Features
 from downstream.models.base import CTRModel
 
 
-def keep_vocabulary(data: CTRData, folder: Path) -> None:
-    """Copy the ids of the codes next to the weights: a later run needs them to find the embedding of an ID."""
-    shutil.copyfile(data.vocabulary, folder / VOCABULARY)
+def keep_vocabulary(data: CTRData, folder: Path) -> str:
+    """Copy the ids of the codes next to the weights: a later run needs them to find the embedding of an ID.
+
+    Returns the digest of the file, for the summary.
+    """
+    kept = folder / VOCABULARY
+    shutil.copyfile(data.vocabulary, kept)
+    return digest([kept])
+
+
+def kept_vocabulary(run: Path) -> pl.DataFrame:
+    """The ids of a run's codes.
+
+    Raises
+    ------
+    UserError
+        If the file is not as it was written.
+    """
+    if promised := read_json(run / "summary.json").get("vocabulary"):
+        check_digests({run / VOCABULARY: promised}, "summary.json", REMEDY)
+    return read_parquet(run / VOCABULARY)
 
 
 @dataclass(frozen=True)
@@ -75,10 +93,8 @@ class WarmUp:
 
     def _codes(self, feature: str) -> tuple[torch.Tensor, torch.Tensor]:
         """The codes, then and now, of the IDs that both runs know, and of "unknown", which both have."""
-        then, now = (
-            read_parquet(path).filter(pl.col("feature") == feature)
-            for path in (self.run / VOCABULARY, self.data.vocabulary)
-        )
+        both = kept_vocabulary(self.run), read_parquet(self.data.vocabulary)
+        then, now = (known.filter(pl.col("feature") == feature) for known in both)
         both = then.join(now, on="id", suffix="_now")
         pairs = (torch.from_numpy(both[name].to_numpy().astype("int64")) for name in ("code", "code_now"))
         unknown = torch.tensor([UNKNOWN])

@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from open_clip.model import convert_to_custom_text_state_dict
 from timm.models import clean_state_dict
 from torch import Tensor, nn
 
 from data_tools.common.errors import UserError
+from data_tools.common.tensors import read_tensors
 from pretrain.encoder.sizes import first_line
 
 State = dict[str, Tensor]
@@ -89,9 +89,11 @@ def _read(file: Path) -> Any:
             raise UserError(f"{file} is {what}")
     try:
         if head[8:9] == b"{":
-            return safetensors.torch.load_file(file)
+            return read_tensors(file, "copy it again")
         with torch.serialization.safe_globals([argparse.Namespace]):  # settings in checkpoints of timm's training
             return torch.load(file, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         found = next(iter(re.findall(r"GLOBAL (\S+)", str(error))), "code")
         raise UserError(

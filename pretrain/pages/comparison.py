@@ -14,6 +14,7 @@ import numpy as np
 
 from data_tools.common.errors import UserError
 from data_tools.common.files import read_json
+from data_tools.common.lists import comma_separated
 from data_tools.measures.spread import mean_and_spread
 from pretrain.training.runs import read_settings, read_summary
 
@@ -61,7 +62,7 @@ def finished_runs(places: str) -> dict[str, list[Finished]]:
     UserError
         If no place holds a finished run.
     """
-    folders = [Path(found) for place in places.split(",") for found in sorted(glob.glob(place.strip()))]
+    folders = [Path(found) for place in comma_separated(places) for found in sorted(glob.glob(place))]
     groups: dict[str, list[Finished]] = {}
     for folder in folders:
         if (folder / "summary.json").exists():

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from data_tools.common.files import read_json, write_json
+from data_tools.common.tensors import write_tensors
 from pretrain.encoder.image_encoder import ImageEncoder
-from pretrain.training.runs import save_tensors
 
 
 @dataclass
@@ -83,5 +83,5 @@ class Best:
     def offer(self, encoder: ImageEncoder, step: int, figures: dict[str, dict[str, float]]) -> None:
         """Keep the encoder if :class:`Choice` does."""
         if self.choice.offer(step, figures, self.choose_on):
-            save_tensors(self.run / "best.safetensors", encoder.state_dict())
+            write_tensors(self.run / "best.safetensors", encoder.state_dict())
         write_json(self.run / "best.json", asdict(self.choice))

@@ -3,13 +3,11 @@
 ``run.json``                  resolved settings, versions, git state, machine, and what of the log it sees (``saw``)
 ``initial.safetensors``       the encoder before training
 ``best.safetensors``          the encoder at its best validation so far, with ``best.json``
-``checkpoints/step-NNNNNN``   encoder, optimiser, what the objective learns (safetensors) and state.json; the newest
-                              two are kept
+``checkpoints/step-NNNNNN``   encoder, optimiser with the state of the run, what the objective learns (safetensors); the
+                              newest two are kept
 ``log.jsonl``                 one line a log line; ``tensorboard/`` the same as events
 ``stopped.json``              where the collapse watch stopped the run, and its reason
 ``summary.json``              written at the end, with ``compare.yaml``, the configuration of the run's comparison
-
-Runs of former versions can be read, resumed and exported (see ``pretrain.training.former``).
 """
 
 from __future__ import annotations
@@ -21,7 +19,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -29,40 +26,52 @@ from data_tools.common import provenance
 from data_tools.common.cli import settings_from
 from data_tools.common.errors import UserError
 from data_tools.common.files import finite, read_json, read_json_lines, refuse_url, whole_file, whole_folder, write_json
+from data_tools.common.places import check_folder
 from data_tools.common.storage import MANIFESTS
-from data_tools.common.tensors import read_tensors
+from data_tools.common.tensors import read_described, read_tensors, write_tensors
 from data_tools.tables.seen import latest
+from pretrain.evaluation.page_auc import SLICES
 from pretrain.settings import Settings
-from pretrain.training.former import upgrade_log_line, upgrade_settings, upgrade_summary
 from pretrain.training.seen import seen_in_training
 
 STOPPED = "stopped.json"
+TRAIN_AGAIN = "train again, in another folder"
 
 
 def read_settings(run: Path) -> Settings:
-    """The settings a run was made with, of whatever version; those younger than the run are at their defaults.
+    """The settings a run was made with; those younger than the run are at their defaults.
 
     Raises
     ------
     UserError
-        If there is no run, or its settings are not understood.
+        If there is no run, or another version made it.
     """
     if not (run / "run.json").is_file():
         raise UserError(f"{run} is not a run of pretrain.train (no run.json); name the folder of one")
     made = read_json(run / "run.json").get("settings")
     if not isinstance(made, dict):
         raise UserError(f"{run / 'run.json'} lacks the settings of the run; copy it again, or train again")
-    return settings_from(Settings, upgrade_settings(made), f"{run / 'run.json'} has settings that cannot be read")
+    try:
+        return settings_from(Settings, made, "settings")
+    except UserError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{run / 'run.json'} was made by another version ({reason}): {TRAIN_AGAIN}") from None
 
 
 def read_summary(run: Path) -> dict[str, Any]:
     """What a finished run says of itself; see ``pretrain.training.summary``."""
-    return upgrade_summary(read_json(run / "summary.json"))
+    summary = read_json(run / "summary.json")
+    if lacking := sorted(SLICES.keys() - summary.get("page_auc", {}).keys()):
+        raise UserError(
+            f"{run / 'summary.json'} was made by another version (it has no page AUC of {' and '.join(lacking)} "
+            f"items): {TRAIN_AGAIN}"
+        )
+    return summary
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
     """Log lines of a run, oldest first."""
-    return [upgrade_log_line(line) for line in read_json_lines(run / "log.jsonl")]
+    return read_json_lines(run / "log.jsonl")
 
 
 def open_run(settings: Settings, wait: Callable[[], None]) -> Path | None:
@@ -81,8 +90,7 @@ def open_run(settings: Settings, wait: Callable[[], None]) -> Path | None:
     """
     refuse_url(settings.out, "a run")
     run = Path(settings.out)
-    if run.exists() and not run.is_dir():
-        raise UserError(f"{run} is not a folder; name another one with --out")
+    check_folder(run)
     if held := next((name for name in MANIFESTS if (run / name).exists()), None):
         raise UserError(f"{run} is not the folder of a run: it has {held}; name another one with --out")
     made = (run / "run.json").exists()
@@ -108,7 +116,7 @@ def start_run(settings: Settings, encoder: torch.nn.Module) -> None:
     run = Path(settings.out)
     made_by = {"commit": provenance.commit(), "versions": provenance.versions(), "machine": provenance.machine()}
     write_json(run / "run.json", {"settings": asdict(settings), "saw": seen_in_training(settings), **made_by})
-    save_tensors(run / "initial.safetensors", encoder.state_dict())
+    write_tensors(run / "initial.safetensors", encoder.state_dict())
     (run / "best.json").unlink(missing_ok=True)
 
 
@@ -118,13 +126,6 @@ def continue_run(settings: Settings) -> None:
     made, now = read_json(path), seen_in_training(settings)
     if "saw" in made:
         write_json(path, made | {"saw": made["saw"] | {"until": latest([made["saw"]["until"], now["until"]])}})
-
-
-def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str] | None = None) -> None:
-    """Write a state dict as safetensors, with ``about`` as its metadata; complete or not at all."""
-    with whole_file(path) as scratch:
-        kept = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
-        safetensors.torch.save_file(kept, scratch, about)
 
 
 def save_checkpoint(
@@ -144,11 +145,10 @@ def save_checkpoint(
     slots = optimizer.state_dict()["state"]
     flat = {f"{index}.{name}": value for index, slot in slots.items() for name, value in slot.items()}
     with whole_folder(folder, overwrite=True) as scratch:
-        save_tensors(scratch / "encoder.safetensors", encoder.state_dict())
-        save_tensors(scratch / "optimizer.safetensors", flat)
+        write_tensors(scratch / "encoder.safetensors", encoder.state_dict())
+        write_tensors(scratch / "optimizer.safetensors", flat, {"state": json.dumps({"step": step, **state})})
         if learned := objective.state_dict():
-            save_tensors(scratch / "objective.safetensors", learned)
-        write_json(scratch / "state.json", {"step": step, **state})
+            write_tensors(scratch / "objective.safetensors", learned)
     for old in checkpoints(run)[:-2]:
         shutil.rmtree(old)
 
@@ -161,16 +161,26 @@ def checkpoints(run: Path) -> list[Path]:
 def load_checkpoint(
     folder: Path, encoder: torch.nn.Module, optimizer: torch.optim.Optimizer, objective: torch.nn.Module
 ) -> dict[str, Any]:
-    """Load encoder, optimiser and objective in place; return the state that was saved with them."""
-    encoder.load_state_dict(read_tensors(folder / "encoder.safetensors"))
+    """Load encoder, optimiser and objective in place; return the state that was saved with them.
+
+    Raises
+    ------
+    UserError
+        If a file is missing, damaged, or of another version.
+    """
+    remedy = f"remove {folder}, and --resume continues from the checkpoint before it, or from the start"
+    moments, about = read_described(folder / "optimizer.safetensors", remedy)
+    if "state" not in about:
+        raise UserError(f"{folder} was made by another version: {TRAIN_AGAIN}")
+    encoder.load_state_dict(read_tensors(folder / "encoder.safetensors", remedy))
     if objective.state_dict():
-        objective.load_state_dict(read_tensors(folder / "objective.safetensors"))
+        objective.load_state_dict(read_tensors(folder / "objective.safetensors", remedy))
     slots: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in read_tensors(folder / "optimizer.safetensors").items():
+    for key, tensor in moments.items():
         index, name = key.split(".", 1)
         slots.setdefault(int(index), {})[name] = tensor
     optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
-    return read_json(folder / "state.json")
+    return json.loads(about["state"])
 
 
 def append_log(run: Path, line: dict[str, Any]) -> None:

@@ -75,9 +75,7 @@ def test_a_full_or_read_only_disk_is_one_message_and_leaves_nothing(own_mounts, 
         assert not left
     assert "MB are needed for a temporary array; TMPDIR names the folder" in found["array"][1]
     status, said, left = found["read-only"]
-    assert (
-        status == 1 and "disk cannot be written to (read-only file system); choose another folder" in said and not left
-    )
+    assert status == 1 and "disk cannot be written to by this user; choose another place" in said and not left
 
 
 def test_the_room_of_a_file_is_reserved(tmp_path):

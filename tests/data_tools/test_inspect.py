@@ -19,6 +19,7 @@ from data_tools.inspection.log import DAYS, histogram, log_facts
 from data_tools.inspection.page import page
 from data_tools.inspection.pictures import look_at_pictures
 from data_tools.inspection.summary import print_summary
+from tests.edited import put_table
 
 
 @pytest.fixture
@@ -34,8 +35,7 @@ def clean(tiny_world):
 
 
 def edit(folder, table, change):
-    path = folder / f"{table}.parquet"
-    change(pl.read_parquet(path)).write_parquet(path)
+    put_table(folder, table, change(pl.read_parquet(folder / f"{table}.parquet")))
 
 
 def found(folder):

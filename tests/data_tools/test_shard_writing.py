@@ -17,6 +17,7 @@ from data_tools.sharding import write as shards_module
 from data_tools.sharding.files import files_of, read_shard, write_tar
 from data_tools.sharding.jobs import finished
 from data_tools.sharding.write import Settings, write_shards
+from tests.edited import put_table
 
 
 def write(world, out, **settings):
@@ -175,9 +176,7 @@ def test_a_split_without_requests_has_no_shards(tiny_world, tmp_path):
     (tmp_path / "dataset").mkdir()
     for file in dataset.folder.iterdir():
         (tmp_path / "dataset" / file.name).symlink_to(file)
-    (tmp_path / "dataset" / "impressions.parquet").unlink()
-    later = dataset.impressions.filter(pl.col("split") != "valid")
-    later.write_parquet(tmp_path / "dataset" / "impressions.parquet")
+    put_table(tmp_path / "dataset", "impressions", dataset.impressions.filter(pl.col("split") != "valid"))
     write(tmp_path, tmp_path / "s")
     index = read_json(tmp_path / "s" / "index.json")
     assert index["requests"]["valid"] == [] and index["requests"]["test"]

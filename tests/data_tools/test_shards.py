@@ -12,6 +12,7 @@ from data_tools.dataset.schema import SPLITS, open_dataset
 from data_tools.sharding.files import read_index, read_shard
 from data_tools.sharding.read import all_records, open_shards
 from data_tools.sharding.write import Settings, write_shards
+from tests.edited import put_table
 
 
 def requests_in(shards, *splits):
@@ -119,9 +120,9 @@ def test_a_dataset_without_pictures_is_refused(tiny_world, tmp_path):
     folder.mkdir()
     source = open_dataset(tiny_world / "dataset")
     (folder / "dataset.json").write_text(json.dumps(source.info))
-    source.items.with_columns(image=pl.lit(None, pl.String)).write_parquet(folder / "items.parquet")
-    source.impressions.write_parquet(folder / "impressions.parquet")
-    source.clicks.write_parquet(folder / "clicks.parquet")
+    put_table(folder, "items", source.items.with_columns(image=pl.lit(None, pl.String)))
+    put_table(folder, "impressions", source.impressions)
+    put_table(folder, "clicks", source.clicks)
     with pytest.raises(UserError, match="none of"):
         write_shards(Settings(dataset=str(folder), out=str(tmp_path / "shards")))
     assert not (tmp_path / "shards").exists()

@@ -240,6 +240,26 @@ def test_events_that_are_clicks(duck):
     assert clicks(duck, [1, 2, 3], click_values="2,3")[0] == [0, 1, 1]
 
 
+@pytest.mark.parametrize(
+    ("asked", "read"),
+    [
+        ('"purchase, online"', [1, 0, 0]),
+        ('"Purchase, Online", view', [1, 1, 0]),
+        ('view,"a ""b"""', [0, 1, 1]),
+        ("view, ,", [0, 1, 0]),
+    ],
+)
+def test_labels_with_commas_stand_in_quotes(duck, asked, read):
+    assert clicks(duck, ["purchase, online", "view", 'a "b"'], click_values=asked)[0] == read
+
+
+def test_labels_that_no_row_has_are_named_as_they_are_given(duck):
+    with pytest.raises(UserError, match="no row has a label of --click-values \"no, thanks\",b; it has 'view'"):
+        clicks(duck, ["view"], click_values='"no, thanks",b')
+    with pytest.raises(UserError, match="--click-values is ', ' and names no value"):
+        clicks(duck, ["view"], click_values=", ")
+
+
 def ids(run, values, kind=None, items=("12", "7"), **asked):
     log = pl.DataFrame({"user_id": "u", "item_id": pl.Series(values, dtype=kind), "timestamp": 5, "click": 1})
     rows, understood = judged(run, log, items=items, **asked)

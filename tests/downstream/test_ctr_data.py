@@ -13,6 +13,7 @@ from downstream.data.ahead import batches_ahead, loader_threads
 from downstream.data.codes import FIRST_KNOWN, PADDING, UNKNOWN
 from downstream.data.ctr_data import load_ctr_data, mask_ids
 from downstream.settings import DataSettings
+from tests.edited import put_table
 
 HISTORY = 7
 
@@ -161,11 +162,10 @@ def test_a_split_of_one_class_is_refused(small_world, tmp_path):
 
 def test_conversions_are_carried_and_unknown_ones_are_nan(tiny_world, tmp_path):
     shutil.copytree(tiny_world / "dataset", tmp_path / "dataset", ignore=shutil.ignore_patterns("images"))
-    path = tmp_path / "dataset" / "impressions.parquet"
-    shown = pl.read_parquet(path).with_columns(
+    shown = pl.read_parquet(tmp_path / "dataset" / "impressions.parquet").with_columns(
         conversion=pl.when(pl.int_range(pl.len()) % 5 > 0).then(pl.col("conversion"))
     )
-    shown.write_parquet(path)
+    put_table(tmp_path / "dataset", "impressions", shown)
     data = load_ctr_data(tmp_path / "dataset", DataSettings(history=3))
     rows = data.rows["test"][::-1]
     expected = shown["conversion"].gather(rows).to_list()

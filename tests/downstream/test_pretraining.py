@@ -17,7 +17,7 @@ def run(tmp_path):
     folder = tmp_path / "courier-0"
     folder.mkdir()
     log = [
-        {"step": 0, "valid_page_auc_seen": 0.5, "valid_page_auc_unseen": 0.51},
+        {"step": 0, "valid_page_auc_warm": 0.5, "valid_page_auc_cold": 0.51},
         {"step": 20, "loss": 3.0, "chance": 3.5, "effective_rank": 7.0, "images_per_second": 90.0, "alignment": None},
         {"step": 40, "loss": 2.5, "chance": 3.5, "effective_rank": 8.0, "images_per_second": 100.0},
         {"step": 40, "valid_page_auc_warm": 0.6, "valid_page_auc_cold": 0.58},  # resumed by a later version

@@ -3,7 +3,7 @@
 import json
 import pickle
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pytest
@@ -20,12 +20,10 @@ from downstream.forms.aggregators import AGGREGATORS, Sum, make_aggregator
 from downstream.forms.registry import FORMS
 from downstream.forms.simtier import SimTier
 from downstream.models.din import DIN
-from downstream.models.mlr import MLR
 from downstream.models.registry import MODELS
 from downstream.settings import ImageSettings as SharedImageSettings
 from downstream.studies.cascade import CascadeSettings
 from downstream.studies.transfer import TransferSettings
-from downstream.training.run import RunSettings
 from downstream.training.saved_runs import load_run, run_settings
 from downstream.training.scoring import score
 from downstream.training.settings import ImageSettings, ModelSettings, TrainingDefaults, TrainingSettings
@@ -178,26 +176,9 @@ def run(small_world, tmp_path, monkeypatch):
     return make
 
 
-def flat(settings):
-    """Settings as runs recorded them before plug-ins had sections of their own."""
-    model, image = dict(settings["model"]), dict(settings["image"])
-    din, mlr = model.pop("din"), model.pop("mlr")
-    simtier, cluster_id, make = (image.pop(name) for name in ("simtier", "cluster_id", "make"))
-    image |= {**simtier, **cluster_id, "make_hidden": make["hidden"], "make_epochs": make["epochs"]}
-    return {**settings, "model": {**model, **din, **mlr}, "image": image}
-
-
-def test_an_old_run_loads_with_the_scores_it_had(run):
+def test_a_run_loads_with_the_scores_it_had(run):
     folder = run("--image.form", "cluster_id", "--image.cluster_id.clusters", "[5,3]", "--seed", "4")
-    summary = json.loads((folder / "summary.json").read_text())
-    new = run_settings(folder)
-    # Options without effect were recorded, too.
-    old = flat(summary["settings"]) | {"warm_up_part": "none"}
-    old["image"] |= {"bins": 7, "hidden": [9]}
-    old["model"] |= {"softmax": True}
-    old["server"] |= {"verify": False}
-    (folder / "summary.json").write_text(json.dumps({**summary, "settings": old}))
-    assert run_settings(folder) == new and new.image.cluster_id.clusters == (5, 3)
+    assert run_settings(folder).image.cluster_id.clusters == (5, 3)
     model, data, _ = load_run(folder)
     scores = score(model, data, data.rows["test"], 512, Accelerator(cpu=True))["click"]
     np.testing.assert_array_equal(scores, np.load(folder / "test_scores.npy"))
@@ -212,10 +193,11 @@ def test_a_run_that_cannot_be_read_names_the_command(run):
         run_settings(folder)
 
 
-def test_old_options_of_the_chosen_model_are_kept(run):
-    folder = run("--model.name", "mlr", "--model.mlr.l1", "0.5")
+@pytest.mark.parametrize(("section", "older"), [("image", {"bins": 7}), ("model", {"l21": 0.1}), ("server", {"x": 1})])
+def test_a_run_of_another_version_ends_in_one_message(section, older, run):
+    folder = run()
     summary = json.loads((folder / "summary.json").read_text())
-    (folder / "summary.json").write_text(json.dumps({**summary, "settings": flat(summary["settings"])}))
-    settings = run_settings(folder)
-    assert settings.model == ModelSettings("mlr", mlr=MLR.Settings(l1=0.5))
-    assert settings == replace(settings) and isinstance(settings, RunSettings)
+    summary["settings"][section] |= older
+    (folder / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(UserError, match=rf"summary.json was made by another version .*{section}.*: train again with"):
+        run_settings(folder)

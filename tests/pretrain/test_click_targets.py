@@ -13,6 +13,7 @@ from pretrain.data.collate import request_batch
 from pretrain.data.records import log_shares, records
 from pretrain.data.transforms import Decoder, plain_transform
 from pretrain.objectives.parts.targets import click_targets
+from tests.edited import put_table
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def holed(tiny_world, tmp_path_factory):
     for name in ("dataset.json", "images", "impressions.parquet", "clicks.parquet"):
         (folder / "dataset" / name).symlink_to(tiny_world / "dataset" / name)
     pictured = pl.when(pl.col("item") % 7 > 0).then(pl.col("image"))
-    source.items.with_columns(image=pictured).write_parquet(folder / "dataset" / "items.parquet")
+    put_table(folder / "dataset", "items", source.items.with_columns(image=pictured))
     write_shards(Shards(dataset=str(folder / "dataset"), out=str(folder / "shards"), requests_per_shard=64))
     return folder
 

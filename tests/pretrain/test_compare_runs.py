@@ -48,16 +48,11 @@ def test_seeds_of_one_setting_are_one_line(tmp_path):
     assert "| plain | 0, 1 |" in markdown(groups, "x")
 
 
-def test_runs_of_former_versions_are_listed_with_current_ones(tmp_path):
+def test_a_run_of_another_version_ends_in_one_message(tmp_path):
     write_run(tmp_path / "new-0", 0, 0.1, 0.60, 0.62, 0.70)
     write_run(tmp_path / "old-1", 1, 0.1, 0.64, 0.66, 0.80, names=("unseen", "seen"))
-    made = json.loads((tmp_path / "old-1" / "run.json").read_text())
-    former = {"name": "courier", "temperature": 0.05, "pv_weight": 1.0, "scl": {"queue": 9}}  # what had no effect
-    made["settings"] |= {"objective": former, "batch": {"lanes": 0}, "evaluation": {"choose_on": "unseen"}}
-    (tmp_path / "old-1" / "run.json").write_text(json.dumps(made))
-    groups = finished_runs(f"{tmp_path}/*")
-    assert [[one.folder.name for one in own] for own in groups.values()] == [["new-0", "old-1"]]
-    assert table_lines(groups)[1][3:5] == ["0.6200 ± 0.0283", "0.6400 ± 0.0283"]
+    with pytest.raises(UserError, match=r"old-1/summary.json was made by another version .*cold.*: train again"):
+        finished_runs(f"{tmp_path}/*")
 
 
 def test_without_a_finished_run_the_message_says_so(tmp_path):

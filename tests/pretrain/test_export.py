@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from data_tools.common.cli import UserError
+from data_tools.common.tensors import write_tensors
 from data_tools.dataset.schema import open_dataset
 from data_tools.sharding.write import Settings as Shards
 from data_tools.sharding.write import write_shards
@@ -20,7 +21,6 @@ from pretrain.data.transforms import plain_transform
 from pretrain.encoder.image_encoder import build_encoder
 from pretrain.export import Settings, export
 from pretrain.settings import Encoder
-from pretrain.training.runs import save_tensors
 
 ENCODER = Encoder(name="test_byobnet", dimensions=8, image_size=32)
 
@@ -138,7 +138,7 @@ def test_two_processes_write_the_same_table(table, tiny_world, tmp_path):
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     weights = tmp_path / "w.safetensors"
     torch.manual_seed(0)
-    save_tensors(weights, build_encoder(ENCODER).tower.state_dict())
+    write_tensors(weights, build_encoder(ENCODER).tower.state_dict())
     arguments = ["--data", tiny_world / "shards", "--out", tmp_path / "two", "--encoder.name", "test_byobnet"]
     arguments += ["--encoder.image_size", 32, "--encoder.weights", weights]
     subprocess.run(

@@ -7,11 +7,11 @@ from safetensors.torch import load_file
 
 from data_tools.common.cli import UserError
 from data_tools.common.files import read_json, write_json
+from data_tools.common.tensors import write_tensors
 from pretrain import export_encoder as exporting
 from pretrain.encoder.image_encoder import build_encoder
 from pretrain.export_encoder import Settings, export_encoder
 from pretrain.settings import Encoder
-from pretrain.training.runs import save_tensors
 
 
 def run_of(folder, **named):
@@ -19,7 +19,7 @@ def run_of(folder, **named):
     torch.manual_seed(0)
     named = {"dimensions": 8, "image_size": 32, **named}
     encoder = build_encoder(Encoder(**named)).eval()
-    save_tensors(folder / "best.safetensors", encoder.state_dict())
+    write_tensors(folder / "best.safetensors", encoder.state_dict())
     write_json(folder / "run.json", {"settings": {"encoder": named}})
     return encoder
 

@@ -166,7 +166,7 @@ def test_a_head_is_trained_without_any_picture_to_the_same_losses(tiny_world, wi
 
 def test_an_encoder_of_pictures_is_refused_where_there_are_none(tiny_world, without_pictures, tmp_path):
     encoder = Encoder(name="test_byobnet", image_size=32)
-    with pytest.raises(UserError, match=r"written with --pictures none: train on vectors"):
+    with pytest.raises(UserError, match=r"written with data_tools.shards --pictures none: train on vectors"):
         train(settings(tiny_world, tmp_path / "run", encoder, data=str(without_pictures)))
     with pytest.raises(UserError, match=r"--pictures none goes with --layout catalogue"):
         Shards(dataset="d", out="o", pictures="none", layout="streaming")

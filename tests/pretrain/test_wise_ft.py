@@ -3,6 +3,7 @@ import torch
 
 from data_tools.common.cli import UserError
 from data_tools.common.files import read_json, write_json
+from data_tools.common.tensors import write_tensors
 from data_tools.tables.table import read_table
 from pretrain.encoder.image_encoder import build_encoder
 from pretrain.evaluation import wise_ft
@@ -11,7 +12,6 @@ from pretrain.evaluation.wise_ft import FACTORS, choose_factor, interpolate
 from pretrain.export import Settings, export
 from pretrain.settings import Encoder
 from pretrain.settings import Settings as Pretrain
-from pretrain.training.runs import save_tensors
 
 ENCODER = {"name": "test_byobnet", "dimensions": 8, "image_size": 32}
 
@@ -64,7 +64,7 @@ def test_the_factor_is_the_one_that_ranks_best():
 def run_folder(tmp_path):
     for seed, name in enumerate(("initial", "best")):
         torch.manual_seed(seed)
-        save_tensors(tmp_path / f"{name}.safetensors", build_encoder(Encoder(**ENCODER)).state_dict())
+        write_tensors(tmp_path / f"{name}.safetensors", build_encoder(Encoder(**ENCODER)).state_dict())
     settings = {"encoder": ENCODER, "evaluation": vars(Pretrain().evaluation), "seed": 0}
     write_json(tmp_path / "run.json", {"settings": settings})
     return tmp_path
