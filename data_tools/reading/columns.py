@@ -67,7 +67,7 @@ def resolve_columns(
         if ours not in columns:
             raise UserError(
                 f"{where} has no column '{ours}'; it has {list(found)}; say which one it is: "
-                f"{_likely(required, columns, found)}{no_header(found)}"
+                f"{_likely(required, columns, found)}{no_header(found, unknown=not columns)}"
             )
     return columns
 
@@ -82,12 +82,13 @@ def _likely(required: Iterable[str], known: Mapping[str, str], found: Collection
     return ",".join(f"{ours}={spelt.get(plain(ours), 'COLUMN')}" for ours in required if ours not in known)
 
 
-def no_header(found: Iterable[str]) -> str:
-    """What to do where the names of columns look like values, numbers among them."""
+def no_header(found: Iterable[str], unknown: bool = False) -> str:
+    """What to do where the names of columns look like values, numbers among them, or are all ``unknown``."""
     found = list(found)
     if len(found) == 1 and len(str(found[0]).split()) > 2:
         return "; if blanks stand between its columns: --delimiter ' '"
-    if not any(re.fullmatch(r"-?[0-9]+([.][0-9]+)?(_[0-9]+)?", str(name).strip()) for name in found):
+    values = r"-?[0-9]+([.][0-9]+)?(_[0-9]+)?|.*(://|[\[{]).*"
+    if not unknown and not any(re.fullmatch(values, str(name).strip()) for name in found):
         return ""
     return "; if its first line is no header, name its columns with --header (--item-header), as in --header a,b,c"
 

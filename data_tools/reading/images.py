@@ -230,8 +230,23 @@ def fault_examples(
     if (fault := "outside the folder") in shown and any((source / str(name).lstrip("/")).is_file() for name in names):
         shown[fault].append("a / in front makes a path start at the root of the machine: write the paths without it")
     if (fault := "an address, no file") in shown:
-        shown[fault].append("download the pictures into a folder, and put their paths in it into the item list")
+        shown[fault].append(_without_addresses(source, [name for name in names if name]))
     return shown
+
+
+def _without_addresses(source: Path, names: Sequence[str]) -> str:
+    """What to do where the item list has addresses of pictures on the web."""
+    last = [name.partition("?")[0].rpartition("/")[2] for name in names]
+    strip = (
+        """sed -E 's#https?://[^[:space:],|"]*/([^/?[:space:],|"]+)([?][^[:space:],|"]*)?#\\1#g' OLD.csv > NEW.csv"""
+    )
+    if not is_url(source) and (found := next((one for one in last if one and (source / one).is_file()), None)):
+        return f"{source / found} exists: write the names without their addresses: {strip}"
+    alike = "" if len(set(last)) == len(set(names)) else "; several end in the same name, so name the files yourself"
+    return (
+        "download the pictures into a folder and leave out the addresses: mkdir -p pictures; grep -ohE "
+        f"""'https?://[^[:space:],|"?]+' OLD.csv | sort -u | (cd pictures && xargs -n 1 curl -sSfLO); {strip}{alike}"""
+    )
 
 
 def _seen(path: Path) -> str | None:

@@ -181,7 +181,7 @@ def read_items(
     try:
         columns = resolve_columns(named, list(found.columns), ITEM_COLUMNS, ITEM_OPTIONAL, str(place))
     except UserError as error:
-        raise UserError(f"{error}{nested_hint(found.parts)}") from None
+        raise UserError(f"{error}{nested_hint(found.parts, {*ITEM_COLUMNS, *named.values()})}") from None
     image, pictures = found.columns.get(columns.get("image", "")), None
     with _read_faults(place):
         kinds = [scan_parquet(part.path).collect_schema().get(image) for part in found.parts]

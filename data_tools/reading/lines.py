@@ -11,7 +11,7 @@ import csv
 import json
 import sys
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -184,12 +184,29 @@ def json_objects(path: Path) -> Iterator[Line]:
                 yield json_object(number, line)
 
 
-def rows_inside(path: Path) -> str:
-    """How to take the rows out of the object that holds them all, where a file of JSON is such; otherwise nothing."""
-    held = None
+def one_a_line(path: Path) -> bool:
+    """Whether a file of JSON begins with an object on a line of its own."""
+    return next((one.row is not None for one in json_objects(path)), False)
+
+
+def json_array(path: Path) -> Iterator[Line]:
+    """The objects of a file that is one array of them and not large."""
+    held = _loaded(path)
+    if isinstance(held, list):
+        yield from (json_object(number, json.dumps(one)) for number, one in enumerate(held, 1))
+
+
+def _loaded(path: Path) -> Any:
+    """What a file of JSON holds, where it is not large; otherwise None."""
     if path.stat().st_size < MOST_LOADED:
         with contextlib.suppress(ValueError, RecursionError), opened_text(path) as file:
-            held = json.load(file)
+            return json.load(file)
+    return None
+
+
+def rows_inside(path: Path) -> str:
+    """How to take the rows out of the object that holds them all, where a file of JSON is such; otherwise nothing."""
+    held = _loaded(path)
     if not isinstance(held, dict) or not held:
         return ""
     name = next((name for name, value in held.items() if isinstance(value, list) and _objects(value)), None)
@@ -199,6 +216,28 @@ def rows_inside(path: Path) -> str:
     out = path.with_name(f"{path.stem}.rows.json")
     code = f"import json; o = json.load(open('{path}')); json.dump({rows}, open('{out}', 'w'))"
     return f'. Its rows are inside one object; take them out: python -c "{code}"'
+
+
+class Nested(NamedTuple):
+    """What a column holds in each row: named values, or ``several`` times such."""
+
+    names: Sequence[str]
+    several: bool
+
+
+def nested_text(rows: Iterable[Mapping[str, str | None]]) -> dict[str, Nested]:
+    """The columns whose texts are JSON objects, or lists of such."""
+    found: dict[str, Nested] = {}
+    for row in rows:
+        for name, text in row.items():
+            if name in found or not text or not text.lstrip().startswith(("{", "[")):
+                continue
+            with contextlib.suppress(ValueError, RecursionError):
+                value = json.loads(text)
+                several = isinstance(value, list)
+                if _objects(value if several else [value]):
+                    found[name] = Nested(list(value[0] if several else value), several)
+    return found
 
 
 def _objects(values: Collection[Any]) -> bool:
