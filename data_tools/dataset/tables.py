@@ -87,8 +87,8 @@ def _events_apart(run: Engine, viewed: ir.Table) -> list[str]:
         return []
     return [
         f"{both:,} unclicked rows are of an item that is clicked in the same page view ({total:,} clicks): where a "
-        "click has a row of its own beside that of the impression, make one of the two (docs/own-data.md, Events in rows of "
-        "their own)"
+        "click has a row of its own beside that of the impression, make one of the two (docs/own-data.md, Events in "
+        "rows of their own)"
     ]
 
 

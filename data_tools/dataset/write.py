@@ -116,7 +116,7 @@ def write_dataset(
         record = {
             "schema_version": SCHEMA_VERSION,
             **described,
-            "understood": [*notes, *listed, *repeated, *described["understood"]],
+            "understood": [*notes, *listed, *repeated, *described["understood"], *_doubts(described, items, images)],
             "set_aside": read.aside,
             "set_aside_items": aside_items,
             "bad_images": bad_images,
@@ -183,6 +183,16 @@ def _copy_images(
     usable = paths.group_by("item", maintain_order=True).agg(images=pl.col("path").drop_nulls())["images"]
     pictured = catalogue.with_columns(image=usable.list.first())
     return pictured.with_columns(images=usable) if several else pictured, bad
+
+
+def _doubts(described: Mapping[str, Any], items: pl.DataFrame, images: str | Path | None) -> list[str]:
+    """What is worth saying of a dataset that lacks something."""
+    counts, notes = described["counts"], []
+    if images is not None and "image" not in items.columns and (bare := counts["items"] - counts["items_with_image"]):
+        notes = [f"{bare:,} items have no picture that is named by their id"]
+    if not described["splits"]["train"]:
+        notes.append("nothing is left to train on: all impressions have the time at which validation or test start")
+    return notes
 
 
 def _page_views(read: ReadLog, rules: Rules) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import re
 import sys
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ KEPT_TEXT = 10_000  # characters of a broken line
 MOST_LOADED = 1 << 28  # bytes of JSON
 
 FIELDS, QUOTES, ENCODING, JSON = "wrong number of fields", "quotes not closed", "not UTF-8", "not a JSON object"
+TWICE = "a key stands twice"
 HINTS = {
     FIELDS: (
         'a delimiter inside a value needs quotes round it: "a, b"; where all lines have a value more than the header '
@@ -34,6 +36,7 @@ HINTS = {
     QUOTES: 'a quote inside quotes is written twice: "a ""big"" thing"',
     ENCODING: SAY_ENCODING,
     JSON: "must be one object a line, or one array of objects",
+    TWICE: "must hold each key once: rename all but one",
 }
 
 
@@ -162,10 +165,23 @@ def _as_text(value: Any) -> str | None:
     return json.dumps(value, ensure_ascii=False)
 
 
+class _Twice(Exception):
+    pass
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):  # json itself would take the last one
+        raise _Twice
+    return found
+
+
 def json_object(number: int, text: str) -> Line:
     """The object that a text is, its values as text."""
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_pairs_hook=_once)
+    except _Twice:
+        return Line(None, TWICE, number, text)
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
@@ -182,6 +198,19 @@ def json_objects(path: Path) -> Iterator[Line]:
         for number, line in enumerate(file, 1):
             if line.strip():
                 yield json_object(number, line)
+
+
+def json_hint(text: str) -> str:
+    """What would make JSON of a line that nearly is."""
+    start = text.strip()
+    if re.match(r"\{ *u?'", start):
+        code = "import ast, json, sys; [print(json.dumps(ast.literal_eval(line))) for line in sys.stdin]"
+        return f'; it is an object of Python, not of JSON: python -c "{code}" < OLD.json > NEW.json'
+    if text.startswith("\x1e"):
+        return r"; leave out the record separators: tr -d '\036' < OLD.json > NEW.json"
+    if start.startswith("{") and start.endswith("},"):
+        return "; leave out the commas between lines: sed 's/,$//' OLD.json > NEW.json"
+    return ""
 
 
 def one_a_line(path: Path) -> bool:
