@@ -41,6 +41,27 @@ LAYOUTS = {
     "mmrec": Layout((), peers.read_mmrec, peers.write_mmrec),
 }
 
+BY_POLARS = """python -c 'import polars as p; p.{1}("{{0}}").write_parquet("{{0}}.parquet")'"""
+# Endings of files with vectors that are not read, and what makes a table of such.
+ELSEWHERE = {
+    (".vec", ".txt", ".glove"): (
+        "A line each, as of GloVe: tr ' ' '\\t' < {0} > {0}.tsv; of fastText and word2vec without the first line: "
+        "tail -n +2 {0} | tr ' ' '\\t' > {0}.tsv"
+    ),
+    (".jsonl", ".ndjson"): f"Lines of item_id and embedding: {BY_POLARS.format('', 'read_ndjson')}",
+    (".json",): (
+        'An object of vectors by id: python -c \'import json, polars as p; d = json.load(open("{0}")); '
+        'p.DataFrame({{"item_id": list(d), "embedding": list(d.values())}}).write_parquet("{0}.parquet")\''
+    ),
+    (".pkl", ".pickle", ".joblib"): (
+        "A pickle is never loaded, as it could run anything; where it was written: numpy.savez('table.npz', "
+        "ids=list(d), vectors=list(d.values()))"
+    ),
+    (".item", ".user"): "An atomic file with ids and vectors alone: cp {0} {0}emb",
+    (".feather", ".arrow", ".ipc"): f"Make Parquet of it: {BY_POLARS.format('', 'read_ipc')}",
+    (".mat", ".rds", ".xlsx"): "Write it as CSV where it comes from",
+}
+
 
 def layout_of(path: Path, named: str | None = None) -> str | None:
     """The layout that is named, or that the suffix tells; None for a folder of our own.
@@ -59,10 +80,21 @@ def layout_of(path: Path, named: str | None = None) -> str | None:
     known = {suffix: name for name, layout in LAYOUTS.items() for suffix in layout.suffixes}
     ending = suffix(path) or path.suffix.lower()  # of table.csv.gz that of table.csv
     if ending and not path.is_dir() and ending not in known:
-        raise UserError(f"{path}: unknown ending {ending}; choose one of {', '.join(known)}, or name a --layout")
+        raise UserError(
+            f"{path}: unknown ending {ending}; choose one of {', '.join(known)}, or name a --layout"
+            f"{_made(path, ending)}"
+        )
     if path.is_dir():  # of our own, or parts as Spark writes them
         return "parquet" if not (path / "table.json").exists() and below(path, "*.parquet") else None
     layout = known.get(ending)
     if path.suffix.lower() in COMPRESSED and path.exists() and layout != "csv":
         raise UserError(f"{path} is compressed, and only text may be; decompress it first")
     return layout
+
+
+def _made(path: Path, ending: str) -> str:
+    """How a table is made of a file in a form of other programs."""
+    for endings, how in ELSEWHERE.items():
+        if ending in endings:
+            return f". {how.format(path)}"
+    return ""
