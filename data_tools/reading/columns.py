@@ -61,6 +61,7 @@ def resolve_columns(
         if theirs not in found:
             raise UserError(
                 f"{where} has no column '{theirs}' (named for {ours}); it has {list(found)}, {_nearest(theirs, found)}"
+                f"{no_header(found)}"
             )
     columns = {ours: ours for ours in (*required, *optional) if ours in found} | dict(named)
     for ours in required:
