@@ -200,7 +200,8 @@ class Evaluation(Checked):
     requests : int
         Most requests of a split that are scored; a random sample (by the seed) when there are more.
     choose_on : str
-        Validation slice that the best weights are chosen on: cold items (in no training request) or warm ones.
+        Validation slice that decides which weights are best: cold items (in no training request) or warm ones. Among
+        weights that are equal there, to within one standard error of the highest, the other slice decides.
     patience : int
         Evaluations without improvement after which training stops; 0 never stops early.
     """

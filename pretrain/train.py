@@ -238,7 +238,7 @@ def finish(state: TrainingState, journal: Journal, *, embedded: bool) -> dict[st
             settings,
             state.encoder,
             steps=state.step,
-            best_step=journal.best.step,
+            best_step=journal.best.choice.step,
             stopped_early=state.step < settings.optim.steps,
             seconds=state.seconds_so_far,
             precision=state.precision,

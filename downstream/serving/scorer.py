@@ -18,7 +18,7 @@ from jsonargparse.typing import PositiveInt
 from data_tools.common.errors import UserError
 from data_tools.common.files import refuse_existing, whole_file, work_folder
 from data_tools.common.parquet import parquet_table, read_parquet
-from data_tools.log.engines import DuckDB, engine
+from data_tools.log.engines import engine
 from data_tools.reading import inputs
 from data_tools.reading.columns import parse_columns
 from data_tools.reading.form import Given
@@ -172,13 +172,12 @@ class Scorer:
         check_user_table(user_table, of_users, self.data)
         vectors = new_vectors(table, self.images, self.settings.image.tune) if table else None
         torch.set_num_threads(settings.threads)
-        with (
-            whole_file(out) as scratch,
-            work_folder(out) as work,
-            engine("duckdb", work, settings.memory) as run,
-        ):
+        with whole_file(out) as scratch, work_folder(out) as work:
             scenes = self.data.scene is not None
-            log = read_new_log(run, log, named, self.data.dataset, settings, needs_scene=scenes, given=given, work=work)
+            with engine("duckdb", work, settings.memory) as run:
+                log = read_new_log(
+                    run, log, named, self.data.dataset, settings, needs_scene=scenes, given=given, work=work
+                )
             new = log.new_items.to_list()
             images = with_new_images(self.images, self.data.item_ids, new, vectors)
             data = with_new_items(self.data, len(new), work)
@@ -191,7 +190,7 @@ class Scorer:
                 notes = [*notes, *listed.notes, *undescribed(log.users, listed)]
             joined = search_histories(joined, images)
             seen = _write(model, joined, images, log, scratch, settings.batch_size)
-            return Scored(**seen, faults=log.faults, metrics=_metrics(run, scratch), notes=notes)
+            return Scored(**seen, faults=log.faults, metrics=_metrics(scratch, work, settings.memory), notes=notes)
 
 
 def load(run: str | Path) -> Scorer:
@@ -321,9 +320,10 @@ def _write(
     }
 
 
-def _metrics(run: DuckDB, path: Path) -> dict[str, float | None] | None:
+def _metrics(scores: Path, work: Path, memory: str) -> dict[str, float | None] | None:
     """Of the rows with a label; None where there is none."""
-    scores = parquet_table(run.backend, [path])
-    if "click" not in scores.columns or not run.rows(scores.agg(n=scores.click.count()))["n"][0]:
-        return None
-    return score_metrics(run, scores)
+    with engine("duckdb", work, memory) as run:
+        table = parquet_table(run.backend, [scores])
+        if "click" not in table.columns or not run.rows(table.agg(n=table.click.count()))["n"][0]:
+            return None
+        return score_metrics(run, table)

@@ -112,7 +112,7 @@ class Journal:
     def out_of_patience(self, step: int) -> bool:
         """Whether the last ``evaluation.patience`` validations were no better than the best; all processes agree."""
         wanted = self.settings.evaluation
-        over = self.main and wanted.patience and step - self.best.step >= wanted.patience * wanted.every
+        over = self.main and wanted.patience and step - self.best.choice.step >= wanted.patience * wanted.every
         return bool(broadcast_object_list([over])[0])
 
     def _record(self, step: int, figures: dict[str, float]) -> None:

@@ -39,7 +39,7 @@ keep_freed_memory()
 shards, name, size, limit = sys.argv[1:]
 requests = load_requests(shards, "test", image_size=int(size), history=30, limit=int(limit), seed=0)
 encoder_page_auc(build_encoder(Encoder(name=name, image_size=int(size))), requests)
-print(len(requests.images))
+print(len(requests.page), "page views,", len(requests.images), "pictures")
 """
 
 
@@ -57,12 +57,15 @@ class Settings:
         timm model.
     pixels : int
         Side of the pictures and of the input.
+    requests : int
+        Page views that validation reads at most; each mentions up to 38 pictures.
     """
 
     out: str | None = None
     pictures: list[int] = field(default_factory=lambda: [1500, 6000])
     encoder: str = "test_byobnet"
     pixels: int = 224
+    requests: int = 24_000
 
 
 def jpegs(count: int, pixels: int) -> list[bytes]:
@@ -96,8 +99,8 @@ def tree_megabytes(process: psutil.Process) -> float:
     return total / 1e6
 
 
-def peak(command: list[str]) -> dict[str, float]:
-    """Megabytes at the peak, and seconds, of a command."""
+def peak(command: list[str]) -> dict[str, Any]:
+    """Megabytes at the peak, and seconds, of a command; and the last line that it prints."""
     started, highest = time.perf_counter(), 0.0
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as child:
         process = psutil.Process(child.pid)
@@ -107,14 +110,15 @@ def peak(command: list[str]) -> dict[str, float]:
         said = child.stdout.read()
     if child.returncode:
         raise UserError(f"{' '.join(command[:4])} failed:\n{said[-800:]}")
-    return {"peak_megabytes": highest, "seconds": time.perf_counter() - started}
+    last = said.strip().rpartition("\n")[2]
+    return {"peak_megabytes": highest, "seconds": time.perf_counter() - started, "last_line": last}
 
 
 def measure(settings: Settings, count: int, folder: Path) -> dict[str, Any]:
     shards = make_shards(folder, count, settings.pixels)
     encoder = ["--encoder.name", settings.encoder, "--encoder.image_size", str(settings.pixels)]
     export = ["-m", "pretrain.export", "--data", str(shards), "--out", str(folder / "table"), *encoder]
-    validation = ["-c", VALIDATION, str(shards), settings.encoder, str(settings.pixels), str(count)]
+    validation = ["-c", VALIDATION, str(shards), settings.encoder, str(settings.pixels), str(settings.requests)]
     return {"validation": peak([sys.executable, *validation]), "export": peak([sys.executable, *export])}
 
 
