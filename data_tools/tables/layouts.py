@@ -41,6 +41,12 @@ LAYOUTS = {
     "mmrec": Layout((), peers.read_mmrec, peers.write_mmrec),
 }
 
+# Our own folders that are no tables, by a file that each has.
+FOLDERS = {
+    "dataset.json": "a dataset, not a table of vectors: train on its shards and export, or name a table made elsewhere",
+    "index.json": "a folder of shards, not a table of vectors: pretrain.train and pretrain.export make one of it",
+    "run.json": "a run, not a table of vectors: name the folder that it was exported to, such as {0}/tables/trained",
+}
 BY_POLARS = """python -c 'import polars as p; p.{1}("{{0}}").write_parquet("{{0}}.parquet")'"""
 # Endings of files with vectors that are not read, and what makes a table of such.
 ELSEWHERE = {
@@ -84,6 +90,9 @@ def layout_of(path: Path, named: str | None = None) -> str | None:
             f"{path}: unknown ending {ending}; choose one of {', '.join(known)}, or name a --layout"
             f"{_made(path, ending)}"
         )
+    ours = () if (path / "table.json").exists() else FOLDERS.items()
+    if what := next((what for mark, what in ours if (path / mark).exists()), None):
+        raise UserError(f"{path} is {what.format(path)}")
     if path.is_dir():  # of our own, or parts as Spark writes them
         return "parquet" if not (path / "table.json").exists() and below(path, "*.parquet") else None
     layout = known.get(ending)

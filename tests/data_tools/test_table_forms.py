@@ -274,6 +274,21 @@ def test_an_ending_that_is_never_read_says_what_to_write(tmp_path, name, said):
         read_table(tmp_path / name)
 
 
+FOLDERS = {
+    "dataset.json": "is a dataset, not a table of vectors",
+    "index.json": "is a folder of shards, not a table of vectors",
+    "run.json": "is a run, not a table of vectors: name the folder that it was exported to, such as .*/tables/trained",
+}
+
+
+@pytest.mark.parametrize("mark", FOLDERS)
+def test_other_folders_of_ours_are_no_tables(tmp_path, mark):
+    (tmp_path / mark).write_text("{}")
+    pl.DataFrame({"item_id": IDS, "embedding": VECTORS.tolist()}).write_parquet(tmp_path / "items.parquet")
+    with pytest.raises(UserError, match=FOLDERS[mark]):
+        read_table(tmp_path)
+
+
 def test_files_that_are_something_else_are_named(tmp_path):
     saved(tmp_path, VECTORS)
     (tmp_path / "t.ids.npy").unlink()
