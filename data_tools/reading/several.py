@@ -65,19 +65,20 @@ def with_further_pictures(items: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]
         for name in items.columns
         if name not in ("item_id", "image")
     ]
-    marked = items.with_row_index("row").with_columns(
-        own=pl.all_horizontal(pl.lit(True), *alike) & item.is_not_null(), first=item.is_first_distinct()
+    own, first = pl.col("__own__"), pl.col("__first__")  # names that no column of a user's has
+    marked = items.with_columns(
+        __own__=pl.all_horizontal(pl.lit(True), *alike) & item.is_not_null(), __first__=item.is_first_distinct()
     )
-    pictured = marked.filter(pl.col("own") & pl.col("image").is_not_null())
+    pictured = marked.filter(own & pl.col("image").is_not_null())
     pictured = pictured.filter(pl.struct("item_id", "image").is_first_distinct())
     listed = pictured.group_by("item_id", maintain_order=True).agg(images="image")
-    further = pictured.filter(~pl.col("first")).height
-    repeated = pl.col("own") & ~pl.col("first")
+    further = pictured.filter(~first).height
+    repeated = own & ~first
     idle = marked.select(repeated.sum()).item() - further
     said = f"{idle:,} rows of the item list repeat an item and add nothing to it; they are passed over"
-    kept, notes = marked.filter(~repeated).drop("own", "row"), [said] if idle else []
+    kept, notes = marked.filter(~repeated).drop(own), [said] if idle else []
     if not further:
-        return kept.drop("first"), notes
+        return kept.drop(first), notes
     kept = kept.join(listed, on="item_id", how="left", maintain_order="left", nulls_equal=False)
-    images = pl.when("first").then("images")
-    return kept.with_columns(image=pl.coalesce("image", images.list.first()), images=images).drop("first"), notes
+    images = pl.when(first).then("images")
+    return kept.with_columns(image=pl.coalesce("image", images.list.first()), images=images).drop(first), notes

@@ -70,6 +70,17 @@ def test_shopify_leaves_the_further_rows_of_a_product_empty(source):
     assert dataset.items["title"][3] == 'a "hand made" 03'
 
 
+def test_rows_that_repeat_an_item_beside_columns_of_any_name(source):
+    """Among them the names that are used inside, and lists."""
+    (source / "03-b.png").write_bytes(picture())
+    own = catalogue(source).with_columns(own=pl.lit("a"), first=pl.lit(3), row=pl.concat_list(pl.lit(1), pl.lit(2)))
+    further = own.filter(item_id="03").with_columns(image=pl.lit("03-b.png"), row=None)
+    pl.concat([own, further], how="vertical_relaxed").write_parquet(source / "items.parquet")
+    items = run(source, items="items.parquet").items
+    assert items["images"].list.len().to_list() == [1, 1, 1, 2] + [1] * 16
+    assert items["row"].to_list() == [[1, 2]] * 20 and set(items["own"]) == {"a"} and set(items["first"]) == {3}
+
+
 def test_variants_name_the_columns_in_which_they_differ_and_the_command(source):
     titles = [catalogue(source).with_columns(title=pl.lit(size)) for size in "SM"]
     pl.concat(titles).write_csv(source / "OLD.csv")
