@@ -32,10 +32,12 @@ def parse_columns(given: Mapping[str, str] | str, option: str, known: Collection
     for part in filter(None, parts):
         ours, equals, theirs = (piece.strip() for piece in part.partition("="))
         if not (equals and ours and theirs):
-            raise UserError(f"{option}: '{part}' is not of the form name=column, as in user_id=player")
+            comma = "; a column whose name holds a comma must be renamed" if columns and not equals else ""
+            raise UserError(f"{option}: '{part}' is not of the form name=column, as in user_id=player{comma}")
         if ours not in known:
+            turned = f"; our name comes first: {theirs}={ours}?" if theirs in known else ""
             raise UserError(
-                f"{option}: unknown name '{ours}' in '{part}'; known are {list(known)}, {_nearest(ours, known)}"
+                f"{option}: unknown name '{ours}' in '{part}'; known are {list(known)}, {_nearest(ours, known)}{turned}"
             )
         if ours in columns:
             raise UserError(f"{option}: '{ours}' is given twice, as '{columns[ours]}' and as '{theirs}'")
