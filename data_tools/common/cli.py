@@ -253,6 +253,11 @@ def _ending(error: BaseException, received: Sequence[int]) -> tuple[int, str]:
         return 1, f"error: {_said(error)}"
     if type(error).__name__ == "PanicException" and "threads" in str(error):  # polars takes no other way out
         return 1, f"error: {error}; look at POLARS_MAX_THREADS"
+    if isinstance(error, ValueError) and "MASTER_ADDR" in str(error):  # of accelerate
+        return 1, (
+            f"error: WORLD_SIZE={os.environ.get('WORLD_SIZE')} in the environment asks for several processes, but "
+            "MASTER_ADDR, where they meet, is not set; unset WORLD_SIZE and RANK, or start them by accelerate launch"
+        )
     raise error
 
 

@@ -6,6 +6,7 @@ and refuses an empty file; here a file is text, tags and places, so that a messa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -16,6 +17,7 @@ from data_tools.common.checks import expected
 from data_tools.common.errors import UserError
 from data_tools.common.parser import nearest
 
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 TEXT, NOTHING, MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -78,11 +80,14 @@ def _read(path: str) -> yaml.Node | None:
 
 
 def _refuse_repeated(root: yaml.Node, path: str) -> None:
-    """Refuse a key that one mapping has twice, at any depth."""
+    """Refuse a key that one mapping has twice, at any depth, and a number that YAML reads in another base."""
     left, done = [root], set()
     while left:
         node = left.pop()
-        if id(node) in done or isinstance(node, yaml.ScalarNode):
+        if id(node) in done:
+            continue
+        if isinstance(node, yaml.ScalarNode):
+            _refuse_other_base(node, path)
             continue
         done.add(id(node))  # aliases occur in several places, and may occur in themselves
         if isinstance(node, yaml.SequenceNode):
@@ -97,6 +102,15 @@ def _refuse_repeated(root: yaml.Node, path: str) -> None:
             if key.value in lines:
                 raise UserError(f"{path}: {key.value!r} is set twice, in lines {lines[key.value]} and {line}; keep one")
             lines[key.value] = line
+
+
+def _refuse_other_base(node: yaml.ScalarNode, path: str) -> None:
+    """Refuse 010, which is 8 in YAML, and 1:30, which is 90."""
+    if node.tag in NUMBERS and not node.style and re.fullmatch(r"[+-]?0[0-9_]+|[^:]+(:[^:]+)+", node.value):
+        raise UserError(
+            f"{path}, line {node.start_mark.line + 1}: YAML reads {node.value} as a number of another base; write a "
+            "number without 0 in front and without colons, and a text in quotes"
+        )
 
 
 def _settings(

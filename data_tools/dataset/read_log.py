@@ -27,6 +27,8 @@ from data_tools.reading.parts import nested_hint
 
 HINTS = {
     "click": "\n  Ratings instead: --rating-threshold 4. Clicks alone: --unclicked 4 draws unclicked items.",
+    "user_id": "\n  No users at all: what is learned is what a user clicks after what; "
+    "name a cookie, a device or a session.",
     "timestamp": "\n  No times at all: --time-unit order takes the order of the rows.",
 }
 
@@ -136,7 +138,7 @@ def read_log(run: Engine, log: Log, catalogue: pl.DataFrame, rules: Rules, *, fo
     bad = run.keep("bad", faulty.union(again.select("row", reason=ibis.literal("duplicate row"))))
     aside = _set_aside(run, table, bad, found.broken, folder)
     if (bad_rows := sum(aside.values())) > rules.max_bad_share * total or bad_rows == total:
-        shown = bad_examples(folder / "set_aside.parquet", found, columns, catalogue["item_id"])
+        shown = bad_examples(folder / "set_aside.parquet", found, columns, catalogue)
         refuse_above(rules.max_bad_share, aside, total, f"rows of {where}", "max_bad_share", shown)
         raise UserError(f"{where} has no usable impression among its {total} rows{reasons(aside, shown)}")
 
@@ -170,7 +172,7 @@ def _resolve(found: inputs.Found, log: Log, rules: Rules) -> dict[str, str]:
         columns = resolve_columns(log.columns, list(found.columns), needed, optional, str(log.place))
     except UserError as error:
         hint = next((text for name, text in HINTS.items() if f"has no column '{name}';" in str(error)), "")
-        raise UserError(f"{error}{hint}{nested_hint(found.parts)}") from None
+        raise UserError(f"{error}{hint}{nested_hint(found.parts, {*LOG_COLUMNS, *log.columns.values()})}") from None
     columns.pop("click" if rated else "rating", None)
     return columns
 

@@ -36,7 +36,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_tools.common.cache import mirrored
-from data_tools.common.cli import UserError
+from data_tools.common.errors import UserError, seen_from
 from data_tools.common.files import check_digests, read_json
 from data_tools.common.parquet import read_parquet
 from data_tools.common.storage import exists, read
@@ -152,7 +152,9 @@ def open_dataset(folder: str | Path) -> Dataset:
     """
     dataset = Dataset(Path(folder))
     if not exists(dataset.place / "dataset.json"):
-        raise UserError(f"{folder} has no dataset.json; make a dataset with: python -m data_tools.prepare --help")
+        raise UserError(
+            f"{folder} has no dataset.json{seen_from(folder)}; make a dataset with: python -m data_tools.prepare --help"
+        )
     found = dataset.info.get("schema_version")
     if found != SCHEMA_VERSION:
         raise UserError(f"{folder} has schema version {found}, but this program reads {SCHEMA_VERSION}; {AGAIN}")

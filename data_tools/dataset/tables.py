@@ -21,6 +21,7 @@ from data_tools.log.labels import sample_unclicked
 from data_tools.log.time_forms import time_form
 from data_tools.log.times import COUNTS, date_text, timed
 
+APART = 0.1  # of the clicks: unclicked rows of items clicked in the same page view, for that to be said
 CLICKS_AT_ONCE = 50_000_000  # gathered into lists per user, which no engine spills
 
 
@@ -73,8 +74,22 @@ def write_tables(
     launches, notes = _write_items(run, catalogue, read, rules, folder)
     described["counts"] |= launches
     dates = [date_text(time, read.unit) for time in described["time_range"]]
-    understood = [*read.notes, *notes]
+    understood = [*read.notes, *notes, *(_events_apart(run, viewed) if rules.click_values else [])]
     return described | {"dates": dates, "time_unit": read.unit, "unclicked_drawn": drawn, "understood": understood}
+
+
+def _events_apart(run: Engine, viewed: ir.Table) -> list[str]:
+    """What is to be said where showing an item and a click on it are rows of their own."""
+    clicks = viewed.filter(viewed.click == 1).select("user", "item", "request")
+    shown = viewed.filter(viewed.click == 0).semi_join(clicks, ["user", "item", "request"])
+    both, total = run.rows(shown.agg(n=shown.count()))["n"][0], run.rows(clicks.agg(n=clicks.count()))["n"][0]
+    if both <= APART * total:
+        return []
+    return [
+        f"{both:,} unclicked rows are of an item that is clicked in the same page view ({total:,} clicks): where a "
+        "click has a row of its own beside that of the impression, make one of the two (docs/own-data.md, Events in "
+        "rows of their own)"
+    ]
 
 
 def _late_items(items: int, share: float, seed: int) -> pl.DataFrame:

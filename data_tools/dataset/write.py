@@ -94,10 +94,12 @@ def write_dataset(
         engine(rules.engine, scratch, rules.memory) as run,
     ):
         work = Path(inside)
-        items, source = place_images(one_picture_a_row(items), images, work)
-        catalogue, bad_items = unique_items(with_further_pictures(items))
+        pictured, listed = one_picture_a_row(items)
+        placed, source = place_images(pictured, images, work)
+        single, repeated = with_further_pictures(placed)
+        catalogue, bad_items = unique_items(single)
         rules.check_items(catalogue.columns)
-        aside_items = _set_items_aside(bad_items, broken_items, len(items), rules, scratch)
+        aside_items = _set_items_aside(bad_items, broken_items, len(items), rules, scratch, kept=catalogue)
         with console.status(f"reading {log.place}"):
             read = read_log(run, log, catalogue, rules, folder=scratch, work=work)
         pictured, bad_images = _copy_images(catalogue, source, scratch, rules, where=images)
@@ -107,7 +109,7 @@ def write_dataset(
         record = {
             "schema_version": SCHEMA_VERSION,
             **described,
-            "understood": [*notes, *described["understood"]],
+            "understood": [*notes, *listed, *repeated, *described["understood"], *_doubts(described, items, images)],
             "set_aside": read.aside,
             "set_aside_items": aside_items,
             "bad_images": bad_images,
@@ -166,14 +168,14 @@ def _kept_for_a_look(scratch: Path, aside: Path) -> Iterator[None]:
 
 
 def _set_items_aside(
-    bad: pl.DataFrame, broken: pl.DataFrame | None, read: int, rules: Rules, folder: Path
+    bad: pl.DataFrame, broken: pl.DataFrame | None, read: int, rules: Rules, folder: Path, *, kept: pl.DataFrame
 ) -> dict[str, int]:
     """Write the unusable items and lines of the item list; how many there are for each reason."""
     broken = pl.DataFrame(schema=BROKEN) if broken is None else broken
     bad.write_parquet(folder / "set_aside_items.parquet")
     broken.write_parquet(folder / "set_aside_lines.parquet")
     counts = _counted(bad["reason"]) | _counted(broken["reason"])
-    shown = item_examples(bad) | broken_examples(broken)
+    shown = item_examples(bad, kept) | broken_examples(broken)
     refuse_above(rules.max_bad_share, counts, read + len(broken), "lines of the item list", "max_bad_share", shown)
     return counts
 
@@ -198,6 +200,16 @@ def _copy_images(
     usable = paths.group_by("item", maintain_order=True).agg(images=pl.col("path").drop_nulls())["images"]
     pictured = catalogue.with_columns(image=usable.list.first())
     return pictured.with_columns(images=usable) if several else pictured, bad
+
+
+def _doubts(described: Mapping[str, Any], items: pl.DataFrame, images: str | Path | None) -> list[str]:
+    """What is worth saying of a dataset that lacks something."""
+    counts, notes = described["counts"], []
+    if images is not None and "image" not in items.columns and (bare := counts["items"] - counts["items_with_image"]):
+        notes = [f"{bare:,} items have no picture that is named by their id"]
+    if not described["splits"]["train"]:
+        notes.append("nothing is left to train on: all impressions have the time at which validation or test start")
+    return notes
 
 
 def _page_views(read: ReadLog, rules: Rules) -> dict[str, Any]:

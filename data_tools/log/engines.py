@@ -89,7 +89,10 @@ class DuckDB:
         counts = [pq.read_metadata(part.path).num_rows for part in parts]
         keys = sorted({name for part in parts for name in part.keys})
         files = pl.DataFrame(
-            {"__file__": [str(part.path) for part in parts], "__before__": list(accumulate(counts[:-1], initial=0))}
+            {
+                "__file__": [os.path.abspath(part.path) for part in parts],
+                "__before__": list(accumulate(counts[:-1], initial=0)),
+            }
             | {f"__key__{name}": [part.keys.get(name) for part in parts] for name in keys},
             schema_overrides={f"__key__{name}": pl.String for name in keys},
         )

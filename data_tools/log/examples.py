@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,17 +17,19 @@ from data_tools.common.lists import with_commas
 from data_tools.common.parquet import scan_parquet
 from data_tools.log.values import OTHER_UNIT
 from data_tools.reading import lines
-from data_tools.reading.columns import free_names, no_header
+from data_tools.reading.columns import ITEM_OPTIONAL, free_names, no_header
 from data_tools.reading.form import COMMA, POINT
 from data_tools.reading.inputs import Found
 from data_tools.reading.opened import is_parquet
-from data_tools.reading.parts import Part
+from data_tools.reading.parts import Part, nested_hint
 
 ZONE = r"\d ?([A-Z]{3,5})\s*$"
 SHOWN = 3  # of each reason
 MOST_READ = 300_000  # rows, to find the line of one
 LOOKED_AT = 10_000  # ids, values
 WIDTH = 80  # characters of a broken line
+OBJECTS = r"^\s*\[?\s*\{"  # in JSON
+MOST_SHOWN = 200  # characters of a value
 ALIKE = 0.5  # of ids that would match in another form, for that to be said
 # What to do about rows that are set aside for a reason, where that does not depend on their values.
 ADVICE = {
@@ -50,15 +52,39 @@ def broken_examples(broken: pl.DataFrame) -> dict[str, list[str]]:
     return {reason: [*own, *lines.advice(reason)] for reason, own in shown.items()}
 
 
-def item_examples(bad: pl.DataFrame) -> dict[str, list[str]]:
-    """Reason -> the first of the items set aside for it, and how to fix them."""
+def item_examples(bad: pl.DataFrame, kept: pl.DataFrame | None = None) -> dict[str, list[str]]:
+    """Reason -> the first of the items set aside for it, and how to fix them; ``kept`` are the others."""
     shown: dict[str, list[str]] = {}
     for row in bad.group_by("reason", maintain_order=True).head(SHOWN).iter_rows(named=True):
         values = ", ".join(f"{name} {value!r}" for name, value in row.items() if name != "reason" and value is not None)
         shown.setdefault(row["reason"], []).append(values[:WIDTH])
     if (reason := "item_id repeated") in shown:
-        shown[reason].append("each item must have one line, with one picture; the first line of each id is kept")
+        shown[reason].append(
+            "the lines of an item may differ in image alone: each names a picture, and an empty cell means the same as "
+            "in the first line"
+        )
+        if names := [] if kept is None else _differing(bad, kept):
+            shown[reason].append(
+                f"these differ in {', '.join(names)}{'' if {*names} & {*ITEM_OPTIONAL} else _without(names)}"
+            )
     return shown
+
+
+def _without(names: Sequence[str]) -> str:
+    columns = ", ".join(f'"{name}"' for name in names)
+    return (
+        '; without these columns they are one item: python -c \'import polars as p; p.read_csv("OLD.csv", '
+        f'infer_schema=False).drop({columns}).write_csv("NEW.csv")\''
+    )
+
+
+def _differing(bad: pl.DataFrame, kept: pl.DataFrame) -> list[str]:
+    """The columns in which lines that repeat an item differ from the line that is kept of it."""
+    names = [name for name in bad.columns if name in kept.columns and name not in ("item_id", "image", "images")]
+    pairs = bad.head(LOOKED_AT).join(kept.select("item_id", *names), on="item_id", suffix="__kept__")
+    differ = (pl.col(name).is_not_null() & pl.col(name).hash().ne(pl.col(f"{name}__kept__").hash()) for name in names)
+    found = pairs.select(**{name: one.any() for name, one in zip(names, differ, strict=True)})
+    return [name for name in names if found[name].item()]
 
 
 def row_examples(aside: Path, found: Found, columns: Mapping[str, str]) -> dict[str, list[str]]:
@@ -79,7 +105,7 @@ def row_examples(aside: Path, found: Found, columns: Mapping[str, str]) -> dict[
     shown: dict[str, list[str]] = {}
     for row in first.iter_rows(named=True):
         ours, (place, part) = column_of(row["reason"]), _place(found, row["input_row"])
-        said = "" if ours not in columns else f": {users[columns[ours]]} {row[kept[columns[ours]]]!r}"
+        said = "" if ours not in columns else f": {users[columns[ours]]} {_short(row[kept[columns[ours]]])}"
         if part and ours in columns and columns[ours] not in {*part.names, *part.keys}:
             names = [users[name] for name in pq.read_schema(part.path).names if name in users]
             said = f": this file has no column '{users[columns[ours]]}' but {names}{no_header(names)}"
@@ -87,8 +113,13 @@ def row_examples(aside: Path, found: Found, columns: Mapping[str, str]) -> dict[
     return shown
 
 
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
+
+
 def bad_examples(
-    aside: Path, found: Found, columns: Mapping[str, str], known: pl.Series | None = None
+    aside: Path, found: Found, columns: Mapping[str, str], known: pl.DataFrame | None = None
 ) -> dict[str, list[str]]:
     """Reason -> the first rows and lines set aside for it, and how to fix them.
 
@@ -96,8 +127,8 @@ def bad_examples(
     ----------
     aside, found, columns
         See :func:`row_examples`.
-    known : polars.Series, optional
-        The ids of the item list.
+    known : polars.DataFrame, optional
+        The item list, with ``item_id``.
     """
     shown = row_examples(aside, found, columns) | broken_examples(found.broken)
     kept, rows = free_names(found.columns.values(), ("reason", "input_row")), scan_parquet(aside)
@@ -112,6 +143,8 @@ def bad_examples(
         column = kept[columns[column_of(reason)]]
         held = rows.filter(pl.col("reason") == reason).select(column).head(MOST_READ).collect()
         shown[reason] += hints[reason](held.to_series())
+        if reason == "item unknown" and held.to_series().cast(pl.String).str.contains(OBJECTS).any():
+            shown[reason].append(nested_hint(found.parts, {kept[columns["item_id"]]}).strip())
     return {reason: [*own, *([ADVICE[reason]] if reason in ADVICE else [])] for reason, own in shown.items()}
 
 
@@ -193,12 +226,21 @@ def time_hint(values: pl.Series) -> list[str]:
     ]
 
 
-def id_hint(unknown: pl.Series, known: pl.Series) -> list[str]:
-    """How ids of the log that the item list lacks would match some that it has."""
-    known = known.cast(pl.String).drop_nulls()
-    if alike := alike_ids(unknown, known):
+def id_hint(unknown: pl.Series, known: pl.DataFrame) -> list[str]:
+    """How ids of the log that the item list lacks would match some that it has, or stand in another of its columns."""
+    ids = known["item_id"].cast(pl.String).drop_nulls()
+    if alike := alike_ids(unknown, ids):
         return [alike[1]]
-    return [f"the item list has ids such as {known.head(SHOWN).to_list()}"]
+    shown = f"the item list has ids such as {ids.head(SHOWN).to_list()}"
+    wanted = unknown.drop_nulls().cast(pl.String).unique().sort().head(LOOKED_AT)
+    for name in known.columns:
+        kind = known[name].dtype
+        if name not in ("item", "item_id") and (kind == pl.String or kind.is_integer()):
+            own = wanted.str.replace("^0+(.)", "${1}") if kind.is_integer() else wanted  # read as numbers
+            share = own.is_in(known[name].cast(pl.String).drop_nulls().implode()).mean()
+            if share and share > ALIKE:
+                return [f"{shown}; {share:.0%} of these stand in its column {name}: --item-columns item_id={name}"]
+    return [shown]
 
 
 def alike_ids(unknown: pl.Series, known: pl.Series) -> tuple[float, str] | None:

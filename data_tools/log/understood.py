@@ -7,7 +7,7 @@ guessed from a sample, and only what the column itself makes certain is taken.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ibis
@@ -28,8 +28,12 @@ WHOLE_TEXT = "text of whole numbers"
 YES, NO = ("1", "true", "t", "yes", "y"), ("0", "false", "f", "no", "n")
 NOTHING = ("null", "none", "nan", "na", "n/a", "<na>", "undefined")  # words of programs that had no id
 MINUS = "-1"
+MOST_DIGITS = 15  # characters of a second in 1.600000000e+09
 MOST_LABELS = 1000  # that are looked at
 MOST_EXACT = 2**53  # of whole numbers as float64
+MOST_EXACT_32 = 2**24  # as float32
+ROUNDED = r"^[0-9][.][0-9]+[eE][+][0-9]+$"  # as spreadsheets show long numbers
+MOST_ROUNDED = 0.05  # of ids, that are taken as they are
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,7 @@ def understand(
     if "timestamp" in columns:
         column = log[columns["timestamp"]]
         time = time_form(run, column, time_unit, day_first, f"{where}, column '{columns['timestamp']}'")
+        time = replace(time, notes=(*time.notes, *_rounded_times(run, column)))
     label = LabelForm()
     if "click" in columns:
         label, notes = _label_form(run, log[columns["click"]], click_values, bad_share, where)
@@ -140,6 +145,18 @@ def understand(
     if some_requests:
         notes.append("many rows lack a request_id: their page views are made of impressions that follow each other")
     return Understood(time, label, forms, match, some_requests, (*time.notes, *notes, *more))
+
+
+def _rounded_times(run: Engine, column: ir.Value) -> list[str]:
+    """What is worth saying of times that lost digits on their way."""
+    if column.type().is_floating() and not column.type().is_float64():
+        return [f"times are {column.type()}, which holds some seven digits, seconds since 1970 to 128: store float64"]
+    if not column.type().is_string():
+        return []
+    text = column.strip()
+    short = text.re_search(ROUNDED) & (text.length() < MOST_DIGITS)
+    count = run.rows(column.as_table().agg(n=short.sum()))["n"][0]
+    return [f"{count:,} times such as 1.60E+09 were rounded by a spreadsheet: export them whole"] if count else []
 
 
 def _lacking(run: Engine, column: ir.Value) -> float:
@@ -237,10 +254,14 @@ def _id_counts(column: ir.Value, where: str) -> dict[str, ir.Value]:
     if kind.is_string():
         given = (column.strip() != "").ifelse(column, ibis.null("string"))
         whole = given.strip().re_search(r"^-?[0-9]+[.]0+$")
-        more = {"nothing": given.strip().lower().isin(NOTHING).sum()}
+        more = {
+            "nothing": given.strip().lower().isin(NOTHING).sum(),
+            "rounded": given.strip().re_search(ROUNDED).sum(),
+        }
     elif kind.is_floating():
         given = column.isnan().ifelse(ibis.null(kind), column)
-        small = (given.abs() <= MOST_EXACT).ifelse(given, ibis.null(kind))
+        most = MOST_EXACT_32 if kind.is_float32() else MOST_EXACT
+        small = (given.abs() <= most).ifelse(given, ibis.null(kind))
         whole = (small == small.floor()).fill_null(False) & given.notnull()
     elif kind.is_decimal():
         given = column
@@ -268,13 +289,18 @@ def _id_form(kind: dt.DataType, found: Mapping[str, Any], unsigned: dt.DataType,
     Raises
     ------
     UserError
-        If it holds numbers that are no whole ones.
+        If it holds numbers that are no whole ones, or that a spreadsheet rounded.
     """
     if kind.is_uuid():
         return "string"
     if not found:
         return None
     least, given = found.get("least"), found["given"]
+    if (found.get("rounded") or 0) > MOST_ROUNDED * given:
+        raise UserError(
+            f"{where} has ids such as 8.60E+12, which a spreadsheet made of long numbers: their last digits are lost; "
+            "export them again, as text"
+        )
     if kind == unsigned and (least is None or least >= 0):
         return None
     all_whole = given and found["whole"] == given

@@ -36,10 +36,12 @@ def parse_columns(given: Mapping[str, str] | str, option: str, known: Collection
     for part in filter(None, parts):
         ours, equals, theirs = (piece.strip() for piece in part.partition("="))
         if not (equals and ours and theirs):
-            raise UserError(f"{option}: '{part}' is not of the form name=column, as in user_id=player")
+            comma = "; a column whose name holds a comma must be renamed" if columns and not equals else ""
+            raise UserError(f"{option}: '{part}' is not of the form name=column, as in user_id=player{comma}")
         if ours not in known:
+            turned = f"; our name comes first: {theirs}={ours}?" if theirs in known else ""
             raise UserError(
-                f"{option}: unknown name '{ours}' in '{part}'; known are {list(known)}, {_nearest(ours, known)}"
+                f"{option}: unknown name '{ours}' in '{part}'; known are {list(known)}, {_nearest(ours, known)}{turned}"
             )
         if ours in columns:
             raise UserError(f"{option}: '{ours}' is given twice, as '{columns[ours]}' and as '{theirs}'")
@@ -65,13 +67,14 @@ def resolve_columns(
         if theirs not in found:
             raise UserError(
                 f"{where} has no column '{theirs}' (named for {ours}); it has {list(found)}, {_nearest(theirs, found)}"
+                f"{no_header(found)}"
             )
     columns = {ours: ours for ours in (*required, *optional) if ours in found} | dict(named)
     for ours in required:
         if ours not in columns:
             raise UserError(
                 f"{where} has no column '{ours}'; it has {list(found)}; say which one it is: "
-                f"{_likely(required, columns, found)}{no_header(found)}"
+                f"{_likely(required, columns, found)}{no_header(found, unknown=not columns)}"
             )
     return columns
 
@@ -86,12 +89,13 @@ def _likely(required: Iterable[str], known: Mapping[str, str], found: Collection
     return ",".join(f"{ours}={spelt.get(plain(ours), 'COLUMN')}" for ours in required if ours not in known)
 
 
-def no_header(found: Iterable[str]) -> str:
-    """What to do where the names of columns look like values, numbers among them."""
+def no_header(found: Iterable[str], unknown: bool = False) -> str:
+    """What to do where the names of columns look like values, numbers among them, or are all ``unknown``."""
     found = list(found)
     if len(found) == 1 and len(str(found[0]).split()) > 2:
         return hint("; if blanks stand between its columns: --delimiter ' '")
-    if not any(re.fullmatch(r"-?[0-9]+([.][0-9]+)?(_[0-9]+)?", str(name).strip()) for name in found):
+    values = r"-?[0-9]+([.][0-9]+)?(_[0-9]+)?|.*(://|[\[{]).*"
+    if not unknown and not any(re.fullmatch(values, str(name).strip()) for name in found):
         return ""
     said = hint("; if its first line is no header, name its columns: --header a,b,c")
     return said + (hint(" (--item-header for an item list)") if said else "")

@@ -20,7 +20,8 @@ from data_tools.common.hints import hint
 from data_tools.common.lists import comma_separated
 from data_tools.reading.opened import head, suffix
 
-DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".psv": "|"}
+DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".psv": "|", ".inter": "\t", ".item": "\t", ".user": "\t"}
+TYPED = r":(token|float)(_seq)?$"  # behind each name in the atomic files of RecBole
 GUESSED = {",": "comma", "\t": "tab", ";": "semicolon", "|": "pipe", "\x01": "^A", "::": "::"}
 ENCODINGS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -202,8 +203,13 @@ def _even(lines: Sequence[str], usual: str) -> str:
 
 
 def column_names(lines: Sequence[str], delimiter: str) -> list[str]:
-    """The names in a header, without surrounding blanks or a comment sign before them; "unnamed_N" for an empty one."""
+    """The names in a header, without surrounding blanks or a comment sign before them; "unnamed_N" for an empty one.
+
+    Types behind all of them, as in ``user_id:token``, are left out.
+    """
     names = _split([line.removeprefix(COMMENT) for line in lines[:1]] + list(lines[1:]), delimiter)
+    if all(re.search(TYPED, name) for name in names):
+        names = [re.sub(TYPED, "", name) for name in names]
     return [name.strip(f"{MARK} \t\r\n") or f"unnamed_{place}" for place, name in enumerate(names, 1)]
 
 

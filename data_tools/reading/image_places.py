@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 import polars as pl
 
@@ -113,7 +115,7 @@ def _by_id(items: pl.DataFrame, names: Iterable[str]) -> pl.Series:
         raise UserError(
             f"no picture is named by the id of an item: ids are such as {items['item_id'].head(MOST_NAMED).to_list()}, "
             f"files such as {list(of)[:MOST_NAMED]}; rename them, name each item's picture in a column image of the "
-            "item list" + hint(", or leave out --images")
+            f"item list{hint(', or leave out --images')}{_alike(items['item_id'], of)}"
         )
     if unclear:
         raise UserError(
@@ -121,6 +123,23 @@ def _by_id(items: pl.DataFrame, names: Iterable[str]) -> pl.Series:
             "remove the others, or name each item's picture in a column image of the item list"
         )
     return pl.Series("image", chosen, pl.String)
+
+
+def _alike(items: pl.Series, names: Iterable[str]) -> str:
+    """How the names of pictures nearly are ids: that of their folder, or with a number behind; otherwise nothing."""
+    known = {str(item) for item in items}
+    folded, bare = {one.lower() for one in known}, {one.lstrip("0") for one in known}
+    ways = {
+        "the folder of a picture": lambda path: path.parent.name in known,
+        "a name without the number behind it": lambda path: re.sub(r"[-_ ]?[(]?[0-9]+[)]?$", "", path.stem) in known,
+        "a name in another case": lambda path: path.stem.lower() in folded,
+        "a name without zeros in front": lambda path: path.stem.lstrip("0") in bare,
+        "a name without % escapes": lambda path: unquote(path.stem) in known,
+    }
+    for what, fits in ways.items():
+        if example := next((name for name in names if fits(PurePosixPath(name))), None):
+            return f". {what[0].upper()}{what[1:]} would match, as of {example}: list them in a column image"
+    return ""
 
 
 def _names_in(folder: Path) -> Iterable[str]:
@@ -184,6 +203,8 @@ def place_images(items: pl.DataFrame, images: str | Path | None, work: Path) -> 
     UserError
         If there is nothing at ``images``, an archive cannot be read, or two pictures are named by the id of an item.
     """
+    if isinstance(kind := items.schema.get("image"), pl.List | pl.Array) and kind.inner == pl.Binary:
+        raise UserError("the item list's image holds lists of pictures; write a row for each: explode the column image")
     if images is None:
         lacking = items if "image" in items.columns else items.with_columns(image=pl.lit(None, pl.String))
         if lacking["image"].count():

@@ -7,6 +7,7 @@ import io
 import os
 import re
 import shutil
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -35,6 +36,10 @@ CONVERT = "save it as JPEG or PNG"
 # What is taken for a picture that can be read: place of its first bytes, these, what it is, and what to do.
 FOREIGN = (
     (4, b"ftyphe", "HEIC", CONVERT),
+    (4, b"ftypmp4", "a video", "save a frame of it as JPEG"),
+    (4, b"ftypiso", "a video", "save a frame of it as JPEG"),
+    (4, b"ftypqt", "a video", "save a frame of it as JPEG"),
+    (4, b"JXL ", "JPEG XL", CONVERT),
     (4, b"ftypmif1", "HEIC", CONVERT),
     (4, b"ftypavif", "AVIF", CONVERT),
     (4, b"jP  ", "JPEG 2000", CONVERT),
@@ -45,7 +50,12 @@ FOREIGN = (
     (0, b"%!PS", "PostScript", CONVERT),
     (0, b"\x00\x00\x01\x00", "an icon (ICO)", CONVERT),
     (0, b"<svg", "SVG", CONVERT),
-    (0, b"<?xml", "XML, perhaps SVG", CONVERT),
+    (0, b"<?xml", "XML, perhaps SVG or what a store of files says of an error", f"{CONVERT}, or fetch it again"),
+    (0, b"{", "JSON, perhaps what a server says of an error", "fetch it again"),
+    (0, b"P5", "a portable graymap", CONVERT),
+    (0, b"P6", "a portable pixmap", CONVERT),
+    (0, b"7z\xbc\xaf", "a 7z archive", "unpack it"),
+    (0, b"Rar!", "a RAR archive", "unpack it"),
     (0, b"<!doctype html", "a web page", "download it again"),
     (0, b"<html", "a web page", "download it again"),
     (0, b"version https://git-lfs", "a pointer of git-LFS", "fetch it: git lfs pull"),
@@ -63,7 +73,7 @@ class BadImage(Exception):
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason = reason
+        self.reason, self.detail = reason, detail
 
 
 @contextlib.contextmanager
@@ -81,6 +91,8 @@ def _faults_as_bad_image() -> Iterator[None]:
 def _rgb(image: Image.Image) -> Image.Image:
     with contextlib.suppress(Exception):  # broken EXIF says nothing against the pixels
         ImageOps.exif_transpose(image, in_place=True)
+    if image.mode in ("F", "I"):  # where white lies in 32 bits, nothing tells
+        raise BadImage("unreadable", "pixels of 32 bits, whose range is not known; save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would cut everything above 255 to white
         return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
@@ -235,29 +247,59 @@ def fault_examples(
     if (fault := "outside the folder") in shown and any((source / str(name).lstrip("/")).is_file() for name in names):
         shown[fault].append("a / in front makes a path start at the root of the machine: write the paths without it")
     if (fault := "an address, no file") in shown:
-        shown[fault].append("download the pictures into a folder, and put their paths in it into the item list")
+        shown[fault].append(_without_addresses(source, [name for name in names if name]))
     return shown
+
+
+def _without_addresses(source: Path, names: Sequence[str]) -> str:
+    """What to do where the item list has addresses of pictures on the web."""
+    last = [name.partition("?")[0].rpartition("/")[2] for name in names]
+    strip = (
+        """sed -E 's#https?://[^[:space:],|"]*/([^/?[:space:],|"]+)([?][^[:space:],|"]*)?#\\1#g' OLD.csv > NEW.csv"""
+    )
+    if not is_url(source) and (found := next((one for one in last if one and (source / one).is_file()), None)):
+        return f"{source / found} exists: write the names without their addresses: {strip}"
+    alike = "" if len(set(last)) == len(set(names)) else "; several end in the same name, so name the files yourself"
+    return (
+        "download the pictures into a folder and leave out the addresses: mkdir -p pictures; grep -ohE "
+        f"""'https?://[^[:space:],|"?]+' OLD.csv | sort -u | (cd pictures && xargs -n 1 curl -sSfLO); {strip}{alike}"""
+    )
 
 
 def _seen(path: Path) -> str | None:
     """What a file is that no decoder reads, and what to do."""
-    with contextlib.suppress(OSError):
+    try:
         with open(path, "rb") as file:
             start = file.read(64)
+    except OSError as error:
+        return f" cannot be opened: {error.strerror}"
+    with contextlib.suppress(OSError):
         if not start.strip(b"\0"):
             return " is empty" if not start else " begins with zero bytes"
         for at, magic, what, advice in FOREIGN:
             if start.lstrip()[at:].lower().startswith(magic.lower()) or start[at:].startswith(magic):
                 return f" is {what}; {advice}"
-        with contextlib.suppress(Exception), Image.open(path, formats=FORMATS):
-            return " is cut short or damaged"
+        try:
+            check_image(path)
+        except BadImage as bad:
+            cut = isinstance(bad.__cause__, OSError | SyntaxError) and _opens(path)
+            return " is cut short or damaged" if cut else f" cannot be read: {bad.detail[:WIDTH]}"
     return None
+
+
+def _opens(path: Path) -> bool:
+    """Whether a decoder knows what a file is."""
+    with contextlib.suppress(Exception), Image.open(path, formats=FORMATS):
+        return True
+    return False
 
 
 def _nearby(source: Path, name: str) -> str | None:
     """Where a missing picture may be: in the folder above, without its folders, or spelt in another case."""
     if name.startswith("data:") or re.fullmatch(r"[A-Za-z0-9+/\s]{100,}={0,2}", name):
         return "... is a picture in base64, no file name; decode each into a file"
+    if os.path.islink(source / name):
+        return f" is a link to {os.readlink(source / name)}, which does not exist"
     if (source.parent / name).is_file():
         return f"; {source.parent / name} exists" + hint(f": say --images {source.parent}")
     if name.startswith(("{", "[{")):
@@ -270,6 +312,8 @@ def _nearby(source: Path, name: str) -> str | None:
         decoded: "without % escapes",
         name.strip(): "without blanks round them",
         name.partition("?")[0]: "without what follows the question mark",
+        unicodedata.normalize("NFC", name): "in the Unicode form NFC",
+        unicodedata.normalize("NFD", name): "in the Unicode form NFD",
     }
     for other, how in ways.items():
         if other != name and (source / other).is_file():

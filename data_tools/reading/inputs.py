@@ -31,6 +31,18 @@ from data_tools.reading.text import Converter
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 PARQUET = (".parquet", ".pq", ".parq")
 SUFFIXES = (*DELIMITERS, ".txt", ".dat", ".data", "", *JSON_LINES, *PARQUET)
+# What table formats keep beside their Parquet: the format, and how to write out the rows that count.
+LAKES = {
+    "_delta_log": (
+        "Delta Lake",
+        ': python -c \'import polars as p; p.read_delta("{0}").write_parquet("{0}.parquet")\'',
+    ),
+    "metadata/*.metadata.json": (
+        "Iceberg",
+        ': python -c \'import polars as p; p.scan_iceberg("{0}").sink_parquet("{0}.parquet")\'',
+    ),
+    ".hoodie": ("Hudi", " with Spark"),
+}
 BROKEN = {"reason": pl.String, "file": pl.String, "line": pl.Int64, "text": pl.String}
 DEFAULT_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
@@ -89,6 +101,11 @@ def find(place: str | Path, known: Collection[str] = SUFFIXES) -> list[Path]:
     else:
         paths = sorted(Path(p) for p in glob.glob(str(place), recursive=True))
         paths = [p for p in paths if p.is_file() and not hidden(p.name)]
+    if path.is_dir() and (lake := next((one for mark, one in LAKES.items() if any(path.glob(mark))), None)):
+        raise UserError(
+            f"{place} is a table of {lake[0]}, whose folder also has files of rows that were removed; write out what "
+            f"it holds{lake[1].format(path)}"
+        )
     if not paths:
         raise UserError(f"{place} does not exist or holds no file; name a file, a folder or a glob")
     paths = [p for p in paths if p.stat().st_size] or paths
@@ -98,7 +115,8 @@ def find(place: str | Path, known: Collection[str] = SUFFIXES) -> list[Path]:
             if known is SUFFIXES:
                 is_parquet(example)  # an error if it knows what else the file is
             endings = f"{', '.join(filter(None, known))} (text also with {', '.join(COMPRESSED)})"
-            raise UserError(f"{example} ends neither in {endings}")
+            alone = f"; name the others alone, as in '{place}/*.parquet'" if len(forms) > 1 else ""
+            raise UserError(f"{example} ends neither in {endings}{alone}")
     if len({"json" if form in JSON_LINES else form for form in forms}) > 1:
         raise UserError(f"{place} holds files of several forms, {list(map(str, forms.values()))}; name those of one")
     return paths

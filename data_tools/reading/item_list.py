@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow.parquet as pq
@@ -20,6 +21,7 @@ from data_tools.reading.parts import Part, nested_hint
 TEXT = ("item_id", "image", "title", "category")
 OURS = ("item", *ITEM_COLUMNS, *ITEM_OPTIONAL, "images")  # in items.parquet
 MOST_EXACT = 2**53  # of whole numbers as float64
+MOST_EXACT_32 = 2**24  # as float32
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,15 @@ def _spill_bytes(parts: Sequence[Part], column: str, folder: Path) -> pl.Series:
                     if data is not None:
                         (folder / names[-1]).write_bytes(data)
     return pl.Series(column, names, pl.String)
+
+
+def _paths(parts: Sequence[Part], column: str, kinds: Sequence[Any]) -> pl.Series | None:
+    """The paths in a column of {bytes, path} without any bytes, as some hubs refer to files; None of other columns."""
+    structs = [{one.name for one in kind.fields} for kind in kinds if isinstance(kind, pl.Struct)]
+    if len(structs) < len(kinds) or not all({"bytes", "path"} <= names for names in structs):
+        return None
+    held = pl.concat([scan_parquet(part.path).select(pl.col(column)).unnest(column) for part in parts]).collect()
+    return None if held["bytes"].count() else held["path"].rename(column)
 
 
 @contextlib.contextmanager
@@ -182,14 +193,16 @@ def read_items(
     try:
         columns = resolve_columns(named, list(found.columns), ITEM_COLUMNS, ITEM_OPTIONAL, str(place))
     except UserError as error:
-        raise UserError(f"{error}{nested_hint(found.parts)}") from None
+        raise UserError(f"{error}{nested_hint(found.parts, {*ITEM_COLUMNS, *named.values()})}") from None
     image, pictures = found.columns.get(columns.get("image", "")), None
     with _read_faults(place):
         kinds = [scan_parquet(part.path).collect_schema().get(image) for part in found.parts]
-    encoded = any(kind == pl.Binary or isinstance(kind, pl.Struct) for kind in kinds)
-    if encoded:
+    encoded, spilt = any(kind == pl.Binary or isinstance(kind, pl.Struct) for kind in kinds), []
+    if encoded and (paths := _paths(found.parts, image, kinds)) is not None:
+        spilt = [paths]
+    elif encoded:
         pictures = work / "bytes"
-    spilt = [_spill_bytes(found.parts, image, pictures)] if encoded else []
+        spilt = [_spill_bytes(found.parts, image, pictures)]
     frame = renamed(joined_parts(found, place, spilt), found, columns, text=TEXT, taken=OURS)
     items, more = whole_ids(frame, "item_id", "the item list")
     return ItemList(items, found.broken, pictures, [*found.notes, *more])
@@ -212,7 +225,8 @@ def whole_ids(frame: pl.DataFrame, name: str, where: str) -> tuple[pl.DataFrame,
         ids = ids.cast(pl.String)
     elif kind.is_decimal() or kind.is_float():
         whole = ids.cast(pl.Int64, strict=False)
-        if not (whole.cast(kind, strict=False).ne_missing(ids) | (whole.abs() > MOST_EXACT)).any():
+        most = MOST_EXACT_32 if kind == pl.Float32 else MOST_EXACT
+        if not (whole.cast(kind, strict=False).ne_missing(ids) | (whole.abs() > most)).any():
             ids, notes = whole, [f"the {name}s of {where}, {kind}, are all whole numbers and read as such"]
         elif kind.is_decimal() and kind.scale == 0:
             ids = ids.cast(pl.String)

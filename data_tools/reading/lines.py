@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import re
 import sys
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ KEPT_TEXT = 10_000  # characters of a broken line
 MOST_LOADED = 1 << 28  # bytes of JSON
 
 FIELDS, QUOTES, ENCODING, JSON = "wrong number of fields", "quotes not closed", "not UTF-8", "not a JSON object"
+TWICE = "a key stands twice"
 HINTS = {
     FIELDS: (
         'a delimiter inside a value needs quotes round it: "a, b"; where all lines have a value more than the header '
@@ -33,6 +35,7 @@ HINTS = {
     ),
     QUOTES: 'a quote inside quotes is written twice: "a ""big"" thing"',
     JSON: "must be one object a line, or one array of objects",
+    TWICE: "must hold each key once: rename all but one",
 }
 
 
@@ -166,10 +169,23 @@ def _as_text(value: Any) -> str | None:
     return json.dumps(value, ensure_ascii=False)
 
 
+class _Twice(Exception):
+    pass
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):  # json itself would take the last one
+        raise _Twice
+    return found
+
+
 def json_object(number: int, text: str) -> Line:
     """The object that a text is, its values as text."""
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_pairs_hook=_once)
+    except _Twice:
+        return Line(None, TWICE, number, text)
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
@@ -188,12 +204,42 @@ def json_objects(path: Path) -> Iterator[Line]:
                 yield json_object(number, line)
 
 
-def rows_inside(path: Path) -> str:
-    """How to take the rows out of the object that holds them all, where a file of JSON is such; otherwise nothing."""
-    held = None
+def json_hint(text: str) -> str:
+    """What would make JSON of a line that nearly is."""
+    start = text.strip()
+    if re.match(r"\{ *u?'", start):
+        code = "import ast, json, sys; [print(json.dumps(ast.literal_eval(line))) for line in sys.stdin]"
+        return f'; it is an object of Python, not of JSON: python -c "{code}" < OLD.json > NEW.json'
+    if text.startswith("\x1e"):
+        return r"; leave out the record separators: tr -d '\036' < OLD.json > NEW.json"
+    if start.startswith("{") and start.endswith("},"):
+        return "; leave out the commas between lines: sed 's/,$//' OLD.json > NEW.json"
+    return ""
+
+
+def one_a_line(path: Path) -> bool:
+    """Whether a file of JSON begins with an object on a line of its own."""
+    return next((one.row is not None for one in json_objects(path)), False)
+
+
+def json_array(path: Path) -> Iterator[Line]:
+    """The objects of a file that is one array of them and not large."""
+    held = _loaded(path)
+    if isinstance(held, list):
+        yield from (json_object(number, json.dumps(one)) for number, one in enumerate(held, 1))
+
+
+def _loaded(path: Path) -> Any:
+    """What a file of JSON holds, where it is not large; otherwise None."""
     if path.stat().st_size < MOST_LOADED:
         with contextlib.suppress(ValueError, RecursionError), opened_text(path) as file:
-            held = json.load(file)
+            return json.load(file)
+    return None
+
+
+def rows_inside(path: Path) -> str:
+    """How to take the rows out of the object that holds them all, where a file of JSON is such; otherwise nothing."""
+    held = _loaded(path)
     if not isinstance(held, dict) or not held:
         return ""
     name = next((name for name, value in held.items() if isinstance(value, list) and _objects(value)), None)
@@ -203,6 +249,28 @@ def rows_inside(path: Path) -> str:
     out = path.with_name(f"{path.stem}.rows.json")
     code = f"import json; o = json.load(open('{path}')); json.dump({rows}, open('{out}', 'w'))"
     return f'. Its rows are inside one object; take them out: python -c "{code}"'
+
+
+class Nested(NamedTuple):
+    """What a column holds in each row: named values, or ``several`` times such."""
+
+    names: Sequence[str]
+    several: bool
+
+
+def nested_text(rows: Iterable[Mapping[str, str | None]]) -> dict[str, Nested]:
+    """The columns whose texts are JSON objects, or lists of such."""
+    found: dict[str, Nested] = {}
+    for row in rows:
+        for name, text in row.items():
+            if name in found or not text or not text.lstrip().startswith(("{", "[")):
+                continue
+            with contextlib.suppress(ValueError, RecursionError):
+                value = json.loads(text)
+                several = isinstance(value, list)
+                if _objects(value if several else [value]):
+                    found[name] = Nested(list(value[0] if several else value), several)
+    return found
 
 
 def _objects(values: Collection[Any]) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,10 +14,11 @@ import pyarrow.parquet as pq
 from data_tools.common.errors import UserError
 from data_tools.reading.columns import free_names
 from data_tools.reading.form import Form
-from data_tools.reading.lines import rows_inside
+from data_tools.reading.lines import Nested, json_array, json_objects, nested_text, one_a_line, rows_inside
 
 # What engines call the place of a row; a user's column of such a name gets another.
 RESERVED = ("file_row_number", "__file__", "__before__", "__row__", "__place__", "__reason__")
+LOOKED_AT = 1000  # rows, for what is nested in them
 
 
 @dataclass(frozen=True)
@@ -120,25 +122,56 @@ def united(
     return made, columns
 
 
-def nested_hint(parts: Sequence[Part]) -> str:
-    """How to spread columns that hold several named values each, where a file has such; otherwise nothing."""
+def nested_hint(parts: Sequence[Part], wanted: Collection[str] = ()) -> str:
+    """How to spread a column that holds several named values in each row, where a file has such; otherwise nothing.
+
+    Of several columns it is one that holds, or is, a ``wanted`` one.
+    """
     for part in parts:
         if part.form is None and part.path != part.source and (inside := rows_inside(part.source)):
             return inside
-        for name, kind in _schema(part.path).items():
-            inner = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
-            if not pa.types.is_struct(inner):
-                continue
-            held = ", ".join(inner.field(number).name for number in range(inner.num_fields))
-            said = f"\n  Its column '{name}' holds {held} in each row; spread it first"
-            if part.path != part.source:
-                return f"{said}."
-            spread = f'.unnest("{name}")' if inner is kind else f'.explode("{name}").unnest("{name}")'
-            return (
-                f'{said}: python -c \'import polars as p; p.read_parquet("{part.source}"){spread}'
-                f'.write_parquet("{part.source}.flat.parquet")\''
-            )
+        if not (nested := _nested(part) if part.path == part.source else nested_text(_texts(part))):
+            continue
+        name = max(nested, key=lambda name: name in wanted or not set(wanted).isdisjoint(nested[name].names))
+        held, spread = nested[name], f'.unnest("{name}")'
+        spread = f'.explode("{name}"){spread}' if held.several else spread
+        return (
+            f"\n  Its column '{name}' holds {', '.join(held.names)} in each row; spread it first: python -c 'import "
+            f'polars as p; {_read_by_polars(part, name)}{spread}.write_parquet("{part.source}.flat.parquet")\''
+        )
     return ""
+
+
+def _nested(part: Part) -> dict[str, Nested]:
+    """The columns of structs, or of lists of such, in a file of Parquet."""
+    found = {}
+    for name, kind in _schema(part.path).items():
+        inner = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
+        if pa.types.is_struct(inner):
+            found[name] = Nested([inner.field(number).name for number in range(inner.num_fields)], inner is not kind)
+    return found
+
+
+def _texts(part: Part) -> Iterator[Mapping[str, str | None]]:
+    """The first rows of a file of text or JSON."""
+    if part.form is None:
+        found = json_objects(part.source) if one_a_line(part.source) else json_array(part.source)
+        yield from islice((one.row for one in found if one.row is not None), LOOKED_AT)
+        return
+    with pq.ParquetFile(part.path) as file:
+        yield from next(file.iter_batches(batch_size=LOOKED_AT), pa.record_batch({})).to_pylist()
+
+
+def _read_by_polars(part: Part, name: str) -> str:
+    """How polars reads a file with a nested column."""
+    if part.path == part.source:
+        return f'p.read_parquet("{part.source}")'
+    if part.form is None:
+        reader = "read_ndjson" if one_a_line(part.source) else "read_json"
+        return f'p.{reader}("{part.source}", infer_schema_length=None)'
+    separator = part.form.delimiter.replace("\t", r"\t")
+    read = f'p.read_csv("{part.source}", infer_schema=False, separator="{separator}")'
+    return f'(lambda d: d.with_columns(d["{name}"].str.json_decode(infer_schema_length=None)))({read})'
 
 
 def _schema(path: Path, expected: Collection[str] = ()) -> dict[str, pa.DataType]:

@@ -4,22 +4,40 @@ from __future__ import annotations
 
 import polars as pl
 
+ENDING = r"\.(?i:jpe?g|png|webp|gif|bmp|tiff?|avif)"
+# Several names in one cell: each ends as a picture does, which a single name that holds the separator would not.
+BETWEEN = {r"\|": "|", ",": ",", ";": ";"}
 
-def one_picture_a_row(items: pl.DataFrame) -> pl.DataFrame:
-    """The items with a row for each picture of a list in ``image``, the others as they are.
 
-    A list is one of Parquet, or text such as ``["a.jpg", "b.jpg"]``, where all values are such.
+def one_picture_a_row(items: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+    """The items with a row for each picture of a list in ``image``, the others as they are; and what was inferred.
+
+    A list is one of Parquet, or text such as ``["a.jpg", "b.jpg"]``, where all values are such; or names of pictures,
+    with their endings, between which the same separator stands in every cell that holds several.
     """
     if "image" not in items.columns:
-        return items
-    image = items["image"]
+        return items, []
+    image, notes = items["image"], []
     if image.dtype == pl.String:
         image = _decoded(image)
+    if image.dtype == pl.String and (separator := _separator(image)):
+        image = image.str.split(separator).list.eval(pl.element().str.strip_chars())
+        notes = [f"cells of image hold the names of several pictures, with {separator!r} between them"]
     if not isinstance(image.dtype, pl.List | pl.Array) or image.dtype.inner != pl.String:
-        return items
+        return items, []
     image = image.cast(pl.List(pl.String)).list.drop_nulls().list.unique(maintain_order=True).rename("image")
     # An empty list is an item without a picture, which an explosion may leave out.
-    return items.with_columns(pl.when(image.list.len() > 0).then(image).alias("image")).explode("image")
+    return items.with_columns(pl.when(image.list.len() > 0).then(image).alias("image")).explode("image"), notes
+
+
+def _separator(names: pl.Series) -> str | None:
+    """What stands between the names of pictures, where it stands between nothing else."""
+    for pattern, separator in BETWEEN.items():
+        held = names.filter(names.str.contains(separator, literal=True))
+        several = rf"^[^{pattern}]*{ENDING}\s*({pattern}[^{pattern}]*{ENDING}\s*)+$"
+        if len(held) and held.str.contains(several).all():
+            return separator
+    return None
 
 
 def _decoded(text: pl.Series) -> pl.Series:
@@ -33,28 +51,34 @@ def _decoded(text: pl.Series) -> pl.Series:
         return text
 
 
-def with_further_pictures(items: pl.DataFrame) -> pl.DataFrame:
-    """The items without the rows that name a further picture of an item; ``images`` lists all of an item's pictures.
+def with_further_pictures(items: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+    """The items without the rows that repeat an item and add at most a picture; ``images`` lists all of its pictures.
 
-    A further picture is that of a row that repeats the item: it has another ``image`` and the first row's values
-    otherwise. Other rows that repeat an item stay. Without any, there is no column ``images``.
+    Such a row has another ``image``, the same or none, and otherwise the first row's values or nothing. Other rows that
+    repeat an item stay. Without further pictures, there is no column ``images``. What was passed over is said.
     """
     if items["item_id"].is_first_distinct().all():
-        return items
+        return items, []
     item = pl.col("item_id")
-    values = items.drop("image").hash_rows()
-    marked = items.with_columns(values=values).with_row_index("row")
-    marked = marked.with_columns(
-        own=(pl.col("values") == pl.col("values").first().over(item)) & item.is_not_null(),
-        first=item.is_first_distinct(),
+    alike = [
+        pl.col(name).is_null() | (pl.col(name).hash() == pl.col(name).hash().first().over(item))
+        for name in items.columns
+        if name not in ("item_id", "image")
+    ]
+    own, first = pl.col("__own__"), pl.col("__first__")  # names that no column of a user's has
+    marked = items.with_columns(
+        __own__=pl.all_horizontal(pl.lit(True), *alike) & item.is_not_null(), __first__=item.is_first_distinct()
     )
-    pictured = marked.filter(pl.col("own") & pl.col("image").is_not_null())
+    pictured = marked.filter(own & pl.col("image").is_not_null())
     pictured = pictured.filter(pl.struct("item_id", "image").is_first_distinct())
-    listed = pictured.group_by("item_id", maintain_order=True).agg(images="image", further="row")
-    further = pictured.filter(~pl.col("first"))["row"]
-    if further.is_empty():
-        return items
-    kept = marked.filter(~pl.col("row").is_in(further.implode())).drop("values", "own", "row")
-    kept = kept.join(listed.drop("further"), on="item_id", how="left", maintain_order="left", nulls_equal=False)
-    images = pl.when("first").then("images")
-    return kept.with_columns(image=pl.coalesce("image", images.list.first()), images=images).drop("first")
+    listed = pictured.group_by("item_id", maintain_order=True).agg(images="image")
+    further = pictured.filter(~first).height
+    repeated = own & ~first
+    idle = marked.select(repeated.sum()).item() - further
+    said = f"{idle:,} rows of the item list repeat an item and add nothing to it; they are passed over"
+    kept, notes = marked.filter(~repeated).drop(own), [said] if idle else []
+    if not further:
+        return kept.drop(first), notes
+    kept = kept.join(listed, on="item_id", how="left", maintain_order="left", nulls_equal=False)
+    images = pl.when(first).then("images")
+    return kept.with_columns(image=pl.coalesce("image", images.list.first()), images=images).drop(first), notes

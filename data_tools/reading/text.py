@@ -172,8 +172,10 @@ class Converter:
             ]  # objects count, keys or not
             parts.append(self._write(path, [[one.get(name) for name in names] for one in block], self._safe(names)))
         if not found:
-            line = next((f"; line {row[2]} begins {row[3][:40]!r}" for row in self.broken if row[1] == str(path)), "")
-            raise UserError(f"{path} holds no JSON object{line}; {lines.HINTS[lines.JSON]}; it may be empty, or cut")
+            first = next((row for row in self.broken if row[1] == str(path)), None)
+            line = f"; line {first[2]} begins {first[3][:40]!r}{lines.json_hint(first[3])}" if first else ""
+            hint = lines.HINTS[first[0] if first else lines.JSON]
+            raise UserError(f"{path} holds no JSON object{line}; {hint}; it may be empty, or cut")
         if wanted is not None and not found.keys() & set(wanted):
             keys = f"{list(found)[:MOST_NAMED]}{' and more' if len(found) > MOST_NAMED else ''}"
             raise UserError(

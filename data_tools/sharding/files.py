@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.common.cache import held
-from data_tools.common.cli import UserError, progress_bar
+from data_tools.common.cli import progress_bar
+from data_tools.common.errors import UserError, seen_from
 from data_tools.common.files import check_digests, read_json
 from data_tools.common.storage import exists, sizes
 
@@ -124,7 +125,9 @@ def read_index(shards: str | Path, digests: bool = False) -> dict[str, Any]:
     """
     folder = Path(shards)
     if not exists(folder / "index.json"):
-        raise UserError(f"{folder} holds no shards (no index.json); write them with: python -m data_tools.shards")
+        raise UserError(
+            f"{folder} holds no shards (no index.json{seen_from(folder)}); write them with: python -m data_tools.shards"
+        )
     index = read_json(folder / "index.json")
     if index.get("format_version") not in READABLE:
         found = index.get("format_version")

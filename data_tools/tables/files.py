@@ -17,7 +17,7 @@ from data_tools.reading.form import find_encoding, sound
 from data_tools.reading.opened import opened_text
 from data_tools.tables.frames import ID_NAMES, Table
 
-MOST_EXACT = 2**53  # of whole numbers as float64
+MOST_EXACT = {8: 2**53, 4: 2**24, 2: 2**11}  # of whole numbers as floats of so many bytes
 HOLDS_OBJECTS = "it holds objects (a pickle), which are never loaded as they can run code"
 # Names under which programs keep ids and vectors: ours, and FuxiCTR's.
 NAMES = (("ids", "vectors"), ("key", "value"))
@@ -63,7 +63,12 @@ def _joined(arrays: Mapping[Any, Any], path: Path) -> Table:
 def _listed(ids: Any) -> list[Any]:
     """Ids as Python has them; whole numbers that a program stored as floating-point ones are whole again."""
     ids = np.asarray(ids)
-    if ids.dtype.kind == "f" and len(ids) and (np.abs(ids) < MOST_EXACT).all() and (ids == np.floor(ids)).all():
+    if (
+        ids.dtype.kind == "f"
+        and len(ids)
+        and (np.abs(ids) < MOST_EXACT.get(ids.dtype.itemsize, 0)).all()
+        and (ids == np.floor(ids)).all()
+    ):
         ids = ids.astype(np.int64)
     return [item.decode() if isinstance(item, bytes) else item for item in ids.tolist()]
 

@@ -49,6 +49,11 @@ def read_csv(path: Path) -> Table:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"{path} names the columns {twice} more than once; rename all but one of each")
     bare = len(names) > 2 and all(map(_is_number, names[1:])) and names[1:] != [str(n) for n in range(len(names) - 1)]
+    if bare and _is_number(names[0]) and not float(names[0]).is_integer():
+        raise UserError(
+            f"{path} has numbers alone, the first {names[0]}, and no ids; put these in front of each line: paste "
+            f"ids.txt {path} > NEW{path.suffix}"
+        )
     with opened_text(path, form.encoding) as file:
         frame = pl.read_csv(
             io.BytesIO(file.read().encode()),
@@ -111,10 +116,12 @@ def _columns(frame: pl.DataFrame, path: Path) -> tuple[str, str | list[str]]:
             _refuse_text(frame.select(name for name in wide if name in texts), path)
             return ids[0], sorted(wide, key=lambda name: int(name[len(stem) :]))
     kinds = ", ".join(f"{name} ({kind})" for name, kind in list(frame.schema.items())[:8])
+    structs = [name for name, kind in frame.schema.items() if isinstance(kind, pl.Struct)]
+    spread = f"; spread the column first: .unnest({structs[0]!r})" if structs else ""
     raise UserError(
         f"{path} holds the columns {kinds}{', ...' if frame.width > 8 else ''}; expected are item_id and embedding (a "
         "list of numbers), or item_id and a column for each dimension: e0, e1, ..."
-        f"{next(filter(None, map(_point, frame)), '')}"
+        f"{spread}{next(filter(None, map(_point, frame)), '')}"
     )
 
 
@@ -149,6 +156,8 @@ def _listed(column: pl.Series, path: Path) -> np.ndarray:
         column = parts.cast(pl.List(pl.Float32), strict=False)
         if (bad := column.list.eval(pl.element().is_null()).list.any() & parts.is_not_null()).any():
             raise UserError(f"{path}: no vector of numbers in {parts.filter(bad)[0].to_list()[:6]}")
+    if isinstance(column.dtype, pl.Struct):
+        raise UserError(f"{path}: the vectors are structs; spread them first: .unnest({column.name!r})")
     vectors = column.cast(pl.List(pl.Float32))
     sizes = vectors.list.len().drop_nulls().unique().sort().to_list()
     if len(sizes) != 1:

@@ -42,6 +42,33 @@ LAYOUTS = {
     "mmrec": Layout((), peers.read_mmrec, peers.write_mmrec),
 }
 
+# Our own folders that are no tables, by a file that each has.
+FOLDERS = {
+    "dataset.json": "a dataset, not a table of vectors: train on its shards and export, or name a table made elsewhere",
+    "index.json": "a folder of shards, not a table of vectors: pretrain.train and pretrain.export make one of it",
+    "run.json": "a run, not a table of vectors: name the folder that it was exported to, such as {0}/tables/trained",
+}
+BY_POLARS = """python -c 'import polars as p; p.{1}("{{0}}").write_parquet("{{0}}.parquet")'"""
+# Endings of files with vectors that are not read, and what makes a table of such.
+ELSEWHERE = {
+    (".vec", ".txt", ".glove"): (
+        "A line each, as of GloVe: tr ' ' '\\t' < {0} > {0}.tsv; of fastText and word2vec without the first line: "
+        "tail -n +2 {0} | tr ' ' '\\t' > {0}.tsv"
+    ),
+    (".jsonl", ".ndjson"): f"Lines of item_id and embedding: {BY_POLARS.format('', 'read_ndjson')}",
+    (".json",): (
+        'An object of vectors by id: python -c \'import json, polars as p; d = json.load(open("{0}")); '
+        'p.DataFrame({{"item_id": list(d), "embedding": list(d.values())}}).write_parquet("{0}.parquet")\''
+    ),
+    (".pkl", ".pickle", ".joblib"): (
+        "A pickle is never loaded, as it could run anything; where it was written: numpy.savez('table.npz', "
+        "ids=list(d), vectors=list(d.values()))"
+    ),
+    (".item", ".user"): "An atomic file with ids and vectors alone: cp {0} {0}emb",
+    (".feather", ".arrow", ".ipc"): f"Make Parquet of it: {BY_POLARS.format('', 'read_ipc')}",
+    (".mat", ".rds", ".xlsx"): "Write it as CSV where it comes from",
+}
+
 
 def layout_of(path: Path, named: str | None = None) -> str | None:
     """The layout that is named, or that the suffix tells; None for a folder of our own.
@@ -62,10 +89,22 @@ def layout_of(path: Path, named: str | None = None) -> str | None:
     if ending and not path.is_dir() and ending not in known:
         raise UserError(
             f"{path}: unknown ending {ending}; choose one of {', '.join(known)}{hint(', or name a --layout')}"
+            f"{_made(path, ending)}"
         )
+    ours = () if (path / "table.json").exists() else FOLDERS.items()
+    if what := next((what for mark, what in ours if (path / mark).exists()), None):
+        raise UserError(f"{path} is {what.format(path)}")
     if path.is_dir():  # of our own, or parts as Spark writes them
         return "parquet" if not (path / "table.json").exists() and below(path, "*.parquet") else None
     layout = known.get(ending)
     if path.suffix.lower() in COMPRESSED and path.exists() and layout != "csv":
         raise UserError(f"{path} is compressed, and only text may be; decompress it first")
     return layout
+
+
+def _made(path: Path, ending: str) -> str:
+    """How a table is made of a file in a form of other programs."""
+    for endings, how in ELSEWHERE.items():
+        if ending in endings:
+            return f". {how.format(path)}"
+    return ""

@@ -25,6 +25,8 @@ from data_tools.tables.frames import read_parquet, write_parquet
 from data_tools.tables.here import here
 from data_tools.tables.layouts import LAYOUTS, layout_of
 
+SHORTEST = 1e-12  # length of a vector that is not taken for zeros
+
 
 @dataclass(frozen=True)
 class EmbeddingTable:
@@ -74,7 +76,7 @@ def _as_text(ids: Sequence[Any]) -> pl.Series:
 def unit_vectors(vectors: np.ndarray) -> np.ndarray:
     """Vectors (N, D) brought to length one, float32; zeros stay zeros."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
+    return (vectors / np.maximum(norms, SHORTEST)).astype(np.float32)
 
 
 def centred(vectors: np.ndarray, fitted: np.ndarray) -> np.ndarray:
@@ -259,15 +261,24 @@ def _checked(ids: list[Any], vectors: np.ndarray, path: Path) -> np.ndarray:
             "exactly one vector"
         )
     vectors = _as_float32(vectors, path.parent)
-    finite = np.ones(len(vectors), dtype=bool)
+    finite, short = np.ones(len(vectors), dtype=bool), np.zeros(len(vectors), dtype=bool)
     for piece in pieces(len(vectors)):
         # The squares, since one whose length is not finite could not be compared with others either.
-        finite[piece] = np.isfinite(np.einsum("nd,nd->n", vectors[piece], vectors[piece]))
+        squares = np.einsum("nd,nd->n", vectors[piece], vectors[piece])
+        finite[piece] = np.isfinite(squares)
+        few = squares < SHORTEST**2
+        short[piece][few] = vectors[piece][few].any(axis=1)
         release(vectors)
     if not finite.all():
         bad = [ids[row] for row in np.flatnonzero(~finite)[:5]]
         raise UserError(
             f"{path}: {(~finite).sum()} vectors with NaN or infinite values, or too long for float32, for example of "
             f"the items {bad}; leave these items out, or write other values"
+        )
+    if short.any():
+        bad = [ids[row] for row in np.flatnonzero(short)[:5]]
+        raise UserError(
+            f"{path}: {short.sum()} vectors are shorter than {SHORTEST}, which would count as zeros, for example of "
+            f"the items {bad}; multiply all vectors by one number"
         )
     return vectors

@@ -134,6 +134,8 @@ class Settings(Checked):
     def _check_sources(self) -> None:
         if not self.sources:
             raise UserError("sources is empty; name at least two, such as {ids: {}, mine: {table: PATH}}")
+        if "" in self.sources:
+            raise UserError("sources has one without a name: ''; name it")
         given = [(name, source or Source()) for name, source in self.sources.items()]
         for number, (name, source) in enumerate(given):
             if twin := next((other for other, own in given[:number] if own == source), None):
@@ -143,7 +145,7 @@ class Settings(Checked):
         roles = {role: source for role, source in roles.items() if source is not None}
         for role, source in roles.items():
             if source not in self.sources:
-                raise UserError(f"{role} is {source!r}; choose one of the sources {', '.join(self.sources)}")
+                raise UserError(f"{role} is {source!r}; choose one of the sources {', '.join(map(str, self.sources))}")
         if len(set(roles.values())) < len(roles):
             raise UserError(f"one source cannot have two roles, as here: {roles}")
 
@@ -151,9 +153,10 @@ class Settings(Checked):
         for name in ("forms", "models", "ctr_seeds"):
             if not getattr(self, name):
                 raise UserError(f"{name} is empty; give at least one")
-        for name in ("ctr_seeds", "encoder_seeds"):
-            if len(set(getattr(self, name) or [])) < len(getattr(self, name) or []):
-                raise UserError(f"{name} names a seed twice: {getattr(self, name)}")
+            if isinstance(given := getattr(self, name), list) and any(one in given[:n] for n, one in enumerate(given)):
+                raise UserError(f"{name} names one twice: {given}")
+        if len(set(self.encoder_seeds or [])) < len(self.encoder_seeds or []):
+            raise UserError(f"encoder_seeds names one twice: {self.encoder_seeds}")
 
     def trainings(self) -> dict[str, dict[str, TrainingSettings]]:
         """Name of a model -> name of each form that the model can be given, and "none" -> settings of the training.

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from data_tools.common.errors import UserError
 from data_tools.common.scratch import selected
+from data_tools.log.examples import alike_ids
 from data_tools.tables.table import EmbeddingTable, centred
 from downstream.data.ctr_data import CTRData
 from downstream.data.search import HistorySearch
@@ -84,9 +86,12 @@ def join_table(table: EmbeddingTable, data: CTRData) -> ItemImages:
     """
     vectors, found = table.lookup(data.item_ids)
     if not (found & data.warm).any():
+        alike = alike_ids(
+            *(pl.Series([str(item) for item in ids], dtype=pl.String) for ids in (data.item_ids, table.ids))
+        )
         raise UserError(
             f"the table (ids such as {table.ids[:3]}) has no item that is shown in training (ids such as "
-            f"{data.item_ids[:3]}); it was made from another dataset"
+            f"{data.item_ids[:3]}); " + (alike[1] if alike else "it was made from another dataset")
         )
     pictures = data.dataset.items["image"].to_list()
     return ItemImages(vectors, found, data.warm, table.info, data.dataset.place, pictures)

@@ -24,13 +24,14 @@ from data_tools.dataset.rules import MatchIds, TimeUnit, refuse_above
 from data_tools.dataset.schema import Dataset
 from data_tools.log import histories, values
 from data_tools.log.engines import DuckDB
-from data_tools.log.examples import bad_examples, nearly_known
+from data_tools.log.examples import OBJECTS, WIDTH, bad_examples, nearly_known
 from data_tools.log.times import ORDER, date_text
 from data_tools.log.understood import Understood, catalogue_keys, read_id, understand
 from data_tools.reading import inputs
 from data_tools.reading.columns import resolve_columns
 from data_tools.reading.form import Given
 from data_tools.reading.page_rows import unfolded
+from data_tools.reading.parts import nested_hint
 
 READ = ("user_id", "item_id", "timestamp", "click", "conversion", "scene")
 LOOKED_AT = 10_000  # users
@@ -144,7 +145,10 @@ def read_new_log(
     no_times = reading.time_unit == ORDER
     needed = ["user_id", "item_id", *([] if no_times else ["timestamp"]), *(["scene"] if needs_scene else [])]
     optional = [name for name in READ if name not in needed and not (no_times and name == "timestamp")]
-    named = resolve_columns(columns, list(found.columns), needed, optional, str(place))
+    try:
+        named = resolve_columns(columns, list(found.columns), needed, optional, str(place))
+    except UserError as error:
+        raise UserError(f"{error}{nested_hint(found.parts, wanted)}") from None
     named = {ours: found.columns[theirs] for ours, theirs in named.items() if ours in (*needed, *optional)}
     table = run.read(found.parts, named.values())
     understood = understand(
@@ -159,6 +163,12 @@ def read_new_log(
         bad_share=reading.max_bad_share,
     )
     catalogue, new_items = _catalogue(run, table[named["item_id"]], dataset, understood)
+    if len(objects := new_items.filter(new_items.str.contains(OBJECTS))):
+        name = columns.get("item_id", "item_id")
+        raise UserError(
+            f"{place}: column '{name}' must hold an id in each row, and holds objects such as {objects[0][:WIDTH]}"
+            f"{nested_hint(found.parts, {name})}"
+        )
     judged = _judged(run, table, named, catalogue, understood, dataset)
     _refuse_bad(run, judged, table, named, found, reading, str(place), work)
     faults = dict(run.rows(_reasons(judged).order_by(ibis.desc("rows"), "reason")).iter_rows())

@@ -108,6 +108,7 @@ NO_ROOM = "error: the memory is full: "
         (MemoryError(), 1, "error: the memory is full: an array is larger than what is left. Take smaller batches"),
         (RuntimeError("[enforce fail at alloc.cpp:1] DefaultCPUAllocator: can't allocate memory: 5 bytes"), 1, NO_ROOM),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB.\nMore advice"), 1, NO_ROOM),
+        (ValueError("`MASTER_ADDR` env was not set"), 1, "error: WORLD_SIZE=None in the environment asks for several"),
         (KeyboardInterrupt(), 130, "interrupted; "),
     ],
 )

@@ -64,6 +64,9 @@ IN_SECTIONS = {
     "optim:": "optim is a section",
     "optim.steps: 5\noptim: {lr: 1}": "optim.steps is set outside the section optim; set it inside",
     "optim: &x {steps: 5}\nbatch: {<<: *x}": "unknown setting batch.steps",
+    "seed: 010": "line 1: YAML reads 010 as a number of another base",
+    "optim:\n  steps: 1:30": "line 2: YAML reads 1:30 as a number of another base",
+    "optim: {lr: 1:30.5}": "YAML reads 1:30.5 as a number of another base",
 }
 
 
@@ -114,6 +117,7 @@ def test_a_file_without_settings_changes_nothing(text, tmp_path):
         "optim.steps: 5\noptim.lr: 1.0\n",
         "\ufeffoptim:\r\n  steps: 5\r\n  lr: 1.0\r\n",
         '{"optim": {"steps": 5, "lr": 1.0}}',
+        "optim: {steps: '05', lr: 1e0}",
     ],
 )
 def test_forms_of_the_same_settings_are_read_alike(text, tmp_path):

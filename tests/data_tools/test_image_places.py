@@ -118,7 +118,7 @@ def test_whole_paths_into_the_folder_are_paths_in_it(three):
         ("deep\\00.png", "write the paths with / between folders"),
         ("deep/%30%30.png", "write the paths without % escapes"),
         ("deep/00", "leaves out the ending"),
-        ("00.png|01.png", "'|' looks like several"),
+        ("00|01", "'|' looks like several"),
     ],
 )
 def test_names_of_pictures_that_are_nearly_right_are_explained(three, named, said):

@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from prepare_helpers import run, stopped
 
+from data_tools.common.errors import UserError
+
 
 def log(source):
     return pl.read_csv(source / "log.csv", infer_schema=False)
@@ -323,3 +325,99 @@ def test_years_of_two_digits_are_repaired_by_the_command_that_is_named(source):
     log(source).with_columns(moment("%d/%m/%y %H:%M:%S")).write_csv(source / "log.csv")
     said = stopped(source)
     assert "years must have four digits" in said and sorted(repaired(said, source)["timestamp"]) == wanted
+
+
+def test_ids_that_float32_does_not_hold_are_refused(source):
+    """Two of three neighbours above 2^24 are one number: ten users were six."""
+    users = (pl.int_range(pl.len()) % 10 + 20_000_001).cast(pl.Float32)
+    assert "user_id) is float32 and has values such as 200000" in parquet(
+        source, typed(source).with_columns(user_id=users)
+    )
+    small = typed(source).with_columns(user_id=(pl.int_range(pl.len()) % 10).cast(pl.Float32))
+    small.write_parquet(source / "log.parquet")
+    assert run(source, log="log.parquet").info["counts"]["users"] == 10
+    items = pl.read_csv(source / "items.csv", infer_schema=False).with_columns(
+        item_id=(pl.int_range(pl.len()) + 20_000_001).cast(pl.Float32)
+    )
+    items.write_parquet(source / "items.parquet")
+    with pytest.raises(UserError, match="the item list's item_id is Float32; store ids as text or as integers"):
+        run(source, log="log.parquet", items="items.parquet", out="other")
+
+
+def test_numbers_that_a_spreadsheet_rounded_are_refused_or_said(source):
+    frame = log(source)
+    frame.with_columns(user_id=pl.lit("8.60E+12")).write_csv(source / "log.csv")
+    assert "has ids such as 8.60E+12, which a spreadsheet made of long numbers" in stopped(source)
+    times = [f"{int(time) * 1000:.8E}" for time in frame["timestamp"]]
+    frame.with_columns(timestamp=pl.Series(times)).write_csv(source / "log.csv")
+    assert "400 times such as 1.60E+09 were rounded by a spreadsheet" in notes(run(source))
+
+
+def test_times_of_few_digits_are_said(source):
+    typed(source).with_columns(pl.col("timestamp").cast(pl.Float32)).write_parquet(source / "log.parquet")
+    assert "times are float32, which holds some seven digits" in notes(
+        run(source, log="log.parquet", max_bad_share=0.2)
+    )
+
+
+def test_a_log_of_one_moment_is_said_to_leave_nothing_to_train_on(source):
+    users = pl.format("u{}", pl.int_range(pl.len()))
+    log(source).with_columns(timestamp=pl.lit("2024-01-01"), user_id=users).write_csv(source / "log.csv")
+    assert "nothing is left to train on" in notes(run(source))
+
+
+LAKES = {
+    "_delta_log/0.json": "is a table of Delta Lake, whose folder also has files of rows that were removed",
+    "metadata/v1.metadata.json": "is a table of Iceberg",
+    ".hoodie/hoodie.properties": "is a table of Hudi",
+}
+
+
+@pytest.mark.parametrize("mark", LAKES)
+def test_a_table_of_a_lake_is_not_taken_for_its_files(source, mark):
+    place = source / "lake" / mark
+    place.parent.mkdir(parents=True)
+    place.write_text("{}")
+    typed(source).write_parquet(source / "lake" / "part.parquet")
+    assert LAKES[mark] in stopped(source, log="lake")
+
+
+def test_another_file_in_the_folder_of_a_log_is_named_with_the_glob_that_leaves_it_out(source):
+    (source / "parts").mkdir()
+    typed(source).write_parquet(source / "parts" / "a.parquet")
+    (source / "parts" / "README.md").write_text("hello")
+    said = stopped(source, log="parts")
+    assert "name the others alone, as in '" in said
+    glob = said.partition("as in '")[2].partition("'")[0]
+    assert run(source, log=glob.removeprefix(f"{source}/")).info["counts"]["impressions"] == 400
+
+
+NEARLY_JSON = {
+    "python": (str, "it is an object of Python, not of JSON"),
+    "commas": (lambda row: json.dumps(row) + ",", "leave out the commas between lines"),
+    "separators": (lambda row: "\x1e" + json.dumps(row), "leave out the record separators"),
+}
+
+
+@pytest.mark.parametrize("form", NEARLY_JSON)
+def test_lines_that_are_nearly_json_are_mended_by_the_command_that_is_named(source, form):
+    """The reviews of Amazon of 2014 are objects of Python; RFC 7464 has record separators."""
+    write, hint = NEARLY_JSON[form]
+    (source / "OLD.json").write_text("".join(f"{write(row)}\n" for row in log(source).to_dicts()))
+    said = stopped(source, log="OLD.json")
+    assert hint in said
+    command = said.partition(f"{hint}: ")[2].partition("NEW.json")[0] + "NEW.json"
+    subprocess.run(command, shell=True, check=True, cwd=source)
+    assert run(source, log="NEW.json").info["counts"]["impressions"] == 400
+
+
+def test_a_key_that_stands_twice_in_an_object_is_set_aside(source):
+    lines = [json.dumps(row) for row in log(source).to_dicts()]
+    lines[7] = lines[7][:-1] + ', "click": 1}'
+    (source / "log.jsonl").write_text("\n".join(lines))
+    assert run(source, log="log.jsonl").info["set_aside"] == {"a key stands twice": 1}
+
+
+def test_named_columns_of_a_log_without_a_header(source):
+    changed(source, lambda data: data.partition(b"\n")[2])
+    assert "if its first line is no header" in stopped(source, columns="user_id=player")

@@ -19,9 +19,9 @@ from data_tools.common.files import whole_folder, work_folder
 from data_tools.prepare import Settings as Prepare
 
 
-def encoded(kind):
+def encoded(kind, mode="RGB"):
     file = io.BytesIO()
-    Image.new("RGB", (64, 64), "red").save(file, kind)
+    Image.new(mode, (64, 64), "red" if mode == "RGB" else 7).save(file, kind)
     return file.getvalue()
 
 
@@ -43,6 +43,13 @@ NO_PICTURES = {
     "empty.jpg": (b"", "is empty"),
     "zeros.jpg": (bytes(300), "begins with zero bytes"),
     "cut.png": (encoded("PNG")[:-60], "is cut short or damaged"),
+    "photo.jxl": (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(200), "is JPEG XL; save it as JPEG or PNG"),
+    "clip.mp4": (b"\0\0\0\x20ftypisom" + bytes(200), "is a video; save a frame of it"),
+    "photo.ppm": (encoded("PPM"), "is a portable pixmap; save it"),
+    "denied.jpg": (b'{"error": "AccessDenied"}', "is JSON, perhaps what a server says of an error; fetch it again"),
+    "raw.dng": (b"II*\0\x08\0\0\0" + bytes(200), "cannot be read: cannot identify image file"),
+    "float.tif": (encoded("TIFF", "F"), "cannot be read: pixels of 32 bits, whose range is not known"),
+    "whole.tif": (encoded("TIFF", "I"), "cannot be read: pixels of 32 bits"),
 }
 
 
@@ -212,6 +219,75 @@ def test_an_empty_list_of_pictures_is_an_item_without_one(source):
 def test_names_of_pictures_that_need_a_change_say_which(source, pattern, said):
     listed(source, [pattern.replace("{}", f"{item:02}").replace("{{", "{").replace("}}", "}") for item in range(20)])
     assert said in stopped(source)
+
+
+LINKS = {
+    "dangling.png": ("nowhere.png", "is a link to nowhere.png, which does not exist"),
+    "loop.png": ("loop.png", "cannot be opened"),
+}
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_links_that_lead_nowhere_are_named(source, name):
+    os.symlink(LINKS[name][0], source / name)
+    listed(source, [name] * 20)
+    assert f"{name} {LINKS[name][1]}" in stopped(source)
+
+
+@pytest.mark.parametrize(("there", "named", "said"), [("e\u0301", "\xe9", "NFD"), ("\xe9", "e\u0301", "NFC")])
+def test_names_in_another_unicode_form_say_which(source, there, named, said):
+    """As macOS writes them."""
+    (source / f"{there}.png").write_bytes(picture())
+    listed(source, [f"{named}.png"] * 20)
+    assert f"exists: write the paths in the Unicode form {said}" in stopped(source)
+
+
+def test_a_name_too_long_for_a_file_is_said_to_be(source):
+    listed(source, ["x" * 300 + ".png"] * 20)
+    assert "cannot be opened: File name too long" in stopped(source)
+
+
+NEARLY = {
+    "the folder of a picture": "{}/main.png",
+    "a name without the number behind it": "{}_1.png",
+    "a name without zeros in front": "000{}.png",
+    "a name without % escapes": "%3{}.png",
+}
+
+
+@pytest.mark.parametrize("way", NEARLY)
+def test_pictures_that_are_nearly_named_by_an_id_say_how(source, way):
+    for item in range(20):
+        there = source / NEARLY[way].format(f"{item:02}" if "%" not in way else f"1x{item:02}")
+        there.parent.mkdir(exist_ok=True)
+        (source / f"{item:02}.png").rename(there)
+    ids = pl.format("1{}", pl.format("x{}", "item_id")) if "%" in way else pl.col("item_id")
+    frame = pl.read_csv(source / "items.csv", infer_schema=False)
+    frame.select(item_id=ids).write_csv(source / "items.csv")
+    log = pl.read_csv(source / "log.csv", infer_schema=False)
+    log.with_columns(item_id=ids).write_csv(source / "log.csv")
+    said = stopped(source)
+    assert f"{way[0].upper()}{way[1:]} would match, as of " in said and said.endswith("list them in a column image")
+
+
+def test_items_without_a_picture_by_their_id_are_counted(source):
+    for item in range(10):
+        (source / f"{item:02}.png").unlink()
+    pl.read_csv(source / "items.csv", infer_schema=False).select("item_id").write_csv(source / "items.csv")
+    assert "10 items have no picture that is named by their id" in run(source).info["understood"]
+
+
+def test_pictures_that_a_hub_refers_to_are_those_of_the_folder(source):
+    """{bytes, path} without bytes, as datasets of Hugging Face are before they are embedded."""
+    frame = pl.read_csv(source / "items.csv", infer_schema=False)
+    kind = pl.Struct({"bytes": pl.Binary, "path": pl.String})
+    referred = pl.Series("image", [{"bytes": None, "path": name} for name in frame["image"]], kind)
+    frame.with_columns(referred).write_parquet(source / "items.parquet")
+    assert run(source, items="items.parquet").info["counts"]["items_with_image"] == 20
+    lists = pl.Series("image", [[picture()]] * 20, pl.List(pl.Binary))
+    frame.with_columns(lists).write_parquet(source / "lists.parquet")
+    with pytest.raises(UserError, match="image holds lists of pictures; write a row for each"):
+        run(source, items="lists.parquet", out="other", images=None)
 
 
 def test_an_item_list_without_rows_is_said_to_be_empty(source):

@@ -79,7 +79,8 @@ def test_rows_that_differ_in_more_than_the_picture_are_set_aside(several):
         + "03,03-1.png,1\n03,03-2.png,2\n07,07.png,1\n08,,1\n"
     )
     dataset = run(several, items="rows.csv", max_bad_share=0.2)
-    assert dataset.info["set_aside_items"] == {"item_id repeated": 3}
+    assert dataset.info["set_aside_items"] == {"item_id repeated": 1}
+    assert "2 rows of the item list repeat an item and add nothing to it" in dataset.info["understood"][0]
     assert [len(images) for images in dataset.items["images"]] == [2 if row == 3 else 1 for row in range(20)]
 
 

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import re
+import subprocess
 
 import h5py
 import numpy as np
@@ -203,6 +205,7 @@ WRONG = {
     "transposed": (VECTORS.T, r"not \(ids, size\); transpose them"),
     "bfloat16": ((VECTORS.view("u4") >> 16).astype("u2").view("V2"), r"as numpy writes bfloat16.*astype"),
     "too long": (VECTORS * 1e30, "too long for float32"),
+    "too short": (VECTORS * 1e-30, r"4 vectors are shorter than 1e-12, which would count as zeros.*multiply"),
     "objects": (np.array([*VECTORS, None], dtype=object)[:4], r"objects \(a pickle\).*numpy.stack"),
 }
 
@@ -212,6 +215,77 @@ def test_vectors_that_cannot_be_used_are_named(tmp_path, kind):
     saved(tmp_path, WRONG[kind][0])
     with pytest.raises(UserError, match=WRONG[kind][1]):
         read_table(tmp_path / "t.npy")
+
+
+def test_text_of_vectors_without_ids_is_refused(tmp_path):
+    """Its first dimension would be taken for ids: TensorBoard's projector has such files."""
+    np.savetxt(tmp_path / "vectors.tsv", VECTORS, delimiter="\t")
+    with pytest.raises(UserError, match=r"numbers alone, the first .* and no ids"):
+        read_table(tmp_path / "vectors.tsv")
+    frame = pl.DataFrame(VECTORS).insert_column(0, pl.Series("id", [10, 11, 12, 13]))
+    frame.write_csv(tmp_path / "with.tsv", separator="\t", include_header=False)
+    assert read_table(tmp_path / "with.tsv").ids == ["10", "11", "12", "13"]
+
+
+def test_ids_that_no_float_holds_are_not_made_whole(tmp_path):
+    np.savez(tmp_path / "t.npz", ids=(np.arange(12) + 20_000_001).astype(np.float32), vectors=np.eye(12, 4) + 1)
+    with pytest.raises(UserError, match="occur more than once"):
+        read_table(tmp_path / "t.npz")
+
+
+LINES = [" ".join([item, *map(str, vector.tolist())]) for item, vector in zip(IDS, VECTORS, strict=True)]
+ELSEWHERE = {
+    "t.glove": ("\n".join(LINES), "tr ' ' .*?[.]tsv(?=;)", "t.glove.tsv"),
+    "t.vec": ("\n".join(["4 3", *LINES]), "tail .*[.]tsv", "t.vec.tsv"),
+    "t.jsonl": (
+        "\n".join(json.dumps({"item_id": i, "embedding": v.tolist()}) for i, v in zip(IDS, VECTORS, strict=True)),
+        "python -c '.*'",
+        "t.jsonl.parquet",
+    ),
+    "t.json": (
+        json.dumps(dict(zip(IDS, VECTORS.tolist(), strict=True))),
+        "python -c '.*'",
+        "t.json.parquet",
+    ),
+    "t.item": (
+        "\n".join(["item_id:token\temb:float_seq", *(line.replace(" ", "\t", 1) for line in LINES)]),
+        "cp .*",
+        "t.itememb",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_an_ending_that_is_not_read_names_the_command_that_makes_a_table(tmp_path, name):
+    text, command, made = ELSEWHERE[name]
+    (tmp_path / name).write_text(text + "\n")
+    with pytest.raises(UserError, match="unknown ending") as caught:
+        read_table(tmp_path / name)
+    subprocess.run(re.search(command, str(caught.value))[0], shell=True, check=True)
+    found = read_table(tmp_path / made)
+    assert found.ids == IDS and np.allclose(found.vectors, VECTORS)
+
+
+@pytest.mark.parametrize(("name", "said"), [("t.pkl", "A pickle is never loaded"), ("t.xlsx", "Write it as CSV")])
+def test_an_ending_that_is_never_read_says_what_to_write(tmp_path, name, said):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(UserError, match=said):
+        read_table(tmp_path / name)
+
+
+FOLDERS = {
+    "dataset.json": "is a dataset, not a table of vectors",
+    "index.json": "is a folder of shards, not a table of vectors",
+    "run.json": "is a run, not a table of vectors: name the folder that it was exported to, such as .*/tables/trained",
+}
+
+
+@pytest.mark.parametrize("mark", FOLDERS)
+def test_other_folders_of_ours_are_no_tables(tmp_path, mark):
+    (tmp_path / mark).write_text("{}")
+    pl.DataFrame({"item_id": IDS, "embedding": VECTORS.tolist()}).write_parquet(tmp_path / "items.parquet")
+    with pytest.raises(UserError, match=FOLDERS[mark]):
+        read_table(tmp_path)
 
 
 def test_files_that_are_something_else_are_named(tmp_path):
@@ -228,6 +302,9 @@ def test_files_that_are_something_else_are_named(tmp_path):
         read_table(tmp_path / "t.npy.gz")
     pl.DataFrame({"item_id": IDS, "embedding": [b"\0\0\0\0"] * 4}).write_parquet(tmp_path / "t.parquet")
     with pytest.raises(UserError, match=r"the vectors are bytes.*numpy\.frombuffer"):
+        read_table(tmp_path / "t.parquet")
+    pl.DataFrame({"item_id": IDS, "embedding": [{"x": 1.0, "y": 2.0}] * 4}).write_parquet(tmp_path / "t.parquet")
+    with pytest.raises(UserError, match=r"the vectors are structs; spread them first: \.unnest"):
         read_table(tmp_path / "t.parquet")
 
 

@@ -27,7 +27,12 @@ MINIMAL = {"sources": {"ids": None, "courier": Source(table="t")}}
         ({"models": []}, "models is empty"),
         ({"workers": 0}, "workers is 0"),
         ({"ctr_seeds": []}, "ctr_seeds is empty"),
-        ({"ctr_seeds": [1, 1]}, "a seed twice"),
+        ({"ctr_seeds": [1, 1]}, "ctr_seeds names one twice"),
+        ({"encoder_seeds": [1, 1]}, "encoder_seeds names one twice"),
+        ({"forms": ["vector", "vector"]}, "forms names one twice"),
+        ({"models": ["din", "dicm", "din"]}, "models names one twice"),
+        ({"sources": {"ids": None, "": Source(table="t")}}, "one without a name"),
+        ({"sources": {"ids": None, 1: Source(table="t")}}, "main is 'courier'; choose one of the sources ids, 1"),
         ({"sources": {}}, "sources is empty; name at least two"),
         ({"sources": {"ids": None, "none": Source()}}, "the sources 'ids' and 'none' are the same"),
         (

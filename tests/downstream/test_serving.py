@@ -15,6 +15,7 @@ from data_tools.common.cli import progress_bar
 from data_tools.common.errors import UserError
 from data_tools.common.files import digest, read_json, write_json
 from data_tools.dataset.schema import open_dataset
+from data_tools.sharding.files import read_index
 from data_tools.tables.table import read_table, write_table
 from downstream.data.tensors import tensors
 from downstream.serving import ScoreSettings
@@ -325,3 +326,24 @@ def test_what_stops_a_score_is_shown_with_its_lines(run, test_rows, tmp_path):
     with pytest.raises(UserError, match="unknown name 'clik' in 'clik=liked'"):
         scored(run, test_rows, tmp_path, columns={"user_id": "player", "clik": "liked"})
     assert not (tmp_path / "scores.parquet").exists()
+
+
+def test_rows_that_hold_objects_in_place_of_an_id_stop_the_score(run, test_rows, tmp_path):
+    """Each would be an item of its own that the run does not know."""
+    said = r"column 'game' must hold an id in each row, and holds objects such as \[\{(.|\n)*spread it first: python -c"
+    refused(run, test_rows.with_columns(game=pl.lit('[{"id": "') + pl.col("game") + pl.lit('"}]')), tmp_path, said)
+
+
+def test_a_place_seen_from_another_folder_says_where_it_looked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"there is nothing of that name in {tmp_path}"):
+        open_dataset("somewhere/dataset")
+    with pytest.raises(UserError, match=f"there is nothing of that name in {tmp_path}"):
+        read_index("somewhere/shards")
+
+
+def test_a_table_of_ids_in_another_form_is_explained(tiny_world, tmp_path):
+    planted = read_table(tiny_world / "planted")
+    write_table(tmp_path / "table", [f"{item} " for item in planted.ids], planted.vectors, {})
+    with pytest.raises(UserError, match="100% of these ids would match without blanks round them"):
+        trained(tiny_world / "dataset", tmp_path / "run", tmp_path / "table")
