@@ -239,7 +239,8 @@ def id_hint(unknown: pl.Series, known: pl.DataFrame) -> list[str]:
             own = wanted.str.replace("^0+(.)", "${1}") if kind.is_integer() else wanted  # read as numbers
             share = own.is_in(known[name].cast(pl.String).drop_nulls().implode()).mean()
             if share and share > ALIKE:
-                return [f"{shown}; {share:.0%} of these stand in its column {name}: --item-columns item_id={name}"]
+                named = hint(f": --item-columns item_id={name}")
+                return [f"{shown}; {share:.0%} of these stand in its column {name}{named}"]
     return [shown]
 
 
@@ -247,8 +248,10 @@ def alike_ids(unknown: pl.Series, known: pl.Series) -> tuple[float, str] | None:
     """The share of unknown ids that would match known ones in another form, and which form that is; None for none."""
     ids, known = unknown.drop_nulls().cast(pl.String).unique().sort().head(LOOKED_AT), known.cast(pl.String)
     changes = {
-        "without blanks round them: --match-ids stripped": lambda ids: ids.str.strip_chars(),
-        "without zeros in front: --match-ids unpadded": lambda ids: ids.str.strip_chars().str.replace("^0+(.)", "${1}"),
+        "without blanks round them" + hint(": --match-ids stripped"): lambda ids: ids.str.strip_chars(),
+        "without zeros in front" + hint(": --match-ids unpadded"): (
+            lambda ids: ids.str.strip_chars().str.replace("^0+(.)", "${1}")
+        ),
         "without the quotes round them: write them without": lambda ids: ids.str.strip_chars("'\"`"),
         "in one Unicode form: write them in NFC": lambda ids: ids.str.normalize("NFC"),
         "if upper and lower case were alike: write them in one": lambda ids: ids.str.strip_chars().str.to_lowercase(),

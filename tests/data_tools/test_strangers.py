@@ -203,7 +203,7 @@ def test_an_ad_log_without_header_users_or_text(source):
             folder / "part-0.gz", separator="\t", include_header=False, compression="gzip"
         )
     said = stopped(source, log="hive", items="list.tsv")
-    assert "if its first line is no header, name its columns with --header (--item-header)" in said
+    assert "if its first line is no header, name its columns: --header a,b,c (--item-header for an item list)" in said
     given = {"log": "hive", "items": "list.tsv", "item_header": "item_id,image,price"}
     assert "No users at all: what is learned" in stopped(source, header="device,item_id,timestamp,click", **given)
     assert (
