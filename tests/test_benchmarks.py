@@ -21,6 +21,7 @@ LIBRARIES = {
     "ctr_growth_measures",
     "ctr_growth_page",
     "lsplm_solver",
+    "own_memory",
     "seeded",
     "fuzz_targets",
 }

@@ -54,6 +54,16 @@ def join_parts(parts: Sequence[Path], out: Path) -> None:
                 writer.write_table(pa.Table.from_batches([block]).cast(schema))
 
 
+def what_it_says(error: Exception, memory: str) -> str:
+    """The reason that an engine gives, and what to do about it here."""
+    reason = str(error).partition(LAST_SEEN)[0].partition("\nLINE ")[0].strip()
+    if "Out of Memory" in reason:
+        reason += f"\n  More than --memory {memory} is needed: raise it"
+    if NO_TEXT in reason:
+        reason += " Store text as UTF-8, and ids that are bytes as hexadecimal text"
+    return reason
+
+
 class DuckDB:
     """DuckDB in memory, with a spill folder inside ``work``, on the cores that this process may use.
 
@@ -76,7 +86,7 @@ class DuckDB:
             self.backend.raw_sql("SET TimeZone = 'UTC'")  # otherwise times with a zone become local ones
             self.backend.raw_sql(f"SET threads TO {self._threads()}")
         except duckdb.Error as error:
-            raise UserError(f"DuckDB cannot start with memory {memory!r}: {error}") from error
+            raise UserError(f"DuckDB cannot start with memory {memory!r}: {what_it_says(error, memory)}") from error
 
     def _threads(self) -> int:
         """One a core, but no more than there is memory for: many threads run out of little memory, where few spill."""
@@ -240,11 +250,6 @@ def engine(name: str, folder: Path, memory: str) -> Iterator[Engine]:
         try:
             yield running
         except running.faults as error:
-            reason = str(error).partition(LAST_SEEN)[0].partition("\nLINE ")[0].strip()
-            if "Out of Memory" in reason:
-                reason += f"\n  More than --memory {memory} is needed: raise it"
-            if NO_TEXT in reason:
-                reason += " Store text as UTF-8, and ids that are bytes as hexadecimal text"
-            raise UserError(f"the log cannot be read or worked through: {reason}") from error
+            raise UserError(f"the log cannot be read or worked through: {what_it_says(error, memory)}") from error
         finally:
             running.close()

@@ -36,7 +36,10 @@ def parse_columns(given: Mapping[str, str] | str, option: str, known: Collection
     for part in filter(None, parts):
         ours, equals, theirs = (piece.strip() for piece in part.partition("="))
         if not (equals and ours and theirs):
-            comma = "; a column whose name holds a comma must be renamed" if columns and not equals else ""
+            comma = ""
+            if columns and not equals:
+                last = "=".join(next(reversed(columns.items())))
+                comma = f"""; if a name holds a comma, put quotes round it: '"{last}, {part}"'"""
             raise UserError(f"{option}: '{part}' is not of the form name=column, as in user_id=player{comma}")
         if ours not in known:
             turned = f"; our name comes first: {theirs}={ours}?" if theirs in known else ""

@@ -86,7 +86,7 @@ def test_too_many_bad_images_stop_with_the_counts(source):
     [
         ({"columns": "user_id=usr_id"}, ["no column 'usr_id'", "'user_id', 'item_id'", "nearest is 'user_id'"]),
         ({"columns": "usr=user_id"}, ["unknown name 'usr'", "nearest is 'user_id'", "comes first: user_id=usr?"]),
-        ({"columns": "user_id=User, ID"}, ["' ID' is not of the form", "whose name holds a comma must be renamed"]),
+        ({"columns": "user_id=User, ID"}, ["'ID' is not of the form", """put quotes round it: '"user_id=User, ID"'"""]),
         ({"columns": "user_id"}, ["name=column"]),
         ({"columns": "click=click,click=user_id"}, ["given twice"]),
         ({"item_columns": "image=imag"}, ["items.csv has no column 'imag'", "nearest is 'image'"]),
