@@ -128,6 +128,10 @@ def main() -> None:
     for kind in ("leaky", "honest"):
         own = [flag for (of, _), all_ in seen.items() if of == kind for flag in all_]
         print(f"\n{kind}: {sum(own)} of {len(own)} flagged ({np.mean(own):.1%}).")
+    print(
+        "\nThese tables are judged by their vectors alone. A table that a run of this project made also records until "
+        "when the run saw data, and is always flagged where that is in the test range."
+    )
 
 
 if __name__ == "__main__":
