@@ -33,6 +33,7 @@ MOST_LABELS = 1000  # that are looked at
 MOST_EXACT = 2**53  # of whole numbers as float64
 MOST_EXACT_32 = 2**24  # as float32
 ROUNDED = r"^[0-9][.][0-9]+[eE][+][0-9]+$"  # as spreadsheets show long numbers
+ROUNDED_ID = r"^[0-9][.][0-9]{1,6}[eE][+][0-9]+$"  # with few digits; a program writes all of them
 MOST_ROUNDED = 0.05  # of ids, that are taken as they are
 
 
@@ -256,7 +257,7 @@ def _id_counts(column: ir.Value, where: str) -> dict[str, ir.Value]:
         whole = given.strip().re_search(r"^-?[0-9]+[.]0+$")
         more = {
             "nothing": given.strip().lower().isin(NOTHING).sum(),
-            "rounded": given.strip().re_search(ROUNDED).sum(),
+            "rounded": given.strip().re_search(ROUNDED_ID).sum(),
         }
     elif kind.is_floating():
         given = column.isnan().ifelse(ibis.null(kind), column)

@@ -348,6 +348,8 @@ def test_numbers_that_a_spreadsheet_rounded_are_refused_or_said(source):
     frame = log(source)
     frame.with_columns(user_id=pl.lit("8.60E+12")).write_csv(source / "log.csv")
     assert "has ids such as 8.60E+12, which a spreadsheet made of long numbers" in stopped(source)
+    frame.with_columns(user_id=pl.lit("1.0000000000000002e+16")).write_csv(source / "log.csv")
+    assert run(source, out="whole").info["counts"]["users"] == 1
     times = [f"{int(time) * 1000:.8E}" for time in frame["timestamp"]]
     frame.with_columns(timestamp=pl.Series(times)).write_csv(source / "log.csv")
     assert "400 times such as 1.60E+09 were rounded by a spreadsheet" in notes(run(source))
