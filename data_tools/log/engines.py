@@ -28,7 +28,7 @@ from data_tools.reading.parts import Part
 ROW = "__row__"
 ibis.options.sql.fuse_selects = False  # fused, an expression that others build on is written as often as it is used
 NO_TEXT = "Invalid string encoding"
-UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+UNITS = {unit: 1024**power for power, unit in enumerate(("bytes", "KiB", "MiB", "GiB", "TiB", "PiB"))}  # of DuckDB
 MEMORY_A_THREAD = 120e6  # bytes; DuckDB's documentation says 125 MB at least
 LAST_SEEN = "Possible"  # DuckDB's advice begins so; it names settings that do not exist here
 

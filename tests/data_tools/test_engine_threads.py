@@ -6,7 +6,8 @@ from data_tools.log.engines import engine
 
 
 @pytest.mark.parametrize(
-    ("memory", "cores", "threads"), [("256MB", 64, 2), ("900KB", 64, 1), ("4GB", 64, 33), ("4GB", 2, 2), ("1GiB", 1, 1)]
+    ("memory", "cores", "threads"),
+    [("256MB", 64, 2), ("900KB", 64, 1), ("4GB", 64, 33), ("4GB", 2, 2), ("1GiB", 1, 1), ("9999TB", 2, 2)],
 )
 def test_threads_are_no_more_than_memory_allows(tmp_path, monkeypatch, memory, cores, threads):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
