@@ -332,8 +332,10 @@ def _write(
 
 def _metrics(scores: Path, work: Path, memory: str) -> dict[str, float | None] | None:
     """Of the rows with a label; None where there is none."""
+    if "click" not in pq.read_schema(scores).names:
+        return None
     with engine("duckdb", work, memory) as run:
         table = parquet_table(run.backend, [scores])
-        if "click" not in table.columns or not run.rows(table.agg(n=table.click.count()))["n"][0]:
+        if not run.rows(table.agg(n=table.click.count()))["n"][0]:
             return None
         return score_metrics(run, table)
