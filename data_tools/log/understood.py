@@ -16,6 +16,7 @@ import ibis.expr.types as ir
 import polars as pl
 
 from data_tools.common.errors import UserError
+from data_tools.common.floats import MOST_EXACT
 from data_tools.common.hints import hint
 from data_tools.common.lists import comma_separated, with_commas
 from data_tools.log.engines import Engine
@@ -30,8 +31,6 @@ NOTHING = ("null", "none", "nan", "na", "n/a", "<na>", "undefined")  # words of 
 MINUS = "-1"
 MOST_DIGITS = 15  # characters of a second in 1.600000000e+09
 MOST_LABELS = 1000  # that are looked at
-MOST_EXACT = 2**53  # of whole numbers as float64
-MOST_EXACT_32 = 2**24  # as float32
 ROUNDED = r"^[0-9][.][0-9]+[eE][+][0-9]+$"  # as spreadsheets show long numbers
 ROUNDED_ID = r"^[0-9][.][0-9]{1,6}[eE][+][0-9]+$"  # with few digits; a program writes all of them
 MOST_ROUNDED = 0.05  # of ids, that are taken as they are
@@ -87,7 +86,7 @@ def label_text(value: ir.Value) -> ir.Value:
         return ibis.cases((value, "1"), (~value, "0"))
     text, found = value.cast("string").strip().lower(), number(value)
     # Larger ones are null first: engines cast what floor gives to int64.
-    small = (found.abs() < MOST_EXACT).ifelse(found, ibis.null("float64"))
+    small = (found.abs() < MOST_EXACT[8]).ifelse(found, ibis.null("float64"))
     exact = small == small.floor()
     return exact.ifelse(found.try_cast("int64").cast("string"), text)
 
@@ -261,7 +260,7 @@ def _id_counts(column: ir.Value, where: str) -> dict[str, ir.Value]:
         }
     elif kind.is_floating():
         given = column.isnan().ifelse(ibis.null(kind), column)
-        most = MOST_EXACT_32 if kind.is_float32() else MOST_EXACT
+        most = MOST_EXACT[4 if kind.is_float32() else 8]
         small = (given.abs() <= most).ifelse(given, ibis.null(kind))
         whole = (small == small.floor()).fill_null(False) & given.notnull()
     elif kind.is_decimal():

@@ -12,6 +12,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from data_tools.common.errors import UserError
+from data_tools.common.floats import MOST_EXACT
 from data_tools.common.parquet import scan_parquet
 from data_tools.reading import inputs
 from data_tools.reading.columns import ITEM_COLUMNS, ITEM_OPTIONAL, free_names, resolve_columns
@@ -20,8 +21,6 @@ from data_tools.reading.parts import Part, nested_hint
 
 TEXT = ("item_id", "image", "title", "category")
 OURS = ("item", *ITEM_COLUMNS, *ITEM_OPTIONAL, "images")  # in items.parquet
-MOST_EXACT = 2**53  # of whole numbers as float64
-MOST_EXACT_32 = 2**24  # as float32
 
 
 @dataclass(frozen=True)
@@ -225,7 +224,7 @@ def whole_ids(frame: pl.DataFrame, name: str, where: str) -> tuple[pl.DataFrame,
         ids = ids.cast(pl.String)
     elif kind.is_decimal() or kind.is_float():
         whole = ids.cast(pl.Int64, strict=False)
-        most = MOST_EXACT_32 if kind == pl.Float32 else MOST_EXACT
+        most = MOST_EXACT[4 if kind == pl.Float32 else 8]
         if not (whole.cast(kind, strict=False).ne_missing(ids) | (whole.abs() > most)).any():
             ids, notes = whole, [f"the {name}s of {where}, {kind}, are all whole numbers and read as such"]
         elif kind.is_decimal() and kind.scale == 0:

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from data_tools.common.errors import UserError
+from data_tools.common.floats import MOST_EXACT
 from data_tools.common.tensors import read_tensors, write_tensors
 from data_tools.reading.form import find_encoding, sound
 from data_tools.reading.opened import opened_text
 from data_tools.tables.frames import ID_NAMES, Table
 
-MOST_EXACT = {8: 2**53, 4: 2**24, 2: 2**11}  # of whole numbers as floats of so many bytes
 HOLDS_OBJECTS = "it holds objects (a pickle), which are never loaded as they can run code"
 # Names under which programs keep ids and vectors: ours, and FuxiCTR's.
 NAMES = (("ids", "vectors"), ("key", "value"))
