@@ -174,7 +174,8 @@ class OptimSettings(Checked):
     id_optimizer : str
         Optimizer of the embeddings of users, items, categories and scenes. adam steps through whole tables, rows that
         the batch does not show too: their moments decay and keep moving them. sparse_adam steps through the rows that
-        the batch shows, and leaves all others and their moments alone; its cost does not grow with the tables.
+        the batch shows, and leaves all others and their moments alone; its cost does not grow with the tables. auto is
+        sparse_adam for tables of more than 100,000 rows, and adam for the others and where ``server.shard_ids``.
     threads : int
         CPU threads of a process. Small batches gain little from more, and lose much where cores are shared.
     loader_threads : int
@@ -190,7 +191,7 @@ class OptimSettings(Checked):
     lr_decay: Share = 1.0
     lr_decay_steps: PositiveInt = 24_000
     patience: PositiveInt | None = None
-    id_optimizer: Literal["adam", "sparse_adam"] = "adam"
+    id_optimizer: Literal["auto", "adam", "sparse_adam"] = "auto"
     threads: Threads = 1
     loader_threads: Threads | None = None
 

@@ -207,9 +207,9 @@ class TrainingSettings(TrainingDefaults):
             raise UserError(
                 f"image.tune is {tune!r}, but server.strategy {server!r} serves frozen features only; remove one"
             )
-        if self.server.shard_ids and self.optim.id_optimizer != "adam":
+        if self.server.shard_ids and self.optim.id_optimizer == "sparse_adam":
             raise UserError(
-                f"optim.id_optimizer is {self.optim.id_optimizer!r}, but server.shard_ids splits the ID tables, which "
+                "optim.id_optimizer is 'sparse_adam', but server.shard_ids splits the ID tables, which "
                 "learn by adam only; remove one"
             )
         if server != "local" and self.image.form != "vector":

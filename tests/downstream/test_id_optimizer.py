@@ -66,8 +66,8 @@ def trained(optimizers, every):
     return model.state_dict()
 
 
-def lazy(model):
-    return [make_optimizer(model, TrainingSettings(optim=OptimSettings(lr=0.05, id_optimizer="sparse_adam")))]
+def lazy(model, id_optimizer="sparse_adam"):
+    return [make_optimizer(model, TrainingSettings(optim=OptimSettings(lr=0.05, id_optimizer=id_optimizer)))]
 
 
 def sparse(model):
@@ -92,6 +92,15 @@ def test_it_learns_what_adam_learns_of_the_rows_that_are_shown(other, every):
 def test_it_differs_from_adam_where_rows_are_not_shown():
     ours, theirs = trained(lazy, False), trained(dense, False)
     assert (ours["ids.item.weight"] - theirs["ids.item.weight"]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(("large", "same_as"), [(11, sparse), (12, dense)])
+def test_by_default_the_size_of_a_table_decides(monkeypatch, large, same_as):
+    assert OptimSettings().id_optimizer == "auto"
+    monkeypatch.setattr("downstream.training.optimizer.LARGE", large)
+    ours, theirs = trained(lambda model: lazy(model, "auto"), False), trained(same_as, False)
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-6)
 
 
 def test_rows_that_no_batch_shows_keep_every_bit():
