@@ -96,7 +96,7 @@ def build(settings: Settings, processes: PartialState) -> TrainingState:
         )
     if accelerator.is_main_process:
         (Path(settings.out) / runs.STOPPED).unlink(missing_ok=True)
-        runs.continue_run(settings) if checkpoint else runs.start_run(settings, encoder)
+        runs.continue_run(settings) if checkpoint else runs.start_run(settings, encoder, processes.num_processes)
     accelerator.init_trackers("tensorboard")
     model, optimizer = accelerator.prepare(EncoderPass(encoder), optimizer)
     if "scaler" in resumed:

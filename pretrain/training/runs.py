@@ -1,6 +1,6 @@
 """A run folder: settings and provenance, checkpoints that appear whole or not at all, best weights.
 
-``run.json``                  resolved settings, versions, git state, machine, and what of the log it sees (``saw``)
+``run.json``                  settings, number of processes, versions, git state, machine, what it ``saw`` of the log
 ``initial.safetensors``       the encoder before training
 ``best.safetensors``          the encoder at its best validation so far, with ``best.json``
 ``checkpoints/step-NNNNNN``   encoder, optimiser with the state of the run, what the objective learns (safetensors); the
@@ -111,11 +111,12 @@ def open_run(settings: Settings, wait: Callable[[], None]) -> Path | None:
     return found[-1] if found else None
 
 
-def start_run(settings: Settings, encoder: torch.nn.Module) -> None:
+def start_run(settings: Settings, encoder: torch.nn.Module, processes: int) -> None:
     """Record what is about to be trained, and the encoder before training."""
     run = Path(settings.out)
     made_by = {"commit": provenance.commit(), "versions": provenance.versions(), "machine": provenance.machine()}
-    write_json(run / "run.json", {"settings": asdict(settings), "saw": seen_in_training(settings), **made_by})
+    made = {"settings": asdict(settings), "saw": seen_in_training(settings), "processes": processes, **made_by}
+    write_json(run / "run.json", made)
     write_tensors(run / "initial.safetensors", encoder.state_dict())
     (run / "best.json").unlink(missing_ok=True)
 

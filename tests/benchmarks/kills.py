@@ -142,7 +142,8 @@ def start(stage: Stage, work: Path, out: Path) -> tuple[int, Callable[[], int | 
     command = stage.command.format(w=work, o=out).split()
     os.environ["KILLS_SAID"] = str(work / "said.txt")
     if stage.processes > 1:
-        launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(stage.processes)]
+        # With --cpu, accelerate would start one process whatever --num_processes says.
+        launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(stage.processes)]
         launch += ["--main_process_port", str(random.randint(20000, 60000)), "-m", *command]
         with open(work / "said.txt", "w") as said:
             child = subprocess.Popen(
@@ -262,6 +263,8 @@ def whole_run(stage: Stage, work: Path) -> dict:
     _, ended = start(stage, work, out)
     if (status := wait(ended, PATIENCE)) != 0:
         raise UserError(f"{stage.command}: exit status {status}: {(work / 'said.txt').read_text()[-500:]}")
+    if stage.processes > 1 and (found := read_json(out / "run/run.json")["processes"]) != stage.processes:
+        raise UserError(f"{stage.command} ran on {found} process, not on {stage.processes}")
     return {"seconds": time.monotonic() - started, "files": fingerprint(stage, out), "standing": standing(out)}
 
 

@@ -166,6 +166,7 @@ def test_two_processes_train(tiny_world, tmp_path):
     arguments = settings(tiny_world / "shards", tmp_path / "two")
     subprocess.run([*launch, *arguments], cwd=ROOT, env=one_thread(), check=True, timeout=300)
     assert json.loads((tmp_path / "two" / "summary.json").read_text())["steps"] == 6
+    assert json.loads((tmp_path / "two" / "run.json").read_text())["processes"] == 2
 
 
 def test_the_preset_for_small_catalogues_never_keeps_what_is_worse_than_its_start(tiny_world, tmp_path):
