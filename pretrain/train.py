@@ -36,6 +36,7 @@ from pretrain.objectives.base import catalogue_from
 from pretrain.objectives.parts.losses import Term
 from pretrain.runtime.cpu import prepare_cpu
 from pretrain.runtime.distributed import in_processes, total
+from pretrain.runtime.memory import give_back_where_scarce
 from pretrain.runtime.precision import choose_precision
 from pretrain.settings import Batch, Settings
 from pretrain.training import runs
@@ -246,6 +247,7 @@ def optimise(state: TrainingState, batch: dict[str, Tensor], lr: float) -> tuple
     state.optimizer.step()
     state.optimizer.zero_grad()
     state.objective.after_step(state.encoder)
+    give_back_where_scarce()
     return terms, embeddings
 
 

@@ -82,6 +82,33 @@ def test_freed_memory_is_kept_where_memory_is_plentiful(gibibytes, kept, monkeyp
     assert keep_freed_memory() is (kept and not torch.cuda.is_available())
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch keeps the memory of tensors on a GPU itself")
+def test_what_is_kept_is_given_back_where_memory_is_scarce():
+    code = """
+import psutil, torch
+from types import SimpleNamespace
+from pretrain.runtime import memory
+
+def mebibytes(machine, available):
+    own = psutil.Process().memory_info().rss >> 20
+    psutil.virtual_memory = lambda: SimpleNamespace(total=machine, available=available)
+    return own
+
+mebibytes(64 << 30, 60 << 30)
+assert memory.keep_freed_memory()
+small = [torch.ones(1 << (20 if number % 2 else 4)) for number in range(400)]  # 4 MiB each, with some bytes between
+full = mebibytes(64 << 30, 60 << 30)
+small = small[::2]
+assert not memory.give_back_where_scarce()
+kept = mebibytes(64 << 30, 1 << 30)
+assert memory.give_back_where_scarce()
+print(full, kept, mebibytes(64 << 30, 1 << 30))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    full, kept, after = map(int, done.stdout.split())
+    assert kept > full - 100 and after < full - 700
+
+
 @pytest.mark.slow
 def test_convolutions_are_compiled_once_for_each_number_of_pictures(monkeypatch):
     monkeypatch.setenv("ONEDNN_VERBOSE", "2")
