@@ -36,6 +36,8 @@ class ImageEncoder(nn.Module):
     ----------
     dimensions : int
         Size D of the embedding.
+    takes_batch_statistics : bool
+        Whether a batch norm of the tower normalises by the pictures of a step in training.
     mean, std : float buffers (1, 3, 1, 1)
         Channel statistics of the input in [0, 1]; they are saved with the weights.
     """
@@ -49,6 +51,7 @@ class ImageEncoder(nn.Module):
         frozen = freeze(self.tower, self.layer_groups(True), settings.freeze_stages) if settings.freeze_stages else []
         norms = [module for module in self.tower.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         self._frozen_norms = norms if settings.freeze_norm else frozen
+        self.takes_batch_statistics = bool(set(norms) - set(self._frozen_norms))
         self.register_buffer("mean", torch.tensor(tower.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(tower.std).view(1, 3, 1, 1))
 

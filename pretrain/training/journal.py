@@ -133,9 +133,8 @@ def print_start(
         f"{accelerator.num_processes} process(es) on {accelerator.device}, {precision}, "
         f"{settings.batch.rows} rows a step, steps {step} to {settings.optim.steps}, run folder {settings.out}"
     )
-    norms = [module for module in encoder.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
     split = accelerator.num_processes > 1 or settings.optim.micro_batch
-    if split and any(module.training for module in norms):
+    if split and encoder.takes_batch_statistics:
         console.print(
             "note: this encoder's batch norm takes its statistics from each process's own pictures, or from each "
             "micro-batch, so results depend on how many there are; with --encoder.freeze_norm true, or an encoder with "

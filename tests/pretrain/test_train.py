@@ -134,8 +134,8 @@ def test_baselines_train_on_catalogue_pictures(objective, tiny_world, tmp_path):
     assert summary["objective"] == objective
 
 
-def test_micro_batches_train_to_the_same_weights(tiny_world, tmp_path):
-    """Batch norm is kept still: its statistics would be a micro-batch's."""
+def test_micro_batches_train_to_the_same_weights(tiny_world, tmp_path, capsys):
+    """Batch norm is kept still: its statistics would be a micro-batch's, as a note says where it is not."""
     found = []
     for micro_batch in (0, 32):
         out = tmp_path / str(micro_batch)
@@ -144,6 +144,9 @@ def test_micro_batches_train_to_the_same_weights(tiny_world, tmp_path):
         found.append(safetensors.torch.load_file(runs.checkpoints(out)[-1] / "encoder.safetensors"))
     for name, whole in found[0].items():
         torch.testing.assert_close(found[1][name], whole, rtol=1e-3, atol=1e-5)
+    assert "batch norm takes its statistics" not in capsys.readouterr().out
+    run([*settings(tiny_world / "shards", tmp_path / "moving", "--optim.steps", "1"), "--optim.micro_batch", "32"])
+    assert "batch norm takes its statistics" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_history_above_that_of_the_shards_is_named(tiny_world, tmp_path, capsys):
