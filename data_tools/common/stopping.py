@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import signal
-import sys
 import threading
+import time
 from collections.abc import Iterator
 from multiprocessing import parent_process
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 PATIENCE = 5.0  # seconds that a child has to end
+GRACE = 30.0  # seconds that a process without its launcher has to save what it has
 
 
 class Stopped(KeyboardInterrupt):
@@ -67,12 +66,34 @@ def stoppable() -> Iterator[list[int]]:
 
 
 def end_with_launcher() -> None:
-    """Let a process that ``accelerate launch`` or ``torchrun`` started be asked to end when its launcher is killed.
+    """Let a process that ``accelerate launch`` or ``torchrun`` started end when its launcher is killed.
 
-    Otherwise it would train on, unseen, beside the same command started again. Linux alone knows this.
+    Otherwise it would train on, unseen, beside the same command started again, or wait half an hour for the others. It
+    is asked to end, as by SIGTERM, and ends without more where it waits in code that no signal interrupts.
     """
-    if "LOCAL_RANK" in os.environ and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if "LOCAL_RANK" not in os.environ:
+        return
+    launcher = os.getppid()
+
+    def watch() -> None:
+        time.sleep(0.5)
+        while os.getppid() == launcher and not _adopted(launcher):
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _adopted(parent: int) -> bool:
+    """Whether a parent took this process over from its launcher: it is the system's first, and not our Python."""
+    try:
+        return parent == 1 and os.readlink("/proc/1/exe") != os.readlink("/proc/self/exe")
+    except FileNotFoundError:  # no Linux
+        return False
+    except PermissionError:  # another user's
+        return True
 
 
 def stop_with_parent() -> None:

@@ -170,17 +170,18 @@ def wait(ended: Callable[[], int | None], seconds: float) -> int | None:
     return None
 
 
-def left_running(group: int) -> list[int]:
-    """Processes of a session that still run, and are no zombies, a while after its leader ended."""
+def left_running(group: int, out: Path) -> list[int]:
+    """Processes of a session, or that name a folder, that still run a while after the session's leader ended."""
     for _ in range(1200):
         found = []
         for one in Path("/proc").iterdir():
             if one.name.isdigit():
                 try:
                     parts = (one / "stat").read_text().rpartition(")")[2].split()
+                    named = str(out).encode() in (one / "cmdline").read_bytes()  # a launcher's have their own sessions
                 except OSError:
                     continue
-                if int(parts[3]) == group and parts[0] != "Z":
+                if (int(parts[3]) == group or named) and parts[0] != "Z":
                     found.append(int(one.name))
         if not found:
             return []
@@ -227,7 +228,7 @@ def one_kill(stage: Stage, work: Path, whole: dict, after: float) -> str:
     if status is None:
         os.kill(child, signal.SIGKILL)
         wait(ended, 10)
-    if running := left_running(child):
+    if running := left_running(child, out):
         for one in running:
             os.kill(one, signal.SIGKILL)
         return "processes stayed behind"

@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
+import psutil
 import pytest
 from prepare_helpers import write_log
 
@@ -274,10 +274,16 @@ def test_a_configuration_that_is_no_text_is_a_message(tmp_path, capsys):
     assert "the configuration file is not UTF-8" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells a process that its parent ended")
-def test_trainers_end_with_the_launcher_that_was_killed():
-    """A process that a launcher started, and whose launcher is killed, is asked to end."""
-    launch = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {WAITING_ALONE!r}])"
+# In code that no signal interrupts, as torch is where it waits for the other processes.
+DEAF = WAITING_ALONE.replace(
+    "    time.sleep", "    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})\n    time.sleep"
+).replace("import os, time", "import os, signal, time\nfrom data_tools.common import stopping\nstopping.GRACE = 1")
+
+
+@pytest.mark.parametrize("program", [WAITING_ALONE, DEAF], ids=["asked", "deaf"])
+def test_trainers_end_with_the_launcher_that_was_killed(program):
+    """A process that a launcher started, and whose launcher is killed, is asked to end, and ends in any case."""
+    launch = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {program!r}])"
     launcher = subprocess.Popen(
         [sys.executable, "-c", launch],
         stdout=subprocess.PIPE,
@@ -288,8 +294,17 @@ def test_trainers_end_with_the_launcher_that_was_killed():
     launcher.kill()
     launcher.wait()
     for _ in range(100):
-        if not Path(f"/proc/{number}").exists():
+        if not psutil.pid_exists(number):
             return
         time.sleep(0.1)
     os.kill(number, signal.SIGKILL)
     raise AssertionError("it ran on")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it asks Linux what its parent is")
+def test_a_trainer_whose_launcher_ended_before_it_began_ends():
+    adopted = "os.getppid = lambda: 1\nos.readlink = lambda path: path.split('/')[2]\ndef main"
+    program = WAITING_ALONE.replace("def main", adopted)
+    own = {**os.environ, "LOCAL_RANK": "0"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=own, timeout=50)
+    assert done.returncode and "terminated; run the same command again" in done.stderr
