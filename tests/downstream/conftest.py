@@ -156,7 +156,7 @@ def yaml_file(world, tables, tmp_path_factory):
         },
         "forms": ["vector", "simscore"],
         "ctr_seeds": [0, 1],
-        "training": {"data": {"history": 10}, "optim": {"batch_size": 512, "lr": 4e-3}},
+        "training": {"data": {"history": 10}, "optim": {"batch_size": 128}},
         "bootstrap": {"resamples": 100},
     }
     (folder / "compare.yaml").write_text(yaml.safe_dump(settings))
