@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -33,3 +34,30 @@ def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(folder), str(ROOT), os.environ.get("PYTHONPATH", "")])
     own = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     return subprocess.run([sys.executable, *command], capture_output=True, text=True, env=own, cwd=folder)
+
+
+# Each command as ``python -m`` starts it, one after the other; how each ended is the last line. COMMAND is its number.
+SERIES = """
+import contextlib, io, json, os, runpy, sys
+
+ended = []
+for number, words in enumerate(json.loads(sys.argv[1])):
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    os.environ["COMMAND"] = str(number)
+    sys.argv = words
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            status = end.code or 0
+    ended.append([status, out.getvalue(), err.getvalue()])
+print(json.dumps(ended))
+"""
+
+
+def run_series(folder: Path, *commands: list[str]) -> list[subprocess.CompletedProcess[str]]:
+    """Several ``python -m COMMAND`` in one process that has the packages: importing torch takes longer than they do."""
+    done = run(folder, "-c", SERIES, json.dumps(commands))
+    assert done.returncode == 0, done.stderr
+    ended = json.loads(done.stdout.splitlines()[-1])
+    return [subprocess.CompletedProcess(one, *how) for one, how in zip(commands, ended, strict=True)]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from data_tools.common.files import read_json
-from tests.installed import install, run
+from tests.installed import install, run_series
 
 TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
@@ -20,39 +20,39 @@ def block(language: str, first: str) -> str:
     return next(text for text in found if text.startswith(first))
 
 
-@pytest.fixture
-def shop(tmp_path):
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
     """Folder with the example installed."""
-    install(tmp_path, {"my_shop.py": block("python", "# my_shop.py")}, block("toml", "# pyproject.toml"))
-    return tmp_path
+    folder = tmp_path_factory.mktemp("shop")
+    install(folder, {"my_shop.py": block("python", "# my_shop.py")}, block("toml", "# pyproject.toml"))
+    return folder
 
 
-def example(tiny_world, folder, name="decay"):
-    """The example's training, on a dataset and a table that are there."""
-    places = {"my/dataset": tiny_world / "dataset", "my/table": tiny_world / "planted", "runs/decay": folder / name}
-    words = shlex.split(block("sh", "python -m downstream.train --dataset").splitlines()[0])
-    return [str(places.get(word, word)) for word in words[1:]]
+@pytest.fixture(scope="module")
+def ended(shop, tiny_world):
+    """How the example's training ended, that with its option alone, and its help."""
+    places = {"my/dataset": tiny_world / "dataset", "my/table": tiny_world / "planted", "runs/decay": shop / "decay"}
+    lines = block("sh", "python -m downstream.train --dataset").splitlines()
+    (*python, command), (*_, helped) = (shlex.split(line)[:3] for line in lines)
+    assert python == ["python", "-m"]
+    flags, asked = ([str(places.get(word, word)) for word in shlex.split(line)[3:]] for line in lines)
+    place = flags.index("--image.aggregator")
+    return run_series(shop, [command, *flags], [command, *flags[:place], *flags[place + 2 :]], [helped, *asked])
 
 
-def test_the_example_trains_with_its_option(shop, tiny_world):
-    done = run(shop, *example(tiny_world, shop))
-    assert done.returncode == 0, done.stderr
+def test_the_example_trains_with_its_option(shop, ended):
+    assert ended[0].returncode == 0, ended[0].stderr
     settings = read_json(shop / "decay" / "summary.json")["settings"]
     assert settings["image"]["aggregator"] == "decay" and settings["image"]["decay"] == {"half_life": 5.0}
 
 
-def test_its_option_alone_is_an_error(shop, tiny_world):
-    flags = example(tiny_world, shop)
-    place = flags.index("--image.aggregator")
-    done = run(shop, *flags[:place], *flags[place + 2 :])
-    assert done.returncode == 1 and "--image.aggregator decay" in done.stderr and "Traceback" not in done.stderr
+def test_its_option_alone_is_an_error(ended):
+    assert ended[1].returncode == 1 and "--image.aggregator decay" in ended[1].stderr
 
 
-def test_its_help_shows_the_option(shop):
-    done = run(shop, *shlex.split(block("sh", "python -m downstream.train --dataset").splitlines()[1])[1:])
-    assert (
-        done.returncode == 0 and "half_life" in done.stdout and "Clicks after which a click counts half" in done.stdout
-    )
+def test_its_help_shows_the_option(ended):
+    assert ended[2].returncode == 0 and "half_life" in ended[2].stdout
+    assert "Clicks after which a click counts half" in ended[2].stdout
 
 
 def test_the_example_sums_as_it_says(shop, monkeypatch):

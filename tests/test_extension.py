@@ -1,8 +1,8 @@
 """Another package's plug-in of every kind, found by its entry point and run through its command, options included.
 
 The package stands in ``extension/``: one class with one option for each kind. Each class appends its name and its
-option to the file that the environment variable SEEN names, so that a test sees what reached it in the command's own
-process.
+option to the file that the environment variables SEEN and COMMAND name, so that a test sees what reached it in each
+command.
 """
 
 import json
@@ -12,7 +12,7 @@ import pytest
 
 from data_tools.common.files import read_json
 from data_tools.dataset.schema import open_dataset
-from tests.installed import install, run
+from tests.installed import install, run_series
 
 EXTENSION = Path(__file__).parent / "extension"
 # Kind -> command, what chooses the plug-in, and its option.
@@ -25,29 +25,14 @@ KINDS = {
     "data set": ("data_tools.convert", "--source pairs", "--pairs.least 2"),
 }
 SHORT = """
-    --encoder.name any --encoder.image_size 32 --batch.rows 16 --batch.workers 0 --optim.steps 2 --optim.precision fp32
-    --evaluation.requests 40 --evaluation.every 2 --checkpoint_every 2
+    --encoder.name any --encoder.image_size 32 --batch.rows 16 --batch.workers 0 --optim.steps 20 --optim.lr 0.1
+    --optim.warmup 0 --optim.precision fp32 --evaluation.requests 40 --evaluation.every 20 --log_every 1
 """
 NEEDED = {
     "pretrain.train": "",
     "downstream.train": "--dataset d --table t --out o",
     "data_tools.convert": "--files . --out o",
 }
-REFUSALS = """
-import importlib, json, re, sys
-from pathlib import Path
-from data_tools.common.cli import UserError, parse_settings
-said = {}
-for kind, (module, flags) in json.loads(sys.argv[1]).items():
-    command = importlib.import_module(module)
-    settings = getattr(command, re.search(r"parse_settings\\((\\w+)", Path(command.__file__).read_text())[1])
-    try:
-        parse_settings(settings, "", flags)
-        said[kind] = "accepted"
-    except UserError as error:
-        said[kind] = str(error)
-print(json.dumps(said))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -64,61 +49,64 @@ def flags(*kinds: str) -> list[str]:
     return [word for kind in kinds for part in KINDS[kind][1:] for word in part.split()]
 
 
-def succeed(folder: Path, monkeypatch: pytest.MonkeyPatch, *command: str) -> set[str]:
-    """Run a command, and return what the plug-ins wrote about themselves."""
-    monkeypatch.setenv("SEEN", str(folder / "seen"))
-    (folder / "seen").write_text("")
-    done = run(folder, "-m", *command)
-    assert done.returncode == 0, done.stderr
-    return set((folder / "seen").read_text().splitlines())
-
-
 @pytest.fixture(scope="module")
-def table(folder, tiny_world):
-    """A table of the extension's encoder, trained with its objective."""
+def ended(folder, tiny_world):
+    """By name: how each command ended, and what the plug-ins wrote about themselves in it."""
+    shards = ["--data", str(tiny_world / "shards")]
+    (folder / "owner").mkdir()
+    rows = "\n".join(f"u{n % 7},i{n % 5},{1_700_000_000 + 60 * n},{n % 4}" for n in range(400))
+    (folder / "owner" / "pairs.csv").write_text(f"user,item,time,count\n{rows}\n")
+    chosen = ["--dataset", str(tiny_world / "dataset"), "--table", "table", "--out", "ctr"]
+    commands = {
+        "train": ["pretrain.train", *shards, "--out", "run", *flags("objective", "encoder family"), *SHORT.split()],
+        "export": ["pretrain.export", "--run", "run", *shards, "--out", "table"],
+        "ctr": ["downstream.train", *chosen, *flags("form", "aggregator", "model")],
+        "convert": ["data_tools.convert", "--files", "owner", "--out", "pairs", *flags("data set")],
+    }
+    for kind, (module, _, option) in KINDS.items():
+        commands[kind] = [module, *NEEDED[module].split(), *option.split()]
+    commands["data set"] += ["--source", "movielens"]
     with pytest.MonkeyPatch.context() as patch:
-        given = ["--data", str(tiny_world / "shards"), "--out", "run", *flags("objective", "encoder family")]
-        seen = succeed(folder, patch, "pretrain.train", *given, *SHORT.split())
-        assert seen >= {"Radius length 2.5", "Patches cells 3"}
-        terms = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
-        assert any("radius_loss" in line for line in terms)
-        seen = succeed(
-            folder, patch, "pretrain.export", "--run", "run", "--data", str(tiny_world / "shards"), "--out", "table"
-        )
-        assert "Patches cells 3" in seen
-    return folder / "table"
+        patch.setenv("SEEN", str(folder / "seen"))
+        done = run_series(folder, *commands.values())
+    seen = [Path(f"{folder}/seen-{number}") for number in range(len(done))]
+    notes = [set(one.read_text().splitlines()) if one.exists() else set() for one in seen]
+    return dict(zip(commands, zip(done, notes, strict=True), strict=True))
 
 
-def test_an_objective_and_an_encoder_family_train_and_export(table):
-    assert read_json(table / "table.json")["size"] == 64
-    settings = read_json(table.parent / "run" / "run.json")["settings"]
+def succeeded(ended, name: str) -> set[str]:
+    """What the plug-ins wrote in a command that ended well."""
+    done, notes = ended[name]
+    assert done.returncode == 0, done.stderr
+    return notes
+
+
+def test_an_objective_and_an_encoder_family_train_and_export(ended, folder):
+    assert succeeded(ended, "train") >= {"Radius length 2.5", "Patches cells 3"}
+    lines = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
+    losses = [line["radius_loss"] for line in lines if "radius_loss" in line]
+    assert len(losses) == 20 and losses[-1] < losses[0] / 2
+    assert "Patches cells 3" in succeeded(ended, "export")
+    assert read_json(folder / "table" / "table.json")["size"] == 64
+    settings = read_json(folder / "run" / "run.json")["settings"]
     assert settings["objective"]["radius"] == {"length": 2.5} and settings["encoder"]["patches"] == {"cells": 3}
 
 
-def test_a_form_an_aggregator_and_a_model_train(table, folder, tiny_world, monkeypatch):
-    given = ["--dataset", str(tiny_world / "dataset"), "--table", str(table), "--out", "ctr"]
-    seen = succeed(folder, monkeypatch, "downstream.train", *given, *flags("form", "aggregator", "model"))
-    assert seen >= {"Nearest clicks 4", "Decay half_life 1.5", "Scaled factor 0.5"}
+def test_a_form_an_aggregator_and_a_model_train(ended, folder):
+    assert succeeded(ended, "ctr") >= {"Nearest clicks 4", "Decay half_life 1.5", "Scaled factor 0.5"}
     summary = read_json(folder / "ctr" / "summary.json")
     assert summary["settings"]["image"]["nearest"] == {"clicks": 4}
 
 
-def test_a_data_set_converts(folder, monkeypatch):
-    (folder / "owner").mkdir()
-    rows = "\n".join(f"u{n % 7},i{n % 5},{1_700_000_000 + 60 * n},{n % 4}" for n in range(400))
-    (folder / "owner" / "pairs.csv").write_text(f"user,item,time,count\n{rows}\n")
-    seen = succeed(folder, monkeypatch, "data_tools.convert", "--files", "owner", "--out", "pairs", *flags("data set"))
-    assert "Pairs least 2" in seen
+def test_a_data_set_converts(ended, folder):
+    assert "Pairs least 2" in succeeded(ended, "convert")
     made = open_dataset(folder / "pairs")
     assert made.info["source"] == "Pairs" and made.impressions["click"].mean() == 0.5  # counts of 2 and 3
 
 
-def test_an_option_without_its_plug_in_is_an_error(folder):
-    asked = {kind: (module, [*NEEDED[module].split(), *option.split()]) for kind, (module, _, option) in KINDS.items()}
-    asked["data set"][1].extend(["--source", "movielens"])
-    done = run(folder, "-c", REFUSALS, json.dumps(asked))
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout.splitlines()[-1])
-    for kind, (_, choice, option) in KINDS.items():
-        flag, value = option.split()
-        assert f"{flag} is {value}" in said[kind] and choice in said[kind], f"{kind}: {said[kind]}"
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_option_without_its_plug_in_is_an_error(kind, ended):
+    _, choice, option = KINDS[kind]
+    flag, value = option.split()
+    done, _ = ended[kind]
+    assert done.returncode == 1 and f"{flag} is {value}" in done.stderr and choice in done.stderr, done.stderr

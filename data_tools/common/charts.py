@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.text import Annotation
 from matplotlib.ticker import MaxNLocator
-from sklearn.isotonic import isotonic_regression
+from scipy.optimize import isotonic_regression
 
 # Charts are drawn in these colours, which are then replaced by those of the page's style sheet (light or dark).
 STANDINS = {"#000001": "currentColor", "#000002": "var(--better)", "#000003": "var(--worse)", "#000004": "var(--muted)"}
@@ -115,7 +115,8 @@ def spread_out(heights: list[float], gap: float, low: float, high: float) -> np.
     steps = gap * np.arange(len(heights))
     top = max(high - gap * (len(heights) - 1), low)
     placed = np.empty(len(heights))
-    placed[order] = isotonic_regression(np.asarray(heights)[order] - steps, y_min=low, y_max=top) + steps
+    apart = isotonic_regression(np.asarray(heights, dtype=float)[order] - steps).x
+    placed[order] = apart.clip(low, top) + steps
     return placed
 
 

@@ -126,7 +126,10 @@ class DuckDB:
 
     def keep(self, name: str, table: ir.Table) -> ir.Table:
         """Work a result out once, for the expressions that build on it."""
-        return self.backend.create_table(name, table)
+        kept = self.backend.create_table(name, schema=table.schema())
+        # create_table with the expression itself would copy all of its SQL, which takes as long as to make it.
+        self.backend.raw_sql(f'INSERT INTO "{name}" {self.backend.compile(table)}').fetchall()
+        return kept
 
     def write(self, table: ir.Table, path: Path) -> None:
         """Write a table, ordered where it asks for an order, as one Parquet file."""

@@ -175,11 +175,14 @@ def _label_form(
         if not yes:
             raise UserError(f"--click-values is {values!r} and names no value; give some, as in purchase,add_to_cart")
         return LabelForm(yes, ()), _unheard(run, label_text(column), yes, where)
-    text = label_text(column)
-    text = (text == "").ifelse(ibis.null("string"), text)
+    table = column.name("given").as_table()
+    # In steps, because an expression that is used several times would be worked out, and written, as often.
+    table = table.mutate(text=label_text(table.given))
+    table = table.mutate(text=(table.text == "").ifelse(ibis.null("string"), table.text))
+    text = table.text
     counts = {name: text.isin(known).sum() for name, known in (("yes", YES), ("no", NO), ("minus", (MINUS,)))}
     counts |= {"spelt": text.isin((*YES[2:], *NO[2:])).sum(), "given": text.count(), "rows": text.isnull().count()}
-    found = run.rows(column.as_table().agg(**counts)).row(0, named=True)
+    found = run.rows(table.agg(**counts)).row(0, named=True)
     found = {name: count or 0 for name, count in found.items()}
     notes = ["labels spelt y, yes or t are read as clicks, those spelt n, no or f as none"] if found["spelt"] else []
     if found["yes"] and not found["no"] and found["yes"] + found["minus"] == found["given"]:

@@ -25,8 +25,7 @@ MICRO = 1_000_000
 OTHER_UNIT = "timestamp in another unit"
 
 
-def _label(value: ir.Value, form: LabelForm) -> ir.Value:
-    text = label_text(value)
+def _label(text: ir.Value, form: LabelForm) -> ir.Value:
     no = text.isin(form.no) if form.no else text.notnull() & ~text.isin(form.yes)
     return ibis.cases((text.isin(form.yes), 1), (no, 0)).cast("int8")
 
@@ -44,7 +43,7 @@ def _rating(value: ir.Value) -> ir.Value:
 
 _READ: dict[str, Callable[[ir.Value], ir.Value]] = {
     "rating": _rating,
-    "conversion": lambda value: _label(value, LabelForm()),
+    "conversion": lambda text: _label(text, LabelForm()),
     "position": lambda value: whole(value).try_cast("int32"),
     "oracle": _probability,
 }
@@ -98,6 +97,7 @@ def judge(log: ir.Table, columns: Mapping[str, str], catalogue: ir.Table, unders
     table = log.select(row=log[ROW], **given)
     # In steps, because an expression that is used several times would be worked out, and written, as often.
     table = table.mutate(**{f"__no_{name}__": table[name].isnull() for name in columns})
+    table = table.mutate(**{name: label_text(table[name]) for name in ("click", "conversion") if name in columns})
     table = table.mutate(**{name: _READ[name](table[name]) for name in columns if name in _READ})
     table = table.mutate(**{name: read_id(name, table[name], understood) for name in IDS if name in columns})
     if "click" in columns:

@@ -1,13 +1,11 @@
 import numpy as np
 import polars as pl
 import pytest
-from prepare_helpers import picture
+from prepare_helpers import picture, run
 
 
-@pytest.fixture
-def source(tmp_path):
+def written(folder):
     """A log of 400 rows by 10 users on 20 items, "00" to "19", with pictures."""
-    folder = tmp_path / "in"
     folder.mkdir()
     random = np.random.default_rng(7)
     items = [f"{number:02}" for number in range(20)]
@@ -25,3 +23,15 @@ def source(tmp_path):
     catalogue = pl.DataFrame({"item_id": items, "image": [f"{item}.png" for item in items], "price": range(20)})
     catalogue.write_csv(folder / "items.csv")
     return folder
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Folder of a log of 400 rows by 10 users on 20 items, "00" to "19", with pictures: a test may change it."""
+    return written(tmp_path / "in")
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory):
+    """The dataset of :func:`source` as it is; nobody changes it."""
+    return run(written(tmp_path_factory.mktemp("plain") / "in"))

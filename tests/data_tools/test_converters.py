@@ -2,10 +2,7 @@
 
 import gzip
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -298,45 +295,6 @@ def test_the_page_has_a_section_for_every_source():
     page = (Path(__file__).parents[2] / "data_tools" / "converters" / "README.md").read_text(encoding="utf-8")
     for name in CONVERTERS.built_in:
         assert f"--source {name} " in page
-
-
-SHOP = '''
-from dataclasses import dataclass
-import polars as pl
-from data_tools.converters.common import Converter, Source, find
-from data_tools.dataset.read_log import Log
-
-class Shop(Converter):
-    """A shop of another package."""
-
-    @dataclass(frozen=True)
-    class Settings:
-        """Options.
-
-        Attributes
-        ----------
-        log : str
-            Name of the log.
-        """
-
-        log: str = "log.csv"
-
-    def read(self, files, work):
-        items = pl.DataFrame({"item_id": ["a", "b"]})
-        return Source(Log(find(files, self.options.log, "log"), {}), items, None, "my shop", "mine")
-'''
-
-
-def test_a_converter_of_another_package_runs_through_the_command(tmp_path):
-    info = tmp_path / "shop-1.0.dist-info"
-    put(tmp_path, {"my_shop.py": SHOP, "files/own.csv": "user_id,item_id,timestamp,click\nu,a,1,1\nu,b,2,0\n"})
-    put(info, {"METADATA": "Metadata-Version: 2.1\nName: shop\nVersion: 1.0\n"})
-    put(info, {"entry_points.txt": "[visual_interest.converters]\nshop = my_shop:Shop\n"})
-    paths = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
-    command = [sys.executable, "-m", "data_tools.convert", "--source", "shop", "--shop.log", "own.csv"]
-    command += ["--files", tmp_path / "files", "--out", tmp_path / "dataset"]
-    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"PYTHONPATH": paths})
-    assert open_dataset(tmp_path / "dataset").impressions["item_id"].to_list() == ["a", "b"]
 
 
 FILES = {

@@ -59,9 +59,8 @@ def put(source, form):
 @pytest.mark.parametrize(
     "form", ["tsv", "jsonl", "jsonl.gz", "csv.zst", "csv folder", "parquet glob", "parquet folder"]
 )
-def test_every_form_of_a_log_gives_the_same_tables(source, form):
+def test_every_form_of_a_log_gives_the_same_tables(source, plain, form):
     place = put(source, form)
-    plain = run(source)
     found = run(source, place, out="other", columns="user_id=who" if "jsonl" in form else "")
     assert found.info == plain.info
     shutil.rmtree(source / "parts")

@@ -101,10 +101,10 @@ def looks_of(pictures):
 
 def near(looks, a, b, distance):
     """Whether two pictures are near-duplicates, from the definitions."""
+    if np.unpackbits(looks.hash[a] ^ looks.hash[b]).sum() > distance:
+        return False
     x, y = looks.small[a].astype(float).ravel(), looks.small[b].astype(float).ravel()
-    ratio = x.std() / max(y.std(), 1e-6)
-    close = (bits_of(looks.hash)[a] != bits_of(looks.hash)[b]).sum() <= distance
-    return close and np.corrcoef(x, y)[0, 1] > 0.999 and np.exp(-0.12) < ratio < np.exp(0.12)
+    return np.corrcoef(x, y)[0, 1] > 0.999 and np.exp(-0.12) < x.std() / max(y.std(), 1e-6) < np.exp(0.12)
 
 
 def by_brute_force(looks, distance):

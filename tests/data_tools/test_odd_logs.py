@@ -86,7 +86,7 @@ def test_numbers_of_other_countries_are_explained(source, column, changed, hint)
 
 
 def repaired(said, source):
-    """The impressions of the log after the command that a message names, and those of the log in its usual form."""
+    """The impressions of the log after the command that a message names."""
     command = shlex.split(said.partition("sed ")[2].partition(" OLD.csv")[0])
     (source / "log.csv").rename(source / "old.csv")
     new = subprocess.run(["sed", *command, source / "old.csv"], capture_output=True, text=True, check=True).stdout
@@ -94,24 +94,19 @@ def repaired(said, source):
     return run(source).impressions
 
 
-def test_decimal_commas_are_repaired_by_the_command_that_is_named(source):
-    plain = log(source)
+def test_decimal_commas_are_repaired_by_the_command_that_is_named(source, plain):
     changed = [pl.format("{},0", "timestamp"), pl.format("{},0", "click")]
-    plain.with_columns(changed).write_csv(source / "log.csv", separator=";")
-    found = repaired(stopped(source), source)
-    plain.write_csv(source / "log.csv")
-    assert found.equals(run(source, out="plain").impressions)
+    log(source).with_columns(changed).write_csv(source / "log.csv", separator=";")
+    assert repaired(stopped(source), source).equals(plain.impressions)
 
 
-def test_names_of_several_zones_are_repaired_by_the_command_that_is_named(source):
-    plain, local = log(source), pl.from_epoch("timestamp") + pl.duration(hours=1)
+def test_names_of_several_zones_are_repaired_by_the_command_that_is_named(source, plain):
+    local = pl.from_epoch("timestamp") + pl.duration(hours=1)
     times = typed(source).select(timestamp=local.dt.strftime("%Y-%m-%d %H:%M:%S CET"))
-    plain.with_columns(times["timestamp"]).write_csv(source / "log.csv")
+    log(source).with_columns(times["timestamp"]).write_csv(source / "log.csv")
     said = stopped(source)
     assert "CET is the name of several zones" in said
-    found = repaired(said, source)
-    plain.write_csv(source / "log.csv")
-    assert found["timestamp"].equals(run(source, out="plain").impressions["timestamp"])
+    assert repaired(said, source)["timestamp"].equals(plain.impressions["timestamp"])
 
 
 @pytest.mark.parametrize(("rating", "hint"), [("3,5", "must follow a point"), ("3 stars", "must be a number alone")])
@@ -134,15 +129,13 @@ def moment(pattern):
     return pl.from_epoch(pl.col("timestamp").cast(pl.Int64)).dt.strftime(pattern).alias("timestamp")
 
 
-def test_the_basic_form_of_iso_times_is_read(source):
-    plain = run(source, out="plain")
+def test_the_basic_form_of_iso_times_is_read(source, plain):
     log(source).with_columns(moment("%Y%m%dT%H%M%SZ")).write_csv(source / "log.csv")
     dataset = run(source)
     assert dataset.impressions.equals(plain.impressions) and "YYYYMMDDTHHMMSS" in notes(dataset)
 
 
-def test_times_with_and_without_a_zone_in_one_column_are_said(source):
-    plain = run(source, out="plain")
+def test_times_with_and_without_a_zone_in_one_column_are_said(source, plain):
     row = pl.int_range(pl.len())
     zoned = pl.when(row % 4 == 0).then(moment("%Y-%m-%dT%H:%M:%SZ")).otherwise(moment("%Y-%m-%dT%H:%M:%S"))
     log(source).with_columns(zoned.alias("timestamp")).write_csv(source / "log.csv")
@@ -168,8 +161,7 @@ def test_offsets_of_a_zone_across_the_change_of_its_clock(source):
     assert found == [start + 300 * row for row in range(100)]
 
 
-def test_json_written_column_by_column_makes_no_page_view_of_its_own(source):
-    plain = run(source, out="plain")
+def test_json_written_column_by_column_makes_no_page_view_of_its_own(source, plain):
     (source / "log.json").write_text(json.dumps(log(source).to_dict(as_series=False)))
     dataset = run(source, log="log.json")
     assert dataset.info["counts"] == plain.info["counts"]
@@ -241,8 +233,7 @@ def test_a_first_line_of_names_is_no_other_file(source):
     assert run(source, columns="user_id=ORCID").info["counts"]["impressions"] == 400
 
 
-def test_blanks_between_columns_are_read_where_asked(source):
-    plain = run(source, out="plain")
+def test_blanks_between_columns_are_read_where_asked(source, plain):
     (source / "log.csv").write_text((source / "log.csv").read_text().replace(",", " "))
     assert run(source, delimiter=" ").impressions.equals(plain.impressions)
 

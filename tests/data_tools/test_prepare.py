@@ -1,7 +1,6 @@
 """From files to a dataset folder: what is read, what is set aside, and what stops the job."""
 
 import gzip
-import subprocess
 import sys
 from datetime import datetime
 
@@ -9,10 +8,12 @@ import polars as pl
 import pytest
 from prepare_helpers import run, write_log
 
+from data_tools.common.cli import run_command
 from data_tools.common.errors import UserError
 from data_tools.dataset.rules import Rules
 from data_tools.dataset.schema import open_dataset
 from data_tools.dataset.write import write_dataset
+from data_tools.prepare import main
 
 
 def test_tables_say_what_the_log_says(source):
@@ -45,7 +46,7 @@ def test_tables_say_what_the_log_says(source):
     assert not list(dataset.folder.parent.glob(".*")) and not list(dataset.folder.glob(".*"))
 
 
-def test_csv_gzip_and_parquet_of_any_names_give_the_same_dataset(source):
+def test_csv_gzip_and_parquet_of_any_names_give_the_same_dataset(source, plain):
     log = pl.read_csv(source / "log.csv", infer_schema=False)
     with gzip.open(source / "log.csv.gz", "wb") as file:
         log.write_csv(file)
@@ -56,7 +57,6 @@ def test_csv_gzip_and_parquet_of_any_names_give_the_same_dataset(source):
     catalogue.rename({"item_id": "id", "image": "cover"}).write_parquet(source / "items.parquet")
     columns = ",".join(f"{name}={column}" for name, column in ours.items())
 
-    plain = run(source)
     zipped = run(source, "log.csv.gz", out="zipped")
     parquet = run(
         source, "log.parquet", "items.parquet", "parquet", columns=columns, item_columns="item_id=id, image=cover"
@@ -178,25 +178,25 @@ def test_a_frame_of_items_and_further_facts(source):
     assert dataset.items["nothing"].null_count() == 20
 
 
-def test_the_command_as_documented(source):
+def test_the_command_as_documented(source, monkeypatch, capsys):
     out = source.parent / "dataset"
-    command = [sys.executable, "-m", "data_tools.prepare", "--impressions", source / "log.csv", "--images", source]
-    command += ["--items", source / "items.csv", "--item-columns", "category=price", "--out", out]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert f"python -m data_tools.shards --dataset {out}" in done.stdout
+    given = ["--impressions", source / "log.csv", "--images", source, "--items", source / "items.csv"]
+    given += ["--item-columns", "category=price", "--out", out]
+    monkeypatch.setattr(sys, "argv", ["data_tools.prepare", *map(str, given)])
+    run_command(main)
+    assert f"python -m data_tools.shards --dataset {out}" in capsys.readouterr().out
     assert open_dataset(out).items["category"].to_list() == [str(n) for n in range(20)]
 
 
-def test_items_launched_late_are_new_to_validation_and_test(source):
-    everything, held = run(source), run(source, out="held", new_item_share=0.25)
-    whole, found = everything.impressions, held.impressions
+def test_items_launched_late_are_new_to_validation_and_test(source, plain):
+    held = run(source, out="held", new_item_share=0.25)
+    whole, found = plain.impressions, held.impressions
     trained = set(found.filter(split="train")["item_id"])
     late = set(whole["item_id"]) - trained
     assert len(late) == 5
     other = run(source, out="other", new_item_share=0.25, seed=1).impressions
     assert set(whole["item_id"]) - set(other.filter(split="train")["item_id"]) != late
-    assert held.info["splits"]["valid_start"] == everything.info["splits"]["valid_start"]
+    assert held.info["splits"]["valid_start"] == plain.info["splits"]["valid_start"]
     kept = whole.filter(~((pl.col("split") == "train") & pl.col("item_id").is_in(late)))
     assert found.select("user_id", "item_id", "timestamp", "split").equals(
         kept.select("user_id", "item_id", "timestamp", "split")

@@ -189,7 +189,7 @@ def test_events_are_joined_as_the_documentation_says(source, monkeypatch):
     assert dataset.info["counts"]["impressions"] == len(shown) and "rows of their own" not in notes(dataset)
 
 
-def test_an_ad_log_without_header_users_or_text(source):
+def test_an_ad_log_without_header_users_or_text(source, plain):
     """Names of columns that are hashes, as Avazu's and Criteo's first lines, are said to be no header."""
     hashed = {item: f"{number * 2654435761 % 2**32:08x}" for number, item in enumerate(catalogue(source)["item_id"])}
     rows, items = log(source).with_columns(pl.col("item_id").replace(hashed)), catalogue(source)
@@ -206,15 +206,11 @@ def test_an_ad_log_without_header_users_or_text(source):
     assert "if its first line is no header, name its columns: --header a,b,c (--item-header for an item list)" in said
     given = {"log": "hive", "items": "list.tsv", "item_header": "item_id,image,price"}
     assert "No users at all: what is learned" in stopped(source, header="device,item_id,timestamp,click", **given)
-    assert (
-        run(source, header="user_id,item_id,timestamp,click", **given)
-        .impressions["timestamp"]
-        .equals(run(source, out="plain").impressions["timestamp"])
-    )
+    found = run(source, header="user_id,item_id,timestamp,click", **given)
+    assert found.impressions["timestamp"].equals(plain.impressions["timestamp"])
 
 
-def test_atomic_files_of_recbole(source):
-    plain = run(source, out="plain")
+def test_atomic_files_of_recbole(source, plain):
     kinds = {"user_id": "token", "item_id": "token", "timestamp": "float", "click": "float"}
     log(source).rename({name: f"{name}:{kind}" for name, kind in kinds.items()}).write_csv(
         source / "shop.inter", separator="\t"

@@ -9,7 +9,6 @@ import numpy as np
 import polars as pl
 import pytest
 import webdataset as wds
-from prepare_helpers import run as prepared
 
 from data_tools.common import cache, storage
 from data_tools.common.cache import held, local
@@ -48,8 +47,7 @@ def files(folder):
 
 
 @pytest.mark.parametrize("form", ["folder", "tar", "glob", "by id"])
-def test_a_dataset_made_of_urls_is_that_made_of_files(source, form):
-    expected = prepared(source)
+def test_a_dataset_made_of_urls_is_that_made_of_files(source, plain, form):
     inputs = {"impressions": "log.csv", "items": "items.csv", "images": ""}
     if form == "tar":
         with wds.TarWriter(str(source / "pictures.tar")) as tar:
@@ -65,10 +63,10 @@ def test_a_dataset_made_of_urls_is_that_made_of_files(source, form):
     out = prepare(PrepareSettings(**given, out=Path("memory://bucket/made")))
     made = open_dataset(str(out))
     for name in REQUIRED:
-        table, wanted = (getattr(one, name).drop("price", strict=False) for one in (made, expected))
+        table, wanted = (getattr(one, name).drop("price", strict=False) for one in (made, plain))
         assert table.equals(wanted)
     images = [name for name in made.items["image"] if name]
-    assert [made.picture(name) for name in images] == [expected.picture(name) for name in images] and images
+    assert [made.picture(name) for name in images] == [plain.picture(name) for name in images] and images
     assert not [name for name in at("memory://bucket/made") if name.startswith(".")]
 
 

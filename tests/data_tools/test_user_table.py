@@ -17,7 +17,7 @@ def table(source):
     return {"user_table": str(source / "users.csv"), "user_columns": "user_id=player"}
 
 
-def test_each_user_of_the_log_gets_its_row(source, table, capsys):
+def test_each_user_of_the_log_gets_its_row(source, table, plain, capsys):
     dataset = run(source, **table)
     users = pl.read_parquet(dataset.folder / "users.parquet")
     assert users.columns == ["user", "user_id", "age", "country"]
@@ -26,7 +26,6 @@ def test_each_user_of_the_log_gets_its_row(source, table, capsys):
         age = None if row["user_id"] == "u3" else AGES[row["user_id"]]
         assert row["age"] == age and (row["country"] == "x") == bool(age and age % 2)
     assert dataset.info["counts"]["users_described"] == 9
-    plain = run(source, out="plain")
     assert plain.info["fingerprint"] != dataset.info["fingerprint"]
     assert not (plain.folder / "users.parquet").exists() and "users_described" not in plain.info["counts"]
     show(dataset.folder)

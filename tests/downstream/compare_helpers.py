@@ -7,9 +7,15 @@ from data_tools.common.cli import run_command
 from downstream.compare import main
 
 
-def run(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["downstream.compare", *map(str, arguments)])
-    run_command(main)
+def run(monkeypatch, *arguments, pages=True):
+    """Run the command; without its pages, which take longer than the figures, where a test reads these alone."""
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "argv", ["downstream.compare", *map(str, arguments)])
+        if not pages:
+            patch.setattr("downstream.compare.report_context", lambda *_, **__: {"verdict": ["no pages"]})
+            patch.setattr("downstream.compare.write_page", lambda *_: None)
+            patch.setattr("downstream.compare.write_summary", lambda *_: None)
+        run_command(main)
 
 
 def chosen_forms(folder):

@@ -39,27 +39,28 @@ def fits(monkeypatch):
 
 
 def test_an_interrupted_comparison_continues_and_a_finished_one_trains_nothing(yaml_file, monkeypatch, fits, tmp_path):
-    out, given = tmp_path / "out", ["--config", yaml_file, "--cache", tmp_path / "cells", "--ctr_seeds", "[0]", "--out"]
+    out, given = tmp_path / "out", ["--config", yaml_file, "--cache", tmp_path / "cells", "--ctr_seeds", "[0]"]
+    given += ["--training.optim.batch_size", "512", "--out"]
     fits["stop_after"] = 3
     with pytest.raises(SystemExit, match="130"):
-        run(monkeypatch, *given, out)
+        run(monkeypatch, *given, out, pages=False)
     assert not out.exists()
     fits["stop_after"] = None
-    run(monkeypatch, *given, out)
+    run(monkeypatch, *given, out, pages=False)
     assert fits["count"] == 5  # ids + 2 tables x 2 forms
     first = json.loads((out / "figures.json").read_text())
-    run(monkeypatch, *given, tmp_path / "again")
+    run(monkeypatch, *given, tmp_path / "again", pages=False)
     assert fits["count"] == 5
     again = json.loads((tmp_path / "again" / "figures.json").read_text())
     assert again["cells"] == first["cells"] and again["differences"] == first["differences"]
-    run(monkeypatch, *given, tmp_path / "other", "--training.optim.lr", "0.002")
+    run(monkeypatch, *given, tmp_path / "other", "--training.optim.lr", "0.002", pages=False)
     assert fits["count"] == 10
 
 
 def test_every_comparison_that_scored_the_test_rows_is_counted_once(yaml_file, monkeypatch, tmp_path, reported, world):
     ledger = world.folder / "test_looks.jsonl"
     before = ledger.read_text().splitlines()
-    run(monkeypatch, "--config", yaml_file, "--out", tmp_path / "again")
+    run(monkeypatch, "--config", yaml_file, "--out", tmp_path / "again", pages=False)
     assert ledger.read_text().splitlines() == before
     flags = ["--main", "random", "--primary.against", "ids", "--title", "Once more", "--pictures", "false"]
     run(monkeypatch, "--config", yaml_file, "--out", tmp_path / "other", *flags)
@@ -122,4 +123,5 @@ def test_a_planted_cheat_is_flagged_in_the_first_sentence(world, monkeypatch, tm
     assert warning in " ".join(capsys.readouterr().out.split())
     assert (tmp_path / "out" / "report.md").read_text().split("\n\n")[1].startswith(warning)
     html = (tmp_path / "out" / "report.html").read_text()
+    assert "data:image" not in html and "Nearest neighbours" not in html  # pictures are left out
     assert html.split('<div class="verdict">')[1].lstrip().startswith(f"<p>{warning.replace(chr(39), '&#39;')}")

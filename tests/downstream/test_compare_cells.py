@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 import downstream.comparison.cells
 from data_tools.common.cli import progress_bar
@@ -31,10 +32,12 @@ def test_a_cell_that_another_comparison_makes_meanwhile_is_taken(world, tables, 
     assert len(fitted) == 1 and rows[1].record == {"by": "another"} and "by" not in rows[0].record
 
 
-def test_two_workers_find_what_one_process_finds(world, tables, tmp_path):
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_workers_find_what_one_process_finds(world, tables, tmp_path, count):
+    """Processes of their own, one for each cell."""
     data = load_ctr_data(world.folder, DataSettings(history=4))
     training = TrainingSettings(data.settings, optim=OptimSettings(batch_size=512))
-    cells = [Cell("courier", "vector", "dicm", seed, tables / "planted", training) for seed in (0, 1)]
+    cells = [Cell("courier", "vector", "dicm", seed, tables / "planted", training) for seed in range(count)]
     alone, together = (
         run_cells(cells, tmp_path / str(workers), data, workers, progress_bar(shown=False)) for workers in (1, 2)
     )

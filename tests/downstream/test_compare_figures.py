@@ -106,7 +106,7 @@ def test_shares_of_the_ceiling_are_those_of_its_gain(yaml_file, monkeypatch, tmp
     assert f"It reaches {shares['all']['share']:.0%} (95% interval" in text and "gain of COURIER, and" in text
     # what no ceiling is named for is not there, nor where the ceiling itself brings nothing
     assert not json.loads((reported / "figures.json").read_text())["ceiling_shares"]
-    run(monkeypatch, "--config", yaml_file, "--out", tmp_path / "n", "--ceiling", "random")
+    run(monkeypatch, "--config", yaml_file, "--out", tmp_path / "n", "--ceiling", "random", pages=False)
     assert not json.loads((tmp_path / "n" / "figures.json").read_text())["ceiling_shares"]
 
 

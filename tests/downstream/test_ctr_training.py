@@ -21,12 +21,12 @@ from downstream.train import main
 from downstream.training.fit import fit
 from downstream.training.settings import ImageSettings, TrainingSettings
 
-OPTIM = OptimSettings(batch_size=128)
+OPTIM = OptimSettings(batch_size=512, lr=4e-3)
 
 
 @pytest.fixture(scope="module")
 def data(world):
-    return load_ctr_data(world.folder, DataSettings(history=20))
+    return load_ctr_data(world.folder, DataSettings(history=10))
 
 
 def test_planted_vectors_help_and_random_ones_do_not(data, world):
@@ -55,13 +55,13 @@ def test_the_result_is_what_its_scores_say_and_the_seed_decides_it(data, world):
 
 
 def test_the_epoch_with_the_best_validation_is_kept(data, world):
-    settings = TrainingSettings(data.settings, optim=OptimSettings(batch_size=128, epochs=3, lr=3e-3))
+    settings = TrainingSettings(data.settings, optim=OptimSettings(batch_size=256, epochs=3, lr=6e-3))
     result = fit(data, None, settings, 0)
     values = [epoch["valid"]["auc"] for epoch in result.epochs]
     assert result.best_epoch == int(np.argmax(values)) and len(values) == 3
     assert result.metrics["valid"]["all"]["auc"] == max(values)
     if result.best_epoch == 0:
-        one = fit(data, None, TrainingSettings(data.settings, optim=OptimSettings(batch_size=128, lr=3e-3)), 0)
+        one = fit(data, None, TrainingSettings(data.settings, optim=OptimSettings(batch_size=256, lr=6e-3)), 0)
         assert np.array_equal(one.test_scores, result.test_scores)
 
 

@@ -205,6 +205,7 @@ def test_a_detectable_difference_is_found_four_times_in_five():
     assert np.mean([one.low > 0 for one in found[1]]) == pytest.approx(0.8, abs=0.06)
 
 
+@pytest.mark.slow
 def test_a_short_run_of_the_coverage_program():
     """Nominal 95 % in a few designs; the whole table is in tests/benchmarks/coverage.py."""
     for row in coverage(DESIGNS[::4], worlds=250, resamples=80, users=120):

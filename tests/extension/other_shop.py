@@ -15,7 +15,7 @@ from pretrain.objectives.parts.losses import Term
 
 def note(text: str) -> None:
     """Leave a line for the test."""
-    with Path(os.environ["SEEN"]).open("a") as file:
+    with Path(f"{os.environ['SEEN']}-{os.environ['COMMAND']}").open("a") as file:
         file.write(f"{text}\n")
 
 

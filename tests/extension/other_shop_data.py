@@ -28,7 +28,7 @@ class Pairs(Converter):
         least: PositiveInt = 1
 
     def read(self, files: Path, work: Path) -> Source:
-        with Path(os.environ["SEEN"]).open("a") as file:
+        with Path(f"{os.environ['SEEN']}-{os.environ['COMMAND']}").open("a") as file:
             file.write(f"Pairs least {self.options.least}\n")
         rows = pl.read_csv(find(files, "pairs.csv", "counts"))
         rows = rows.with_columns(click=(pl.col("count") >= self.options.least).cast(pl.Int8)).drop("count")

@@ -1,5 +1,7 @@
 """Any split of a global batch into processes and micro-batches gives the loss and the gradient of one pass over it."""
 
+from datetime import timedelta
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -121,7 +123,8 @@ def micro_batches(case):
 
 def one_of_two(rank, folder, shards):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    limit = timedelta(seconds=120)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=limit)
     for case in CASES:
         for micro_batch in micro_batches(case):
             loss, gradient = loss_and_gradient(case, shards, micro_batch, rank, 2)
@@ -132,9 +135,14 @@ def one_of_two(rank, folder, shards):
 
 @pytest.fixture(scope="module")
 def two_processes(tiny_world, tmp_path_factory):
-    """Folder of what two processes found for every case, at once and in micro-batches."""
+    """Folder of what two processes, this one and another, found for every case, at once and in micro-batches."""
     folder = tmp_path_factory.mktemp("two")
-    mp.spawn(one_of_two, (str(folder), str(tiny_world / "shards")), nprocs=2)
+    given = (str(folder), str(tiny_world / "shards"))
+    other = mp.get_context("spawn").Process(target=one_of_two, args=(1, *given))
+    other.start()
+    one_of_two(0, *given)
+    other.join()
+    assert other.exitcode == 0
     return folder
 
 
