@@ -15,7 +15,7 @@ def resized(pictures: Sequence[np.ndarray], size: int) -> np.ndarray:
 
     A call takes several times as long as resizing a small picture. The filter goes along rows and then along columns,
     so that all rows of one width can be resized in one call, whatever picture they are of, and then all columns of one
-    height.
+    height. Pictures of one size are resized in one call.
 
     Parameters
     ----------
@@ -25,6 +25,8 @@ def resized(pictures: Sequence[np.ndarray], size: int) -> np.ndarray:
     -------
     uint8 array (n, size, size, 3)
     """
+    if len({picture.shape for picture in pictures}) == 1:
+        return _resize(np.stack(pictures), size, size)
     narrow = list(pictures)
     for places in _alike(picture.shape[1] for picture in pictures):
         rows = np.concatenate([pictures[place] for place in places])
