@@ -2,6 +2,8 @@
 
 Pillow and torchvision have the same decoder, libjpeg-turbo, with the same settings; what Pillow does around it (opening
 the file, metadata, the decoder's lines to Pillow's own form, and that one to an array) takes longer than itself.
+
+Torchvision calls its decoder deprecated from 0.29 on. Where it has none any more, Pillow decodes everything.
 """
 
 from __future__ import annotations
@@ -11,10 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torchvision.io import ImageReadMode, decode_jpeg
+import torchvision  # noqa: F401 (its operators are torch's from here on)
 
 from data_tools.reading.images import MAX_PIXELS
 
+DECODE = getattr(torch.ops.image, "decode_jpeg", None)
+RGB = 3  # torchvision's number of this mode
 START = b"\xff\xd8\xff"
 FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive
 # Segments between the start and the frame that change no pixel: tables, restarts, JFIF, ICC, Photoshop, Adobe, comment.
@@ -63,10 +67,10 @@ def decode_plain(data: bytes, at_least: int) -> np.ndarray | None:
         of their pixels suffices, which torchvision cannot decode, and broken ones, for it to say what is wrong.
     """
     size = plain_size(data)
-    if size is None or min(size) >= 2 * at_least or not 0 < size.height * size.width <= MAX_PIXELS:
+    if size is None or DECODE is None or min(size) >= 2 * at_least or not 0 < size.height * size.width <= MAX_PIXELS:
         return None
     try:
-        pixels = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
+        pixels = DECODE(torch.frombuffer(bytearray(data), dtype=torch.uint8), RGB)
     except RuntimeError:
         return None
     return pixels.permute(1, 2, 0).numpy()

@@ -37,7 +37,7 @@ def share_cores() -> None:
 
 @contextmanager
 def one_core_a_thread() -> Iterator[None]:
-    """Let each thread that is started here compute on one core."""
+    """Let this thread, and those started meanwhile, compute on one core each."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

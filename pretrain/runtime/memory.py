@@ -19,7 +19,7 @@ from torch import Tensor
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 OPTIONS = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 64 << 20}
 ENCODED_AT_ONCE = 256 * 96**2  # pixels of pictures
-ENCODED_BY_A_THREAD = 128 * 64**2  # the same of each thread on a core of its own
+ENCODED_BY_A_THREAD = 16 * 224**2  # the same of each thread on a core of its own
 PLENTY = 12 << 30  # bytes of the machine's memory
 
 

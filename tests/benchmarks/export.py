@@ -130,23 +130,29 @@ def decoding(settings: Settings, shards: Path, size: int) -> float:
     return len(data) / (clock() - started)
 
 
-def measure(settings: Settings, name: str, size: int, shards: Path, out: Path) -> dict[str, Any]:
-    encoder = Encoder(name=name, image_size=size)
-    bare = Bare(settings, build_encoder(encoder).eval(), size)
+def measure(settings: Settings, name: str, size: int, folder: Path) -> dict[str, dict[str, Any]]:
+    """Rates of an encoder by how pictures are stored."""
+    encoder, forms, clock = Encoder(name=name, image_size=size), stored(settings, size, folder), CLOCKS[settings.clock]
+    bare, ours = Bare(settings, build_encoder(encoder).eval(), size), {}
     before = bare.rate(one_by_one)
-    clock = CLOCKS[settings.clock]
-    started = clock()
-    info = export(Export(data=str(shards), out=str(out), batch=settings.batch, encoder=encoder))
-    ours = info["count"] / (clock() - started)
+    with tempfile.TemporaryDirectory() as tables:
+        for form, shards in forms.items():
+            started = clock()
+            info = export(Export(data=str(shards), out=f"{tables}/{form}", batch=settings.batch, encoder=encoder))
+            ours[form] = info["count"] / (clock() - started)
     after = bare.rate(one_by_one)
-    alone, apart, decoded = (before + after) / 2, bare.rate(on_each_core), decoding(settings, shards, size)
+    alone, apart = (before + after) / 2, bare.rate(on_each_core)
+    decoded = {form: decoding(settings, shards, size) for form, shards in forms.items()}
     return {
-        "image_size": size,
-        "rates": {"export_images_per_second": ours, "forward_images_per_second": alone},
-        "forward_before_and_after": [before, after],
-        "forward_a_chunk_on_each_core_images_per_second": apart,
-        "decoding_images_per_second": decoded,
-        "bound_images_per_second": 1 / (1 / max(alone, apart) + 1 / decoded),
+        f"{name} at {size} px, {form}": {
+            "image_size": size,
+            "rates": {"export_images_per_second": ours[form], "forward_images_per_second": alone},
+            "forward_before_and_after": [before, after],
+            "forward_a_chunk_on_each_core_images_per_second": apart,
+            "decoding_images_per_second": decoded[form],
+            "bound_images_per_second": 1 / (1 / max(alone, apart) + 1 / decoded[form]),
+        }
+        for form in forms
     }
 
 
@@ -167,14 +173,11 @@ def stored(settings: Settings, size: int, folder: Path) -> dict[str, Path]:
 def main() -> None:
     settings = parse_settings(Settings, __doc__)
     prepare_cpu()
+    found: dict[str, dict[str, Any]] = {}
     with ExitStack() as stack:
-        tables = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder = Path(settings.folder or stack.enter_context(tempfile.TemporaryDirectory()))
-        found = {
-            f"{name} at {size} px, {form}": measure(settings, name, size, shards, tables / f"{name}-{form}")
-            for name, size in settings.encoders.items()
-            for form, shards in stored(settings, size, folder).items()
-        }
+        for name, size in settings.encoders.items():
+            found |= measure(settings, name, size, folder)
     say = Console(highlight=False, soft_wrap=True).print
     ratios = []
     for name, one in found.items():

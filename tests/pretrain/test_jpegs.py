@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from data_tools.reading.images import BadImage, read_image
+from pretrain.data import jpegs
 from pretrain.data.jpegs import decode_plain, plain_size
 from pretrain.data.transforms import plain_transform
 
@@ -76,6 +77,14 @@ def turned():
 )
 def test_pillow_decodes_the_others(data):
     assert decode_plain(data, 128) is None
+
+
+def test_pillow_decodes_all_without_torchvisions_decoder(monkeypatch):
+    data = saved(picture(40, 60))
+    expected = plain_transform(64).decode(data)
+    monkeypatch.setattr(jpegs, "DECODE", None)
+    assert decode_plain(data, 128) is None
+    assert np.array_equal(plain_transform(64).decode(data), expected)
 
 
 def test_a_turned_picture_is_turned():

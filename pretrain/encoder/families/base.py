@@ -22,6 +22,7 @@ class Tower(NamedTuple):
     ----------
     module : nn.Module
         Normalised pictures, float (N, 3, S, S), to features (N, F). It may offer ``set_grad_checkpointing(True)``.
+        Export on a CPU calls it, in evaluation mode, from several threads at once.
     mean, std : list of float
         Channel statistics of the input in [0, 1], three each.
     """
