@@ -147,6 +147,20 @@ def test_a_missing_run_says_how_to_make_it(tiny_world, tmp_path):
 
 
 @pytest.mark.slow
+def test_pandas_is_not_imported_for_an_export(tiny_world, tmp_path):
+    """It takes as long as encoding a thousand small pictures."""
+    code = f"""
+import sys
+from pretrain.export import Encoder, Settings, export
+
+encoder = Encoder(name="test_byobnet", image_size=32)
+export(Settings(data={str(tiny_world / "shards")!r}, out={str(tmp_path / "t")!r}, encoder=encoder))
+assert "pandas" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True, timeout=300)
+
+
+@pytest.mark.slow
 def test_two_processes_write_the_same_table(table, tiny_world, tmp_path):
     root = Path(__file__).parents[2]
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
