@@ -35,7 +35,8 @@ class Trial:
     encode_rate : float
         Images a second of the encoder alone, on all cores or the GPU of one process.
     cores, workers, processes : int
-        Of a training or export process, its loader processes, and how many such processes.
+        Of a training or export process, those that load (processes, or threads of export on a CPU), and how many such
+        processes.
     device : str
         What encodes.
     memory : int
@@ -74,7 +75,7 @@ class Trial:
             advice = "--encoder.compile true, a smaller encoder or more GPUs"
         return [
             f"{self.job}: {self.images:,} pictures",
-            f"decoding: {self.decode_rate:,.0f} images/s a core, {decoding:,.0f} in {max(self.workers, 1)} process(es)",
+            f"decoding: {self.decode_rate:,.0f} images/s a core, {decoding:,.0f} on {max(self.workers, 1)} core(s)",
             f"encoding: {self.encode_rate:,.0f} images/s on {self.device}; {bound} bounds: {advice}",
             f"memory: {self.memory / 2**30:.1f} GiB of {'this process' if self.device == 'cpu' else self.device}; if "
             "that is too much, encode fewer pictures at a time",
