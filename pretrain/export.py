@@ -15,9 +15,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import compress, groupby, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from accelerate import PartialState
@@ -34,14 +34,13 @@ from data_tools.common.launch import as_launched
 from data_tools.sharding.files import SEVERAL_PICTURES
 from data_tools.sharding.read import Place, Shards, open_shards
 from data_tools.tables.table import describe, read_table, write_part
-from pretrain.data.pictures import decoded
-from pretrain.data.stream import stored_decoded
+from pretrain.data.pictures import decoded, encoded_in_threads
 from pretrain.data.transforms import plain_transform
 from pretrain.data.workers import loader_processes
 from pretrain.encoder.image_encoder import ImageEncoder
 from pretrain.evaluation.saved_encoder import check_wise_ft, generic_encoder, load_run_encoder, preprocessing
-from pretrain.runtime.cpu import prepare_cpu
-from pretrain.runtime.memory import pieces
+from pretrain.runtime.cpu import own_cores, prepare_cpu
+from pretrain.runtime.memory import encoded_by_a_thread, pieces
 from pretrain.runtime.trial import refuse_vectors, try_out
 from pretrain.settings import Encoder
 
@@ -118,27 +117,21 @@ def encode(encoder: ImageEncoder, images: Tensor, settings: Settings) -> Tensor:
     return F.normalize(vectors, dim=-1) if settings.normalise else vectors
 
 
-@dataclass
-class Chunk:
-    """Pictures that are encoded together: the group of items they are of, their item ids and places."""
+class Picture(NamedTuple):
+    """A picture to encode: the group of items that its own is in, that item's id, and its place."""
 
     group: int
-    ids: list[Any]
-    places: list[Place]
+    item_id: Any
+    place: Place
 
 
-def chunks_of(shards: Shards, groups: Iterable[int], settings: Settings) -> Iterator[Chunk]:
-    """The pictures of some groups of items, at most a batch of one group together, those of an item in a row."""
+def pictures_of(shards: Shards, groups: Iterable[int], settings: Settings) -> Iterator[Picture]:
+    """The pictures of some groups of items, those of an item in a row."""
     for group in groups:
         records, pictures = shards.records("items", group), shards.pictures("items", group)
-        listed = [
-            (one["item_id"], number)
-            for one in records
-            for number in (pictures.of_item(one["item"]) if settings.pictures != "first" else [one["item"]])
-        ]
-        for start in range(0, len(listed), settings.batch):
-            some = listed[start : start + settings.batch]
-            yield Chunk(group, [item_id for item_id, _ in some], [pictures.place(number) for _, number in some])
+        for one in records:
+            for number in pictures.of_item(one["item"]) if settings.pictures != "first" else [one["item"]]:
+                yield Picture(group, one["item_id"], pictures.place(number))
 
 
 def by_item(ids: list[Any], vectors: Tensor, settings: Settings) -> tuple[list[Any], Tensor]:
@@ -152,29 +145,52 @@ def by_item(ids: list[Any], vectors: Tensor, settings: Settings) -> tuple[list[A
     return [own[0] for own in pictures], F.normalize(means, dim=-1) if settings.normalise else means
 
 
-def encoded(
-    encoder: ImageEncoder, chunks: Iterator[Chunk], settings: Settings, light: bool = False
-) -> Iterator[tuple[Chunk, Tensor, int]]:
-    """Each chunk with its vectors, float32 (n, D), and how many of its pictures are broken.
+def in_threads(encoder: ImageEncoder, settings: Settings) -> bool:
+    """Whether each core encodes on its own: not where a compiler makes code for all of them, or a GPU's."""
+    return encoder.mean.device.type == "cpu" and not settings.encoder.compile
 
-    Broken pictures have no vector, and the chunk keeps the ids of the others alone. The next chunks are decoded in
-    loader processes meanwhile, or here if that is ``light``.
+
+def vectors_of(
+    encoder: ImageEncoder, chunks: Iterable[list[Place]], settings: Settings
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Vectors, float32 (n, D), of chunks of pictures, and which of these can be read, bool (n,).
+
+    On a CPU each core encodes a chunk, with a GPU the next chunks are decoded in loader processes meanwhile.
     """
-    ahead: deque[Chunk] = deque()
+    size = settings.encoder.image_size
+    if in_threads(encoder, settings):
+        yield from encoded_in_threads(chunks, size, lambda images: encode(encoder, images, settings), own_cores())
+        return
+    for images, readable in decoded(chunks, size):
+        yield encode(encoder, images, settings), readable
+
+
+def encoded(
+    encoder: ImageEncoder, pictures: Iterable[Picture], settings: Settings
+) -> Iterator[tuple[int, list[Any], Tensor, int]]:
+    """Runs of pictures of one group: the group, the ids and vectors, float32 (n, D), of those that can be read, and how
+    many there are.
+
+    Chunks reach from one group into the next, so that all but the last have as many pictures: oneDNN compiles every
+    convolution anew for another number.
+    """
+    size, pictures = settings.batch, iter(pictures)
+    if in_threads(encoder, settings):
+        size = encoded_by_a_thread(settings.encoder.image_size, size)
+    ahead: deque[list[Picture]] = deque()
 
     def places() -> Iterator[list[Place]]:
-        for chunk in chunks:
+        while chunk := list(islice(pictures, size)):
             ahead.append(chunk)
-            yield chunk.places
+            yield [one.place for one in chunk]
 
-    for images, readable in decoded(places(), settings.encoder.image_size, light=light):
-        chunk = ahead.popleft()
-        ids = [one for one, good in zip(chunk.ids, readable.tolist(), strict=True) if good]
-        broken = len(chunk.ids) - len(ids)
-        if ids:
-            yield replace(chunk, ids=ids), encode(encoder, images[readable] if broken else images, settings), broken
-        else:
-            yield replace(chunk, ids=[]), torch.empty(0), broken
+    for vectors, readable in vectors_of(encoder, places(), settings):
+        start = 0
+        for group, run in groupby(ahead.popleft(), lambda one: one.group):
+            ids = [one.item_id for one in run]
+            rows = slice(start, start := start + len(ids))
+            good = readable[rows]
+            yield group, list(compress(ids, good.tolist())), vectors[rows][good], len(ids)
 
 
 def export_groups(
@@ -187,16 +203,15 @@ def export_groups(
     count, size, broken : number of vectors, their size D (0 without any), and the pictures that have none
     """
     count, size, broken = 0, 0, 0
-    chunks = encoded(encoder, chunks_of(shards, groups, settings), settings, stored_decoded(shards))
-    whole = groupby(chunks, lambda one: one[0].group)
-    for group, parts in whole:
+    runs = encoded(encoder, pictures_of(shards, groups, settings), settings)
+    for group, parts in groupby(runs, lambda run: run[0]):
         ids: list[Any] = []
         vectors: list[Tensor] = []
-        for chunk, found, lost in parts:
-            ids += chunk.ids
-            vectors += [found] if chunk.ids else []
-            broken += lost
-            advance(len(chunk.places))
+        for _, read, found, pictures in parts:
+            ids += read
+            vectors.append(found)
+            broken += pictures - len(read)
+            advance(pictures)
         if ids:
             ids, table = by_item(ids, torch.cat(vectors), settings)
             table = table.to(getattr(torch, settings.dtype)).numpy()
@@ -252,7 +267,7 @@ def plan_export(encoder: ImageEncoder, shards: Shards, settings: Settings, proce
         lambda batch: width.append(encode(encoder, batch, settings).shape[1]),
         images=images,
         batch=settings.batch,
-        workers=loader_processes(None, light=stored_decoded(shards)),
+        workers=loader_processes(None) if torch.cuda.is_available() else own_cores(),
         processes=processes,
         written=0,
     )

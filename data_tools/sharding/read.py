@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import polars as pl
 
 from data_tools.common.cache import check_room, held
 from data_tools.common.cli import UserError
@@ -294,8 +295,9 @@ class CatalogueShards:
         parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
         for group in range(len(self.index["items"])):
             table = self._items.read(group, self.index["items"][group]["items"], list(parts))
+            frame = pl.from_arrow(table)  # arrow's own way to numpy imports pandas, which takes a second
             for name, values in parts.items():
-                values.append((table[name].fill_null(-1) if name == "of" else table[name]).to_numpy())
+                values.append((frame[name].fill_null(-1) if name == "of" else frame[name]).to_numpy())
         files = [self.folder / shard["file"] for shard in self.index["items"]]
         return PlacedPictures(files, **{name: np.concatenate(values) for name, values in parts.items()})
 

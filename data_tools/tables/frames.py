@@ -24,6 +24,7 @@ PARQUET = ("item_id", "embedding")
 NAMES = (PARQUET, ("key", "value"), ("ids", "vectors"))
 ID_NAMES = ("item_id", "id", "key", "ids", "item", "asin", "iid", "product_id", "__index_level_0__")
 LISTS = (pl.List, pl.Array)
+MOST_TEXT = 2**31  # bytes of a column of Arrow's strings
 
 Table = tuple[list[Any], np.ndarray]
 
@@ -37,10 +38,20 @@ def read_parquet(path: Path) -> Table:
 
 
 def write_parquet(path: Path, ids: Sequence[Any], vectors: np.ndarray, names: Sequence[str] = PARQUET) -> None:
-    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
-    columns = [pa.array(ids), pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])]
+    flat = pl.Series(np.ascontiguousarray(vectors).reshape(-1)).to_arrow()
+    columns = [_id_column(ids), pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])]
     # A dictionary of numbers that hardly repeat takes a third of the time to write, and most of that to read.
     pq.write_table(pa.table(columns, names=list(names)), path, use_dictionary=[names[0]])
+
+
+def _id_column(ids: Sequence[Any]) -> pa.Array:
+    """What ``pa.array`` makes of ids, which imports pandas to see whether they are pandas' own, a fifth of a second."""
+    column = pl.Series(ids).to_arrow()
+    if column.type != pa.large_string() or column.nbytes >= MOST_TEXT:
+        return column
+    _, offsets, text = column.buffers()
+    offsets = np.frombuffer(offsets, np.int64, len(ids) + 1).astype(np.int32)
+    return pa.StringArray.from_buffers(len(ids), pa.py_buffer(offsets), text)
 
 
 def read_csv(path: Path) -> Table:

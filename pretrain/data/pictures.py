@@ -1,11 +1,14 @@
-"""Pictures in order, decoded in loader processes while others are encoded: for validation and export.
+"""Pictures in order, decoded while others are encoded: for validation and export.
 
 What is held is a few chunks of pictures, whatever their number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 
 import numpy as np
 import torch
@@ -17,6 +20,7 @@ from data_tools.reading.images import BadImage
 from data_tools.sharding.read import Place, PlacedPictures, PlaceReader
 from pretrain.data.transforms import plain_transform
 from pretrain.data.workers import Loader, loader_processes, prefetched
+from pretrain.runtime.cpu import one_core_a_thread
 
 # Bytes of decoded pictures that are kept for the next time: small sets are decoded once.
 KEPT = 256e6
@@ -31,11 +35,11 @@ class _Chunks(Dataset):
 
     def __getitem__(self, chunk: Sequence[Place]) -> tuple[Tensor, Tensor] | UserError:
         try:
-            return self._decoded(chunk)
+            return self.decoded(chunk)
         except UserError as error:
             return error
 
-    def _decoded(self, chunk: Sequence[Place]) -> tuple[Tensor, Tensor]:
+    def decoded(self, chunk: Sequence[Place]) -> tuple[Tensor, Tensor]:
         readable = torch.ones(len(chunk), dtype=torch.bool)
         images = self.transform(self._pictures(chunk, readable))
         return images, readable
@@ -50,7 +54,7 @@ class _Chunks(Dataset):
 
 
 def decoded(
-    chunks: Iterable[Sequence[Place]], image_size: int, most: int | None = None, light: bool = False
+    chunks: Iterable[Sequence[Place]], image_size: int, most: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Chunks of pictures as the encoder takes them, in order, made ahead in loader processes.
 
@@ -62,15 +66,13 @@ def decoded(
         Side S of the square pictures.
     most : int or None
         Chunks there are, where it is known: a single one needs no extra process.
-    light : bool
-        Whether the pictures are stored decoded, see :func:`pretrain.data.workers.loader_processes`.
 
     Yields
     ------
     images : uint8 tensor (n, 3, S, S), zeros where one cannot be decoded
     readable : bool tensor (n,), false there
     """
-    workers = 0 if most is not None and most < 2 else loader_processes(None, most, light)
+    workers = 0 if most is not None and most < 2 else loader_processes(None, most)
     yield from Loader(
         _Chunks(image_size),
         batch_size=None,
@@ -79,6 +81,49 @@ def decoded(
         prefetch_factor=prefetched(workers),
         pin_memory=torch.cuda.is_available(),
     )
+
+
+def encoded_in_threads(
+    chunks: Iterable[Sequence[Place]], image_size: int, encode: Callable[[Tensor], Tensor], threads: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Chunks of pictures as vectors, in order, each chunk decoded and encoded by one of some threads.
+
+    On a CPU, several threads with a chunk each make more of the cores than all cores together on one chunk after the
+    other: a small encoder's operations are too short to be shared out, and no core waits for pictures.
+
+    Parameters
+    ----------
+    chunks, image_size
+        See :func:`decoded`.
+    encode : pictures, uint8 (n, 3, S, S) -> vectors (n, D)
+        Called by several threads at once.
+    threads : int
+
+    Yields
+    ------
+    vectors : tensor (n, D), some vector where a picture cannot be decoded
+    readable : bool tensor (n,), false there
+    """
+    readers: SimpleQueue[_Chunks] = SimpleQueue()
+    for _ in range(threads):
+        readers.put(_Chunks(image_size))
+
+    def encoded(chunk: Sequence[Place]) -> tuple[Tensor, Tensor]:
+        reader = readers.get()
+        try:
+            images, readable = reader.decoded(chunk)
+        finally:
+            readers.put(reader)
+        return encode(images), readable
+
+    ahead: deque[Future[tuple[Tensor, Tensor]]] = deque()
+    with one_core_a_thread(), ThreadPoolExecutor(threads) as pool:
+        for chunk in chunks:
+            ahead.append(pool.submit(encoded, chunk))
+            if len(ahead) > threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 class PictureSet:

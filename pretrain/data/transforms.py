@@ -17,6 +17,7 @@ from torchvision.transforms import v2
 
 from data_tools.reading.images import BadImage, read_image
 from data_tools.sharding.read import Pictures, PlacedPictures
+from pretrain.data.jpegs import decode_plain
 from pretrain.data.resizing import as_tensor, resized
 from pretrain.settings import Batch
 
@@ -51,7 +52,8 @@ class Transform:
         if data.startswith(NUMPY):
             start = 10 + int.from_bytes(data[8:10], "little")
             return np.frombuffer(data, np.uint8, offset=start).reshape(_shape(data[:start]))
-        return np.asarray(read_image(data, self.at_least))
+        picture = decode_plain(data, self.at_least)
+        return np.asarray(read_image(data, self.at_least)) if picture is None else picture
 
     def __call__(self, pictures: Iterable[np.ndarray]) -> Tensor:
         """Inputs, uint8 (n, 3, S, S); no more pictures are held at once than are resized together."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -31,6 +33,17 @@ def share_cores() -> None:
     """Without a GPU, compute on all of this process's cores: accelerate's launcher leaves one thread to each."""
     if not torch.cuda.is_available():
         torch.set_num_threads(own_cores())
+
+
+@contextmanager
+def one_core_a_thread() -> Iterator[None]:
+    """Let this thread, and those started meanwhile, compute on one core each."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def keep_compiled_convolutions() -> None:

@@ -21,6 +21,7 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 KEEP = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 64 << 20}
 GIVE_BACK = {M_MMAP_MAX: 65_536, M_TRIM_THRESHOLD: 128 << 10, M_TOP_PAD: 128 << 10}
 ENCODED_AT_ONCE = 256 * 96**2  # pixels of pictures
+ENCODED_BY_A_THREAD = 16 * 224**2  # the same of each thread on a core of its own
 PLENTY = 12 << 30  # bytes of the machine's memory
 SCARCE = 0.2  # share of the machine's memory that is available
 
@@ -41,6 +42,12 @@ def pieces(images: Tensor, device: torch.device) -> tuple[Tensor, ...]:
     if device.type != "cpu" or images.dim() < 4:
         return (images,)
     return images.split(max(1, ENCODED_AT_ONCE // images.shape[-1] ** 2))
+
+
+def encoded_by_a_thread(image_size: int, most: int) -> int:
+    """Pictures, at most so many, that each thread on a core of its own encodes at once: a power of two."""
+    found = min(most, max(1, ENCODED_BY_A_THREAD // image_size**2))
+    return 1 << (found.bit_length() - 1)
 
 
 def keep_freed_memory() -> bool:

@@ -14,7 +14,7 @@ from data_tools.common.errors import UserError
 from data_tools.common.system import peak_memory
 from data_tools.sharding.read import Shards
 from pretrain.data.transforms import Transform
-from pretrain.runtime.cpu import own_cores
+from pretrain.runtime.cpu import one_core_a_thread, own_cores
 
 DECODED = 256  # pictures of the trial
 ENCODED = 3  # times that a batch is encoded, after a first one that does not count
@@ -35,7 +35,8 @@ class Trial:
     encode_rate : float
         Images a second of the encoder alone, on all cores or the GPU of one process.
     cores, workers, processes : int
-        Of a training or export process, its loader processes, and how many such processes.
+        Of a training or export process, those that load (processes, or threads of export on a CPU), and how many such
+        processes.
     device : str
         What encodes.
     memory : int
@@ -74,7 +75,7 @@ class Trial:
             advice = "--encoder.compile true, a smaller encoder or more GPUs"
         return [
             f"{self.job}: {self.images:,} pictures",
-            f"decoding: {self.decode_rate:,.0f} images/s a core, {decoding:,.0f} in {max(self.workers, 1)} process(es)",
+            f"decoding: {self.decode_rate:,.0f} images/s a core, {decoding:,.0f} on {max(self.workers, 1)} core(s)",
             f"encoding: {self.encode_rate:,.0f} images/s on {self.device}; {bound} bounds: {advice}",
             f"memory: {self.memory / 2**30:.1f} GiB of {'this process' if self.device == 'cpu' else self.device}; if "
             "that is too much, encode fewer pictures at a time",
@@ -87,12 +88,8 @@ def decode_rate(shards: Shards, transform: Transform) -> tuple[float, Tensor]:
     """Images a processor second of reading, decoding and transforming, and the pictures, uint8 (n, 3, S, S)."""
     records, pictures = shards.records("items", 0), shards.pictures("items", 0)
     started = time.process_time()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in a loader process
-    try:
+    with one_core_a_thread():  # as a loader process, and a thread of export
         images = transform(transform.decode(pictures[record["item"]]) for record in islice(records, DECODED))
-    finally:
-        torch.set_num_threads(threads)
     return len(images) / max(time.process_time() - started, 1e-9), images
 
 

@@ -2,10 +2,12 @@ import json
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data_tools.common.cli import UserError
-from data_tools.tables.table import read_table, write_table
+from data_tools.tables.table import read_table, write_part, write_table
 
 IDS = ["a", "b", "007"]
 VECTORS = np.array([[1, 2], [3, 4], [5, 6]], dtype=np.float32)
@@ -20,6 +22,13 @@ def test_what_is_written_is_read(tmp_path, dtype):
     assert table.vectors.dtype == np.float32
     assert table.info["layer"] == "embedding"
     assert (table.info["count"], table.info["size"], table.info["dtype"]) == (3, 2, dtype)
+
+
+@pytest.mark.parametrize("ids", [["a", "bé", ""], [3, 2**40, 5], np.array(["x", "y", "z"])])
+def test_ids_are_the_column_that_arrow_makes_of_them(tmp_path, ids):
+    write_part(tmp_path / "part.parquet", ids, np.zeros((3, 2), np.float16))
+    column = pq.read_table(tmp_path / "part.parquet")["item_id"]
+    assert column.combine_chunks() == pa.array(ids)
 
 
 def test_lookup_keeps_the_order_asked_for_and_says_what_is_missing(tmp_path):

@@ -58,8 +58,8 @@ def test_batch_says_what_the_requests_say(records):
 
 def test_each_distinct_picture_is_decoded_once(records, monkeypatch):
     decoded = []
-    picture = Image.new("RGB", (32, 32))
-    monkeypatch.setattr(transforms, "read_image", lambda data, at_least: decoded.append(data) or picture)
+    decode = transforms.Transform.decode
+    monkeypatch.setattr(transforms.Transform, "decode", lambda self, data: decoded.append(data) or decode(self, data))
     batch = request_batch(records, Decoder(plain_transform(32)), history=5, slots=4)
     mentioned = {item for request in records[1] for item in request["history"][-5:] + request["page"]}
     assert len(decoded) == len(mentioned) == len(batch["images"])
@@ -208,8 +208,10 @@ def pictures_of(sides):
 
 
 @pytest.mark.parametrize("together", [1, 20_000, 10**9])
-def test_pictures_resized_together_have_torchvisions_bits(together, monkeypatch):
+@pytest.mark.parametrize("cores", [1, 3])
+def test_pictures_resized_together_have_torchvisions_bits(together, cores, monkeypatch):
     monkeypatch.setattr(transforms, "TOGETHER", together)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
     pictures = pictures_of([*np.random.default_rng(1).integers(1, 90, (60, 2)).tolist(), (24, 24), (24, 50), (50, 24)])
     resize = v2.Resize((24, 24), antialias=True)
     expected = [resize(torch.from_numpy(picture).permute(2, 0, 1)) for picture in pictures]

@@ -25,6 +25,15 @@ def test_weights_from_a_file_give_the_models_own_features(tmp_path):
         assert encoder(images).shape == (3, 8)
 
 
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_pictures_are_normalised_to_the_bit_as_the_formula_says(memory):
+    encoder = build_encoder(Encoder(**TINY))
+    images = torch.randint(0, 256, (5, 3, 7, 9), dtype=torch.uint8).contiguous(memory_format=memory)
+    found = encoder.family.prepared(images, encoder.mean, encoder.std)
+    assert torch.equal(found, (images.float() / 255 - encoder.mean) / encoder.std)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_statistics_follow_the_weights():
     expected = timm.data.resolve_model_data_config(timm.create_model("test_byobnet"))
     encoder = build_encoder(Encoder(**TINY))

@@ -116,6 +116,20 @@ def test_a_damaged_tar_is_named_and_leaves_no_table(broken, tmp_path):
     assert not (tmp_path / "t").exists()
 
 
+@pytest.mark.parametrize("cores", [1, 3])
+def test_chunks_reach_over_the_tars_and_cores_share_them(table, broken, tmp_path, monkeypatch, cores):
+    encoded = []
+    original = exporting.encode
+    monkeypatch.setattr(exporting, "encode", lambda e, images, s: encoded.append(len(images)) or original(e, images, s))
+    monkeypatch.setattr(exporting, "own_cores", lambda: cores)
+    torch.manual_seed(0)
+    info = export(Settings(data=str(broken / "shards"), out=str(tmp_path / "t"), encoder=ENCODER, batch=64))
+    assert sorted(encoded) == [32, 64, 64]
+    assert len(info["parts"]) == 9
+    found = read_table(tmp_path / "t")
+    np.testing.assert_allclose(found.vectors, read_table(table).lookup(found.ids)[0], atol=1e-6)
+
+
 def test_nothing_but_broken_pictures_is_an_error(broken, tmp_path):
     shutil.copytree(broken / "dataset", tmp_path / "dataset")
     for file in (tmp_path / "dataset" / "images").iterdir():
@@ -130,6 +144,20 @@ def test_a_missing_run_says_how_to_make_it(tiny_world, tmp_path):
     with pytest.raises(UserError, match=r"accelerate launch pretrain/train.py"):
         export(Settings(data=str(tiny_world / "shards"), out=str(tmp_path / "t"), run=str(tmp_path)))
     assert not (tmp_path / "t").exists()
+
+
+@pytest.mark.slow
+def test_pandas_is_not_imported_for_an_export(tiny_world, tmp_path):
+    """It takes as long as encoding a thousand small pictures."""
+    code = f"""
+import sys
+from pretrain.export import Encoder, Settings, export
+
+encoder = Encoder(name="test_byobnet", image_size=32)
+export(Settings(data={str(tiny_world / "shards")!r}, out={str(tmp_path / "t")!r}, encoder=encoder))
+assert "pandas" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True, timeout=300)
 
 
 @pytest.mark.slow

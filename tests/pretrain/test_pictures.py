@@ -1,20 +1,22 @@
 """Pictures decoded ahead in loader processes: in order, each once, with what is broken named."""
 
 import io
+import time
 
 import numpy as np
 import pytest
 import torch
 
+from data_tools.common.cli import UserError
 from data_tools.dataset.schema import open_dataset
 from data_tools.sharding.read import open_shards
 from data_tools.sharding.write import Settings as Shards
 from data_tools.sharding.write import write_shards
 from pretrain.data import pictures as module
-from pretrain.data.pictures import PictureSet, decoded
+from pretrain.data.pictures import PictureSet, decoded, encoded_in_threads
 from pretrain.data.transforms import plain_transform
 from pretrain.evaluation.page_auc import embed, encoder_page_auc, load_requests
-from pretrain.runtime.memory import pieces
+from pretrain.runtime.memory import encoded_by_a_thread, pieces
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def expected(tiny_world, items):
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("kept", [0, 1e9])
 def test_pictures_come_in_order_however_they_are_decoded(shards, items, expected, workers, kept, monkeypatch):
-    monkeypatch.setattr(module, "loader_processes", lambda wanted, most, light: workers)
+    monkeypatch.setattr(module, "loader_processes", lambda wanted, most: workers)
     monkeypatch.setattr(module, "KEPT", kept)
     found = PictureSet(open_shards(shards).pictures("items"), items, 24)
     for _ in range(2):
@@ -54,7 +56,7 @@ def test_a_small_set_is_decoded_once(tiny_world, items, monkeypatch):
 
 
 def test_no_more_than_a_few_chunks_are_made_ahead(tiny_world, items, monkeypatch):
-    monkeypatch.setattr(module, "loader_processes", lambda wanted, most, light: 2)
+    monkeypatch.setattr(module, "loader_processes", lambda wanted, most: 2)
     pictures, asked = open_shards(tiny_world / "shards").pictures("items"), []
 
     def chunks():
@@ -64,6 +66,29 @@ def test_no_more_than_a_few_chunks_are_made_ahead(tiny_world, items, monkeypatch
 
     for done, _ in enumerate(decoded(chunks(), 24), 1):
         assert len(asked) <= done + module.prefetched(2) * 2
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_encode_in_order_and_on_one_core_each(tiny_world, items, expected, threads):
+    pictures, before, used = open_shards(tiny_world / "shards").pictures("items"), torch.get_num_threads(), set()
+
+    def encode(images):
+        used.add(torch.get_num_threads())
+        time.sleep(0.01 * (len(images) % 3))  # so that later chunks end before earlier ones
+        return images.flatten(1)
+
+    firsts = range(0, len(items), 17)
+    chunks = ([pictures.place(item) for item in items[first : first + 17]] for first in firsts)
+    vectors, readable = zip(*encoded_in_threads(chunks, 24, encode, threads), strict=True)
+    assert torch.equal(torch.cat(vectors), expected.flatten(1)) and torch.cat(readable).all()
+    assert used == {1} and torch.get_num_threads() == before
+
+
+def test_what_a_thread_finds_wrong_ends_all(tiny_world):
+    pictures = open_shards(tiny_world / "shards").pictures("items")
+    chunks = [[pictures.place(0)], [pictures.place(1)._replace(crc32=0)], *([pictures.place(2)] for _ in range(50))]
+    with pytest.raises(UserError, match=r"the picture of item 1, .* is not the one that was written"):
+        list(encoded_in_threads(chunks, 24, torch.clone, 2))
 
 
 def test_a_broken_picture_counts_neither_for_nor_against(tiny_world, tmp_path):
@@ -116,6 +141,11 @@ def test_a_cpu_encodes_a_bounded_number_of_pixels_at_once(size):
     assert all(len(part) == 1 or len(part) * size**2 <= 256 * 96**2 for part in parts)
     assert len(pieces(images, torch.device("meta"))) == 1
     assert len(pieces(torch.arange(300), torch.device("cpu"))) == 1
+
+
+@pytest.mark.parametrize(("size", "most", "expected"), [(64, 256, 128), (64, 100, 64), (224, 256, 16), (2000, 256, 1)])
+def test_a_thread_encodes_a_power_of_two(size, most, expected):
+    assert encoded_by_a_thread(size, most) == expected
 
 
 def test_pictures_that_are_stored_decoded_are_read_and_broken_ones_are_black():
