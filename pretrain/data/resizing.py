@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -28,37 +27,18 @@ def resized(pictures: Sequence[np.ndarray], size: int) -> np.ndarray:
     """
     if len({picture.shape for picture in pictures}) == 1:
         return _resize(np.stack(pictures), size, size)
-    narrow, squares = list(pictures), np.empty((len(pictures), size, size, 3), np.uint8)
-
-    def along_rows(places: list[int]) -> None:
+    narrow = list(pictures)
+    for places in _alike(picture.shape[1] for picture in pictures):
         rows = np.concatenate([pictures[place] for place in places])
         rows = _resize(rows[None], len(rows), size)[0]
         end = 0
         for place in places:
             start, end = end, end + len(pictures[place])
             narrow[place] = rows[start:end]
-
-    def along_columns(places: list[int]) -> None:
+    squares = np.empty((len(pictures), size, size, 3), np.uint8)
+    for places in _alike(map(len, pictures)):
         squares[places] = _resize(np.stack([narrow[place] for place in places]), size, size)
-
-    _on_each_core(along_rows, _alike(picture.shape[1] for picture in pictures))
-    _on_each_core(along_columns, _alike(map(len, pictures)))
     return squares
-
-
-def _on_each_core(work: Callable[[list[int]], None], groups: Iterable[list[int]]) -> None:
-    """Work on groups of pictures, a share of them on each of this thread's cores: torch resizes on one."""
-    groups, cores = list(groups), torch.get_num_threads()
-
-    def work_on_share(core: int) -> None:
-        for places in groups[core::cores]:
-            work(places)
-
-    if cores == 1:
-        work_on_share(0)
-        return
-    with ThreadPoolExecutor(cores) as pool:
-        list(pool.map(work_on_share, range(cores)))
 
 
 def _alike(lengths: Iterable[int]) -> Iterable[list[int]]:
