@@ -14,6 +14,7 @@ import pytest
 from prepare_helpers import write_log
 
 from data_tools.common.cli import UserError, parse_settings, run_command
+from data_tools.common.files import read_json
 from data_tools.common.launch import launch
 from data_tools.common.locks import locked
 from data_tools.simulation.settings import World
@@ -209,7 +210,7 @@ def test_a_killed_prepare_leaves_nothing_once_it_is_run_again(source, prepare):
     assert again.returncode == prepare("--out", "whole").returncode == 0
     assert "impressions" in again.stdout and "\x1b" not in again.stdout + again.stderr, "colours are for terminals"
     assert [path.name for path in source.iterdir() if path.name.startswith(".")] == []
-    one, other = (json.loads((source / name / "dataset.json").read_text()) for name in ("whole", "made"))
+    one, other = (read_json(source / name / "dataset.json") for name in ("whole", "made"))
     assert one == other
 
 
