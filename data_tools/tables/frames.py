@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from data_tools.common.errors import UserError
 from data_tools.common.parquet import read_parquet as read_frame
 from data_tools.reading.form import COMMA, DELIMITERS, POINT, find_form
+from data_tools.reading.ids import whole_ids
 from data_tools.reading.opened import below, opened_text
 
 PARQUET = ("item_id", "embedding")
@@ -33,12 +34,16 @@ def read_parquet(path: Path) -> Table:
     column of ids and one of lists, or ids and a column for each dimension; or a folder of such files. A null vector
     becomes NaN."""
     parts = below(path, "*.parquet") if path.is_dir() else [path]
-    return _from_frame(pl.concat(map(read_frame, parts), how="vertical_relaxed"), path)
+    return _from_frame(pl.concat(map(read_frame, parts), how="diagonal_relaxed"), path)
 
 
 def write_parquet(path: Path, ids: Sequence[Any], vectors: np.ndarray, names: Sequence[str] = PARQUET) -> None:
     flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
-    columns = [pa.array(ids), pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])]
+    try:
+        keys = pa.array(ids)
+    except (OverflowError, pa.ArrowInvalid, pa.ArrowTypeError):  # integers beyond 64 bits, or beside text
+        keys = pa.array([str(item) for item in ids])
+    columns = [keys, pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])]
     # A dictionary of numbers that hardly repeat takes a third of the time to write, and most of that to read.
     pq.write_table(pa.table(columns, names=list(names)), path, use_dictionary=[names[0]])
 
@@ -89,10 +94,11 @@ def _from_frame(frame: pl.DataFrame, path: Path) -> Table:
     if ids == "__index_level_0__":
         frame = frame.rename({ids: "item_id"})
         ids = "item_id"
-    keys = frame[ids].cast(pl.String) if frame[ids].dtype in (pl.Categorical, pl.Enum, pl.Binary) else frame[ids]
+    numeric = frame[ids].dtype != pl.String  # text is taken as it is
+    keys = (whole_ids(frame, ids, "the table")[0] if numeric else frame)[ids].to_list()
     if isinstance(vectors, str):
-        return keys.to_list(), _listed(frame[vectors], path)
-    return keys.to_list(), frame.select(pl.col(vectors).cast(pl.Float32)).fill_null(float("nan")).to_numpy()
+        return keys, _listed(frame[vectors], path)
+    return keys, frame.select(pl.col(vectors).cast(pl.Float32)).fill_null(float("nan")).to_numpy()
 
 
 def _columns(frame: pl.DataFrame, path: Path) -> tuple[str, str | list[str]]:
@@ -158,6 +164,13 @@ def _listed(column: pl.Series, path: Path) -> np.ndarray:
             raise UserError(f"{path}: no vector of numbers in {parts.filter(bad)[0].to_list()[:6]}")
     if isinstance(column.dtype, pl.Struct):
         raise UserError(f"{path}: the vectors are structs; spread them first: .unnest({column.name!r})")
+    if not isinstance(column.dtype, LISTS) or isinstance(column.dtype.inner, pl.Struct):
+        raise UserError(f"{path}: the vectors are {column.dtype}; write lists of numbers")
+    if isinstance(column.dtype.inner, LISTS):
+        rows = column.cast(pl.List(column.dtype.inner))
+        if (rows.list.len() > 1).any():
+            raise UserError(f"{path}: each row has several vectors; write one: numpy.mean(value, axis=0).tolist()")
+        column = rows.list.first()
     vectors = column.cast(pl.List(pl.Float32))
     sizes = vectors.list.len().drop_nulls().unique().sort().to_list()
     if len(sizes) != 1:
