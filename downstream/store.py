@@ -20,6 +20,7 @@ from data_tools.common.cli import UserError, parse_settings, run_command
 from data_tools.common.files import refuse_url
 from data_tools.tables.table import read_table
 from downstream.ams.feature_store import append, create_store, open_store
+from downstream.images.joined import SPACE
 
 CHUNK = 1 << 24  # bytes written at a time
 PARTS = 16
@@ -60,7 +61,8 @@ def main() -> None:
     new = np.flatnonzero(store.rows_of(table.ids) < 0)
     step = max(CHUNK // store.item_bytes, 1)
     blocks = (new[start : start + step] for start in range(0, len(new), step))
-    grown = append(store, (([table.ids[row] for row in block], table.vectors[block]) for block in blocks))
+    chunks = (([table.ids[row] for row in block], table.vectors[block]) for block in blocks)
+    grown = append(store, chunks, {name: table.info[name] for name in SPACE if name in table.info})
     Console().print(
         f"{settings.out}: {len(new):,} items appended, {len(table.ids) - len(new):,} were there already; "
         f"{grown.count:,} items of {store.item_bytes:,} bytes in {grown.parts} parts"

@@ -174,7 +174,8 @@ class Optim(Checked):
     clip : float
         Largest norm of the gradient; 0 clips nothing.
     precision : str
-        fp32, bf16, fp16, or auto: bf16 where a short trial finds it faster, else fp32.
+        fp32, bf16, fp16, or auto: what accelerate launch --mixed_precision says, or else bf16 where a short trial
+        finds it faster, else fp32.
     micro_batch : int
         Pictures encoded at a time, with gradient caching: the same loss and gradient in less memory, for one more
         forward pass; 0 encodes the whole batch at once.

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from data_tools.common.parquet import scan_parquet
+from data_tools.dataset.doubts import doubts
 from data_tools.dataset.read_log import ReadLog
 from data_tools.dataset.rules import Rules
 from data_tools.dataset.schema import SPLITS
@@ -21,7 +22,6 @@ from data_tools.log.labels import sample_unclicked
 from data_tools.log.time_forms import time_form
 from data_tools.log.times import COUNTS, date_text, timed
 
-APART = 0.1  # of the clicks: unclicked rows of items clicked in the same page view, for that to be said
 CLICKS_AT_ONCE = 50_000_000  # gathered into lists per user, which no engine spills
 
 
@@ -48,7 +48,7 @@ def write_tables(
     timeline = run.keep("timeline", histories.timelines(log, rules.gap(read.unit), rules.page_slots, same_time))
     views = run.keep("views", histories.page_views(timeline))
     starts = histories.split_times(timeline, rules.valid_from, rules.test_from, run.rows)
-    viewed, users = timeline.join(views, histories.page_key(timeline)), read.users
+    viewed, users = timeline.join(views.drop("page_end"), histories.page_key(timeline)), read.users
     numbers = {"requests": views.count(), "time_backwards": timeline.backwards.sum()}
     if rules.new_item_share:
         late = run.frame("late", _late_items(len(catalogue), rules.new_item_share, rules.seed))
@@ -74,22 +74,8 @@ def write_tables(
     launches, notes = _write_items(run, catalogue, read, rules, folder)
     described["counts"] |= launches
     dates = [date_text(time, read.unit) for time in described["time_range"]]
-    understood = [*read.notes, *notes, *(_events_apart(run, viewed) if rules.click_values else [])]
+    understood = [*read.notes, *notes, *doubts(run, read, viewed, views, rules.click_values)]
     return described | {"dates": dates, "time_unit": read.unit, "unclicked_drawn": drawn, "understood": understood}
-
-
-def _events_apart(run: Engine, viewed: ir.Table) -> list[str]:
-    """What is to be said where showing an item and a click on it are rows of their own."""
-    clicks = viewed.filter(viewed.click == 1).select("user", "item", "request")
-    shown = viewed.filter(viewed.click == 0).semi_join(clicks, ["user", "item", "request"])
-    both, total = run.rows(shown.agg(n=shown.count()))["n"][0], run.rows(clicks.agg(n=clicks.count()))["n"][0]
-    if both <= APART * total:
-        return []
-    return [
-        f"{both:,} unclicked rows are of an item that is clicked in the same page view ({total:,} clicks): where a "
-        "click has a row of its own beside that of the impression, make one of the two (docs/own-data.md, Events in "
-        "rows of their own)"
-    ]
 
 
 def _late_items(items: int, share: float, seed: int) -> pl.DataFrame:
@@ -173,6 +159,8 @@ def _write_items(
                 f"{unreadable.sum():,} values of first_seen, such as {examples}, are no times like those of the log; "
                 "the first impression is taken instead"
             )
+        if early := int((given > first).sum()):
+            notes.append(f"{early:,} items are shown before their first_seen")
         first = given.fill_null(first)
     catalogue.with_columns(first_seen=first).write_parquet(folder / "items.parquet")
     return counts, notes

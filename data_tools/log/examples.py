@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from data_tools.common.hints import hint
 from data_tools.common.lists import with_commas
 from data_tools.common.parquet import scan_parquet
+from data_tools.log.understood import UNSEEN
 from data_tools.log.values import OTHER_UNIT
 from data_tools.reading import lines
 from data_tools.reading.columns import ITEM_OPTIONAL, free_names, no_header
@@ -23,6 +24,8 @@ from data_tools.reading.inputs import Found
 from data_tools.reading.opened import is_parquet
 from data_tools.reading.parts import Part, nested_hint
 
+# The day of a week or of a year -> how polars reads it.
+DAYS = {r"\d{4}-W\d\d-[1-7]": "%G-W%V-%u", r"\d{4}W\d\d[1-7]": "%GW%V%u", r"\d{4}-\d{3}(?!\d)": "%Y-%j"}
 ZONE = r"\d ?([A-Z]{3,5})\s*$"
 SHOWN = 3  # of each reason
 MOST_READ = 300_000  # rows, to find the line of one
@@ -201,6 +204,20 @@ def rating_hint(values: pl.Series) -> list[str]:
     return [POINT if len(cells) and cells.str.contains(COMMA).all() else "must be a number alone, such as 3.5"]
 
 
+def _day_hint(cell: str, column: str) -> str | None:
+    """What makes a date of a week's day or of a year's, such as 2024-W05-3 and 2024-032."""
+    ways = ((how, found) for pattern, how in DAYS.items() if (found := re.match(pattern, cell)))
+    how, found = next(ways, ("", None))
+    if found is None:
+        return None
+    length, name = found.end(), f'p.col("{column}").str'
+    return (
+        f"{found[0]} is the day of a week or of a year; write its date: python -c 'import polars as p; "
+        'p.read_csv("OLD.csv", infer_schema=False).with_columns('
+        f'{name}.head({length}).str.to_date("{how}").cast(p.String) + {name}.slice({length})).write_csv("NEW.csv")\''
+    )
+
+
 def time_hint(values: pl.Series) -> list[str]:
     """What times must look like."""
     cell = next((str(one) for one in values if one is not None and str(one).strip()), "")
@@ -208,6 +225,8 @@ def time_hint(values: pl.Series) -> list[str]:
         return ["the thousands of a number must have nothing between them"]
     if re.search(COMMA, cell):
         return [POINT]
+    if day := _day_hint(cell.strip(), values.name):
+        return [day]
     if re.match(r"\d{4}-", cell.strip()) and not 1900 <= int(cell.strip()[:4]) < 2100:
         return ["no log has times from there: leave the time out where it is not known"]
     if re.match(r"\d{1,2}[-/.](\d{1,2}|[A-Za-z]{3})[-/.]\d{2}\b", cell.strip()):
@@ -252,8 +271,15 @@ def alike_ids(unknown: pl.Series, known: pl.Series) -> tuple[float, str] | None:
         "without zeros in front" + hint(": --match-ids unpadded"): (
             lambda ids: ids.str.strip_chars().str.replace("^0+(.)", "${1}")
         ),
-        "without the quotes round them: write them without": lambda ids: ids.str.strip_chars("'\"`"),
+        "without the quotes round them: write them without": lambda ids: ids.str.strip_chars("='\"`"),
         "in one Unicode form: write them in NFC": lambda ids: ids.str.normalize("NFC"),
+        "without the characters in them that are not seen, such as zero bytes: leave these out": (
+            lambda ids: ids.str.replace_all(UNSEEN, "")
+        ),
+        "without separators of thousands: write numbers without": lambda ids: ids.str.replace_all(
+            "[,.' ]([0-9]{3})", "$1"
+        ),
+        "without what stands before their last / or colon: leave it out": lambda ids: ids.str.replace("^.*[/:]", ""),
         "if upper and lower case were alike: write them in one": lambda ids: ids.str.strip_chars().str.to_lowercase(),
         "without .0 behind: store ids as text or as integers": lambda ids: ids.str.replace(r"[.]0+$", ""),
         "without the label behind them: write it in a column click": lambda ids: ids.str.replace("-[01]$", ""),

@@ -96,7 +96,7 @@ def with_requests(impressions: ir.Table, gap: int | None, slots: int) -> ir.Tabl
 
 def page_views(timeline: ir.Table) -> ir.Table:
     """One row a page view: its key (``user`` and ``page`` or ``request_id``), ``page_time`` (int64, the timestamp of
-    its first impression) and ``request`` (int64, from 0).
+    its first impression), ``page_end`` (of its last one, where it has a request_id) and ``request`` (int64, from 0).
 
     Page views are numbered by the time of their first impression, then by its row in the log (those of a request_id by
     the first row of theirs).
@@ -107,10 +107,13 @@ def page_views(timeline: ir.Table) -> ir.Table:
         As :func:`timelines` gives it.
     """
     if "request_id" in timeline.columns:
-        views = timeline.group_by(page_key(timeline)).agg(page_time=timeline.timestamp.min(), head=timeline.row.min())
+        time = timeline.timestamp
+        views = timeline.group_by(page_key(timeline)).agg(
+            page_time=time.min(), page_end=time.max(), head=timeline.row.min()
+        )
     else:
         heads = timeline.filter(timeline.heads)
-        views = heads.select("user", "page", page_time=heads.timestamp, head=heads.row)
+        views = heads.select("user", "page", page_time=heads.timestamp, page_end=heads.timestamp, head=heads.row)
     number = ibis.row_number().over(ibis.window(order_by=["page_time", "head"]))
     return views.mutate(request=number).drop("head")
 

@@ -37,7 +37,7 @@ from data_tools.log.times import (
 )
 
 LARGEST_DIGITS = 10**17  # that dates as digits stay below; engines divide in float64
-ZONED = ":[0-9][0-9].*(Z|UTC|[+-][0-9]{2}(:?[0-9]{2})?)$"  # of times in ISO 8601, those with a zone
+ZONED = ":[0-9][0-9].*([Zz]|UTC|[+-][0-9]{2}(:?[0-9]{2})?)$"  # of times in ISO 8601, those with a zone
 SURE = 0.9  # of a column's numbers have the form that is taken
 
 

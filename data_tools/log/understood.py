@@ -29,10 +29,10 @@ WHOLE_TEXT = "text of whole numbers"
 YES, NO = ("1", "true", "t", "yes", "y"), ("0", "false", "f", "no", "n")
 NOTHING = ("null", "none", "nan", "na", "n/a", "<na>", "undefined")  # words of programs that had no id
 MINUS = "-1"
-MOST_DIGITS = 15  # characters of a second in 1.600000000e+09
 MOST_LABELS = 1000  # that are looked at
-ROUNDED = r"^[0-9][.][0-9]+[eE][+][0-9]+$"  # as spreadsheets show long numbers
-ROUNDED_ID = r"^[0-9][.][0-9]{1,6}[eE][+][0-9]+$"  # with few digits; a program writes all of them
+# As spreadsheets and float32 write long numbers: with few digits, where others write all of them (1.600000000e+09).
+ROUNDED = r"^[0-9][.][0-9]{1,8}[eE][+][0-9]+$"
+UNSEEN = r"[\x00\x{ad}\x{200b}-\x{200f}\x{2060}\x{feff}]"  # in ids: zero bytes, soft hyphens, zero-width characters
 MOST_ROUNDED = 0.05  # of ids, that are taken as they are
 
 
@@ -137,6 +137,10 @@ def understand(
         time = time_form(run, column, time_unit, day_first, f"{where}, column '{columns['timestamp']}'")
         time = replace(time, notes=(*time.notes, *_rounded_times(run, column)))
     label = LabelForm()
+    if "scene" in columns and (kind := log[columns["scene"]].type()).is_nested():
+        raise UserError(
+            f"{where}: column '{columns['scene']}' (scene) is {kind_name(kind)}; must be one text or number"
+        )
     if "click" in columns:
         label, notes = _label_form(run, log[columns["click"]], click_values, bad_share, where)
     ids = {name: columns[name] for name in IDS if name in columns}
@@ -153,9 +157,7 @@ def _rounded_times(run: Engine, column: ir.Value) -> list[str]:
         return [f"times are {column.type()}, which holds some seven digits, seconds since 1970 to 128: store float64"]
     if not column.type().is_string():
         return []
-    text = column.strip()
-    short = text.re_search(ROUNDED) & (text.length() < MOST_DIGITS)
-    count = run.rows(column.as_table().agg(n=short.sum()))["n"][0]
+    count = run.rows(column.as_table().agg(n=column.strip().re_search(ROUNDED).sum()))["n"][0]
     return [f"{count:,} times such as 1.60E+09 were rounded by a spreadsheet: export them whole"] if count else []
 
 
@@ -174,7 +176,11 @@ def _label_form(
         yes = tuple(filter(None, comma_separated(values.lower())))
         if not yes:
             raise UserError(f"--click-values is {values!r} and names no value; give some, as in purchase,add_to_cart")
-        return LabelForm(yes, ()), _unheard(run, label_text(column), yes, where)
+        held = _held(run, label_text(column))
+        notes = _unheard(held, yes, where)
+        empty = set(held) <= {"", *yes} and _lacking(run, column) > bad_share
+        notes += ["rows without a label are no clicks, as all others are clicks"] if empty else []
+        return LabelForm(yes, (), null_is_no=empty), notes
     table = column.name("given").as_table()
     # In steps, because an expression that is used several times would be worked out, and written, as often.
     table = table.mutate(text=label_text(table.given))
@@ -196,7 +202,13 @@ def _label_form(
     return LabelForm(), notes
 
 
-def _unheard(run: Engine, text: ir.Value, yes: Sequence[str], where: str) -> list[str]:
+def _held(run: Engine, text: ir.Value) -> list[str]:
+    """The labels of a column, the most frequent first, as many as are looked at."""
+    found = text.name("label").as_table().group_by("label").agg(rows=lambda t: t.count())
+    return run.rows(found.order_by(ibis.desc("rows"), "label").limit(MOST_LABELS))["label"].drop_nulls().to_list()
+
+
+def _unheard(held: Sequence[str], yes: Sequence[str], where: str) -> list[str]:
     """What is worth saying of values that are to be clicks and that no row has.
 
     Raises
@@ -204,8 +216,6 @@ def _unheard(run: Engine, text: ir.Value, yes: Sequence[str], where: str) -> lis
     UserError
         If no row has any.
     """
-    found = text.name("label").as_table().group_by("label").agg(rows=lambda t: t.count())
-    held = run.rows(found.order_by(ibis.desc("rows"), "label").limit(MOST_LABELS))["label"].drop_nulls().to_list()
     lacking = [value for value in yes if value not in held] if len(held) < MOST_LABELS else []
     if lacking == list(yes):
         raise UserError(
@@ -231,6 +241,11 @@ def _id_forms(run: Engine, log: ir.Table, ids: Mapping[str, str], where: str) ->
             words.append(
                 f"{own['nothing']:,} rows have a word such as null or nan for {column}, which is taken for an id like "
                 "others; leave it empty where there is none"
+            )
+        if own.get("unseen"):
+            words.append(
+                f"{own['unseen']:,} rows have a character in {column} that is not seen, such as a zero byte or a "
+                "zero-width space: with it an id is another than without"
             )
         if form := _id_form(kind, own, ibis.dtype(run.unsigned), places[name]):
             forms[name] = form
@@ -259,7 +274,8 @@ def _id_counts(column: ir.Value, where: str) -> dict[str, ir.Value]:
         whole = given.strip().re_search(r"^-?[0-9]+[.]0+$")
         more = {
             "nothing": given.strip().lower().isin(NOTHING).sum(),
-            "rounded": given.strip().re_search(ROUNDED_ID).sum(),
+            "rounded": given.strip().re_search(ROUNDED).sum(),
+            "unseen": given.re_search(UNSEEN).sum(),
         }
     elif kind.is_floating():
         given = column.isnan().ifelse(ibis.null(kind), column)

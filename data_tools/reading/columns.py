@@ -95,6 +95,8 @@ def _likely(required: Iterable[str], known: Mapping[str, str], found: Collection
 def no_header(found: Iterable[str], unknown: bool = False) -> str:
     """What to do where the names of columns look like values, numbers among them, or are all ``unknown``."""
     found = list(found)
+    if len(found) == 1 and len(re.split("[,;\t]", str(found[0]))) > 2:
+        return """; if its lines stand in quotes: sed 's/^"//; s/"\\r*$//; s/""/"/g' OLD.csv > NEW.csv"""
     if len(found) == 1 and len(str(found[0]).split()) > 2:
         return hint("; if blanks stand between its columns: --delimiter ' '")
     values = r"-?[0-9]+([.][0-9]+)?(_[0-9]+)?|.*(://|[\[{]).*"

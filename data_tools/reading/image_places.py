@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import tarfile
+import unicodedata
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -18,9 +19,9 @@ from data_tools.common.errors import UserError
 from data_tools.common.hints import hint
 from data_tools.common.storage import is_url, listed, matches, url_of
 from data_tools.reading import inputs
+from data_tools.reading.images import PICTURES
 
 ARCHIVES = (".tar", ".tgz", ".zip")
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 MOST_NAMED = 3  # of examples in a message
 
 Member = tuple[str, Callable[[], bytes]]
@@ -51,6 +52,7 @@ def _members(path: Path) -> Iterator[Iterator[Member]]:
                 yield ((_plain(one.name), tar.extractfile(one).read) for one in tar if one.isfile())
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, RuntimeError) as error:
         advice = f"name the folder that it is in: {path.parent}" if path.suffix.lower() in PICTURES else "make it again"
+        advice = "unpack it first" if "password" in str(error) else advice
         raise UserError(f"{path} cannot be read as a tar or a zip: {error}; {advice}") from error
 
 
@@ -129,11 +131,13 @@ def _alike(items: pl.Series, names: Iterable[str]) -> str:
     """How the names of pictures nearly are ids: that of their folder, or with a number behind; otherwise nothing."""
     known = {str(item) for item in items}
     folded, bare = {one.lower() for one in known}, {one.lstrip("0") for one in known}
+    composed = {unicodedata.normalize("NFC", one) for one in known}
     ways = {
         "the folder of a picture": lambda path: path.parent.name in known,
         "a name without the number behind it": lambda path: re.sub(r"[-_ ]?[(]?[0-9]+[)]?$", "", path.stem) in known,
         "a name in another case": lambda path: path.stem.lower() in folded,
         "a name without zeros in front": lambda path: path.stem.lstrip("0") in bare,
+        "a name in another Unicode form": lambda path: unicodedata.normalize("NFC", path.stem) in composed,
         "a name without % escapes": lambda path: unquote(path.stem) in known,
     }
     for what, fits in ways.items():

@@ -27,8 +27,9 @@ T = TypeVar("T")
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *(["AVIF"] if features.check("avif") else []))
 EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
 EXTENSIONS |= {"AVIF": "avif"}
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")  # endings that people use
 MAX_PIXELS = 64_000_000
-ADDRESS = r"[a-z][a-z0-9+.-]*://"
+ADDRESS = r"([a-z][a-z0-9+.-]*:)?//"
 SHOWN = 3  # of each fault, in a message
 WIDTH = 120  # characters of a name
 NOTHING = ("nan", "null", "none", "n/a", "na", "-", "no image")
@@ -241,24 +242,30 @@ def fault_examples(
     shown: dict[str, list[str]] = {}
     for item, name, fault in zip(ids, names, faults, strict=True):
         if fault and len(own := shown.setdefault(fault, [])) < SHOWN:
-            near = _nearby(source, name) if fault == "missing" else None
+            near = _nearby(source, name) if fault in ("missing", "outside the folder") else None
             near = _seen(source / name) if fault == "unreadable" and not is_url(source) else near
             own.append(f"item {item!r}: {name[:WIDTH]}{near or ''}")
     if (fault := "outside the folder") in shown and any((source / str(name).lstrip("/")).is_file() for name in names):
         shown[fault].append("a / in front makes a path start at the root of the machine: write the paths without it")
+    if (fault := "too large") in shown:
+        shown[fault].append(f"a picture may have {MAX_PIXELS:,} pixels: save these smaller")
     if (fault := "an address, no file") in shown:
         shown[fault].append(_without_addresses(source, [name for name in names if name]))
     return shown
 
 
 def _without_addresses(source: Path, names: Sequence[str]) -> str:
-    """What to do where the item list has addresses of pictures on the web."""
+    """What to do where the item list has addresses of pictures, on the web or in a bucket."""
     last = [name.partition("?")[0].rpartition("/")[2] for name in names]
     strip = (
-        """sed -E 's#https?://[^[:space:],|"]*/([^/?[:space:],|"]+)([?][^[:space:],|"]*)?#\\1#g' OLD.csv > NEW.csv"""
+        r"""sed -E 's#([a-z][a-z0-9+.-]*:)?//[^[:space:],|"]*/([^/?[:space:],|"]+)([?][^[:space:],|"]*)?#\2#g' """
+        "OLD.csv > NEW.csv"
     )
     if not is_url(source) and (found := next((one for one in last if one and (source / one).is_file()), None)):
         return f"{source / found} exists: write the names without their addresses: {strip}"
+    if not re.match("(https?:)?//", names[0]):
+        where = hint(f", as in --images {names[0].rpartition('/')[0]},")
+        return f"say where they are{where} and leave that out: {strip}"
     alike = "" if len(set(last)) == len(set(names)) else "; several end in the same name, so name the files yourself"
     return (
         "download the pictures into a folder and leave out the addresses: mkdir -p pictures; grep -ohE "
@@ -320,11 +327,14 @@ def _nearby(source: Path, name: str) -> str | None:
             return f"; {source / other} exists: write the paths {how}"
     if separator := next((one for one in "|;,[" if one in name), None):
         return f"; must be one picture an item, and {separator!r} looks like several"
-    last = Path(name).name
+    last = Path(slashed).name
     if (source / last).is_file():
         return f"; {source / last} exists: the item list has folders before the name"
     if near := next((one for ending in EXTENSIONS.values() if (one := source / f"{name}.{ending}").is_file()), None):
         return f"; {near} exists: the item list leaves out the ending"
+    ends = {*PICTURES, *map(str.upper, PICTURES)}
+    if near := next((one for end in sorted(ends) if (one := (source / slashed).with_suffix(end)).is_file()), None):
+        return f"; {near} exists: the ending is another"
     if source.is_dir() and (alike := [one for one in os.listdir(source) if one.lower() == last.lower()]):
         return f"; {source / alike[0]} exists: the names differ in upper and lower case"
     return None

@@ -115,11 +115,18 @@ def find(place: str | Path, known: Collection[str] = SUFFIXES) -> list[Path]:
             if known is SUFFIXES:
                 is_parquet(example)  # an error if it knows what else the file is
             endings = f"{', '.join(filter(None, known))} (text also with {', '.join(COMPRESSED)})"
-            alone = f"; name the others alone, as in '{place}/*.parquet'" if len(forms) > 1 else ""
-            raise UserError(f"{example} ends neither in {endings}{alone}")
+            raise UserError(f"{example} ends neither in {endings}{_alone(place, paths, known)}")
     if len({"json" if form in JSON_LINES else form for form in forms}) > 1:
-        raise UserError(f"{place} holds files of several forms, {list(map(str, forms.values()))}; name those of one")
+        found = list(map(str, forms.values()))
+        raise UserError(f"{place} holds files of several forms, {found}{_alone(place, paths, known)}")
     return paths
+
+
+def _alone(place: str | Path, paths: Collection[Path], known: Collection[str]) -> str:
+    """How to name the files of one form, where there are others beside them."""
+    endings = [p.suffix for p in paths if suffix(p) in known and suffix(p)]
+    usual = max(dict.fromkeys(endings), key=endings.count, default="")
+    return f"; name those of one form alone, as in '{place}/*{usual}'" if usual and len(paths) > len(endings) else ""
 
 
 def _keys(path: Path, place: Path) -> dict[str, str | None]:

@@ -26,6 +26,11 @@ BLOCK = 200_000  # rows
 KEPT_TEXT = 10_000  # characters of a broken line
 MOST_LOADED = 1 << 28  # bytes of JSON
 
+# With one of these as its only key, an object is a value of MongoDB: {"$oid": "5f5e..."}.
+EXTENDED = {
+    f"${kind}" for kind in ("oid", "date", "uuid", *(f"number{n}" for n in ("Int", "Long", "Double", "Decimal")))
+}
+
 FIELDS, QUOTES, ENCODING, JSON = "wrong number of fields", "quotes not closed", "not UTF-8", "not a JSON object"
 TWICE = "a key stands twice"
 HINTS = {
@@ -173,11 +178,11 @@ class _Twice(Exception):
     pass
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _once(pairs: list[tuple[str, Any]]) -> Any:
     found = dict(pairs)
     if len(found) < len(pairs):  # json itself would take the last one
         raise _Twice
-    return found
+    return next(iter(found.values())) if len(found) == 1 and found.keys() <= EXTENDED else found
 
 
 def json_object(number: int, text: str) -> Line:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from data_tools.common.errors import UserError
 
-COMPRESSED = (".gz", ".zst", ".bz2", ".xz", ".lz4", ".zip")
+COMPRESSED = (".gz", ".gzip", ".zst", ".bz2", ".xz", ".lz4", ".zip")
 MAGIC = {
     b"\x1f\x8b": "gzip",
     b"\x28\xb5\x2f\xfd": "zstd",

@@ -166,19 +166,21 @@ def _read_by_polars(part: Part, name: str) -> str:
     """How polars reads a file with a nested column."""
     if part.path == part.source:
         return f'p.read_parquet("{part.source}")'
-    if part.form is None:
-        reader = "read_ndjson" if one_a_line(part.source) else "read_json"
-        return f'p.{reader}("{part.source}", infer_schema_length=None)'
-    separator = part.form.delimiter.replace("\t", r"\t")
-    read = f'p.read_csv("{part.source}", infer_schema=False, separator="{separator}")'
-    return f'(lambda d: d.with_columns(d["{name}"].str.json_decode(infer_schema_length=None)))({read})'
+    if part.form is None:  # its values may be text that is JSON in turn
+        reader, typed = "read_ndjson" if one_a_line(part.source) else "read_json", f'd["{name}"].dtype != p.String'
+        read, as_it_is = f'p.{reader}("{part.source}", infer_schema_length=None)', f"d if {typed} else "
+    else:
+        separator = part.form.delimiter.replace("\t", r"\t")
+        read, as_it_is = f'p.read_csv("{part.source}", infer_schema=False, separator="{separator}")', ""
+    return f'(lambda d: {as_it_is}d.with_columns(d["{name}"].str.json_decode(infer_schema_length=None)))({read})'
 
 
 def _schema(path: Path, expected: Collection[str] = ()) -> dict[str, pa.DataType]:
     try:
         found = pq.read_schema(path)
     except (OSError, EOFError, pa.ArrowException) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+        wide = "; write those of 128 bits as text, such as CAST(user_id AS VARCHAR)" if "64 bits" in str(error) else ""
+        raise UserError(f"{path} cannot be read: {error}{wide}") from error
     if twice := sorted({name for name in found.names if found.names.count(name) > 1} & set(expected)):
         raise UserError(f"{path} has the columns {twice} more than once; rename all but one of each")
     return dict(zip(found.names, found.types, strict=True))

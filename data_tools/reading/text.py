@@ -17,7 +17,7 @@ from data_tools.common.parquet import engine_path, sql_name, sql_table, sql_text
 from data_tools.reading import lines
 from data_tools.reading.form import MARK, UTF8, Form, Given, find_encoding, find_form
 from data_tools.reading.opened import compression, head, opened_text
-from data_tools.reading.parts import Part, safe_names
+from data_tools.reading.parts import Part, nested_hint, safe_names
 
 NOTHING = "unnamed"
 MOST_NAMED = 12  # keys, in a message
@@ -177,10 +177,11 @@ class Converter:
             hint = lines.HINTS[first[0] if first else lines.JSON]
             raise UserError(f"{path} holds no JSON object{line}; {hint}; it may be empty, or cut")
         if wanted is not None and not found.keys() & set(wanted):
+            hint = nested_hint([Part(parts[0].path, path)], wanted)
             keys = f"{list(found)[:MOST_NAMED]}{' and more' if len(found) > MOST_NAMED else ''}"
-            raise UserError(
-                f"{path} has the keys {keys}; some of them must be of {sorted(wanted)}{lines.rows_inside(path)}"
-            )
+            raise UserError(f"{path} has the keys {keys}; some of them must be of {sorted(wanted)}{hint}")
+        if any(f'"{kind}"'.encode() in head(path) for kind in lines.EXTENDED):
+            self.notes.append(f'{path.name}: values of MongoDB such as {{"$oid": "5f5e"}} are read as what they hold')
         return parts
 
     def _objects(self, path: Path) -> Iterator[lines.Line]:

@@ -13,8 +13,9 @@ from data_tools.common.errors import UserError
 from data_tools.reading import inputs
 from data_tools.reading.columns import resolve_columns
 from data_tools.reading.form import COMMA, POINT, Given, given_form
+from data_tools.reading.ids import whole_ids
 from data_tools.reading.inputs import BROKEN
-from data_tools.reading.item_list import joined_parts, renamed, whole_ids
+from data_tools.reading.item_list import joined_parts, renamed
 
 USER_COLUMNS = ("user_id",)
 OURS = ("user", *USER_COLUMNS)  # in users.parquet

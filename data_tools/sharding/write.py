@@ -15,6 +15,7 @@ import numpy as np
 
 from data_tools.common.cli import UserError, progress_bar
 from data_tools.common.files import read_json, resumable_folder, write_json
+from data_tools.common.shared_memory import check_shared_memory
 from data_tools.common.stopping import stop_with_parent
 from data_tools.common.storage import remove
 from data_tools.dataset.schema import Dataset, open_dataset
@@ -153,6 +154,7 @@ def _run(
         for number, job in jobs:
             yield number, run_job(job, work)
         return
+    check_shared_memory("--workers 1")
     # Forked from a server of its own: the threads of polars and DuckDB in this process do not survive a fork.
     context = get_context("forkserver")
     context.set_forkserver_preload(["data_tools.sharding.jobs"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,8 @@ def _joined(arrays: Mapping[Any, Any], path: Path) -> Table:
 def _listed(ids: Any) -> list[Any]:
     """Ids as Python has them; whole numbers that a program stored as floating-point ones are whole again."""
     ids = np.asarray(ids)
+    if ids.ndim > 1 and ids.size == len(ids):
+        ids = ids.reshape(-1)
     if (
         ids.dtype.kind == "f"
         and len(ids)
@@ -74,8 +77,19 @@ def _listed(ids: Any) -> list[Any]:
 
 
 def id_array(ids: Sequence[Any]) -> np.ndarray:
-    """Ids as an array of integers, or else of text: never of objects."""
-    return np.array(ids) if all(isinstance(item, int) for item in ids) else np.array([str(item) for item in ids])
+    """Ids as an array of integers, or else of text: never of objects.
+
+    Raises
+    ------
+    UserError
+        If one ends in a zero byte.
+    """
+    if all(isinstance(item, int) for item in ids) and (whole := np.array(ids)).dtype.kind in "iu":
+        return whole
+    text = [str(item) for item in ids]
+    if bad := next((item for item in text if item.endswith("\0")), None):
+        raise UserError(f"the id {bad!r} ends in a zero byte, which arrays of numpy drop; write .parquet or .csv")
+    return np.array(text)
 
 
 def _load(path: Path) -> Any:
@@ -171,7 +185,7 @@ def read_torch(path: Path) -> Table:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
-        reason = HOLDS_OBJECTS if isinstance(error, pickle.UnpicklingError) else str(error).split("\n")[0]
+        reason = HOLDS_OBJECTS if isinstance(error, pickle.UnpicklingError) else re.split(r"\. |\n", str(error))[0]
         raise UserError(f"{path} is not a file of plain tensors: {reason}; save a dict of tensors") from None
     if isinstance(found, tuple | list) and len(found) == 2:
         found = {"ids": found[0], "vectors": found[1]}
@@ -206,11 +220,12 @@ def _array(value: Any) -> np.ndarray:
 
 
 def write_torch(path: Path, ids: Sequence[Any], vectors: np.ndarray) -> None:
-    torch.save({"ids": list(ids), "vectors": torch.from_numpy(np.ascontiguousarray(vectors))}, path)
+    torch.save({"ids": id_array(ids).tolist(), "vectors": torch.from_numpy(np.ascontiguousarray(vectors))}, path)
 
 
 def read_faiss(path: Path) -> Table:
-    """A faiss index that can give its vectors back; ids are its own (IndexIDMap), or in a file as for ``.npy``."""
+    """A faiss index that can give its vectors back; ids are its own (of an IndexIDMap, or of lists other than 0, 1, 2,
+    ...), or in a file as for ``.npy``."""
     import faiss  # here, since few tables are indices and its threads are unwelcome in training
 
     try:
@@ -218,19 +233,26 @@ def read_faiss(path: Path) -> Table:
         if isinstance(index, faiss.IndexIDMap):
             inner = faiss.downcast_index(index.index)
             return faiss.vector_to_array(index.id_map).tolist(), inner.reconstruct_n(0, index.ntotal)
+        if (ivf := faiss.try_extract_index_ivf(index)) is not None:
+            held = ivf.invlists
+            lists = (faiss.rev_swig_ptr(held.get_ids(one), held.list_size(one)).copy() for one in range(ivf.nlist))
+            ids = np.sort(np.concatenate(list(lists)))
+            if not np.array_equal(ids, np.arange(len(ids))):  # reconstruct_n would leave memory as it was
+                ivf.set_direct_map_type(faiss.DirectMap.Hashtable)
+                return ids.tolist(), index.reconstruct_batch(ids)
         return _ids_beside(path), index.reconstruct_n(0, index.ntotal)
     except RuntimeError as error:
         raise UserError(f"{path} is not a faiss index that vectors can be reconstructed from: {error}") from None
 
 
 def write_faiss(path: Path, ids: Sequence[Any], vectors: np.ndarray) -> None:
-    """Inner-product search over all vectors: ids inside if they are integers, otherwise in a file."""
+    """Inner-product search over all vectors: ids inside if they are integers of 64 bits, otherwise in a file."""
     import faiss
 
     index = faiss.IndexFlatIP(vectors.shape[1])
     keys = id_array(ids)
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-    if keys.dtype.kind in "iu":
+    if keys.dtype.kind == "i":
         index = faiss.IndexIDMap2(index)
         index.add_with_ids(vectors, keys.astype(np.int64))
     else:

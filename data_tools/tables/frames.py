@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from data_tools.common.errors import UserError
 from data_tools.common.parquet import read_parquet as read_frame
 from data_tools.reading.form import COMMA, DELIMITERS, POINT, find_form
+from data_tools.reading.ids import whole_ids
 from data_tools.reading.opened import below, opened_text
 
 PARQUET = ("item_id", "embedding")
@@ -34,7 +35,7 @@ def read_parquet(path: Path) -> Table:
     column of ids and one of lists, or ids and a column for each dimension; or a folder of such files. A null vector
     becomes NaN."""
     parts = below(path, "*.parquet") if path.is_dir() else [path]
-    return _from_frame(pl.concat(map(read_frame, parts), how="vertical_relaxed"), path)
+    return _from_frame(pl.concat(map(read_frame, parts), how="diagonal_relaxed"), path)
 
 
 def write_parquet(path: Path, ids: Sequence[Any], vectors: np.ndarray, names: Sequence[str] = PARQUET) -> None:
@@ -45,8 +46,17 @@ def write_parquet(path: Path, ids: Sequence[Any], vectors: np.ndarray, names: Se
 
 
 def _id_column(ids: Sequence[Any]) -> pa.Array:
-    """What ``pa.array`` makes of ids, which imports pandas to see whether they are pandas' own, a fifth of a second."""
-    column = pl.Series(ids).to_arrow()
+    """What ``pa.array`` makes of ids, which imports pandas to see whether they are pandas' own, a fifth of a second.
+
+    Integers beyond 64 bits, or beside text, are text.
+    """
+    try:
+        found = pl.Series(ids)
+    except (TypeError, OverflowError):
+        found = None
+    if found is None or found.dtype == pl.Int128:
+        found = pl.Series([str(one) for one in ids])
+    column = found.to_arrow()
     if column.type != pa.large_string() or column.nbytes >= MOST_TEXT:
         return column
     _, offsets, text = column.buffers()
@@ -100,10 +110,11 @@ def _from_frame(frame: pl.DataFrame, path: Path) -> Table:
     if ids == "__index_level_0__":
         frame = frame.rename({ids: "item_id"})
         ids = "item_id"
-    keys = frame[ids].cast(pl.String) if frame[ids].dtype in (pl.Categorical, pl.Enum, pl.Binary) else frame[ids]
+    numeric = frame[ids].dtype != pl.String  # text is taken as it is
+    keys = (whole_ids(frame, ids, "the table")[0] if numeric else frame)[ids].to_list()
     if isinstance(vectors, str):
-        return keys.to_list(), _listed(frame[vectors], path)
-    return keys.to_list(), frame.select(pl.col(vectors).cast(pl.Float32)).fill_null(float("nan")).to_numpy()
+        return keys, _listed(frame[vectors], path)
+    return keys, frame.select(pl.col(vectors).cast(pl.Float32)).fill_null(float("nan")).to_numpy()
 
 
 def _columns(frame: pl.DataFrame, path: Path) -> tuple[str, str | list[str]]:
@@ -169,6 +180,13 @@ def _listed(column: pl.Series, path: Path) -> np.ndarray:
             raise UserError(f"{path}: no vector of numbers in {parts.filter(bad)[0].to_list()[:6]}")
     if isinstance(column.dtype, pl.Struct):
         raise UserError(f"{path}: the vectors are structs; spread them first: .unnest({column.name!r})")
+    if not isinstance(column.dtype, LISTS) or isinstance(column.dtype.inner, pl.Struct):
+        raise UserError(f"{path}: the vectors are {column.dtype}; write lists of numbers")
+    if isinstance(column.dtype.inner, LISTS):
+        rows = column.cast(pl.List(column.dtype.inner))
+        if (rows.list.len() > 1).any():
+            raise UserError(f"{path}: each row has several vectors; write one: numpy.mean(value, axis=0).tolist()")
+        column = rows.list.first()
     vectors = column.cast(pl.List(pl.Float32))
     sizes = vectors.list.len().drop_nulls().unique().sort().to_list()
     if len(sizes) != 1:

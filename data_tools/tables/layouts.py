@@ -15,7 +15,7 @@ import numpy as np
 
 from data_tools.common.errors import UserError
 from data_tools.common.hints import hint
-from data_tools.reading.opened import COMPRESSED, below, suffix
+from data_tools.reading.opened import COMPRESSED, below, compression, suffix
 from data_tools.tables import files, frames, peers
 
 
@@ -97,7 +97,7 @@ def layout_of(path: Path, named: str | None = None) -> str | None:
     if path.is_dir():  # of our own, or parts as Spark writes them
         return "parquet" if not (path / "table.json").exists() and below(path, "*.parquet") else None
     layout = known.get(ending)
-    if path.suffix.lower() in COMPRESSED and path.exists() and layout != "csv":
+    if path.suffix.lower() in COMPRESSED and path.exists() and layout != "csv" and compression(path):
         raise UserError(f"{path} is compressed, and only text may be; decompress it first")
     return layout
 

@@ -81,7 +81,7 @@ def read_mmrec(path: Path) -> Table:
 
 def read_mapping(path: Path) -> list[str]:
     """Ids in the order of MMRec's inner ids, from ``i_id_mapping.csv`` (an id column and ``itemID``, 0 to N - 1)."""
-    text = path.read_text(encoding="utf-8")
+    text = path.read_bytes().decode("utf-8")  # line breaks inside ids as they are
     mapping = pl.read_csv(text.encode(), separator="\t" if "\t" in text.partition("\n")[0] else ",", infer_schema=False)
     if "itemID" not in mapping.columns or mapping.width != 2:
         raise UserError(f"{path} has the columns {mapping.columns}; must be itemID and a column of ids")

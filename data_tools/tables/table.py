@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from data_tools.tables.frames import read_parquet, write_parquet
 from data_tools.tables.here import here
 from data_tools.tables.layouts import LAYOUTS, layout_of
 
+ID_TYPES = (str, int, np.integer, date, Decimal)
 SHORTEST = 1e-12  # length of a vector that is not taken for zeros
 
 
@@ -236,6 +239,21 @@ def _text(item: Any, row: int, path: Path) -> str:
     return text
 
 
+def _check_ids(ids: list[Any], path: Path) -> None:
+    """Raise a UserError if ids are missing, stand more than once, or are no ids."""
+    text = [None if item is None or item != item else _text(item, row, path) for row, item in enumerate(ids)]
+    if missing := [row for row, item in enumerate(text) if item is None or not item.strip()]:
+        raise UserError(f"{path}: {len(missing)} rows have no item id, the first is row {missing[0]}")
+    if len(set(text)) != len(text):
+        repeated = list(dict.fromkeys(pl.Series(text).filter(pl.Series(text).is_duplicated())))
+        raise UserError(
+            f"{path}: {len(repeated)} item ids occur more than once, for example {repeated[:5]}; each item needs "
+            "exactly one vector"
+        )
+    if (odd := next((item for item in ids if not isinstance(item, ID_TYPES)), None)) is not None:
+        raise UserError(f"{path}: item ids such as {odd!r} are neither text nor whole numbers")
+
+
 def _checked(ids: list[Any], vectors: np.ndarray, path: Path) -> np.ndarray:
     """The vectors as float32, or a UserError that says what is wrong with the table."""
     if not len(ids):
@@ -251,15 +269,7 @@ def _checked(ids: list[Any], vectors: np.ndarray, path: Path) -> np.ndarray:
         raise UserError(
             f"{path}: vectors of {vectors.dtype}{brief}; must be floating-point numbers: vectors.astype('float32')"
         )
-    text = [None if item is None or item != item else _text(item, row, path) for row, item in enumerate(ids)]
-    if missing := [row for row, item in enumerate(text) if item is None or not item.strip()]:
-        raise UserError(f"{path}: {len(missing)} rows have no item id, the first is row {missing[0]}")
-    if len(set(text)) != len(text):
-        repeated = list(dict.fromkeys(pl.Series(text).filter(pl.Series(text).is_duplicated())))
-        raise UserError(
-            f"{path}: {len(repeated)} item ids occur more than once, for example {repeated[:5]}; each item needs "
-            "exactly one vector"
-        )
+    _check_ids(ids, path)
     vectors = _as_float32(vectors, path.parent)
     finite, short = np.ones(len(vectors), dtype=bool), np.zeros(len(vectors), dtype=bool)
     for piece in pieces(len(vectors)):

@@ -17,9 +17,12 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,9 +30,11 @@ import polars as pl
 
 from data_tools.common.errors import UserError
 from data_tools.common.files import digest, read_json, whole_file, whole_folder, write_json
+from data_tools.common.locks import locked
 from data_tools.common.parquet import read_parquet
 
 BLOCK = 1 << 22  # bytes read at a time for a digest
+AGAIN = "restore the files that were written together, or make the store again"
 
 
 def file_of(part: int) -> str:
@@ -59,7 +64,8 @@ class FeatureStore:
     parts : int
         Number of parts.
     appended : list of dict
-        Of each append its ``count``, the digest of its ``ids``, and those of its bytes in each part (``digests``).
+        Of each append its ``count``, the digest of its ``ids``, of its bytes in each part (``digests``) and, where
+        it is known, the encoder (``made_by``).
     """
 
     folder: Path
@@ -94,7 +100,10 @@ class FeatureStore:
                 raise UserError(f"{file} is missing: the ids of {added['count']:,} items; restore it")
             if digest([file]) != added["ids"]:
                 raise UserError(f"{file} has another digest than store.json records; restore the file written with it")
-        return pl.concat([pl.Series("item_id", [], dtype=pl.String), *(read_parquet(f)["item_id"] for f in files)])
+        found = pl.concat([pl.Series("item_id", [], dtype=pl.String), *(read_parquet(f)["item_id"] for f in files)])
+        if len(found) != self.count:
+            raise UserError(f"{self.folder} has {len(found):,} ids for {self.count:,} items; {AGAIN}")
+        return found
 
     def rows_of(self, item_ids: Sequence[Any]) -> np.ndarray:
         """Rows, int64 (M,), of items by id, compared as text; -1 where the store lacks the item."""
@@ -117,7 +126,19 @@ class FeatureStore:
                 f"{self.folder} has {self.parts} parts for {processes} processes; make it with more: "
                 "python -m downstream.store --parts"
             )
-        return Partition(self, range(rank, self.parts, processes), verify)
+        return Partition(self, range(rank, self.parts, processes), range(len(self.appended)) if verify else ())
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Features (n, \\*shape) of some rows (n,); each append that they came with is verified once.
+
+        Raises
+        ------
+        UserError
+            As :meth:`partition`, of the parts that the rows are in.
+        """
+        ends = np.cumsum([added["count"] for added in self.appended])
+        appends = np.unique(np.searchsorted(ends, rows, side="right")).tolist()
+        return Partition(self, np.unique(rows % self.parts).tolist(), appends).read(rows)
 
 
 def open_store(folder: str | Path) -> FeatureStore:
@@ -126,7 +147,7 @@ def open_store(folder: str | Path) -> FeatureStore:
     Raises
     ------
     UserError
-        If there is none.
+        If there is none, or it contradicts itself.
     """
     folder = Path(folder)
     if not (folder / "store.json").exists():
@@ -134,9 +155,17 @@ def open_store(folder: str | Path) -> FeatureStore:
             f"{folder} is not a feature store: it has no store.json; make one with python -m downstream.store"
         )
     info = read_json(folder / "store.json")
-    return FeatureStore(
-        folder, info["count"], tuple(info["shape"]), np.dtype(info["dtype"]), info["parts"], info["appended"]
-    )
+    try:
+        names = ("count", "shape", "dtype", "parts", "appended")
+        count, shape, dtype, parts, appended = (info[name] for name in names)
+        store = FeatureStore(folder, count, tuple(shape), np.dtype(dtype), parts, appended)
+        sound = sum(added["count"] for added in appended) == count and math.prod(shape) > 0 and parts > 0
+        sound = sound and all(len(added["digests"]) == parts and added["ids"] for added in appended)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder}/store.json is damaged ({type(error).__name__}: {error}); {AGAIN}") from None
+    if not sound:
+        raise UserError(f"{folder}/store.json contradicts itself: what was appended is not what it counts; {AGAIN}")
+    return store
 
 
 class Partition:
@@ -148,20 +177,20 @@ class Partition:
         Whose parts they are.
     parts : sequence of int
         Their numbers.
-    verify : bool
-        Whether all of their bytes are compared with the store's digests first.
+    verified : collection of int
+        The appends whose bytes are compared with the store's digests first.
 
     Raises
     ------
     UserError
-        If files are missing, too short or, where ``verify``, have another digest; the message names all of them.
+        If files are missing, too short or, where ``verified``, have another digest; the message names all of them.
     """
 
-    def __init__(self, store: FeatureStore, parts: Sequence[int], verify: bool = True) -> None:
+    def __init__(self, store: FeatureStore, parts: Sequence[int], verified: Collection[int] = ()) -> None:
         self.store = store
-        faults = [fault for part in parts if (fault := _fault(store, part, verify))]
+        faults = [fault for part in parts if (fault := _fault(store, part, verified))]
         if faults:
-            raise UserError("; ".join([*faults, "restore the files, or make the store again"]))
+            raise UserError("; ".join([*faults, AGAIN]))
         self.maps = {part: self._map(part) for part in parts}
 
     def _map(self, part: int) -> np.ndarray:
@@ -185,7 +214,7 @@ class Partition:
         return features
 
 
-def _fault(store: FeatureStore, part: int, verify: bool) -> str | None:
+def _fault(store: FeatureStore, part: int, verified: Collection[int]) -> str | None:
     """What is wrong with a part's file, or None."""
     path = store.folder / file_of(part)
     expected = rows_in_part(store.count, part, store.parts) * store.item_bytes
@@ -193,23 +222,28 @@ def _fault(store: FeatureStore, part: int, verify: bool) -> str | None:
         return f"{path} is missing"
     if (size := path.stat().st_size) < expected:
         return f"{path} has {size:,} bytes instead of {expected:,}"
-    return _other_digest(store, part) if verify else None
-
-
-def _other_digest(store: FeatureStore, part: int) -> str | None:
-    count = 0
-    with open(store.folder / file_of(part), "rb") as file:
-        for number, added in enumerate(store.appended):
-            before, count = rows_in_part(count, part, store.parts), count + added["count"]
-            left = (rows_in_part(count, part, store.parts) - before) * store.item_bytes
-            running = hashlib.blake2b(digest_size=16)
-            while left:
-                block = file.read(min(left, BLOCK))
-                running.update(block)
-                left -= len(block)
-            if running.hexdigest() != added["digests"][part]:
-                return f"{file.name}: digest {running.hexdigest()} of append {number}, not {added['digests'][part]}"
+    ends = [0]
+    for added in store.appended:
+        ends.append(ends[-1] + added["count"])
+    for number in verified:
+        start, end = (rows_in_part(count, part, store.parts) * store.item_bytes for count in ends[number : number + 2])
+        found = _digest(path, start, end - start, path.stat().st_mtime_ns)
+        if found != (promised := store.appended[number]["digests"][part]):
+            return f"{path}: digest {found} of append {number}, not {promised}"
     return None
+
+
+@cache
+def _digest(path: Path, start: int, left: int, _changed: int) -> str:
+    """The digest of a stretch of a file, worked out once for each state of the file in this process."""
+    running = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        file.seek(start)
+        while left:
+            block = file.read(min(left, BLOCK))
+            running.update(block)
+            left -= len(block)
+    return running.hexdigest()
 
 
 def create_store(folder: str | Path, shape: Sequence[int], dtype: Any, parts: int) -> FeatureStore:
@@ -237,7 +271,11 @@ def _write_info(folder: Path, store: FeatureStore) -> None:
     write_json(folder / "store.json", {**info, "parts": store.parts, "appended": store.appended})
 
 
-def append(store: FeatureStore, chunks: Iterable[tuple[Sequence[Any], np.ndarray]]) -> FeatureStore:
+def append(
+    store: FeatureStore,
+    chunks: Iterable[tuple[Sequence[Any], np.ndarray]],
+    made_by: Mapping[str, Any] = MappingProxyType({}),
+) -> FeatureStore:
     """Add new items; those that are there are neither read nor moved.
 
     Parameters
@@ -246,6 +284,8 @@ def append(store: FeatureStore, chunks: Iterable[tuple[Sequence[Any], np.ndarray
         Stays valid for the items it had.
     chunks : iterable of tuple
         (item ids, features (n, \\*shape)) one after the other, each small enough for memory.
+    made_by : mapping
+        What tells features of one encoder from those of another, kept with the append.
 
     Returns
     -------
@@ -255,16 +295,31 @@ def append(store: FeatureStore, chunks: Iterable[tuple[Sequence[Any], np.ndarray
     Raises
     ------
     UserError
-        If a feature has another shape or values that are not finite, or its item is there already.
+        If a feature has another shape or values that are not finite, its item is there already, the store has
+        features of another encoder, files are missing or too short, or another process appends, or did since the store
+        was opened.
     """
+    with locked(store.folder):
+        if open_store(store.folder).appended != store.appended:
+            raise UserError(f"another process appended to {store.folder} meanwhile; run the same command again")
+        Partition(store, range(store.parts))  # or what is missing would become zeros
+        for before in (added.get("made_by", {}) for added in store.appended):
+            if unlike := [name for name in made_by if made_by[name] != before.get(name, made_by[name])]:
+                here, there = ({name: one[name] for name in unlike} for one in (made_by, before))
+                raise UserError(f"{store.folder} has features of another encoder: {there} instead of {here}")
+        return _appended(store, chunks, dict(made_by))
+
+
+def _appended(
+    store: FeatureStore, chunks: Iterable[tuple[Sequence[Any], np.ndarray]], made_by: dict[str, Any]
+) -> FeatureStore:
     known, added, row = set(store.ids()), [], store.count
     digests = [hashlib.blake2b(digest_size=16) for _ in range(store.parts)]
-    files = []
-    try:
-        for part in range(store.parts):
-            files.append(open(store.folder / file_of(part), "r+b"))  # noqa: SIM115 - closed below
-            files[-1].truncate(rows_in_part(store.count, part, store.parts) * store.item_bytes)
-            files[-1].seek(0, os.SEEK_END)
+    with ExitStack() as opened:
+        files = [opened.enter_context(open(store.folder / file_of(part), "r+b")) for part in range(store.parts)]
+        for part, file in enumerate(files):
+            file.truncate(rows_in_part(store.count, part, store.parts) * store.item_bytes)
+            file.seek(0, os.SEEK_END)
         for ids, features in chunks:
             ids, features = [str(item) for item in ids], np.ascontiguousarray(features, dtype=store.dtype)
             _check(store, ids, features, known)
@@ -278,17 +333,15 @@ def append(store: FeatureStore, chunks: Iterable[tuple[Sequence[Any], np.ndarray
         for file in files:
             file.flush()
             os.fsync(file.fileno())
-    finally:
-        for file in files:
-            file.close()
-    return _committed(store, row, added, digests)
+    return _committed(store, row, added, digests, made_by) if added else store
 
 
-def _committed(store: FeatureStore, count: int, ids: list[str], digests: list) -> FeatureStore:
+def _committed(store: FeatureStore, count: int, ids: list[str], digests: list, made_by: dict[str, Any]) -> FeatureStore:
     path = store.folder / f"ids-{len(store.appended):04d}.parquet"
     with whole_file(path) as scratch:
         pl.DataFrame({"item_id": ids}, schema={"item_id": pl.String}).write_parquet(scratch)
     entry = {"count": count - store.count, "ids": digest([path]), "digests": [one.hexdigest() for one in digests]}
+    entry |= {"made_by": made_by} if made_by else {}
     grown = FeatureStore(store.folder, count, store.shape, store.dtype, store.parts, [*store.appended, entry])
     _write_info(store.folder, grown)
     return grown

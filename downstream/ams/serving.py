@@ -111,5 +111,5 @@ class Serving:
         if store is not None and len(lacking):
             stored = store.rows_of([item_ids[place] for place in lacking])
             lacking, stored = lacking[stored >= 0], stored[stored >= 0]
-            found[lacking] = self.model(store.partition(verify=False).read(stored))
+            found[lacking] = self.model(store.read(stored))
         return found

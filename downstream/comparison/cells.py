@@ -18,6 +18,7 @@ from rich.progress import Progress
 from data_tools.common.files import check_digests, digest, read_json, whole_folder, write_json
 from data_tools.common.plugins import changed
 from data_tools.common.provenance import commit, versions
+from data_tools.common.shared_memory import check_shared_memory
 from data_tools.common.stopping import stop_with_parent
 from data_tools.common.system import peak_memory
 from data_tools.tables.here import here
@@ -139,6 +140,7 @@ def _run_missing(missing: dict[Path, Cell], data: CTRData, workers: int, progres
             _run(cell, folder, data, progress)
             yield cell
         return
+    check_shared_memory("--workers 1")
     context, most = multiprocessing.get_context("spawn"), min(workers, max(len(missing), 1))
     with ProcessPoolExecutor(most, context, initializer=stop_with_parent) as pool:
         running = {

@@ -117,7 +117,9 @@ def fit(
         If the table is of other items, the loss is not finite, or another process was lost.
     """
     with as_launched():
-        accelerator = Accelerator(cpu=not torch.cuda.is_available())  # or several processes would not find each other
+        # Without cpu, several processes would not find each other. The precision is not left to what launched them: it
+        # is no setting of a run, so nothing would tell the results of one from those of another.
+        accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
     with report_lost_ranks(settings.server.timeout):
         started = time.monotonic()
         set_seed(seed)

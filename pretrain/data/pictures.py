@@ -75,7 +75,6 @@ def decoded(
     workers = 0 if most is not None and most < 2 else loader_processes(None, most)
     yield from Loader(
         _Chunks(image_size),
-        batch_size=None,
         sampler=chunks,
         num_workers=workers,
         prefetch_factor=prefetched(workers),

@@ -321,7 +321,6 @@ def loader(
     )
     return Loader(
         stream,
-        batch_size=None,
         num_workers=workers,
         prefetch_factor=prefetched(workers),
         pin_memory=torch.cuda.is_available(),

@@ -19,6 +19,7 @@ from pretrain.evaluation.collapse import CollapsedError, CollapseWatch, alignmen
 from pretrain.evaluation.page_auc import encoder_page_auc, requests_of
 from pretrain.objectives.parts.losses import Term
 from pretrain.runtime.distributed import total
+from pretrain.runtime.precision import precision_note
 from pretrain.settings import Settings
 from pretrain.training import runs
 from pretrain.training.best import Best
@@ -133,6 +134,8 @@ def print_start(
         f"{accelerator.num_processes} process(es) on {accelerator.device}, {precision}, "
         f"{settings.batch.rows} rows a step, steps {step} to {settings.optim.steps}, run folder {settings.out}"
     )
+    if note := precision_note(precision):
+        console.print(note)
     split = accelerator.num_processes > 1 or settings.optim.micro_batch
     if split and encoder.takes_batch_statistics:
         console.print(

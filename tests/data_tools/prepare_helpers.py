@@ -2,6 +2,7 @@
 
 import io
 
+import polars as pl
 import pytest
 from PIL import Image
 
@@ -33,3 +34,21 @@ def stopped(folder, /, **settings):
     left = {path.name for path in folder.parent.iterdir()} - {"in", f"{settings.get('out', 'dataset')}.set_aside"}
     assert not left, "something was left behind"
     return str(caught.value)
+
+
+def log(source):
+    return pl.read_csv(source / "log.csv", infer_schema=False)
+
+
+def typed(source):
+    return log(source).with_columns(pl.col("timestamp", "click").cast(pl.Int64))
+
+
+def parquet(source, frame, **settings):
+    """What stops a log of Parquet."""
+    frame.write_parquet(source / "log.parquet")
+    return stopped(source, log="log.parquet", **settings)
+
+
+def notes(dataset):
+    return " ".join(dataset.info["understood"])

@@ -14,6 +14,7 @@ import pytest
 from prepare_helpers import run, write_log
 
 from data_tools.common.cli import UserError, parse_settings, run_command
+from data_tools.common.files import read_json
 from data_tools.common.launch import launch
 from data_tools.common.locks import locked
 from data_tools.simulation.settings import World
@@ -210,7 +211,7 @@ def test_a_killed_prepare_leaves_nothing_once_it_is_run_again(source, prepare):
     whole = run(source, out="in/whole").info
     assert "impressions" in again.stdout and "\x1b" not in again.stdout + again.stderr, "colours are for terminals"
     assert [path.name for path in source.iterdir() if path.name.startswith(".")] == []
-    assert json.loads((source / "made" / "dataset.json").read_text()) == whole
+    assert read_json(source / "made" / "dataset.json") == whole
 
 
 def test_the_second_of_two_prepares_is_refused(source, prepare):

@@ -1,7 +1,6 @@
 """Tables in the layouts of other programs, read back by readers written from those programs' documentation."""
 
 import csv
-import json
 from dataclasses import replace
 
 import faiss
@@ -13,6 +12,7 @@ import torch
 from safetensors.numpy import load_file
 
 from data_tools.common.cli import UserError
+from data_tools.common.files import read_json, write_json
 from data_tools.convert_table import Settings, convert, join
 from data_tools.tables.layouts import LAYOUTS
 from data_tools.tables.table import EmbeddingTable, read_table, write_table
@@ -272,8 +272,36 @@ def test_parts_of_several_sizes_are_refused(tmp_path):
     write_table(tmp_path / "t", ["a"], VECTORS[:1], {})
     write_table(tmp_path / "u", ["b"], VECTORS[:1, :2], {})
     (tmp_path / "u" / "part-00000.parquet").rename(tmp_path / "t" / "part-00001.parquet")
-    described = json.loads((tmp_path / "t" / "table.json").read_text()) | {"count": 2}
+    described = read_json(tmp_path / "t" / "table.json") | {"count": 2}
     del described["parts"]  # as in tables of earlier versions
-    (tmp_path / "t" / "table.json").write_text(json.dumps(described))
+    write_json(tmp_path / "t" / "table.json", described)
     with pytest.raises(UserError, match="parts with embeddings of the sizes"):
         read_table(tmp_path / "t")
+
+
+ODD = {
+    "text": ["a,b;c", ' "d"', "e\r\nf\tg", "=1+1", "null", "8.60E+12", "1.0", "\ufeffx", "e\u0301", "\0y", "#"],
+    "beyond int64": [2**63, 2**64 - 1, 5],
+    "beyond 64 bits": [10**30, 10**30 + 1, -7],
+    "of both kinds": [1, "a", "007"],
+}
+
+
+@pytest.mark.parametrize("ids", ODD.values(), ids=ODD)
+@pytest.mark.parametrize(
+    "ending", [".npz", ".npy", ".h5", ".parquet", ".csv", ".pt", ".safetensors", ".faiss", "", "mmrec"]
+)
+def test_odd_ids_come_back_from_every_layout(ending, ids, tmp_path):
+    vectors = np.random.default_rng(1).normal(size=(len(ids), 3)).astype(np.float32)
+    table, layout = own(tmp_path / "own", ids, vectors), ending if ending == "mmrec" else None
+    convert(Settings(table=table, out=str(tmp_path / f"t{'' if layout else ending}"), layout=layout))
+    found = read_table(tmp_path / f"t{'' if layout else ending}", layout)
+    assert list(map(str, found.ids)) == list(map(str, ids))
+    np.testing.assert_array_equal(found.vectors, vectors)
+
+
+@pytest.mark.parametrize("ending", [".npz", ".h5", ".pt"])
+def test_an_id_that_numpy_would_cut_is_refused(ending, tmp_path):
+    table = own(tmp_path / "own", ["a", "a\0"], VECTORS[:2])
+    with pytest.raises(UserError, match=r"the id 'a.x00' ends in a zero byte, .*; write .parquet or .csv"):
+        convert(Settings(table=table, out=str(tmp_path / f"t{ending}")))

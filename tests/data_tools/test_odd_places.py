@@ -5,6 +5,8 @@ import gzip
 import io
 import os
 import struct
+import subprocess
+import zipfile
 import zlib
 from dataclasses import dataclass, field
 
@@ -214,6 +216,12 @@ def test_an_empty_list_of_pictures_is_an_item_without_one(source):
         ("/{}.png", "a / in front makes a path start at the root of the machine"),
         ('{{"large": "{}.png", "thumb": "x"}}', "an object, no name of a file: keep one of its values"),
         ("N/A", "leave it empty where an item has no picture"),
+        ("{}.jpeg", "00.png exists: the ending is another"),
+        (r"C:\shop\pictures\{}.png", "00.png exists: the item list has folders before the name"),
+        ("/mnt/shop/pictures/{}.png", "00.png exists: the item list has folders before the name"),
+        ("//cdn.example/{}.png", "00.png exists: write the names without their addresses: sed"),
+        ("s3://shop/pictures/{}.png", "00.png exists: write the names without their addresses: sed"),
+        ("s3://shop/pictures/other{}.png", "say where they are, as in --images s3://shop/pictures, and leave that out"),
     ],
 )
 def test_names_of_pictures_that_need_a_change_say_which(source, pattern, said):
@@ -251,6 +259,7 @@ NEARLY = {
     "the folder of a picture": "{}/main.png",
     "a name without the number behind it": "{}_1.png",
     "a name without zeros in front": "000{}.png",
+    "a name in another Unicode form": "e\u0301{}.png",
     "a name without % escapes": "%3{}.png",
 }
 
@@ -262,6 +271,7 @@ def test_pictures_that_are_nearly_named_by_an_id_say_how(source, way):
         there.parent.mkdir(exist_ok=True)
         (source / f"{item:02}.png").rename(there)
     ids = pl.format("1{}", pl.format("x{}", "item_id")) if "%" in way else pl.col("item_id")
+    ids = pl.format("\xe9{}", "item_id") if "Unicode" in way else ids
     frame = pl.read_csv(source / "items.csv", infer_schema=False)
     frame.select(item_id=ids).write_csv(source / "items.csv")
     log = pl.read_csv(source / "log.csv", infer_schema=False)
@@ -303,3 +313,22 @@ def test_a_nested_item_list_names_the_command_that_spreads_it(source):
 
 def test_a_picture_in_place_of_its_folder_is_explained(source):
     assert f"name the folder that it is in: {source}" in stopped(source, images=str(source / "00.png"))
+
+
+@pytest.mark.parametrize("pattern", ["s3://shop/{}.png", "//cdn.example/a/{}.png?v=2", "HTTPS://cdn.example/{}.png"])
+def test_addresses_are_left_out_by_the_command_that_is_named(source, pattern):
+    listed(source, [pattern.replace("{}", f"{item:02}").lower() for item in range(20)])
+    (source / "items.csv").rename(source / "OLD.csv")
+    command = stopped(source, items="OLD.csv").partition("without their addresses: ")[2].splitlines()[0]
+    subprocess.run(command, shell=True, check=True, cwd=source)
+    assert run(source, items="NEW.csv").info["counts"]["items_with_image"] == 20
+
+
+def test_a_zip_with_a_password_is_to_be_unpacked(source):
+    with zipfile.ZipFile(source / "pictures.zip", "w") as archive:
+        archive.write(source / "00.png", "00.png")
+    data = bytearray((source / "pictures.zip").read_bytes())
+    for mark, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        data[data.index(mark) + at] |= 1  # says that it is encrypted
+    (source / "pictures.zip").write_bytes(data)
+    assert "password required for extraction; unpack it first" in stopped(source, images=str(source / "pictures.zip"))

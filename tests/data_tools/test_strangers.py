@@ -8,21 +8,13 @@ from pathlib import Path
 import duckdb
 import polars as pl
 import pytest
-from prepare_helpers import picture, run, stopped
+from prepare_helpers import log, notes, picture, run, stopped
 
 DOCS = Path(__file__).parents[2] / "docs" / "own-data.md"
 
 
-def log(source):
-    return pl.read_csv(source / "log.csv", infer_schema=False)
-
-
 def catalogue(source):
     return pl.read_csv(source / "items.csv", infer_schema=False)
-
-
-def notes(dataset):
-    return " ".join(dataset.info["understood"])
 
 
 def commands(said, folder):

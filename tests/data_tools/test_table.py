@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -7,6 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_tools.common.cli import UserError
+from data_tools.common.files import read_json, write_json
 from data_tools.tables.table import read_table, write_part, write_table
 
 IDS = ["a", "b", "007"]
@@ -80,8 +79,8 @@ def test_a_pickle_is_never_loaded(tmp_path):
 @pytest.mark.parametrize(("promised", "value"), [("count", 4), ("size", 9)])
 def test_a_table_short_of_a_part_or_of_another_size_is_refused(tmp_path, promised, value):
     write_table(tmp_path / "t", IDS, VECTORS, {})
-    described = json.loads((tmp_path / "t" / "table.json").read_text()) | {promised: value}
-    (tmp_path / "t" / "table.json").write_text(json.dumps(described))
+    described = read_json(tmp_path / "t" / "table.json") | {promised: value}
+    write_json(tmp_path / "t" / "table.json", described)
     with pytest.raises(UserError, match=f"promises .*'{promised}': {value}"):
         read_table(tmp_path / "t")
 

@@ -4,11 +4,16 @@ import sys
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from data_tools.common.cli import UserError, run_command
-from data_tools.tables.table import write_table
+from data_tools.common.files import read_json, write_json
+from data_tools.common.locks import locked
+from data_tools.tables.table import EmbeddingTable, write_table
 from downstream import store as module
 from downstream.ams.feature_store import append, create_store, open_store
+from downstream.ams.serving import EmbeddingModel, Serving
 
 
 def features(count, start=0, width=6):
@@ -134,3 +139,100 @@ def test_the_command_makes_a_store_of_a_table_and_appends_what_is_new(tmp_path, 
     assert "3 items appended, 4 were there" in " ".join(capsys.readouterr().out.split())
     store = open_store(tmp_path / "store")
     np.testing.assert_array_equal(store.partition().read(store.rows_of(range(9))), values)
+
+
+def flip(path, place):
+    whole = bytearray(path.read_bytes())
+    whole[place] ^= 1
+    path.write_bytes(whole)
+
+
+def test_a_flipped_bit_anywhere_in_a_store_is_named(store):
+    """In its index, its ids and its parts, one bit of every byte of the first, some of the others."""
+    store, values = store
+    for name in ("store.json", "ids-0000.parquet", "part-00001.bin"):
+        path = store.folder / name
+        for place in range(0, path.stat().st_size, 1 if name == "store.json" else 13):
+            flip(path, place)
+            try:
+                again = open_store(store.folder)
+                found = again.partition().read(again.rows_of([f"i{k}" for k in range(23)]))
+                assert name == "store.json" and np.array_equal(found, values), "where blanks or unused names are"
+            except UserError as error:
+                assert str(store.folder) in str(error)
+            flip(path, place)
+
+
+def test_reading_some_rows_verifies_the_appends_they_came_with(store):
+    store, values = store
+    flip(store.folder / "part-00003.bin", -3)  # in the second append
+    np.testing.assert_array_equal(store.read(np.arange(11)), values[:11])
+    np.testing.assert_array_equal(store.read(np.array([22, 12])), values[[22, 12]])
+    with pytest.raises(UserError, match=r"part-00003.bin: digest \w+ of append 1"):
+        store.read(np.array([3, 13]))
+
+
+def test_what_is_embedded_later_is_verified_too(store):
+    store, values = store
+    model = EmbeddingModel(nn.Identity(), torch.zeros(6), torch.ones(6), np.zeros(6, np.float32))
+    serving = Serving(EmbeddingTable(["i0"], values[:1]), model)
+    np.testing.assert_array_equal(serving(["i9", "i0", "none"], store), [values[9], values[0], np.zeros(6)])
+    flip(store.folder / "part-00004.bin", 0)  # of the rows 4, 9, ...
+    with pytest.raises(UserError, match=r"part-00004.bin: digest"):
+        serving(["i9"], store)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"count": 24}, "contradicts itself"),
+        ({"parts": 4}, "contradicts itself"),
+        ({"shape": []}, "part-00000.bin has 100 bytes|digest"),
+        ({"dtype": "float99"}, "is damaged"),
+        ({"appended": None}, "is damaged"),
+    ],
+)
+def test_an_index_that_does_not_fit_is_named(store, change, said):
+    folder = store[0].folder
+    info = read_json(folder / "store.json")
+    write_json(folder / "store.json", info | change)
+    with pytest.raises(UserError, match=said):
+        open_store(folder).partition()
+
+
+def test_a_part_cut_short_is_not_filled_with_zeros(store):
+    store, _ = store
+    part = store.folder / "part-00002.bin"
+    part.write_bytes(part.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"part-00002.bin has 119 bytes instead of 120"):
+        append(store, [(["new"], features(1))])
+    assert part.stat().st_size == 119 and open_store(store.folder).count == 23
+
+
+def test_two_that_append_at_once_do_not_lose_anything(store):
+    store, values = store
+    with locked(store.folder), pytest.raises(UserError, match="another process is writing"):
+        append(store, [(["new"], features(1))])
+    append(store, [(["new"], features(1))])
+    with pytest.raises(UserError, match=r"another process appended to .* meanwhile; run the same command again"):
+        append(store, [(["newer"], features(1))])
+    grown = open_store(store.folder)
+    np.testing.assert_array_equal(grown.partition().read(np.arange(23)), values)
+    assert append(grown, []).appended == grown.appended == open_store(store.folder).appended
+
+
+def test_features_of_another_encoder_are_not_appended(tmp_path, monkeypatch):
+    values = features(9)
+    for name, ids, by in (("monday", range(6), "a"), ("tuesday", range(2, 9), "b"), ("elsewhere", range(3, 9), None)):
+        write_table(tmp_path / name, list(ids), values[list(ids)], {"checkpoint": by} if by else {})
+
+    def put(table):
+        monkeypatch.setattr(sys, "argv", ["store", "--table", str(tmp_path / table), "--out", str(tmp_path / "store")])
+        module.main()
+
+    put("monday")
+    with pytest.raises(UserError, match=r"another encoder: \{'checkpoint': 'a'\} instead of \{'checkpoint': 'b'\}"):
+        put("tuesday")
+    assert open_store(tmp_path / "store").count == 6
+    put("elsewhere")  # of which nothing is known
+    assert open_store(tmp_path / "store").count == 9

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from data_tools.common.cli import run_command
@@ -122,3 +123,15 @@ def test_two_processes_learn_what_one_learns(world, tmp_path, id_optimizer):
     assert not np.array_equal(*scores)  # sums in another order: there were two
     # A much stronger L2 holds embeddings at zero, where Adam magnifies rounding to steps of the learning rate.
     np.testing.assert_allclose(scores[0], scores[1], atol=1e-5)
+
+
+def test_what_accelerate_was_asked_for_does_not_change_a_result(data, monkeypatch):
+    """The precision is no setting of a CTR run: nothing would tell the two results apart."""
+    settings = TrainingSettings(data.settings, optim=OPTIM)
+    found = []
+    for asked in ("no", "bf16"):
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", asked)
+        AcceleratorState._reset_state(reset_partial_state=True)
+        found.append(fit(data, None, settings, 0).test_scores)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    np.testing.assert_array_equal(*found)

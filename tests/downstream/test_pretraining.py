@@ -5,6 +5,7 @@ import json
 import polars as pl
 import pytest
 
+from data_tools.common.files import read_json, write_json
 from downstream.comparison.figures import Figures
 from downstream.comparison.sources import Source
 from downstream.report.encoder_runs import CURVES, encoder_runs, training_rows
@@ -24,9 +25,9 @@ def run(tmp_path):
     ]
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
     summary = {"objective": "courier", "seed": 3, "steps": 40, "best_step": 40, "seconds": 61.4}
-    (folder / "summary.json").write_text(json.dumps(summary | {"peak_memory_mib": {"process": 1234.5}}))
+    write_json(folder / "summary.json", summary | {"peak_memory_mib": {"process": 1234.5}})
     settings = {"encoder": {"image_size": 64}, "batch": {"rows": 256}}
-    (folder / "run.json").write_text(json.dumps({"settings": settings, "commit": "abc"}))
+    write_json(folder / "run.json", {"settings": settings, "commit": "abc"})
     return folder
 
 
@@ -47,8 +48,8 @@ def test_a_run_is_reported_with_its_curves_and_cost(run, tmp_path):
 
 
 def test_last_weights_are_those_of_the_last_step(run):
-    summary = json.loads((run / "summary.json").read_text())
-    (run / "summary.json").write_text(json.dumps(summary | {"best_step": 20}))
+    summary = read_json(run / "summary.json")
+    write_json(run / "summary.json", summary | {"best_step": 20})
     sources = {weights: Source(run=str(run), weights=weights) for weights in ("trained", "last")}
     runs, _ = encoder_runs(sources)
     assert runs.select("source", "best_step").rows() == [("trained", 20), ("last", 40)]

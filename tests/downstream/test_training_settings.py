@@ -1,6 +1,5 @@
 """Options of forms, aggregators and models: those without effect are refused, and old runs still load."""
 
-import json
 import pickle
 import sys
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from accelerate import Accelerator
 
 from data_tools.common.checks import Checked, FromTwo
 from data_tools.common.cli import UserError, parse_settings, run_command
+from data_tools.common.files import read_json, write_json
 from data_tools.common.plugins import Registry, with_plugins
 from data_tools.tables.table import write_table
 from downstream import train
@@ -186,9 +186,9 @@ def test_a_run_loads_with_the_scores_it_had(run):
 
 def test_a_run_that_cannot_be_read_names_the_command(run):
     folder = run()
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = read_json(folder / "summary.json")
     summary["settings"]["image"]["form"] = "gone"
-    (folder / "summary.json").write_text(json.dumps(summary))
+    write_json(folder / "summary.json", summary)
     with pytest.raises(UserError, match=r"unknown form 'gone'.*python -m downstream\.train"):
         run_settings(folder)
 
@@ -196,8 +196,8 @@ def test_a_run_that_cannot_be_read_names_the_command(run):
 @pytest.mark.parametrize(("section", "older"), [("image", {"bins": 7}), ("model", {"l21": 0.1}), ("server", {"x": 1})])
 def test_a_run_of_another_version_ends_in_one_message(section, older, run):
     folder = run()
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = read_json(folder / "summary.json")
     summary["settings"][section] |= older
-    (folder / "summary.json").write_text(json.dumps(summary))
+    write_json(folder / "summary.json", summary)
     with pytest.raises(UserError, match=rf"summary.json was made by another version .*{section}.*: train again with"):
         run_settings(folder)

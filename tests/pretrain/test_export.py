@@ -1,4 +1,3 @@
-import json
 import os
 import shutil
 import subprocess
@@ -11,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from data_tools.common.cli import UserError
+from data_tools.common.files import read_json, write_json
 from data_tools.common.tensors import write_tensors
 from data_tools.dataset.schema import open_dataset
 from data_tools.sharding.write import Settings as Shards
@@ -49,7 +49,7 @@ def test_every_item_has_its_own_pictures_vector(table, tiny_world):
 
 
 def test_table_says_where_it_came_from(table, tiny_world):
-    info = json.loads((table / "table.json").read_text())
+    info = read_json(table / "table.json")
     assert info["layer"] == "features"
     assert info["normalised"] is True
     assert info["encoder"]["name"] == "test_byobnet"
@@ -140,7 +140,7 @@ def test_nothing_but_broken_pictures_is_an_error(broken, tmp_path):
 
 
 def test_a_missing_run_says_how_to_make_it(tiny_world, tmp_path):
-    (tmp_path / "run.json").write_text(json.dumps({"settings": {"encoder": {}}}))
+    write_json(tmp_path / "run.json", {"settings": {"encoder": {}}})
     with pytest.raises(UserError, match=r"accelerate launch pretrain/train.py"):
         export(Settings(data=str(tiny_world / "shards"), out=str(tmp_path / "t"), run=str(tmp_path)))
     assert not (tmp_path / "t").exists()

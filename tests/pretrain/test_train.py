@@ -11,6 +11,7 @@ import yaml
 from accelerate.state import AcceleratorState
 
 from data_tools.common.cli import UserError
+from data_tools.common.files import read_json
 from pretrain.encoder.image_encoder import ImageEncoder
 from pretrain.evaluation.collapse import CollapsedError
 from pretrain.evaluation.saved_encoder import load_run_encoder
@@ -21,7 +22,7 @@ from tests.pretrain.run_helpers import ROOT, one_thread, run, settings
 
 def test_summary_says_what_the_issue_of_a_run_is(finished):
     out, summary = finished
-    assert json.loads((out / "summary.json").read_text()) == summary
+    assert read_json(out / "summary.json") == summary
     for name in ("warm", "cold"):
         figures = summary["page_auc"][name]
         assert 0 < figures["untrained"] < 1
@@ -50,7 +51,7 @@ def test_the_last_weights_are_those_of_the_latest_checkpoint(finished):
 
 def test_run_folder_can_be_understood_later(finished):
     out, _ = finished
-    made = json.loads((out / "run.json").read_text())
+    made = read_json(out / "run.json")
     assert made["settings"]["optim"]["steps"] == 6
     assert {"commit", "versions", "machine"} <= made.keys()
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
@@ -168,8 +169,8 @@ def test_two_processes_train(tiny_world, tmp_path):
     ]
     arguments = settings(tiny_world / "shards", tmp_path / "two")
     subprocess.run([*launch, *arguments], cwd=ROOT, env=one_thread(), check=True, timeout=300)
-    assert json.loads((tmp_path / "two" / "summary.json").read_text())["steps"] == 6
-    assert json.loads((tmp_path / "two" / "run.json").read_text())["processes"] == 2
+    assert read_json(tmp_path / "two" / "summary.json")["steps"] == 6
+    assert read_json(tmp_path / "two" / "run.json")["processes"] == 2
 
 
 def test_the_preset_for_small_catalogues_never_keeps_what_is_worse_than_its_start(tiny_world, tmp_path):
@@ -177,6 +178,6 @@ def test_the_preset_for_small_catalogues_never_keeps_what_is_worse_than_its_star
     out = tmp_path / "run"
     arguments = ["--config", "configs/pretrain/small_catalogue.yaml", *settings(tiny_world / "shards", out)]
     run([*arguments, "--optim.lr", "0.5", "--evaluation.every", "2", "--evaluation.choose_on", "cold"])
-    best = json.loads((out / "best.json").read_text())
+    best = read_json(out / "best.json")
     judged = [line["valid_page_auc_cold"] for line in runs.read_log(out) if "valid_page_auc_cold" in line]
     assert len(judged) > 1 and judged[0] <= best["auc"] in judged and best["auc"] >= best["bar"]

@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from data_tools.common.cli import UserError
+from data_tools.common.files import read_json, write_json
 from data_tools.common.tensors import read_described
 from pretrain.training import runs
 from tests.pretrain.run_helpers import ROOT, one_thread, run, settings
@@ -104,17 +105,17 @@ def test_the_loss_scale_of_fp16_is_resumed(tiny_world, tmp_path, monkeypatch):
 def test_a_run_from_before_a_setting_existed_continues(finished, tiny_world, tmp_path):
     out = tmp_path / "old"
     shutil.copytree(finished[0], out)
-    made = json.loads((out / "run.json").read_text())
+    made = read_json(out / "run.json")
     del made["settings"]["objective"]["guards"], made["settings"]["encoder"]["compile"]
-    (out / "run.json").write_text(json.dumps(made))
+    write_json(out / "run.json", made)
     assert run([*settings(tiny_world / "shards", out), "--resume"])["steps"] == 6
 
 
 @pytest.mark.parametrize("section, older", [("batch", {"lanes": 0}), ("evaluation", {"choose_on": "unseen"})])
 def test_a_run_of_another_version_ends_in_one_message(section, older, finished, tiny_world, tmp_path):
     out = shutil.copytree(finished[0], tmp_path / "older")
-    made = json.loads((out / "run.json").read_text())
+    made = read_json(out / "run.json")
     made["settings"][section] |= older
-    (out / "run.json").write_text(json.dumps(made))
+    write_json(out / "run.json", made)
     with pytest.raises(UserError, match=rf"run.json was made by another version .*{next(iter(older))}.*: train again"):
         run([*settings(tiny_world / "shards", out), "--resume"])
