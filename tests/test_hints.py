@@ -17,7 +17,7 @@ from tests.hints import definitions, reached
 from tests.test_project import COMMANDS, ROOT
 
 # A setting behind one of these is one of another command, which the text names.
-ANOTHER = re.compile(r"\b(data_tools|pretrain|downstream)[./]\w+|\b[Pp]repar(e|ing)\b|\bpip install\b")
+ANOTHER = re.compile(r"\b(data_tools|pretrain|downstream)[./]\w+|\b[Pp]repar(e|ing)\b|\b(pip install|docker run)\b")
 # Not looked into: what cannot go wrong there, or is said of a setting by the settings themselves.
 PASSED_OVER = {
     "data_tools.common.parser.Parser": "it speaks of all settings",
