@@ -31,7 +31,6 @@ from data_tools.common.places import check_file, check_place
 from data_tools.common.storage import is_url, refuse_to_write, taken, upload, url_of
 
 MADE_WITH = "made_with.json"
-OWN_DIGEST = "own_digest"  # of a JSON object, beside all that it is of
 
 
 def refuse_url(path: str | Path | None, what: str) -> None:
@@ -246,22 +245,9 @@ def finite(value: Any) -> Any:
     return [finite(one) for one in value] if isinstance(value, list | tuple) else value
 
 
-def _own_digest(value: Mapping[str, Any]) -> str:
-    text = json.dumps(value, ensure_ascii=False).encode(errors="surrogatepass")
-    return hashlib.blake2b(text, digest_size=16).hexdigest()
-
-
 def write_json(path: str | Path, value: Any, synced: bool = True) -> None:
-    """Write ``value`` as indented strict JSON (null for NaN), whole or not at all; see :func:`whole_file`.
-
-    An object gets a digest of itself as its last value, which :func:`read_json` compares and leaves out: a flipped bit
-    in a setting is a valid setting.
-    """
-    value = finite(value)
-    if isinstance(value, Mapping):
-        own = {name: one for name, one in value.items() if name != OWN_DIGEST}
-        value = {**own, OWN_DIGEST: _own_digest(own)}
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    """Write ``value`` as indented strict JSON (null for NaN), whole or not at all; see :func:`whole_file`."""
+    text = json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False)
     with whole_file(path, synced) as scratch:
         scratch.write_text(text + "\n", encoding="utf-8")
 
@@ -272,8 +258,7 @@ def read_json(path: str | Path, kind: type = dict) -> Any:
     Raises
     ------
     UserError
-        If the file is missing, holds something else, or is not as it was written. Of objects without a digest nothing
-        is known.
+        If the file is missing, or holds something else.
     """
     try:
         found = json.loads(local(path).read_text(encoding="utf-8"))
@@ -284,12 +269,6 @@ def read_json(path: str | Path, kind: type = dict) -> Any:
     if not isinstance(found, kind):
         wanted = {dict: "an object {...}", list: "a list [...]"}.get(kind, f"a {kind.__name__}")
         raise UserError(f"{path} does not hold {wanted}, as it did when it was written; copy it again")
-    promised = found.pop(OWN_DIGEST, None) if isinstance(found, dict) else None
-    if promised and promised != _own_digest(found):
-        raise UserError(
-            f"{path} is not as it was written: its digest differs from the {OWN_DIGEST} in it; copy it again (if you "
-            f"changed it yourself, set {OWN_DIGEST} to null)"
-        )
     return found
 
 

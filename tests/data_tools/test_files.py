@@ -141,37 +141,11 @@ def test_only_scratch_files_of_dead_processes_are_removed(tmp_path):
 
 def test_json_has_no_nan(tmp_path):
     write_json(tmp_path / "a.json", {"nan": float("nan"), "inf": [np.float64("inf"), 1.5], "deep": ({"x": -np.inf},)})
-    found = json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail)
-    assert found.pop("own_digest") and found == {"nan": None, "inf": [None, 1.5], "deep": [{"x": None}]}
-
-
-def test_a_flipped_bit_anywhere_in_json_is_named_or_changes_nothing(tmp_path):
-    path, value = tmp_path / "a.json", {"lr": 0.25, "steps": 30, "é": [True, None, {"7": "Größe"}], "tiny": 1e-300}
-    write_json(path, value)
-    whole, refused = path.read_bytes(), 0
-    for place in range(8 * len(whole)):
-        damaged = bytearray(whole)
-        damaged[place // 8] ^= 1 << place % 8
-        path.write_bytes(damaged)
-        try:
-            assert {name: one for name, one in read_json(path).items() if name in value} == value
-        except UserError as error:
-            assert "a.json is not" in str(error) or "does not hold" in str(error)
-            refused += 1
-    assert refused > 4 * len(whole)
-
-
-def test_json_that_its_owner_changed_says_how_to_say_so(tmp_path):
-    path = tmp_path / "a.json"
-    write_json(path, {"dataset": "old/place"})
-    path.write_text(path.read_text().replace("old/place", "new/place"))
-    with pytest.raises(UserError, match=r"not as it was written.*if you changed it yourself, set own_digest to null"):
-        read_json(path)
-    held = json.loads(path.read_text())
-    path.write_text(json.dumps(held | {"own_digest": None}))
-    assert read_json(path) == {"dataset": "new/place"}
-    write_json(path, held | {"more": 1})  # what was read in another way is not sealed with the old digest
-    assert read_json(path) == {"dataset": "new/place", "more": 1}
+    assert json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail) == {
+        "nan": None,
+        "inf": [None, 1.5],
+        "deep": [{"x": None}],
+    }
 
 
 def test_a_file_keeps_its_old_content_when_writing_fails(tmp_path):
