@@ -74,10 +74,11 @@ def end_with_launcher() -> None:
     if "LOCAL_RANK" not in os.environ:
         return
     launcher = os.getppid()
+    adopted = _adopted(launcher)
 
     def watch() -> None:
-        time.sleep(0.5)
-        while os.getppid() == launcher and not _adopted(launcher):
+        time.sleep(0.5)  # until signals become messages
+        while os.getppid() == launcher and not adopted:
             time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(GRACE)

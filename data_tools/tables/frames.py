@@ -110,8 +110,9 @@ def _from_frame(frame: pl.DataFrame, path: Path) -> Table:
     if ids == "__index_level_0__":
         frame = frame.rename({ids: "item_id"})
         ids = "item_id"
-    numeric = frame[ids].dtype != pl.String  # text is taken as it is
-    keys = (whole_ids(frame, ids, "the table")[0] if numeric else frame)[ids].to_list()
+    if frame[ids].dtype != pl.String:  # text is taken as it is
+        frame, _ = whole_ids(frame, ids, "the table")
+    keys = frame[ids].to_list()
     if isinstance(vectors, str):
         return keys, _listed(frame[vectors], path)
     return keys, frame.select(pl.col(vectors).cast(pl.Float32)).fill_null(float("nan")).to_numpy()

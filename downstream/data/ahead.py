@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
 
+from data_tools.common.ahead import mapped_ahead
 from downstream.data.ctr_data import Batch, CTRData
 
 # More threads than that wait for each other: numpy holds the interpreter's lock between its loops.
@@ -26,11 +25,4 @@ def loader_threads(wanted: int | None, processes: int = 1) -> int:
 
 def batches_ahead(data: CTRData, parts: Iterable[np.ndarray], threads: int) -> Iterator[Batch]:
     """The batches of some rows each, in their order; while one is used, each thread makes one of the next."""
-    with ThreadPoolExecutor(threads) as maker:
-        ahead: deque[Future[Batch]] = deque()
-        for rows in parts:
-            ahead.append(maker.submit(data.batch, rows))
-            if len(ahead) > threads:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+    return mapped_ahead(data.batch, parts, threads)

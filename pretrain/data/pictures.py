@@ -5,9 +5,7 @@ What is held is a few chunks of pictures, whatever their number.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 
 import numpy as np
@@ -15,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data_tools.common.ahead import mapped_ahead
 from data_tools.common.cli import UserError
 from data_tools.reading.images import BadImage
 from data_tools.sharding.read import Place, PlacedPictures, PlaceReader
@@ -115,14 +114,8 @@ def encoded_in_threads(
             readers.put(reader)
         return encode(images), readable
 
-    ahead: deque[Future[tuple[Tensor, Tensor]]] = deque()
-    with one_core_a_thread(), ThreadPoolExecutor(threads) as pool:
-        for chunk in chunks:
-            ahead.append(pool.submit(encoded, chunk))
-            if len(ahead) > threads:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+    with one_core_a_thread():
+        yield from mapped_ahead(encoded, chunks, threads)
 
 
 class PictureSet:

@@ -56,21 +56,25 @@ def keep_freed_memory() -> bool:
     Nothing is done without glibc, on a machine with less than 12 GiB of memory, or with a GPU, whose tensors torch
     keeps itself.
     """
-    if torch.cuda.is_available() or psutil.virtual_memory().total < PLENTY:
-        return False
-    return _set(KEEP)
+    return _keeps(psutil.virtual_memory().total) and _set(KEEP)
 
 
 def give_back_where_scarce() -> bool:
     """Where the machine runs out of memory, give back what is kept, and keep no more; returns whether it did.
 
-    It asks for the memory of the machine, which takes some 50 microseconds: once a step.
+    It asks for the memory of the machine, which takes some 50 microseconds: once a step. Nothing is done where
+    :func:`keep_freed_memory` keeps nothing.
     """
     memory = psutil.virtual_memory()
-    if memory.available > SCARCE * memory.total or not _set(GIVE_BACK):
+    if memory.available > SCARCE * memory.total or not _keeps(memory.total) or not _set(GIVE_BACK):
         return False
     ctypes.CDLL(None).malloc_trim(0)
     return True
+
+
+def _keeps(total: int) -> bool:
+    """Whether freed memory is kept on a machine with so many bytes."""
+    return total >= PLENTY and not torch.cuda.is_available()
 
 
 def _set(options: dict[int, int]) -> bool:

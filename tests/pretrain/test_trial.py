@@ -102,6 +102,9 @@ small = small[::2]
 assert not memory.give_back_where_scarce()
 kept = mebibytes(64 << 30, 1 << 30)
 assert memory.give_back_where_scarce()
+mebibytes(8 << 30, 0)
+assert not memory.give_back_where_scarce()  # nothing is kept there
+mebibytes(64 << 30, 1 << 30)
 print(full, kept, mebibytes(64 << 30, 1 << 30))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
