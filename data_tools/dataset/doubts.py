@@ -53,7 +53,7 @@ def _users_alike(run: Engine, users: ir.Table) -> list[str]:
 
 def _crowd(run: Engine, read: ReadLog) -> list[str]:
     """What is to be said where one id has so many rows that it may stand for all who are not logged in."""
-    counts = read.good.group_by("user").agg(rows=lambda t: t.count())
+    counts = run.keep("rows_of_users", read.good.group_by("user").agg(rows=lambda t: t.count()))
     total, users = run.rows(counts.agg(total=counts.rows.sum(), users=counts.count())).row(0)
     if users < FEW_USERS:
         return []
