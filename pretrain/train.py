@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 
 from data_tools.common.cli import UserError, parse_settings, progress_bar, run_command
 from data_tools.common.launch import as_launched
+from data_tools.common.memory import give_back_where_scarce
 from data_tools.sharding.files import read_index
 from data_tools.sharding.read import open_shards
 from data_tools.simulation.make import make_world
@@ -36,7 +37,6 @@ from pretrain.objectives.base import catalogue_from
 from pretrain.objectives.parts.losses import Term
 from pretrain.runtime.cpu import prepare_cpu
 from pretrain.runtime.distributed import in_processes, total
-from pretrain.runtime.memory import give_back_where_scarce
 from pretrain.runtime.precision import choose_precision
 from pretrain.settings import Batch, Settings
 from pretrain.training import runs

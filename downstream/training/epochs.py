@@ -15,6 +15,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from data_tools.common.errors import UserError
+from data_tools.common.memory import give_back_where_scarce
 from downstream.ams.joining import distribute
 from downstream.data.ahead import batches_ahead, loader_threads
 from downstream.data.ctr_data import Batch, CTRData, mask_ids
@@ -144,6 +145,7 @@ class _Training:
         self.state.step += 1
         if self.state.step % 100 == 0:
             self._mean_loss()
+            give_back_where_scarce()
 
     def _mean_loss(self) -> float:
         """Mean loss of this process's steps in the epoch so far.

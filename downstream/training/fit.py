@@ -16,6 +16,7 @@ from torch import Tensor
 
 from data_tools.common.cli import progress_bar
 from data_tools.common.launch import as_launched
+from data_tools.common.memory import keep_freed_memory
 from data_tools.tables.table import EmbeddingTable
 from downstream.ams.feature_store import FeatureStore
 from downstream.ams.heartbeat import report_lost_ranks
@@ -124,6 +125,7 @@ def fit(
         started = time.monotonic()
         set_seed(seed)
         torch.set_num_threads(settings.optim.threads)
+        keep_freed_memory()
         images = join(table, data, settings.server) if table else None
         data = search_histories(data, images)
         model = build_model(data, images, settings.model, settings.image)

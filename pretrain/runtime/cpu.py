@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from pretrain.runtime.memory import keep_freed_memory
+from data_tools.common.memory import keep_freed_memory
 
 # Convolutions that oneDNN keeps compiled. Each is for one number of pictures, which differs from batch to batch, and it
 # keeps 1,024: 15 numbers of a small encoder, whose steps then spend a tenth of a core's time, on one core whatever

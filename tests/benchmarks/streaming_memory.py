@@ -33,7 +33,7 @@ VALIDATION = """
 import sys
 from pretrain.encoder.image_encoder import build_encoder
 from pretrain.evaluation.page_auc import encoder_page_auc, load_requests
-from pretrain.runtime.memory import keep_freed_memory
+from data_tools.common.memory import keep_freed_memory
 from pretrain.settings import Encoder
 keep_freed_memory()
 shards, name, size, limit = sys.argv[1:]
