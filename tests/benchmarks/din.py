@@ -141,7 +141,7 @@ class Settings:
     codes: int = 0
     batch_size: int = 4096
     lr: float = 2e-3
-    id_optimizer: str = "sparse_adam"
+    id_optimizer: str = "auto"
     threads: int = 2
     clock: Literal["wall", "processor"] = "wall"
     wanted: float = TARGET
