@@ -23,6 +23,7 @@ LIBRARIES = {
     "lsplm_solver",
     "own_memory",
     "seeded",
+    "choices",
     "fuzz_targets",
 }
 # Pictures, and tables of their own.

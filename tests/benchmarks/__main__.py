@@ -31,6 +31,7 @@ from tests.benchmarks.report import Ratio, table
 # ams_picture, engines, inputs (which prints a table of its own), warm_up.
 SHORT = {
     "ams_skew": "--processes [2] --hot [0] --steps 2 --work.items 4000 --work.images 500 --work.codes 2000",
+    "batch_sizes": "--datasets '{world: $world/dataset}' --seeds 2 --rates [0.001] --epochs 1 --sizes [4096]",
     "catalogue": "--items 1000 --requests 20000",
     "common_features": "--dataset $world/dataset --table $world/planted --seeds 1 --models [mlr,dqm]",
     "ctr_growth": "--sizes [10000,20000] --steps 3 --table_items 2000 --table_impressions 2000 --scored [2000,4000]",
