@@ -46,14 +46,17 @@ def plain_unit(unit, behaviours, mask, query):
 
 
 @pytest.mark.parametrize("softmax", [False, True])
-@pytest.mark.parametrize(("hidden", "rows"), [((5,), 7), ((8, 4), 7), ((8, 4), 900)])
-def test_the_activation_unit_equals_its_formula_and_gradient(softmax, hidden, rows):
-    """900 rows are more slots than the quick path takes in one piece."""
+@pytest.mark.parametrize("shown", [0.6, 0.0])
+@pytest.mark.parametrize(
+    ("hidden", "rows", "slots"), [((5,), 7, 5), ((8, 4), 7, 5), ((8, 4), 900, 5), ((8, 4), 4, 9000)]
+)
+def test_the_activation_unit_equals_its_formula_and_gradient(softmax, shown, hidden, rows, slots):
+    """900 rows, or 9,000 slots in a row, are more slots than the quick path takes in one piece."""
     torch.manual_seed(1)
     unit = ActivationUnit(3, hidden, softmax).double()
-    mask = torch.rand(rows, 5) < 0.6
-    mask[2] = False
-    behaviours = torch.randn(rows, 5, 3, dtype=torch.float64, requires_grad=True)
+    mask = torch.rand(rows, slots) < shown
+    mask[2:4] = False
+    behaviours = torch.randn(rows, slots, 3, dtype=torch.float64, requires_grad=True)
     query = torch.randn(rows, 3, dtype=torch.float64, requires_grad=True)
     ours, plain = unit(behaviours, mask, query), plain_unit(unit, behaviours, mask, query)
     torch.testing.assert_close(ours, plain)
