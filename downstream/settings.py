@@ -59,6 +59,8 @@ class DataSettings(Checked):
                 f"history_search is {self.history_search}, but history_by is 'recency', which searches nothing: "
                 "remove it"
             )
+        if not self.words and self.title_words != type(self).title_words:
+            raise UserError(f"title_words is {self.title_words}, but words is 0, which leaves titles out: remove it")
         if self.history_by == "similarity" and self.history_search < self.history:
             raise UserError(
                 f"history_search is {self.history_search}, fewer clicks than the {self.history} of history that are "
@@ -194,6 +196,14 @@ class OptimSettings(Checked):
     id_optimizer: Literal["auto", "adam", "sparse_adam"] = "auto"
     threads: Threads = 1
     loader_threads: Threads | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lr_decay == 1 and self.lr_decay_steps != type(self).lr_decay_steps:
+            raise UserError(
+                f"lr_decay_steps is {self.lr_decay_steps}, but lr_decay is 1, which changes nothing: set lr_decay, or "
+                "remove it"
+            )
 
 
 @dataclass(frozen=True)

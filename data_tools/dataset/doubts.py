@@ -6,6 +6,7 @@ import ibis
 import ibis.expr.types as ir
 
 from data_tools.dataset.read_log import ReadLog
+from data_tools.dataset.schema import DAYS
 from data_tools.log.engines import Engine
 from data_tools.log.times import ORDER
 
@@ -13,7 +14,6 @@ APART = 0.1  # of the clicks: unclicked rows of items clicked in the same page v
 USERS_ALIKE = 0.01  # of the users: short random ids differ in case alone by chance
 FEW_USERS, CROWD = 100, 0.1  # users of a log in which a single one has this share of the rows, for that to be said
 LONG_VIEWS = 0.01  # of the page views
-DAY = 86_400  # seconds
 
 
 def doubts(run: Engine, read: ReadLog, viewed: ir.Table, views: ir.Table, events: str) -> list[str]:
@@ -70,8 +70,7 @@ def _long_views(run: Engine, views: ir.Table, unit: str) -> list[str]:
     """What is to be said where page views span days: where a request_id is used again, several count as one."""
     if "request_id" not in views.columns or unit == ORDER:
         return []
-    day = DAY * (1000 if unit == "milliseconds" else 1)
-    long = (views.page_end - views.page_time > day).sum()
+    long = (views.page_end - views.page_time > DAYS[unit]).sum()
     count, total = run.rows(views.agg(long=long, total=views.count())).row(0)
     if not total or count <= LONG_VIEWS * total:
         return []

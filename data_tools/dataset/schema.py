@@ -44,6 +44,7 @@ from data_tools.common.storage import exists, read
 SCHEMA_VERSION = 1
 AGAIN = "make the dataset again with python -m data_tools.prepare"
 SPLITS = ("train", "valid", "test")
+DAYS = {"seconds": 86_400, "milliseconds": 86_400_000}  # unit of times -> how many a day has
 REQUIRED = {
     "items": ("item", "item_id", "image", "first_seen"),
     "impressions": ("user", "item", "user_id", "item_id", "timestamp", "click", "request", "clicks_before", "split"),
@@ -77,6 +78,11 @@ class Dataset:
     def info(self) -> dict[str, Any]:
         """The contents of ``dataset.json``."""
         return read_json(self.place / "dataset.json")
+
+    @property
+    def day(self) -> int | None:
+        """How many units of the log's times a day has; None where they say the order alone."""
+        return DAYS.get(self.info.get("time_unit", "seconds"))
 
     def picture(self, image: str) -> bytes:
         """The bytes of a picture's file."""

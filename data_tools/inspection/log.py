@@ -11,7 +11,6 @@ import polars as pl
 from data_tools.common.parquet import scan_parquet
 from data_tools.dataset.schema import SPLITS, Dataset
 
-DAYS = {"seconds": 86_400, "milliseconds": 86_400_000}
 HISTORY_EDGES = (0, 1, 3, 6, 11, 21, 51, 101)
 SHOWN_EDGES = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 MOST_BUCKETS = 60
@@ -142,7 +141,7 @@ def log_facts(dataset: Dataset) -> dict[str, Any]:
     """
     log, clicks, items = (scan_parquet(dataset.table(name)) for name in ("impressions", "clicks", "items"))
     columns = log.collect_schema().names()
-    day = DAYS.get(dataset.info.get("time_unit", "seconds"))
+    day = dataset.day
     shown = log.group_by("item").agg(
         impressions=pl.len(),
         clicks=pl.col("click").sum().cast(pl.Int64),

@@ -83,7 +83,7 @@ _table = lru_cache(maxsize=4)(read_table)
 
 
 @lru_cache
-def _table_digest(path: Path) -> str:
+def table_digest(path: Path) -> str:
     """Digest of a table's files. Reading it stops a comparison before any training where it cannot be read."""
     if len(known := _table(path).info.get("parts", {})) == 1:  # read_table has just verified the digest of this file
         return next(iter(known.values()))
@@ -102,7 +102,7 @@ def cell_digest(cell: Cell, data: CTRData) -> str:
         "dataset": data.dataset.info["fingerprint"],
         "settings": settings,
         "seed": cell.seed,
-        "table": _table_digest(cell.table) if cell.table else None,
+        "table": table_digest(cell.table) if cell.table else None,
     }
     return hashlib.blake2b(json.dumps(decisive, sort_keys=True).encode(), digest_size=12).hexdigest()
 

@@ -24,7 +24,6 @@ from downstream.comparison.spec import ComparisonSpec
 from downstream.data.ctr_data import CTRData
 
 LEDGER = "test_looks.jsonl"
-DAY = 86_400
 
 
 def part_of_test(data: CTRData, rows: list[Row], days: Sequence[float]) -> tuple[CTRData, list[Row]]:
@@ -38,11 +37,13 @@ def part_of_test(data: CTRData, rows: list[Row], days: Sequence[float]) -> tuple
     Raises
     ------
     UserError
-        If they hold no impression, or clicks only, or none.
+        If they hold no impression, or clicks only, or none, or the log's times are no dates.
     """
+    if not data.dataset.day:
+        raise UserError(f"test_days is {list(days)}, but the times of {data.dataset.place} are an order: remove it")
     test = data.rows["test"]
     time = data.dataset.impressions["timestamp"].to_numpy()[test]
-    since = (time - time.min()) / DAY
+    since = (time - time.min()) / data.dataset.day
     kept = (since >= days[0]) & (since < days[1])
     if not kept.any() or data.click[test][kept].min() == data.click[test][kept].max():
         raise UserError(
@@ -84,6 +85,8 @@ def register(data: CTRData, rows: list[Row], spec: ComparisonSpec, title: str, c
 
 
 def covered(data: CTRData) -> str:
-    """The days that the test split covers, in words."""
+    """The days that the test split covers, in words; of times that are an order, its impressions."""
+    if not data.dataset.day:
+        return f"{len(data.rows['test']):,} impressions"
     time = data.dataset.impressions["timestamp"].to_numpy()[data.rows["test"]]
-    return f"{np.ptp(time) / DAY:,.1f} days"
+    return f"{np.ptp(time) / data.dataset.day:,.1f} days"

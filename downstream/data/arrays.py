@@ -28,6 +28,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -327,6 +328,15 @@ def _writable(folder: Path) -> bool:
         return False
 
 
+def _own_folder() -> Path:
+    """A folder for arrays among the temporary files that nobody but this user can write to."""
+    folder = Path(tempfile.gettempdir()) / f"visual-interest-arrays-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if (found := folder.stat()).st_uid != os.getuid() or found.st_mode & 0o022:
+        raise UserError(f"{folder} can be written to by others; remove it, or set TMPDIR to another folder")
+    return folder
+
+
 def dataset_arrays(dataset: Dataset, settings: CodeSettings) -> tuple[Path, dict[str, np.ndarray], dict[str, int]]:
     """The folder of the arrays, the arrays of the module's head, memory-mapped, and each feature's number of codes.
 
@@ -341,7 +351,7 @@ def dataset_arrays(dataset: Dataset, settings: CodeSettings) -> tuple[Path, dict
     ready = _unchanged(home / key)
     if not ready and not _writable(home):
         place = hashlib.blake2b(str(dataset.folder.resolve()).encode(), digest_size=8).hexdigest()
-        home = Path(tempfile.gettempdir()) / "visual-interest-arrays" / place
+        home = _own_folder() / place
         print(f"{dataset.folder} is read-only: its arrays are cached in {home}", file=sys.stderr)
         ready = _unchanged(home / key)
     if not ready:

@@ -7,7 +7,6 @@ import polars as pl
 
 from downstream.data.ctr_data import CTRData
 
-DAY = 86_400
 CATEGORIES = 8
 Slices = dict[str, dict[str, np.ndarray]]
 
@@ -58,12 +57,13 @@ def slices(data: CTRData, split: str) -> Slices:
         "history length": _ranges(data.clicks_before[rows], [0, 1, 5, 20, 50], "clicks"),
     }
     items, impressions = data.dataset.items, data.dataset.impressions
-    first = items["first_seen"].cast(pl.Float64).to_numpy()[item]
-    age = (impressions["timestamp"].to_numpy()[rows] - first) / DAY
-    if np.isfinite(age).any() and age.max() >= 1:
+    if data.dataset.day:
+        first = items["first_seen"].cast(pl.Float64).to_numpy()[item]
+        age = (impressions["timestamp"].to_numpy()[rows] - first) / data.dataset.day
         dated = np.isfinite(age)
-        found["item age"] = _ranges(np.where(dated, np.maximum(age, 0), np.nan), [0, 1, 3, 7, 14, 30, 90], "days")
-        found["item age"]["unknown"] = ~dated
+        if (age[dated] >= 1).any():
+            found["item age"] = _ranges(np.where(dated, np.maximum(age, 0), np.nan), [0, 1, 3, 7, 14, 30, 90], "days")
+            found["item age"]["unknown"] = ~dated
     if "category" in items.columns:
         category = items["category"].cast(pl.String).fill_null("none").to_numpy()[item]
         names, counts = np.unique(category, return_counts=True)

@@ -87,6 +87,7 @@ class ClusterID(Form):
     Where the aggregator attends by the ad image, the query is the shown item's embedded codes.
     """
 
+    codes_of = "cluster"
     # Which centre is nearest has no gradient; the codes' embeddings are learned.
     uses = frozenset({"centre", "aggregator", "ad_image", "behaviour_images", "size"})
 

@@ -29,6 +29,8 @@ class Gated(Form):
         Number of category codes.
     """
 
+    codes_of = "category"
+
     def __init__(self, form: Form, categories: int) -> None:
         super().__init__()
         self.form = form

@@ -136,7 +136,8 @@ def recipe(info: dict[str, Any], weights: str | None) -> Recipe:
         )
     if not weights and info.get("run"):
         run, file = Path(info["run"]), WEIGHTS_FILE.get(info["weights"], LATEST)
-        weights = str(max(run.glob(file), default=run / file))
+        # A step of seven digits sorts before one of six.
+        weights = str(max(run.glob(file), key=lambda path: (len(path.parent.name), path), default=run / file))
     weights = weights or encoder.get("weights")
     if not weights or not Path(weights).exists():
         raise UserError(f"no encoder weights at {weights}; name the .safetensors file in image.weights")

@@ -50,6 +50,8 @@ def trigram_codes(data: CTRData) -> tuple[np.ndarray, int]:
 class Tower(nn.Module):
     """Bags of trigrams and, where there are images, image embeddings, through 300-300-128 with tanh, to unit length."""
 
+    codes_of = "trigram"
+
     def __init__(self, codes: int, image_size: int) -> None:
         super().__init__()
         self.words = nn.EmbeddingBag(codes, WIDTHS[0], mode="sum", padding_idx=PADDING)

@@ -27,6 +27,8 @@ class SceneLinear(nn.Module):
     starts at 1 and b_scene at 0 (ours), so that all scenes start alike and one never seen stays with the shared ones.
     """
 
+    codes_of = "scene"
+
     def __init__(self, scenes: int, narrow: int, wide: int, star: bool) -> None:
         super().__init__()
         start = nn.init.kaiming_normal_(torch.empty(wide, narrow), a=0.25)

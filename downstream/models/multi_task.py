@@ -73,6 +73,8 @@ class ESMMTransfer(ESMM):
     """
 
     def _passed(self, settings: ModelSettings) -> int:
+        if not settings.hidden:
+            raise UserError(f"model {settings.name!r} passes on a hidden layer, but hidden is empty; give it a width")
         return settings.hidden[-1]
 
     def logits(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

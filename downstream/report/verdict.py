@@ -113,7 +113,7 @@ def _conditional(figures: Figures, spec: ComparisonSpec, names: Names) -> str | 
     own = figures.cells.filter(pl.col("source") == spec.main)
     if figures.differences["low"].is_null().all():
         return None
-    if figures.cells["seed"].n_unique() == 1:
+    if figures.cells.group_by("source", "form", "model").len()["len"].max() == 1:
         return "Intervals cover users only: there is one CTR training each."
     if own["encoder"].n_unique() == 1 and not figures.differences.is_empty():
         return (

@@ -88,7 +88,8 @@ def with_new_images(
             warm=warm,
             shown=np.append(images.shown, np.zeros(len(new), dtype=images.shown.dtype)),
         )
-    found = np.append(images.found, np.zeros(len(new), dtype=bool))
+    # A form is fitted to the vectors that were there in training, and to no more: the weights were learned with it.
+    warm &= (found := np.append(images.found, np.zeros(len(new), dtype=bool)))
     lacking = np.flatnonzero(~found)
     if not len(lacking):
         return images

@@ -20,6 +20,7 @@ from data_tools.common.files import whole_file, write_json
 from data_tools.common.provenance import made_by
 from data_tools.measures.spread import mean_and_spread
 from data_tools.tables.table import EmbeddingTable, read_table
+from downstream.comparison.cells import CELL_VERSION, table_digest
 from downstream.data.ctr_data import CTRData
 from downstream.report.page import write_page
 from downstream.report.words import METRIC_NAMES, signed
@@ -107,7 +108,8 @@ def _cached(folder: Path, make: Callable[[], Scores]) -> Scores:
 def _trainer(settings: TransferSettings, table: EmbeddingTable | None, seed: int, progress: Progress) -> Train:
     def train(model: str, data: CTRData) -> Scores:
         training = settings.training_of(model)
-        decisive = [data.dataset.info["fingerprint"], asdict(training), settings.table, seed, sorted(data.sizes)]
+        inputs = [data.dataset.info["fingerprint"], table_digest(Path(settings.table)) if settings.table else None]
+        decisive = [CELL_VERSION, *inputs, asdict(training), seed, sorted(data.sizes)]
         digest = hashlib.blake2b(json.dumps(decisive).encode(), digest_size=12)
         for array in (data.click, *data.rows.values()):
             digest.update(np.ascontiguousarray(array).data)

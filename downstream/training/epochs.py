@@ -68,6 +68,16 @@ class PenalisedLoss(nn.Module):
         return self.model.penalised_loss(batch)
 
 
+def share_buffers(model: nn.Module) -> None:
+    """Where there are several processes, give all the first one's buffers, such as moving averages, which it saves.
+
+    DDP does so before a forward pass in training alone.
+    """
+    if torch.distributed.is_initialized():
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, 0)
+
+
 @dataclass
 class _Training:
     """A training in progress."""
@@ -120,6 +130,7 @@ class _Training:
                 state.id_masking = id_masking.bit_generator.state
                 self.save()
         loss, took = self._mean_loss(), time.monotonic() - begun
+        share_buffers(self.model)
         scores = score(self.model, self.data, self.data.rows["valid"], 4 * settings.batch_size, self.accelerator)
         metrics = split_metrics(self.data, "valid", scores)
         speed = (self.steps - skipped) * settings.batch_size / took

@@ -40,6 +40,8 @@ def _used_of_images(model: ModelSettings, image: ImageSettings) -> frozenset[str
     used = form.uses | {"gate", image.form, *form.made_of}
     if limit is not None:
         used &= limit
+    if "behaviour_images" in used and not image.behaviour_images:
+        used -= {"aggregator"}
     return used | {"form"} | ({image.aggregator} if "aggregator" in used else set())
 
 
@@ -110,7 +112,7 @@ class TrainingDefaults(Checked):
         model, image = model or {}, image or {}
         base = replace(self.model, name=model.get("name", self.model.name))
         own_model = settings_from(ModelSettings, _merged(asdict(_reset(base, _used_by_model(base))), model), "model")
-        choices = {name: image[name] for name in ("form", "aggregator") if name in image}
+        choices = {name: image[name] for name in ("form", "aggregator", "behaviour_images") if name in image}
         base = replace(self.image, **choices)
         own_image = settings_from(
             ImageSettings, _merged(asdict(_reset(base, _used_of_images(own_model, base))), image), "image"

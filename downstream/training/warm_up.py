@@ -70,7 +70,7 @@ class WarmUp:
         Raises
         ------
         UserError
-            If the run is missing, or its model differs.
+            If the run is missing, its model differs, or it has weights by codes that mean something else here.
         """
         if not (self.run / "model.safetensors").exists() or not (self.run / VOCABULARY).exists():
             raise UserError(f"{self.run} has no model.safetensors or no {VOCABULARY}; name a run of downstream.train")
@@ -83,6 +83,7 @@ class WarmUp:
         if unlike := {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}:
             raise UserError(f"{self.run} has a model of other sizes (there, here): {dict(list(unlike.items())[:4])}")
         self._check_rows(model)
+        self._check_codes(model)
         with torch.no_grad():
             for name, weight in own.items():
                 if name not in ids:
@@ -99,6 +100,15 @@ class WarmUp:
         pairs = (torch.from_numpy(both[name].to_numpy().astype("int64")) for name in ("code", "code_now"))
         unknown = torch.tensor([UNKNOWN])
         return tuple(torch.cat([unknown, codes]) for codes in pairs)
+
+    def _check_codes(self, model: CTRModel) -> None:
+        """What has weights by code (its ``codes_of``) needs codes that mean in both trainings the same."""
+        both = kept_vocabulary(self.run), read_parquet(self.data.vocabulary)
+        for name in sorted({part.codes_of for part in model.modules() if hasattr(part, "codes_of")}):
+            then, now = (known.filter(pl.col("feature") == name).sort("code") for known in both)
+            if then.is_empty() or not then.equals(now):
+                why = "are numbered anew in each training" if then.is_empty() else "are others there"
+                raise UserError(f"{self.run}: the model has weights by {name}, which {why}; remove --warm_up")
 
     def _check_rows(self, model: CTRModel) -> None:
         """A tuned table has one row for each item of its dataset; in another dataset the rows are other items."""

@@ -80,7 +80,17 @@ def test_a_read_only_dataset_keeps_its_arrays_elsewhere(copy, tmp_path, monkeypa
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     data = load_ctr_data(folder, DataSettings())
     assert "read-only" in capsys.readouterr().err
-    assert len(data.click) and list((tmp_path / "visual-interest-arrays").rglob("click.npy"))
+    assert len(data.click) and list((tmp_path / f"visual-interest-arrays-{os.getuid()}").rglob("click.npy"))
+
+
+def test_a_folder_for_arrays_that_others_can_write_to_is_refused(copy, tmp_path, monkeypatch):
+    folder = copy()
+    (folder / ".arrays").write_text("no folder can be made here")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (shared := tmp_path / f"visual-interest-arrays-{os.getuid()}").mkdir()
+    shared.chmod(0o777)
+    with pytest.raises(UserError, match="can be written to by others; remove it, or set TMPDIR"):
+        load_ctr_data(folder, DataSettings())
 
 
 def test_a_stopped_write_leaves_nothing(copy, monkeypatch):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from ams_group import run_group
 from safetensors.torch import load_file
 
 from data_tools.common.cli import run_command
@@ -16,9 +17,11 @@ from data_tools.tables.table import write_table
 from downstream.data.ctr_data import load_ctr_data
 from downstream.forms.make import Make
 from downstream.forms.registry import FORMS
+from downstream.layers.blocks import mlp
 from downstream.settings import DataSettings, OptimSettings
 from downstream.statistics.metrics import auc, gauc
 from downstream.train import main
+from downstream.training.epochs import share_buffers
 from downstream.training.fit import fit
 from downstream.training.settings import ImageSettings, TrainingSettings
 
@@ -135,3 +138,19 @@ def test_what_accelerate_was_asked_for_does_not_change_a_result(data, monkeypatc
         found.append(fit(data, None, settings, 0).test_scores)
     AcceleratorState._reset_state(reset_partial_state=True)
     np.testing.assert_array_equal(*found)
+
+
+def one_rank_averages(rank, processes):
+    torch.manual_seed(rank)
+    layers = mlp([3, 4], 1, "dice")
+    layers(torch.randn(50, 3))
+    own = layers[1].mean.clone()
+    share_buffers(layers)
+    everyones = [torch.empty(4) for _ in range(processes)]
+    torch.distributed.all_gather(everyones, layers[1].mean)
+    assert torch.equal(everyones[0], everyones[1])
+    assert torch.equal(own, layers[1].mean) == (rank == 0)
+
+
+def test_all_processes_score_with_the_first_ones_averages():
+    run_group(one_rank_averages, 2)

@@ -20,6 +20,7 @@ from data_tools.tables.table import read_table, write_table
 from downstream.data.tensors import tensors
 from downstream.score import main
 from downstream.serving import ScoreSettings
+from downstream.serving.catalogue import with_new_images
 from downstream.settings import DataSettings, OptimSettings
 from downstream.statistics.metrics import all_metrics
 from downstream.training.run import RunSettings, train
@@ -172,6 +173,18 @@ def test_new_users_and_items_are_counted_and_scored_through_vectors(tiny_world, 
         }
         embed.features.found[0] = False
         assert model.probabilities(batch)["click"].item() == pytest.approx(one, abs=1e-6)
+
+
+def test_vectors_given_later_move_no_others(tiny_world, run, table):
+    """Forms are fitted to the vectors that were there in training."""
+    scorer = downstream.serving.load(run)
+    warm = np.flatnonzero(scorer.data.warm)
+    found = scorer.images.found.copy()
+    found[warm[:9]] = False
+    lacking = replace(scorer.images, found=found)
+    more = with_new_images(lacking, scorer.data.item_ids, ["new"], read_table(tiny_world / "planted"))
+    assert more.found[warm[:9]].all() and not lacking.found[warm[:9]].any()
+    assert np.array_equal(more.fitted, lacking.fitted)
 
 
 def test_rows_that_cannot_be_scored_keep_their_place(tiny_world, run, test_rows, tmp_path):

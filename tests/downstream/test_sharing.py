@@ -1,6 +1,7 @@
 """Models of several tasks and scenes against loops; the command that measures what sharing brings."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,10 @@ import pytest
 import torch
 
 from data_tools.common.cli import UserError, progress_bar
+from data_tools.common.files import read_json
+from data_tools.tables.table import read_table, write_table
 from downstream import transfer as command_module
+from downstream.comparison import cells
 from downstream.data.codes import FIRST_KNOWN, UNKNOWN
 from downstream.data.ctr_data import load_ctr_data
 from downstream.models.build import build_model
@@ -114,6 +118,11 @@ def test_a_scene_that_training_lacks_has_the_shared_network(data, batch):
         assert model.eval()({**batch, "scene": torch.full_like(batch["scene"], UNKNOWN)}).isfinite().all()
 
 
+def test_a_hidden_layer_to_pass_on_is_needed(data):
+    with pytest.raises(UserError, match="passes on a hidden layer, but hidden is empty"):
+        build_model(data, None, ModelSettings("esmm_transfer", hidden=()), ImageSettings())
+
+
 @pytest.mark.parametrize("name, lacking", [("esmm", "conversion"), ("star", "scene")])
 def test_data_that_a_model_needs(data, name, lacking):
     with pytest.raises(UserError, match=f"needs {lacking}s, and .* has no column '{lacking}'"):
@@ -170,6 +179,22 @@ def test_the_command_writes_its_figures_and_continues(tiny_world, tmp_path, monk
     command_module.main()
     again = json.loads((tmp_path / "again" / "figures.json").read_text())
     assert again["cells"] == figures["cells"] and again["differences"] == figures["differences"]
+
+
+def test_a_table_that_was_replaced_is_trained_with(tiny_world, tmp_path, monkeypatch):
+    planted = read_table(tiny_world / "planted")
+    given = ["--dataset", str(tiny_world / "dataset"), "--kind", "tasks", "--models", '["esmm"]', "--seeds", "[0]"]
+    given += ["--cache", str(tmp_path / "cache"), "--table", str(tmp_path / "table"), "--bootstrap.resamples", "5"]
+    found = []
+    for name, vectors in (("first", planted.vectors), ("second", planted.vectors[::-1])):
+        shutil.rmtree(tmp_path / "table", ignore_errors=True)
+        write_table(tmp_path / "table", planted.ids, vectors, {})
+        monkeypatch.setattr("sys.argv", ["program", *given, "--out", str(tmp_path / name)])
+        for kept in (cells._table, cells.table_digest):  # of the same process; a command reads a table once
+            kept.cache_clear()
+        command_module.main()
+        found.append(read_json(tmp_path / name / "figures.json")["cells"])
+    assert found[0] != found[1]
 
 
 def test_metrics_are_of_the_parts(data, tmp_path):

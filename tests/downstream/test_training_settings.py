@@ -21,6 +21,7 @@ from downstream.forms.registry import FORMS
 from downstream.forms.simtier import SimTier
 from downstream.models.din import DIN
 from downstream.models.registry import MODELS
+from downstream.settings import DataSettings, OptimSettings
 from downstream.settings import ImageSettings as SharedImageSettings
 from downstream.studies.cascade import CascadeSettings
 from downstream.studies.transfer import TransferSettings
@@ -41,6 +42,10 @@ BINS, SOFTMAX = SimTier.Settings(bins=7), DIN.Settings(softmax=True)
         ({"image": ImageSettings("simtier", aggregator="max")}, r"--image\.aggregator .* form 'simtier' does not use"),
         ({"image": ImageSettings("cluster_id", hidden=(9,))}, r"--image\.hidden .* form 'cluster_id' does not use"),
         (
+            {"image": ImageSettings(behaviour_images=False, aggregator="max")},
+            r"--image\.aggregator .* does not use",
+        ),
+        (
             {"model": ModelSettings("dqm"), "image": ImageSettings(ad_image=False)},
             r"--image\.ad_image .* model 'dqm' does not use",
         ),
@@ -49,6 +54,13 @@ BINS, SOFTMAX = SimTier.Settings(bins=7), DIN.Settings(softmax=True)
 def test_an_option_without_effect_is_refused(sections, said):
     with pytest.raises(UserError, match=said):
         TrainingSettings(**sections)
+
+
+def test_a_shared_option_without_effect_is_refused():
+    with pytest.raises(UserError, match="lr_decay_steps is 10, but lr_decay is 1"):
+        OptimSettings(lr_decay_steps=10)
+    with pytest.raises(UserError, match="title_words is 3, but words is 0"):
+        DataSettings(words=0, title_words=3)
 
 
 def test_a_form_made_of_others_uses_their_options():

@@ -148,6 +148,7 @@ def cells(encoders, seeds):
         (([0, 0], [0, 1]), "Intervals are conditional on the one encoder of COURIER"),
         (([0], [0]), "Intervals cover users only: there is one CTR training each."),
         (([0, 1], [0, 1]), None),
+        (([0, 1], [0, 0]), None),
     ],
 )
 def test_what_intervals_do_not_cover_is_in_the_verdict(keys, said):

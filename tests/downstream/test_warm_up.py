@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from data_tools.common.cli import UserError, run_command
+from data_tools.common.files import read_json, write_json
 from data_tools.tables.table import write_table
 from downstream.data.codes import FIRST_KNOWN, UNKNOWN
 from downstream.data.ctr_data import load_ctr_data
@@ -92,6 +93,41 @@ def test_the_command_warms_up_and_the_run_can_be_read(small_world, yesterday, tm
     train(small_world, yesterday.parent, tmp_path / "cold", "--data.train_from", "0.5")
     scores["cold"] = (tmp_path / "cold" / "test_scores.npy").read_bytes()
     assert len(set(scores.values())) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model.name", "dssm"], "weights by trigram, which are numbered anew in each training"),
+        (
+            ["--image.form", "cluster_id", "--image.cluster_id.clusters", "[2]"],
+            "weights by cluster, which are",
+        ),
+    ],
+)
+def test_weights_of_codes_that_changed_are_refused(small_world, tmp_path, monkeypatch, capsys, arguments, said):
+    monkeypatch.setattr(sys, "argv", [])
+    write_table(tmp_path / "table", small_world.table.ids, small_world.table.vectors, {})
+    train(small_world, tmp_path, tmp_path / "first", *arguments)
+    with pytest.raises(SystemExit):
+        train(small_world, tmp_path, tmp_path / "second", *arguments, "--warm_up", tmp_path / "first")
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_gates_start_from_those_of_the_same_categories_alone(small_world, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [])
+    write_table(tmp_path / "table", small_world.table.ids, small_world.table.vectors, {})
+    gated = ["--image.gate", "true"]
+    train(small_world, tmp_path, tmp_path / "first", *gated)
+    train(small_world, tmp_path, tmp_path / "same", *gated, "--warm_up", tmp_path / "first")
+    kept = pl.read_parquet(tmp_path / "first" / "vocabulary.parquet")
+    other = pl.when(feature="category").then(pl.col("id") + " of another shop").otherwise("id")
+    kept.with_columns(id=other).write_parquet(tmp_path / "first" / "vocabulary.parquet")
+    summary = read_json(tmp_path / "first" / "summary.json")
+    write_json(tmp_path / "first" / "summary.json", summary | {"vocabulary": None})
+    with pytest.raises(SystemExit):
+        train(small_world, tmp_path, tmp_path / "other", *gated, "--warm_up", tmp_path / "first")
+    assert "weights by category, which are others there; remove --warm_up" in " ".join(capsys.readouterr().err.split())
 
 
 def test_another_model_is_refused(today, small_world, yesterday, tmp_path):

@@ -100,6 +100,12 @@ def test_without_contrast_a_run_collapses_and_is_stopped(tiny_world, tmp_path):
     assert run(settings(tiny_world / "shards", tmp_path / "g", *guarded, "--optim.steps", steps))["steps"] == steps
 
 
+def test_checkpoints_are_in_the_order_of_their_steps(tmp_path):
+    for step in (998_000, 1_000_000, 999_000):
+        (tmp_path / "checkpoints" / f"step-{step:06d}").mkdir(parents=True)
+    assert [path.name for path in runs.checkpoints(tmp_path)] == ["step-998000", "step-999000", "step-1000000"]
+
+
 def test_a_run_that_gets_no_better_stops_early(tiny_world, tmp_path, monkeypatch):
     found = iter([0.5, 0.7, 0.6, 0.7, 0.65, 0.9])
 
