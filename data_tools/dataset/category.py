@@ -11,7 +11,7 @@ from data_tools.common.errors import UserError
 
 
 def with_category(items: pl.DataFrame, columns: str, named: Mapping[str, str], where: str) -> pl.DataFrame:
-    """The item list with ``category``: the values of some of its columns, joined by " / ".
+    """The item list with ``category``: the values of some of its columns, joined by " / ", null where all are empty.
 
     Parameters
     ----------
@@ -31,6 +31,8 @@ def with_category(items: pl.DataFrame, columns: str, named: Mapping[str, str], w
     """
     ours = {theirs: name for name, theirs in named.items()}
     parts = [ours.get(part.strip(), part.strip()) for part in columns.split("+")]
+    # A column that differs from one of ours by case alone has an underscore behind its name by now.
+    parts = [f"{part}_" if part not in items.columns and f"{part}_" in items.columns else part for part in parts]
     for part in parts:
         if part not in items.columns:
             nearest = difflib.get_close_matches(part, items.columns, n=1, cutoff=0.0)
@@ -39,4 +41,5 @@ def with_category(items: pl.DataFrame, columns: str, named: Mapping[str, str], w
                 f"is {nearest[0]!r}"
             )
     text = [pl.col(part).cast(pl.String).fill_null("") for part in parts]
-    return items.with_columns(category=pl.concat_str(text, separator=" / "))
+    some = pl.any_horizontal(part != "" for part in text)
+    return items.with_columns(category=pl.when(some).then(pl.concat_str(text, separator=" / ")))

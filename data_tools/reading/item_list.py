@@ -47,9 +47,14 @@ class ItemList:
 
 
 def typed(frame: pl.DataFrame, text: set[str]) -> pl.DataFrame:
-    """Text columns as numbers where all of their values are, but for those that are to stay text."""
+    """Text columns as numbers where all of their values are, but for those that are to stay text.
+
+    Values such as 007 are codes: as a number it would be the same as 7.
+    """
 
     def as_number(column: pl.Series) -> pl.Series:
+        if column.dtype == pl.String and column.str.contains(r"^\s*[+-]?0\d").any():
+            return column
         for kind in (pl.Int64, pl.Float64) if column.dtype == pl.String and column.name not in text else ():
             read = column.cast(kind, strict=False)
             if read.null_count() == column.null_count():

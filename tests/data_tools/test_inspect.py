@@ -12,10 +12,10 @@ from rich.console import Console
 
 from data_tools.common.cli import run_command
 from data_tools.common.files import read_json, write_json
-from data_tools.dataset.schema import open_dataset
+from data_tools.dataset.schema import DAYS, open_dataset
 from data_tools.inspect import inspect, main
 from data_tools.inspection.advice import SERIOUS, Seen, findings
-from data_tools.inspection.log import DAYS, histogram, log_facts
+from data_tools.inspection.log import histogram, log_facts
 from data_tools.inspection.page import page
 from data_tools.inspection.pictures import look_at_pictures
 from data_tools.inspection.summary import print_summary

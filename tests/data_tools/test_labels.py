@@ -9,7 +9,9 @@ from prepare_helpers import run, write_log
 from scipy.stats import chisquare
 
 from data_tools.common.cli import UserError
+from data_tools.dataset.category import with_category
 from data_tools.inspection.log import log_facts
+from data_tools.reading.item_list import typed
 from downstream.report.method import drawn_labels
 
 
@@ -251,3 +253,11 @@ def test_items_of_a_basket_come_one_after_the_other(baskets):
 def test_baskets_need_drawn_items(baskets):
     with pytest.raises(UserError, match="same_time_history is for logs of clicks alone"):
         run(baskets, same_time_history="before")
+
+
+def test_a_category_of_several_columns_keeps_codes_and_gaps():
+    items = pl.DataFrame({"Category_": ["a", None, None], "code": ["000", "0", None]})
+    found = with_category(items, "Category+code", {}, "items.csv")
+    assert found["category"].to_list() == ["a / 000", " / 0", None]
+    assert typed(items, set())["code"].to_list() == ["000", "0", None]
+    assert typed(pl.DataFrame({"size": ["10", "0", "-1"]}), set())["size"].to_list() == [10, 0, -1]
