@@ -21,6 +21,7 @@ from data_tools.converters.common import Converter, Source, find, query
 from data_tools.dataset.read_log import Log
 from data_tools.reading.columns import parse_columns
 from data_tools.reading.form import Form
+from data_tools.reading.opened import below
 
 HASHED = tuple(f"C{n}" for n in range(1, 27))
 DISPLAY = ("label", *(f"I{n}" for n in range(1, 14)), *HASHED)
@@ -53,7 +54,7 @@ class Criteo(Converter):
         columns: str = ""
 
     def read(self, files: Path, work: Path) -> Source:
-        if list(files.rglob("criteo_attribution_dataset.tsv*")):
+        if below(files, "criteo_attribution_dataset.tsv*"):
             path = find(files, "criteo_attribution_dataset.tsv*", "attribution log")
             items = _distinct(path, "campaign", work, None)
             log = Log(path, {"user_id": "uid", "item_id": "campaign"})

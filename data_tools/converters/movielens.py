@@ -17,6 +17,7 @@ from data_tools.common.errors import UserError
 from data_tools.converters.common import Converter, Source, find, folder, listed
 from data_tools.dataset.read_log import Log
 from data_tools.reading.form import Form
+from data_tools.reading.opened import below
 
 RATING = ("user_id", "item_id", "rating", "timestamp")
 GENRES = (
@@ -51,9 +52,9 @@ class MovieLens(Converter):
     """
 
     def read(self, files: Path, work: Path) -> Source:
-        if list(files.rglob("u.data")):
+        if below(files, "u.data"):
             log, items, broken = _hundred_thousand(files, work)
-        elif list(files.rglob("ratings.dat")):
+        elif below(files, "ratings.dat"):
             log = Log(find(files, "ratings.dat", "ratings"), {}, Form("::", RATING, quoted=False))
             form = Form("::", ("item_id", "title", "genres"), "utf-8-sig", quoted=False)
             films = find(files, "movies.dat", "films")

@@ -19,6 +19,7 @@ from data_tools.common.errors import UserError
 from data_tools.common.hints import hint
 from data_tools.common.storage import is_url, listed, matches, url_of
 from data_tools.reading import inputs
+from data_tools.reading.folders import files_below
 from data_tools.reading.images import PICTURES
 
 ARCHIVES = (".tar", ".tgz", ".zip")
@@ -29,6 +30,11 @@ Member = tuple[str, Callable[[], bytes]]
 
 def _plain(name: str) -> str:
     return name.removeprefix("./")
+
+
+def _hidden(name: str) -> bool:
+    """Whether a file or a folder of this name has no picture of an item."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
 @contextlib.contextmanager
@@ -101,7 +107,7 @@ def _by_id(items: pl.DataFrame, names: Iterable[str]) -> pl.Series:
     """
     of: dict[str, list[PurePosixPath]] = {}
     for path in map(PurePosixPath, dict.fromkeys(names)):
-        if not any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
+        if not any(map(_hidden, path.parts)):
             keys = {path.name, str(path)}
             if path.suffix.lower() in PICTURES:
                 keys |= {path.stem, str(path.with_suffix(""))}
@@ -150,7 +156,7 @@ def _names_in(folder: Path) -> Iterable[str]:
     """The files in a folder, or below a URL, as paths from there."""
     if is_url(folder):
         return listed(folder)
-    return (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    return (p.relative_to(folder).as_posix() for p in files_below(folder, _hidden))
 
 
 def _archives(images: str | Path) -> list[Path]:

@@ -247,6 +247,8 @@ def fault_examples(
             own.append(f"item {item!r}: {name[:WIDTH]}{near or ''}")
     if (fault := "outside the folder") in shown and any((source / str(name).lstrip("/")).is_file() for name in names):
         shown[fault].append("a / in front makes a path start at the root of the machine: write the paths without it")
+    if (fault := "link out of the folder") in shown:
+        shown[fault].append(f"copy what the links name: cp -rL {source} COPY" + hint(", and say --images COPY"))
     if (fault := "too large") in shown:
         shown[fault].append(f"a picture may have {MAX_PIXELS:,} pixels: save these smaller")
     if (fault := "an address, no file") in shown:

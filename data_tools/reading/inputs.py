@@ -23,8 +23,9 @@ from data_tools.common.cache import copy_of, local
 from data_tools.common.errors import UserError
 from data_tools.common.storage import is_url, matches
 from data_tools.reading import lines
+from data_tools.reading.folders import files_below, hidden
 from data_tools.reading.form import DELIMITERS, Form, Given
-from data_tools.reading.opened import COMPRESSED, head, hidden, is_parquet, suffix
+from data_tools.reading.opened import COMPRESSED, head, is_parquet, suffix
 from data_tools.reading.parts import Part, united
 from data_tools.reading.text import Converter
 
@@ -78,7 +79,8 @@ def find(place: str | Path, known: Collection[str] = SUFFIXES) -> list[Path]:
     """The files that a file's name, a folder or a glob stands for, in the order of their paths.
 
     What exists by that very name is no glob. Hidden files and those whose name begins with "_" are passed over in a
-    folder, as by Spark, which leaves such; so are empty ones beside others. Of a URL the files are copies.
+    folder, as by Spark, which leaves such; so are empty ones beside others. Linked folders in it are read, too. Of a
+    URL the files are copies.
 
     Raises
     ------
@@ -93,7 +95,7 @@ def find(place: str | Path, known: Collection[str] = SUFFIXES) -> list[Path]:
     elif path.is_file():
         paths = [path]
     elif path.is_dir():
-        paths = sorted(p for p in path.rglob("*") if p.is_file() and not hidden(p.relative_to(path).as_posix()))
+        paths = sorted(files_below(path))
     elif path.exists():
         raise UserError(
             f"{place} is a pipe or a device, which is read once from front to back; write it to a file first"

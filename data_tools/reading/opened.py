@@ -9,12 +9,13 @@ import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow as pa
 
 from data_tools.common.errors import UserError
+from data_tools.reading.folders import files_below, hidden
 
 COMPRESSED = (".gz", ".gzip", ".zst", ".bz2", ".xz", ".lz4", ".zip")
 MAGIC = {
@@ -104,11 +105,6 @@ def _only_member(path: Path, archive: zipfile.ZipFile) -> str:
     return names[0]
 
 
-def hidden(name: str) -> bool:
-    """Whether a relative path is hidden, or left by a program: ".thumbs/a.png", "_SUCCESS", "__MACOSX/._a.csv"."""
-    return any(part.startswith((".", "_")) for part in PurePosixPath(name).parts)
-
-
 def head(path: Path, size: int = 1 << 16) -> bytes:
     """The first bytes of what a file holds."""
     with opened(path) as file:
@@ -160,5 +156,5 @@ def below(folder: Path, pattern: str) -> list[Path]:
 
     None that is hidden or that an archiver left (``__MACOSX``), and no compressed file beside what was unpacked of it.
     """
-    found = {p for p in folder.rglob(pattern) if p.is_file() and not hidden(p.relative_to(folder).as_posix())}
+    found = [p for p in files_below(folder) if p.match(pattern)]
     return sorted(p for p in found if not (p.suffix.lower() in COMPRESSED and p.with_suffix("").is_file()))

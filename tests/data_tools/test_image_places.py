@@ -134,3 +134,16 @@ def test_an_archive_without_any_of_the_pictures_says_what_it_holds(three):
         tar.add(three / "00.png", "some/00.png")
     (three / "items.csv").write_text("item_id,image\n00,00.png\n01,\n")
     assert "such as '00.png'; it holds 'some/00.png'" in stopped(three, images=three / "all.tar")
+
+
+def test_pictures_in_a_folder_that_is_linked_are_found_by_item_id(three):
+    for folder, item in (("in/a", "00"), ("in/.hidden", "01"), ("elsewhere", "02")):
+        (three.parent / folder).mkdir()
+        (three.parent / folder / f"{item}.png").write_bytes(colour(NAMES[item]))
+    (three / "b").symlink_to(".hidden")
+    (three / "a" / "circle").symlink_to(three)
+    (three / "items.csv").write_text("item_id\n00\n01\n02\n")
+    assert colours(run(three)) == [*RGB[:2], None]
+    (three / "c").symlink_to("../elsewhere")
+    with pytest.raises(UserError, match=r"link out of the folder: 1\s+item '02': c/02.png\s+copy what .*cp -rL"):
+        run(three, out="other")

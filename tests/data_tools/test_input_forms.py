@@ -315,3 +315,19 @@ def test_files_of_a_download(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     assert [path.name for path in below(tmp_path, "*.csv*")] == ["a.csv", "b.csv.zip"]
+
+
+def test_linked_folders_are_read_once(tmp_path):
+    """One that lies elsewhere; one that names a day of the log again, before it; and a circle."""
+    for day in ("in/day=1", "elsewhere/x"):
+        (tmp_path / day).mkdir(parents=True)
+        (tmp_path / day / "log.csv").write_text(text())
+    (tmp_path / "in" / "day=2").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "all").symlink_to("day=1")
+    (tmp_path / "elsewhere" / "circle").symlink_to(tmp_path / "in")
+    table, _ = read(tmp_path, tmp_path / "in", [*NAMES, "day"])
+    assert table["day"].to_list() == ["1"] * 3 + ["2"] * 3
+    assert [p.relative_to(tmp_path).as_posix() for p in below(tmp_path / "in", "*.csv")] == [
+        "in/day=1/log.csv",
+        "in/day=2/x/log.csv",
+    ]
