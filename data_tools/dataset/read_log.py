@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ HINTS = {
     "name a cookie, a device or a session.",
     "timestamp": "\n  No times at all: --time-unit order takes the order of the rows.",
 }
+FILES_NAMED = 4
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,17 @@ def _opened(log: Log, rules: Rules, work: Path) -> tuple[inputs.Found, dict[str,
     columns = {ours: found.columns[name] for ours, name in _resolve(found, log, rules).items()}
     if rules.rating_threshold is not None and (named := log.columns.get("click", "click")) in found.columns:
         found.notes.append(f"the column {named} is not used: clicks are ratings of --rating-threshold")
+    files = list(dict.fromkeys(part.source for part in found.parts))
+    if "timestamp" not in columns and len(files) > 1:
+        found.notes.append(f"the files are taken in this order: {_in_short(files)}")
     return found, columns
+
+
+def _in_short(files: list[Path]) -> str:
+    """The first files and the last one, below the folder that all are in."""
+    folder = os.path.commonpath([file.parent for file in files])
+    names = [str(file.relative_to(folder)) for file in files]
+    return ", ".join(names if len(names) <= FILES_NAMED else [*names[: FILES_NAMED - 1], "...", names[-1]])
 
 
 def _resolve(found: inputs.Found, log: Log, rules: Rules) -> dict[str, str]:

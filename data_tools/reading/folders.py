@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -10,6 +11,12 @@ from pathlib import Path, PurePosixPath
 def hidden(name: str) -> bool:
     """Whether a relative path is hidden, or left by a program: ".thumbs/a.png", "_SUCCESS", "__MACOSX/._a.csv"."""
     return any(part.startswith((".", "_")) for part in PurePosixPath(name).parts)
+
+
+def natural(path: Path) -> tuple[list[list[str | int]], str]:
+    """A key that sorts paths folder by folder with the numbers in names as numbers: log-2 before log-10."""
+    parts = [re.split("([0-9]+)", part) for part in path.parts]
+    return [[int(piece) if n % 2 else piece for n, piece in enumerate(part)] for part in parts], str(path)
 
 
 def files_below(folder: Path, passed_over: Callable[[str], bool] = hidden) -> Iterator[Path]:

@@ -23,7 +23,7 @@ from data_tools.common.cache import copy_of, local
 from data_tools.common.errors import UserError
 from data_tools.common.storage import is_url, matches
 from data_tools.reading import lines
-from data_tools.reading.folders import files_below, hidden
+from data_tools.reading.folders import files_below, hidden, natural
 from data_tools.reading.form import DELIMITERS, Form, Given
 from data_tools.reading.opened import COMPRESSED, head, is_parquet, suffix
 from data_tools.reading.parts import Part, united
@@ -76,7 +76,7 @@ class Found:
 
 
 def find(place: str | Path, known: Collection[str] = SUFFIXES) -> list[Path]:
-    """The files that a file's name, a folder or a glob stands for, in the order of their paths.
+    """The files that a file's name, a folder or a glob stands for, in the order of their paths, numbers as numbers.
 
     What exists by that very name is no glob. Hidden files and those whose name begins with "_" are passed over in a
     folder, as by Spark, which leaves such; so are empty ones beside others. Linked folders in it are read, too. Of a
@@ -89,19 +89,19 @@ def find(place: str | Path, known: Collection[str] = SUFFIXES) -> list[Path]:
     """
     path = Path(place)
     if is_url(place):
-        found = matches(place)
+        found = sorted(matches(place), key=natural)
         below = [p.relative_to(path).as_posix() if p.is_relative_to(path) else p.name for p in found]
         paths = [local(p) for p, name in zip(found, below, strict=True) if p == path or not hidden(name)]
     elif path.is_file():
         paths = [path]
     elif path.is_dir():
-        paths = sorted(files_below(path))
+        paths = sorted(files_below(path), key=natural)
     elif path.exists():
         raise UserError(
             f"{place} is a pipe or a device, which is read once from front to back; write it to a file first"
         )
     else:
-        paths = sorted(Path(p) for p in glob.glob(str(place), recursive=True))
+        paths = sorted(map(Path, glob.glob(str(place), recursive=True)), key=natural)
         paths = [p for p in paths if p.is_file() and not hidden(p.name)]
     if path.is_dir() and (lake := next((one for mark, one in LAKES.items() if any(path.glob(mark))), None)):
         raise UserError(

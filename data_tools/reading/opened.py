@@ -15,7 +15,7 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from data_tools.common.errors import UserError
-from data_tools.reading.folders import files_below, hidden
+from data_tools.reading.folders import files_below, hidden, natural
 
 COMPRESSED = (".gz", ".gzip", ".zst", ".bz2", ".xz", ".lz4", ".zip")
 MAGIC = {
@@ -152,9 +152,10 @@ def opened_text(path: Path, encoding: str = "utf-8-sig") -> Iterator[io.TextIOWr
 
 
 def below(folder: Path, pattern: str) -> list[Path]:
-    """Files below a folder that a glob names, in order.
+    """Files below a folder that a glob names, in order, numbers as numbers.
 
     None that is hidden or that an archiver left (``__MACOSX``), and no compressed file beside what was unpacked of it.
     """
     found = [p for p in files_below(folder) if p.match(pattern)]
-    return sorted(p for p in found if not (p.suffix.lower() in COMPRESSED and p.with_suffix("").is_file()))
+    kept = (p for p in found if not (p.suffix.lower() in COMPRESSED and p.with_suffix("").is_file()))
+    return sorted(kept, key=natural)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from prepare_helpers import run, stopped, write_log
+from prepare_helpers import notes, run, stopped, write_log
 
 from data_tools.reading import lines
 from data_tools.reading.form import Form
@@ -262,3 +262,18 @@ def test_json_that_breaks_off_is_refused_or_read_once(source):
     for cut in range(1, len(whole), 97):
         (source / "log.json").write_text(whole[:cut])
         assert "log.json" in stopped(source, log="log.json")
+
+
+def test_files_are_taken_in_the_order_of_their_numbers(source):
+    """As the rows of one file with the parts one behind the other."""
+    rows = [f"u,{n:02},{int(n % 3 == 0)}" for n in range(12)]
+    header = "user_id,item_id,click"
+    write_log(source, rows, header)
+    whole = run(source, time_unit="order", out="whole").impressions
+    (source / "parts").mkdir()
+    for n, row in enumerate(rows):
+        write_log(source / "parts", [row], header, f"log-{n + 1}.csv")
+    for out, place in {"folder": "parts", "glob": "parts/*.csv"}.items():
+        parts = run(source, place, time_unit="order", out=out)
+        assert parts.impressions.equals(whole)
+        assert "in this order: log-1.csv, log-2.csv, log-3.csv, ..., log-12.csv" in notes(parts)
