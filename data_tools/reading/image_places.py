@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import posixpath
 import re
 import tarfile
 import unicodedata
@@ -24,8 +25,11 @@ from data_tools.reading.images import PICTURES
 
 ARCHIVES = (".tar", ".tgz", ".zip")
 MOST_NAMED = 3  # of examples in a message
+MOST_LINKS = 40  # one behind the other, as Linux has it
+AWAY = "link to nothing in the tar (make it with tar -h)"
 
-Member = tuple[str, Callable[[], bytes]]
+# The name of a member, and its contents or the name of the member that it is a link to.
+Member = tuple[str, Callable[[], bytes] | str]
 
 
 def _plain(name: str) -> str:
@@ -39,7 +43,7 @@ def _hidden(name: str) -> bool:
 
 @contextlib.contextmanager
 def _members(path: Path) -> Iterator[Iterator[Member]]:
-    """Name and contents of each file in a tar or a zip.
+    """The files in a tar or a zip, and the links in a tar.
 
     Raises
     ------
@@ -55,11 +59,56 @@ def _members(path: Path) -> Iterator[Iterator[Member]]:
                 yield ((_plain(one.filename), partial(archive.read, one)) for one in files)
             else:
                 tar = stack.enter_context(tarfile.open(file, "r|*"))
-                yield ((_plain(one.name), tar.extractfile(one).read) for one in tar if one.isfile())
+                yield _members_of(tar)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, RuntimeError) as error:
         advice = f"name the folder that it is in: {path.parent}" if path.suffix.lower() in PICTURES else "make it again"
         advice = "unpack it first" if "password" in str(error) else advice
         raise UserError(f"{path} cannot be read as a tar or a zip: {error}; {advice}") from error
+
+
+def _members_of(tar: tarfile.TarFile) -> Iterator[Member]:
+    for one in tar:
+        name = _plain(one.name)
+        if one.isfile():
+            yield name, tar.extractfile(one).read
+        elif one.islnk():
+            yield name, _plain(one.linkname)
+        elif one.issym():
+            yield name, posixpath.normpath(posixpath.join(posixpath.dirname(name), one.linkname))
+
+
+def _end(name: str, links: dict[str, str]) -> str:
+    """The member that a name leads to over links, which may make a circle."""
+    for _ in range(MOST_LINKS):
+        name = links.get(name, name)
+    return name
+
+
+def _take(path: Path, folder: Path, rows_of: Callable[[str], list[int]]) -> tuple[dict[int, Path], list[str]]:
+    """Take the members that rows ask for out of an archive: the file of each row; the names of some members.
+
+    A link comes after what it leads to, or before it, and an archive is read from front to back: what links lead to is
+    taken in a second turn.
+    """
+    taken, seen = dict[int, Path](), list[str]()
+    links, leading = dict[str, str](), dict[str, list[int]]()
+    with _members(path) as members:
+        for name, contents in members:
+            seen += [name] if len(seen) < MOST_NAMED else []
+            rows = rows_of(name)
+            links.pop(name, None), leading.pop(name, None)  # of several members of one name, the last one counts
+            if isinstance(contents, str):
+                links[name] = contents
+                leading |= {name: rows} if rows else {}
+            elif rows:
+                (file := folder / str(rows[0])).write_bytes(contents())
+                taken |= dict.fromkeys(rows, file)
+    ends: dict[str, list[int]] = {}
+    for name, rows in leading.items():
+        if (end := _end(name, links)) not in links:
+            ends.setdefault(end, []).extend(rows)
+    away = {row: folder / AWAY / name for name, rows in leading.items() for row in rows}
+    return away | taken | (_take(path, folder, lambda name: ends.get(name, []))[0] if ends else {}), seen
 
 
 def _unpack(archives: list[Path], names: list[str | None], folder: Path) -> list[str | None]:
@@ -75,24 +124,24 @@ def _unpack(archives: list[Path], names: list[str | None], folder: Path) -> list
         if name is not None:
             wanted.setdefault(_plain(name), []).append(row)
     folder.mkdir()
-    found, held = list(names), []
-    for path in archives:
-        with _members(path) as members:
-            for name, contents in members:
-                held += [name] if len(held) < MOST_NAMED else []
-                key = name if name in wanted else str(PurePosixPath(name).with_suffix("")) if name else name
-                if key in wanted:
-                    first = str(wanted[key][0])
-                    (folder / first).write_bytes(contents())
-                    for row in wanted[key]:
-                        found[row] = first
-    if wanted and not any(folder.iterdir()):
+    found, held = dict[int, Path](), list[str]()
+
+    def rows_of(name: str) -> list[int]:
+        return wanted.get(name) or wanted.get(str(PurePosixPath(name).with_suffix("")) if name else name, [])
+
+    for number, path in enumerate(archives):
+        (place := folder / str(number)).mkdir()
+        taken, seen = _take(path, place, rows_of)
+        found |= taken
+        held += seen
+    if wanted and not found:
         raise UserError(
             f"{', '.join(map(str, archives[:MOST_NAMED]))} holds none of the pictures of the item list, such as "
-            f"{next(iter(wanted))!r}; it holds {', '.join(map(repr, held)) or 'nothing'}: write the names as "
-            "they are there"
+            f"{next(iter(wanted))!r}; it holds {', '.join(map(repr, held[:MOST_NAMED])) or 'nothing'}: write the names "
+            "as they are there"
         )
-    return [name if name is None or (folder / name).is_file() else f"gone/{name}" for name in found]
+    files = {row: file.relative_to(folder).as_posix() for row, file in found.items()}
+    return [name if name is None else files.get(row, f"gone/{name}") for row, name in enumerate(names)]
 
 
 def _by_id(items: pl.DataFrame, names: Iterable[str]) -> pl.Series:

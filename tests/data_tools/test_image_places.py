@@ -147,3 +147,31 @@ def test_pictures_in_a_folder_that_is_linked_are_found_by_item_id(three):
     (three / "c").symlink_to("../elsewhere")
     with pytest.raises(UserError, match=r"link out of the folder: 1\s+item '02': c/02.png\s+copy what .*cp -rL"):
         run(three, out="other")
+
+
+@pytest.mark.parametrize("names", ["shelf/{}.png", None])
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_links_in_a_tar_are_what_they_lead_to(three, names, mode):
+    """A hard link to what was before it, soft ones to what comes after, also one over another; a circle is missing."""
+    data = colour("lime")
+    with tarfile.open(three / "all.tar", mode) as tar:
+        for name, kind, to in (
+            ("shelf/00.png", tarfile.SYMTYPE, "./02.png"),
+            ("./first", tarfile.REGTYPE, ""),
+            ("shelf/01.png", tarfile.LNKTYPE, "./first"),
+            ("shelf/02.png", tarfile.SYMTYPE, "../first"),
+            ("shelf/03.png", tarfile.SYMTYPE, "03.png"),
+            ("shelf/04.png", tarfile.SYMTYPE, "/elsewhere/04.png"),
+        ):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname, member.size = kind, to, 0 if to else len(data)
+            tar.addfile(member, io.BytesIO(data))
+    items = pl.DataFrame({"item_id": [f"0{n}" for n in range(5)]})
+    if names:
+        items = items.with_columns(image=pl.Series(map(names.format, items["item_id"])))
+    items.write_csv(three / "items.csv")
+    dataset = run(three, images=three / "all.tar", max_bad_image_share=0.5)
+    assert colours(dataset) == [RGB[1]] * 3 + [None] * 2
+    assert dataset.info["bad_images"] == {"missing": 2}
+    with pytest.raises(UserError, match=r"missing: 2\s.*make it with tar -h\)/shelf/03.png"):
+        run(three, images=three / "all.tar", out="other")
