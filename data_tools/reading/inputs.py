@@ -13,6 +13,7 @@ import glob
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -118,7 +119,7 @@ def find(place: str | Path, known: Collection[str] = SUFFIXES) -> list[Path]:
                 is_parquet(example)  # an error if it knows what else the file is
             endings = f"{', '.join(filter(None, known))} (text also with {', '.join(COMPRESSED)})"
             raise UserError(f"{example} ends neither in {endings}{_alone(place, paths, known)}")
-    if len({"json" if form in JSON_LINES else form for form in forms}) > 1:
+    if len(set(map(_form, forms))) > 1:
         found = list(map(str, forms.values()))
         raise UserError(f"{place} holds files of several forms, {found}{_alone(place, paths, known)}")
     return paths
@@ -126,9 +127,23 @@ def find(place: str | Path, known: Collection[str] = SUFFIXES) -> list[Path]:
 
 def _alone(place: str | Path, paths: Collection[Path], known: Collection[str]) -> str:
     """How to name the files of one form, where there are others beside them."""
-    endings = [p.suffix for p in paths if suffix(p) in known and suffix(p)]
-    usual = max(dict.fromkeys(endings), key=endings.count, default="")
-    return f"; name those of one form alone, as in '{place}/*{usual}'" if usual and len(paths) > len(endings) else ""
+    alike: dict[str, list[Path]] = {}
+    for p in paths:
+        if suffix(p) in known and suffix(p):
+            alike.setdefault(_form(suffix(p)), []).append(p)
+    usual = max(alike.values(), key=len, default=[])
+    if not usual or len(paths) == sum(map(len, alike.values())):
+        return ""
+    # Only a glob that leaves out none of them: no half of a log is to be read for the whole.
+    for glob_of in (f"*{usual[0].suffix}", f"*{suffix(usual[0])}*"):
+        if usual == [p for p in paths if fnmatchcase(p.name, glob_of)]:
+            deep = any(p.parent != Path(place) and p.is_relative_to(place) for p in usual)
+            return f"; name those of one form alone, as in '{place}/{'**/' * deep}{glob_of}'"
+    return "; name those of one form alone"
+
+
+def _form(ending: str) -> str:
+    return "json" if ending in JSON_LINES else ending
 
 
 def _keys(path: Path, place: Path) -> dict[str, str | None]:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import io
 import lzma
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ MAGIC = {
     b"\x04\x22\x4d\x18": "lz4",
     b"PK\x03\x04": "zip",
 }
+ROTATED = re.compile(r"(\.[A-Za-z]\w*)[.-]\d[\d_-]*$")  # behind an ending: .csv.1, .csv.2024-01-05, .csv-20240105
 PARQUET = b"PAR1"
 LFS = b"version https://git-lfs"
 WEB_PAGE = (b"<!doctype html", b"<html")
@@ -49,9 +51,17 @@ FAULTS = (OSError, EOFError, pa.ArrowException, zipfile.BadZipFile, lzma.LZMAErr
 
 
 def suffix(path: Path) -> str:
-    """The ending that tells the form of a file, without that of its compression: ".csv" for log.CSV.gz."""
-    name = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
-    return name.suffix.lower()
+    """The ending that tells the form of a file: ".csv" for log.CSV.
+
+    Without that of its compression, and without the number or the day behind it of a log that was rotated: ".csv" for
+    log.csv.gz, log.csv.1, log.csv.2024-01-05 and log.csv-20240105.gz, too.
+    """
+    path = _unrotated(path)
+    return _unrotated(path.with_suffix("") if path.suffix.lower() in COMPRESSED else path).suffix.lower()
+
+
+def _unrotated(path: Path) -> Path:
+    return path.with_name(ROTATED.sub(r"\1", path.name)) if path.name else path
 
 
 def compression(path: Path) -> str | None:

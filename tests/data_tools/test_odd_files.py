@@ -221,3 +221,29 @@ def test_messages_of_kafka_are_spread_by_the_command_that_is_named(source, value
         run(source, log="log.json")
     exec(str(caught.value).partition("python -c '")[2].partition("'")[0], {})
     assert run(source, log="log.json.flat.parquet").impressions.equals(plain)
+
+
+def test_rotated_logs_are_read_whole(source):
+    (source / "parts").mkdir()
+    rows, rotated = log(source), ["csv", "csv.1", "csv.2.gz", "csv.2024-01-05", "CSV-20240105"]
+    for n, ending in enumerate(rotated):
+        text = rows[80 * n : 80 * n + 80].write_csv().encode()
+        (source / "parts" / f"events.{ending}").write_bytes(gzip.compress(text) if ending.endswith("gz") else text)
+    assert run(source, log="parts").info["counts"]["impressions"] == 400
+
+
+@pytest.mark.parametrize(
+    ("names", "example"),
+    [
+        (["a.csv", "b.csv.1", "notes.doc"], "parts/*.csv*'"),
+        (["a.csv", "deep/b.csv", "notes.doc"], "parts/**/*.csv'"),
+        (["a.csv", "b.csv.1", "a.csv.doc"], None),
+        (["a.json", "b.ndjson", "notes.doc"], None),
+    ],
+)
+def test_the_glob_that_is_named_leaves_out_no_part_of_a_log(source, names, example):
+    for name in names:
+        (source / "parts" / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / "parts" / name).write_text("x\n")
+    said = stopped(source, log="parts")
+    assert (example in said) if example else said.endswith("; name those of one form alone")
