@@ -46,11 +46,13 @@ def write_users(listed: UserList, rules: Rules, folder: Path) -> dict[str, int]:
     UserError
         If too many rows have no id or repeat one, or the table has no user of the log.
     """
-    users = listed.users.with_columns(key=_text(listed.users["user_id"], rules))
-    missing = users["key"].is_null() | (users["key"].str.strip_chars() == "")
-    good = ~missing & users["key"].is_first_distinct()
+    # Names that no column of a user's has: a table may well have columns that are called key and known.
+    users = listed.users.with_columns(__key__=_text(listed.users["user_id"], rules))
+    key = users["__key__"]
+    missing = key.is_null() | (key.str.strip_chars() == "")
+    good = ~missing & key.is_first_distinct()
     reason = pl.select(pl.when(missing).then(pl.lit("user_id missing")).otherwise(pl.lit("user_id repeated")))
-    bad = users.drop("key").rename(free_names(users.columns, ("reason",)))
+    bad = users.drop("__key__").rename(free_names(users.columns, ("reason",)))
     bad = bad.insert_column(0, reason.to_series().alias("reason")).filter(~good)
     bad.write_parquet(folder / "set_aside_users.parquet")
     counts = dict(Counter(bad["reason"].to_list()) + Counter(listed.broken["reason"].to_list()))
@@ -59,16 +61,16 @@ def write_users(listed: UserList, rules: Rules, folder: Path) -> dict[str, int]:
 
     own = read_parquet(folder / "clicks.parquet", columns=["user", "user_id"]).sort("user")
     known = users.filter(good).drop("user_id")
-    found = own.with_columns(key=_text(own["user_id"], rules)).join(
-        known.with_columns(known=True), on="key", how="left", maintain_order="left"
+    found = own.with_columns(__key__=_text(own["user_id"], rules)).join(
+        known.with_columns(__known__=True), on="__key__", how="left", maintain_order="left"
     )
-    described = int(found["known"].fill_null(False).sum())
+    described = int(found["__known__"].fill_null(False).sum())
     if not described:
-        here, there = known["key"].head(SHOWN).to_list(), own["user_id"].head(SHOWN).to_list()
-        alike = alike_ids(known["key"], _text(own["user_id"], rules))
+        here, there = known["__key__"].head(SHOWN).to_list(), own["user_id"].head(SHOWN).to_list()
+        alike = alike_ids(known["__key__"], _text(own["user_id"], rules))
         raise UserError(
             f"{listed.place} has no user of the log: its ids are such as {here}, those of the log such as {there}; "
             + (alike[1] if alike else "say which column has them, as in user_id=player" + hint(" of --user-columns"))
         )
-    found.drop("key", "known").write_parquet(folder / "users.parquet")
+    found.drop("__key__", "__known__").write_parquet(folder / "users.parquet")
     return {"users_described": described}

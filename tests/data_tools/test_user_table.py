@@ -43,6 +43,19 @@ def test_parquet_and_json_lines_say_the_same(source, table):
         assert (found["country"] == "x").sum() == (wanted["country"] == "x").sum()
 
 
+def test_columns_may_have_any_name(source):
+    """Also those of which the code itself could think."""
+    names = ["known", "key", "Known", "user", "item", "place", "reason", "row"]
+    users = pl.DataFrame({"user_id": list(AGES), **{name: [f"{name} {user}" for user in AGES] for name in names}})
+    users.write_csv(source / "users.csv")
+    dataset = run(source, user_table=str(source / "users.csv"))
+    found = pl.read_parquet(dataset.folder / "users.parquet")
+    assert found.columns == ["user", "user_id", *(name + "_" * (name == "user") for name in names)]
+    for row in found.drop("user").rename({"user_": "user"}).to_dicts():
+        assert row == {"user_id": row["user_id"], **{name: f"{name} {row['user_id']}" for name in names}}
+    assert dataset.info["counts"]["users_described"] == len(AGES)
+
+
 def test_decimal_commas_are_said_to_make_categories(source):
     rows = [f'{user};{age},5;"{age},x"' for user, age in AGES.items()]
     (source / "users.csv").write_text("\n".join(["user_id;height;note", *rows]) + "\n")
