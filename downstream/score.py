@@ -62,6 +62,9 @@ def show(scored: Scored, console: Console) -> None:
         console.print(f"  {reason}: {count:,}")
     console.print(f"{scored.users:,} users, {scored.new_users:,} of them unknown to the run: scored without an ID")
     console.print(f"{scored.items:,} items, {scored.new_items:,} of them not shown in training: scored without an ID")
+    if scored.new_scenes:
+        count, example = sum(scored.new_scenes.values()), next(iter(scored.new_scenes))
+        console.print(f"{count:,} rows have a scene unknown to the run, such as {example!r}: scored without a scene")
     if scored.items_without_vector:
         console.print(f"{scored.items_without_vector:,} items have no vector; a learned one replaces it")
     if scored.metrics:

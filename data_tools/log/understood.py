@@ -91,6 +91,15 @@ def label_text(value: ir.Value) -> ir.Value:
     return exact.ifelse(found.try_cast("int64").cast("string"), text)
 
 
+def scene_text(value: ir.Value) -> ir.Value:
+    """Scenes as they are, but for whole numbers with a fraction: 1.0 is 1, as in a file whose column has no gaps."""
+    if value.type().is_string():
+        ends = value.strip().re_search(r"^-?[0-9]+[.]0+$")
+        return ends.ifelse(value.strip().re_replace(r"[.]0+$", ""), value)
+    kind = value.type()
+    return label_text(value) if kind.is_floating() or (kind.is_decimal() and kind.scale) else value
+
+
 def understand(
     run: Engine,
     log: ir.Table,

@@ -16,7 +16,7 @@ import ibis.expr.types as ir
 from data_tools.log.engines import ROW
 from data_tools.log.numbers import number, whole
 from data_tools.log.times import timed
-from data_tools.log.understood import IDS, LabelForm, Understood, label_text, read_id
+from data_tools.log.understood import IDS, LabelForm, Understood, label_text, read_id, scene_text
 from data_tools.reading.columns import free_names
 
 OPTIONAL = ("scene", "position", "conversion", "oracle")
@@ -44,6 +44,7 @@ def _rating(value: ir.Value) -> ir.Value:
 _READ: dict[str, Callable[[ir.Value], ir.Value]] = {
     "rating": _rating,
     "conversion": lambda text: _label(text, LabelForm()),
+    "scene": scene_text,
     "position": lambda value: whole(value).try_cast("int32"),
     "oracle": _probability,
 }
@@ -91,7 +92,7 @@ def judge(log: ir.Table, columns: Mapping[str, str], catalogue: ir.Table, unders
     ibis table
         ``row`` (int64), ``item`` (int32), ``fault`` (text, null for none; of several the first) and the columns named,
         read: timestamp int64, click and conversion int8, rating int64 (millionths), position int32, oracle float64,
-        others as they are; item_id is left to the catalogue.
+        others as they are (of scenes, 1.0 as 1); item_id is left to the catalogue.
     """
     given = {ours: _blank_as_null(log[theirs]) for ours, theirs in columns.items()}
     table = log.select(row=log[ROW], **given)

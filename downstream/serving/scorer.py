@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from jsonargparse.typing import PositiveInt
 from data_tools.common.checks import Threads
 from data_tools.common.errors import UserError
 from data_tools.common.files import refuse_existing, whole_file, work_folder
-from data_tools.common.parquet import parquet_table, read_parquet
+from data_tools.common.parquet import parquet_table, read_parquet, scan_parquet
 from data_tools.log.engines import engine
 from data_tools.reading import inputs
 from data_tools.reading.columns import parse_columns
@@ -74,6 +74,9 @@ class Scored:
         Distinct users and items of the scored rows.
     new_users, new_items : int
         Of these, the ones that the training did not show: they have the code "unknown".
+    new_scenes : dict of str to int
+        Scene that the training did not show -> scored rows that have it, the most frequent first: they have the code
+        "unknown". Empty for a run that knows no scenes.
     items_without_vector : int or None
         Items of the scored rows without a vector: they have the learned "no image". None for a run without images.
     faults : dict of str to int
@@ -90,6 +93,7 @@ class Scored:
     items: int
     new_users: int
     new_items: int
+    new_scenes: dict[str, int]
     items_without_vector: int | None
     faults: dict[str, int]
     metrics: dict[str, float | None] | None
@@ -236,6 +240,21 @@ def _joined(data: CTRData, log: NewLog, work: Path) -> CTRData:
     return replace(data, clicked=clicked, offsets=offsets, rows={}, conversion=None, **users)
 
 
+def _scenes(data: CTRData) -> dict[str, int]:
+    """Scene, as :func:`data_tools.log.understood.scene_text` has it -> its code."""
+    known = read_parquet(data.vocabulary).filter(pl.col("feature") == "scene")
+    names = known["id"].str.replace(r"^(-?[0-9]+)\.0+$", "${1}")  # of datasets that were prepared with "1.0"
+    return dict(zip(names, known["code"].cast(pl.Int32), strict=True))
+
+
+def _new_scenes(log: NewLog, scenes: Collection[str]) -> dict[str, int]:
+    """The scenes of a log that a run does not know, and how many of its sound rows have each."""
+    rows = scan_parquet(log.rows).filter(pl.col("fault").is_null()).select(pl.col("scene").cast(pl.String))
+    new = rows.filter(pl.col("scene").is_not_null() & ~pl.col("scene").is_in(list(scenes)))
+    counts = new.group_by("scene").agg(rows=pl.len()).sort("rows", "scene", descending=[True, False])
+    return dict(counts.collect(engine="streaming").iter_rows())
+
+
 def _impressions(data: CTRData, piece: pa.RecordBatch, scenes: dict[str, int]) -> CTRData:
     """The data with rows of a log for impressions."""
 
@@ -300,8 +319,7 @@ def _write(
     batch_size: int,
 ) -> dict[str, Any]:
     """Write the file of scores; returns the counts of :class:`Scored`."""
-    vocabulary = read_parquet(data.vocabulary).filter(pl.col("feature") == "scene")
-    scenes = dict(zip(vocabulary["id"], vocabulary["code"].cast(pl.Int32), strict=True))
+    scenes = _scenes(data)
     users, items = np.zeros(len(data.user_code), dtype=bool), np.zeros(len(data.item_code), dtype=bool)
     total, scored, writer = 0, 0, None
     try:
@@ -326,6 +344,7 @@ def _write(
         "items": int(items.sum()),
         "new_users": int((users & (data.user_code == UNKNOWN)).sum()),
         "new_items": int((items & ~data.warm).sum()),
+        "new_scenes": {} if data.scene is None else _new_scenes(log, scenes),
         "items_without_vector": int((items & ~images.found).sum()) if images is not None else None,
     }
 

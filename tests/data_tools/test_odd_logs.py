@@ -188,3 +188,17 @@ def test_a_mark_for_a_click_and_nothing_for_none(source, mark):
     dataset = run(source, click_values=mark)
     assert dataset.impressions.equals(plain)
     assert "rows without a label are no clicks, as all others are clicks" in notes(dataset)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_scenes_that_are_whole_numbers_are_written_without_a_fraction(source, kind):
+    """Of a column with gaps, data frames make floats; 007 and 2.5 stay what they are."""
+    row, text = pl.int_range(pl.len()), kind == "csv"
+    scene = pl.when(row % 3 == 0).then(None).otherwise((row % 2).cast(pl.Float64))
+    scene = pl.when(row == 1).then(2.5).otherwise(scene)
+    frame = typed(source).with_columns(scene=scene.cast(pl.String) if text else scene)
+    if text:
+        frame = frame.with_columns(scene=pl.when(row == 2).then(pl.lit("007")).otherwise("scene"))
+    getattr(frame, f"write_{kind}")(source / f"log.{kind}")
+    found = run(source, log=f"log.{kind}").impressions["scene"]
+    assert set(found) == {None, "0", "1", "2.5"} | ({"007"} if text else set())

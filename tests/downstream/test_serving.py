@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from rich.console import Console
 
 import downstream.serving
 from data_tools.common.cli import progress_bar, run_command
@@ -18,7 +19,7 @@ from data_tools.dataset.schema import open_dataset
 from data_tools.sharding.files import read_index
 from data_tools.tables.table import read_table, write_table
 from downstream.data.tensors import tensors
-from downstream.score import main
+from downstream.score import main, show
 from downstream.serving import ScoreSettings
 from downstream.serving.catalogue import with_new_images
 from downstream.settings import DataSettings, OptimSettings
@@ -254,6 +255,36 @@ def test_bad_input_is_one_clear_message_and_nothing_is_written(tiny_world, run, 
     for name in ("scores.csv", "scores.xlsx", "scores"):
         with pytest.raises(UserError, match=r"scores are written as Parquet; name a file that ends in \.parquet"):
             downstream.serving.load(run).score(tmp_path / "log.csv", tmp_path / name)
+
+
+def test_scenes_that_the_run_does_not_know_are_counted(run, test_rows, tmp_path):
+    rows = test_rows.with_row_index().with_columns(
+        scene=pl.when(pl.col("index") < 3).then(pl.lit("moon")).when(pl.col("index") == 3).then(None).otherwise("scene")
+    )
+    found, _ = scored(run, rows.drop("index"), tmp_path)
+    assert found.new_scenes == {"moon": 3} and found.scored == len(rows)
+    show(found, console := Console(record=True, width=200))
+    assert "3 rows have a scene unknown to the run, such as 'moon': scored without a scene" in console.export_text()
+
+
+def test_scenes_that_a_file_holds_as_floats_are_the_numbers_of_the_training(tiny_world, test_rows, tmp_path):
+    """As a data frame has a column of whole numbers with a gap."""
+    folder = tmp_path / "dataset"
+    shutil.copytree(tiny_world / "dataset", folder, ignore=shutil.ignore_patterns(".arrays", "images"))
+    log = pl.read_parquet(folder / "impressions.parquet")
+    numbers = {scene: place for place, scene in enumerate(log["scene"].unique().sort())}
+    log.with_columns(pl.col("scene").replace_strict(numbers)).write_parquet(folder / "impressions.parquet")
+    info = read_json(folder / "dataset.json")
+    info["tables"] |= {"impressions.parquet": digest([folder / "impressions.parquet"])}
+    write_json(folder / "dataset.json", info)
+    run, floats = trained(folder, tmp_path / "run", None), pl.col("scene").replace_strict(numbers).cast(pl.Float64)
+    for kind in ("csv", "parquet"):
+        rows, place = test_rows.with_columns(floats), tmp_path / f"log.{kind}"
+        getattr(rows, f"write_{kind}")(place)
+        found = downstream.serving.load(run).score(place, tmp_path / f"{kind}.parquet", columns=NAMED)
+        assert not found.new_scenes
+        scores = pl.read_parquet(tmp_path / f"{kind}.parquet")["score"]
+        np.testing.assert_allclose(scores, np.load(run / "test_scores.npy"), atol=1e-6)
 
 
 def test_a_run_that_has_lost_what_it_was_trained_on_is_named(run, table, tmp_path):
