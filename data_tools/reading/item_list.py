@@ -143,14 +143,13 @@ def renamed(
     columns : dict of str to str
         Our names -> those of the input.
     text : collection of str
-        Our names of columns that stay text.
+        Columns that stay text, by the names that they get here.
     taken : collection of str
         Names that get an underscore behind them where another column has them.
     """
-    if any(part.path != part.source for part in found.parts):
-        frame = typed(frame, {columns.get(name, name) for name in text})
     own = free_names([name for name in frame.columns if name not in columns.values()], (*taken, *columns))
-    return frame.select(**columns, **{ours: theirs for theirs, ours in own.items()})
+    frame = frame.select(**columns, **{ours: theirs for theirs, ours in own.items()})
+    return typed(frame, set(text)) if any(part.path != part.source for part in found.parts) else frame
 
 
 def _read(part: Part, without: Collection[str]) -> pl.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,7 +73,13 @@ class UserList:
     notes: list[str] = field(default_factory=list)
 
 
-def read_users(place: str | Path, named: Mapping[str, str], work: Path, given: Given | None = None) -> UserList:
+def read_users(
+    place: str | Path,
+    named: Mapping[str, str],
+    work: Path,
+    given: Given | None = None,
+    text: Collection[str] = (),
+) -> UserList:
     """Read a table of users: a file, a folder or a glob of text, JSON lines or Parquet.
 
     Parameters
@@ -85,6 +91,8 @@ def read_users(place: str | Path, named: Mapping[str, str], work: Path, given: G
         An empty folder for what is made on the way.
     given : Given, optional
         What a user says of the form of text.
+    text : collection of str
+        Columns, by their names in ``users.parquet``, that stay text even where all of their values are numbers.
 
     Raises
     ------
@@ -96,7 +104,7 @@ def read_users(place: str | Path, named: Mapping[str, str], work: Path, given: G
     if not found.rows:
         raise UserError(f"{place} has no users: it has no rows")
     columns = resolve_columns(named, list(found.columns), USER_COLUMNS, (), str(place))
-    users = renamed(joined_parts(found, place), found, columns, text=USER_COLUMNS, taken=OURS)
+    users = renamed(joined_parts(found, place), found, columns, text={*USER_COLUMNS, *text}, taken=OURS)
     users, more = whole_ids(users, "user_id", "the table of users")
     for name, kind in users.schema.items():
         if kind.is_nested() or kind == pl.Binary:

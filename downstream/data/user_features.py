@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from data_tools.common.errors import UserError
-from data_tools.common.parquet import read_parquet
+from data_tools.common.parquet import read_parquet, scan_parquet
 from data_tools.reading.columns import free_names
 from downstream.data.codes import FIRST_KNOWN, UNKNOWN, codes_of
 
@@ -27,6 +27,12 @@ def user_features(names: Iterable[str]) -> list[str]:
 def read_user_features(table: Path) -> pl.DataFrame:
     """What a dataset's table of users says of them, in the order of the users."""
     return read_parquet(table).sort("user").drop("user", "user_id")
+
+
+def text_features(table: Path) -> list[str]:
+    """What a dataset's table of users says in text."""
+    kinds = scan_parquet(table).collect_schema()
+    return [name for name, kind in kinds.items() if kind in (pl.String, pl.Categorical, pl.Enum)]
 
 
 def user_feature_codes(users: pl.DataFrame, trained: np.ndarray) -> tuple[np.ndarray, dict[str, pl.Series]]:

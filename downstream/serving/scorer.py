@@ -30,6 +30,7 @@ from downstream.data.arrays import write_flat_clicks
 from downstream.data.codes import UNKNOWN
 from downstream.data.ctr_data import CTRData, load_ctr_data
 from downstream.data.tensors import tensors
+from downstream.data.user_features import text_features
 from downstream.images.joined import ItemImages, search_histories
 from downstream.models.base import CTRModel
 from downstream.serving.catalogue import new_vectors, with_new_images, with_new_items
@@ -190,9 +191,10 @@ class Scorer:
             joined = _joined(data, log, work)
             notes = log.notes
             if user_table is not None:
-                listed = read_users(user_table, of_users, work, user_given)
-                joined = with_new_users(joined, self.data, log.users, listed)
-                notes = [*notes, *listed.notes, *undescribed(log.users, listed)]
+                text = text_features(self.data.dataset.table("users"))
+                listed = read_users(user_table, of_users, work, user_given, text)
+                joined, unknown = with_new_users(joined, self.data, log.users, listed)
+                notes = [*notes, *listed.notes, *undescribed(log.users, listed), *unknown]
             joined = search_histories(joined, images)
             seen = _write(model, joined, images, log, scratch, settings.batch_size)
             return Scored(**seen, faults=log.faults, metrics=_metrics(scratch, work, settings.memory), notes=notes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from data_tools.log.examples import alike_ids
 from data_tools.reading.user_list import UserList
 from downstream.data.codes import UNKNOWN
 from downstream.data.ctr_data import CTRData
-from downstream.data.user_features import codes_of_others
+from downstream.data.user_features import codes_of_others, read_user_features
 
 
 def check_user_table(table: str | Path | None, columns: Mapping[str, str], data: CTRData) -> None:
@@ -39,8 +39,26 @@ def undescribed(users: pl.DataFrame, listed: UserList) -> list[str]:
     ]
 
 
-def with_new_users(joined: CTRData, trained_on: CTRData, users: pl.DataFrame, listed: UserList) -> CTRData:
+def _not_shown(said: pl.DataFrame, names: Sequence[str], codes: np.ndarray) -> list[str]:
+    """What is worth saying of values that the training did not show, so that they count as missing."""
+    notes = []
+    for name, own in zip(names, codes.T, strict=True):
+        if name not in said.columns:
+            continue
+        given = said[name].cast(pl.String).replace(["", "NaN"], None).filter(pl.Series(own == UNKNOWN)).drop_nulls()
+        if len(given):
+            notes.append(
+                f"{name}: {len(given):,} of {len(said):,} new users have a value unknown to the run, such as {given[0]!r}"
+            )
+    return notes
+
+
+def with_new_users(
+    joined: CTRData, trained_on: CTRData, users: pl.DataFrame, listed: UserList
+) -> tuple[CTRData, list[str]]:
     """The data of a log with what a table says of its new users; those of the dataset keep what that says of them.
+
+    What is worth saying of it comes with it.
 
     Parameters
     ----------
@@ -61,10 +79,13 @@ def with_new_users(joined: CTRData, trained_on: CTRData, users: pl.DataFrame, li
     table = listed.users.with_columns(pl.col("user_id").cast(pl.String))
     table = table.unique("user_id", keep="first", maintain_order=True)
     trained = trained_on.user_code != UNKNOWN
-    codes = codes_of_others(trained_on.dataset.table("users"), trained, table.drop("user_id"))
+    own = trained_on.dataset.table("users")
+    codes = codes_of_others(own, trained, table.drop("user_id"))
     places = table.select("user_id", place=pl.int_range(pl.len()))
     found = users.join(places, on="user_id", how="left", maintain_order="left")["place"]
     new = (users["known"].is_null() & found.is_not_null()).to_numpy()
     features = joined.user_features.copy()
-    features[new] = codes[found.filter(pl.Series(new)).to_numpy().astype(np.int64)]
-    return replace(joined, user_features=features)
+    rows = found.filter(pl.Series(new)).to_numpy().astype(np.int64)
+    features[new] = codes[rows]
+    notes = _not_shown(table[rows], read_user_features(own).columns, codes[rows])
+    return replace(joined, user_features=features), notes

@@ -199,6 +199,30 @@ def test_a_new_user_is_scored_by_what_a_table_says(run, tmp_path):
     assert np.abs(scores[0] - scores[1]).max() > 1e-5
 
 
+def test_numbers_in_a_file_are_the_text_of_the_training(tiny_world, tmp_path):
+    """A file that happens to hold numbers alone in a column of segments such as 007 and A1."""
+    folder = tmp_path / "dataset"
+    shutil.copytree(tiny_world / "dataset", folder, ignore=shutil.ignore_patterns(".arrays", "images"))
+    users = pl.read_parquet(folder / "clicks.parquet").select("user", "user_id")
+    segments = pl.when(pl.col("user") % 2 == 0).then(pl.lit("007")).otherwise(pl.lit("A1"))
+    users.with_columns(segment=segments).write_parquet(folder / "users.parquet")
+    settings = RunSettings(
+        DataSettings(history=6), optim=OptimSettings(batch_size=64), dataset=str(folder), out=str(tmp_path / "run")
+    )
+    with progress_bar(shown=False) as progress:
+        train(settings, progress)
+    rows = rows_of(tmp_path / "run").drop("click").head(4)
+    pl.concat([rows.with_columns(user_id=pl.lit(name)) for name in "abc"]).write_csv(tmp_path / "log.csv")
+    scorer, scores = downstream.serving.load(tmp_path / "run"), {}
+    for name, text in {"numbers": "a,007\nb,7\nz,5\n", "mixed": "a,007\nb,7\nzz,A1\n"}.items():
+        (tmp_path / "users.csv").write_text(f"user_id,segment\n{text}")
+        found = scorer.score(tmp_path / "log.csv", tmp_path / f"{name}.parquet", user_table=tmp_path / "users.csv")
+        assert "segment: 1 of 2 new users have a value unknown to the run, such as '7'" in found.notes
+        scores[name] = pl.read_parquet(tmp_path / f"{name}.parquet")["score"].to_numpy().reshape(3, 4)
+    assert np.array_equal(scores["numbers"][:2], scores["mixed"][:2])
+    assert np.abs(scores["numbers"][0] - scores["numbers"][1]).max() > 1e-5
+
+
 def test_a_table_of_users_of_no_use_is_refused(run, tmp_path):
     pl.DataFrame({"user_id": ["s1"], "height": [3]}).write_csv(tmp_path / "users.csv")
     log = rows_of(run)
