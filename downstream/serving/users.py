@@ -47,9 +47,8 @@ def _not_shown(said: pl.DataFrame, names: Sequence[str], codes: np.ndarray) -> l
             continue
         given = said[name].cast(pl.String).replace(["", "NaN"], None).filter(pl.Series(own == UNKNOWN)).drop_nulls()
         if len(given):
-            notes.append(
-                f"{name}: {len(given):,} of {len(said):,} new users have a value unknown to the run, such as {given[0]!r}"
-            )
+            count = f"{len(given):,} of {len(said):,} new users"
+            notes.append(f"{name}: {count} have a value unknown to the run, such as {given[0]!r}")
     return notes
 
 
