@@ -21,7 +21,7 @@ USERS. --user-table users.csv adds what is known of users: one row per user with
 as age and country. CTR models put numbers of many values into ten equally full bins; all else is a category.
 
 TIMES. ISO text ("2024-01-05T10:00:00Z"), dates, or numbers: seconds or milliseconds, recognised by their size; a log
-has one unit. If only an order is known: --time-unit order.
+has one unit. Of fractions of a second, milliseconds are kept. If only an order is known: --time-unit order.
 
 LABELS. A column click of 0 and 1 or of true and false. Ratings: --rating-threshold 4, or --rating-threshold own_mean.
 Events: --click-values purchase,add_to_cart, one that holds a comma in double quotes: --click-values '"sold, online"'.

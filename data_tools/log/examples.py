@@ -36,7 +36,8 @@ MOST_SHOWN = 200  # characters of a value
 ALIKE = 0.5  # of ids that would match in another form, for that to be said
 # What to do about rows that are set aside for a reason, where that does not depend on their values.
 ADVICE = {
-    "duplicate row": "its user, item and time stand in a row above: a column request_id or finer times tell them apart",
+    "duplicate row": "its user, item and time stand in a row above: a column request_id tells them apart, or times in "
+    "milliseconds, the finest that are kept",
     OTHER_UNIT: "all times must have one unit, and most of them have another",
     "click missing": "must be 1 for a click and 0 for none",
     "conversion not 0 or 1": "must be 0 or 1, true or false, yes or no; or empty where it is not known",

@@ -33,11 +33,15 @@ from data_tools.log.times import (
     UNITS,
     WRITTEN,
     TimeForm,
+    moment_of,
     with_local_time,
 )
 
 LARGEST_DIGITS = 10**17  # that dates as digits stay below; engines divide in float64
 ZONED = ":[0-9][0-9].*([Zz]|UTC|[+-][0-9]{2}(:?[0-9]{2})?)$"  # of times in ISO 8601, those with a zone
+# Of times in ISO 8601, those with milliseconds; 9999-12-31 23:59:59.999 stands for none.
+MILLIS = "0{0,2}[1-9]"  # how a fraction begins that has some
+FINE = "^(19|20).*:[0-9]{2}[.,]" + MILLIS
 SURE = 0.9  # of a column's numbers have the form that is taken
 
 
@@ -63,7 +67,8 @@ def time_form(run: Engine, column: ir.Value, asked: str, day_first: bool | None,
     """
     kind = column.type()
     if kind.is_timestamp() or kind.is_date():
-        return TimeForm(ORDER if asked == ORDER else "seconds")
+        form = TimeForm(ORDER if asked == ORDER else "seconds")
+        return _finer(form, kind.is_timestamp() and _has_fractions(run, column))
     if not (kind.is_string() or kind.is_numeric()):
         raise UserError(f"{where} is {kind_name(kind)}; must be numbers, dates or text")
     found = run.rows(_counted(column)).row(0, named=True)
@@ -76,7 +81,21 @@ def time_form(run: Engine, column: ir.Value, asked: str, day_first: bool | None,
         form = replace(form, notes=(*form.notes, f"{plain:,} of the times name no zone, as others do: taken for UTC"))
     if counts["others"] and kind.is_string():
         form = _with_written(run, column, form, day_first, where)
-    return form
+    return _finer(form, counts["fine"] > 0)
+
+
+def _finer(form: TimeForm, fine: bool) -> TimeForm:
+    """A form that keeps milliseconds where dates have them; said where that is another unit."""
+    if not fine or form.fine or form.unit == ORDER:
+        return form
+    said = () if form.fine_numbers else ("times have fractions of a second and are kept in milliseconds",)
+    return replace(form, fine=True, notes=(*form.notes, *said))
+
+
+def _has_fractions(run: Engine, column: ir.Value) -> bool:
+    """Whether a column of times has milliseconds beside those that stand for no date."""
+    seconds, milliseconds = moment_of(column)
+    return bool(run.rows(column.as_table().agg(n=(seconds.notnull() & (milliseconds != 0)).sum()))["n"][0])
 
 
 def _counted(column: ir.Value) -> ir.Table:
@@ -92,6 +111,7 @@ def _counted(column: ir.Value) -> ir.Table:
         "numbers": value.count(),
         "dated": table.dated.sum(),
         "zoned": (table.dated & table.given.re_search(ZONED)).sum() if text else ibis.literal(0),
+        "fine": (table.dated & table.given.re_search(FINE)).sum() if text else ibis.literal(0),
         "others": (table.given.notnull() & value.isnull() & ~table.dated).sum(),
         "least": value.min(),
         "most": value.max(),
@@ -195,7 +215,15 @@ def _with_written(run: Engine, column: ir.Value, form: TimeForm, day_first: bool
     why = why or f", such as {found['example']!r}"
     notes = [f"times are read as {', '.join(names)}{why}"] if names else []
     zones = _zones(run, texts, names) if found["zoned"] else {}
-    return replace(form, written=tuple(names), zones=zones, notes=(*form.notes, *notes))
+    form = replace(form, written=tuple(names), zones=zones, notes=(*form.notes, *notes))
+    return _finer(form, _written_fractions(run, texts, names))
+
+
+def _written_fractions(run: Engine, texts: ir.Table, names: Sequence[str]) -> bool:
+    """Whether times in some forms have milliseconds."""
+    fractions = [texts["__text__"].re_extract(WRITTEN[name].pattern, WRITTEN[name].clock + 3) for name in names]
+    counts = {name: one.re_search(f"^{MILLIS}").sum() for name, one in zip(names, fractions, strict=True)}
+    return bool(names) and any(run.rows(texts.agg(**counts)).row(0))
 
 
 def _zones(run: Engine, texts: ir.Table, names: Sequence[str]) -> dict[str, list[tuple[str, int]]]:

@@ -1,6 +1,6 @@
 """Times of a log, read as ibis expressions that run on any engine, in the forms that people have them in.
 
-They become int64: seconds since 1970 (UTC unless they say otherwise), or milliseconds where the numbers are finer.
+They become int64: seconds since 1970 (UTC unless they say otherwise), or milliseconds where they are finer.
 Which form a column has, :mod:`data_tools.log.time_forms` finds out.
 """
 
@@ -26,7 +26,7 @@ _ZONE = (
     r"(?: [(][A-Za-z ]+[)])?)"  # JavaScript adds its name
 )
 _CLOCK = (
-    r"(?:[T,: ]+([0-9]{1,2})[:.]([0-9]{2})(?:[:.]([0-9]{2})(?:[.,][0-9]+)?)?(?: ?([AaPp])[.]?[Mm][.]?)?(?: ?[(\[]?"
+    r"(?:[T,: ]+([0-9]{1,2})[:.]([0-9]{2})(?:[:.]([0-9]{2})(?:[.,]([0-9]+))?)?(?: ?([AaPp])[.]?[Mm][.]?)?(?: ?[(\[]?"
     rf"{_ZONE}[)\]]?)?)?$"
 )
 _DAY_NAME = r"^\[?(?:[A-Za-z]{3,9},? )?"
@@ -43,7 +43,7 @@ class Written:
     year, month, day : int
         The groups that hold these; a month may be a name.
     clock : int
-        The first of the groups hour, minute, second, half of the day (a or p) and zone.
+        The first of the groups hour, minute, second, fraction of it, half of the day (a or p) and zone.
     """
 
     pattern: str
@@ -62,20 +62,21 @@ WRITTEN = {
     ),
     "month day, year": Written(rf"{_DAY_NAME}([A-Za-z]{{3}})[a-z]* ([0-9]{{1,2}}),? ([0-9]{{4}}){_CLOCK}", 3, 1, 2),
     "YYYYMMDDTHHMMSS": Written(
-        rf"^([0-9]{{4}})([0-9]{{2}})([0-9]{{2}})T([0-9]{{2}})([0-9]{{2}})([0-9]{{2}})?(?:[.,][0-9]+)?(){_ZONE}?$",
+        rf"^([0-9]{{4}})([0-9]{{2}})([0-9]{{2}})T([0-9]{{2}})([0-9]{{2}})([0-9]{{2}})?(?:[.,]([0-9]+))?(){_ZONE}?$",
         1,
         2,
         3,
     ),
     "weekday month day time year": Written(
-        rf"^[A-Za-z]{{3}} ([A-Za-z]{{3}}) +([0-9]{{1,2}}) ([0-9]{{2}}):([0-9]{{2}}):([0-9]{{2}})( ){_ZONE}?"
+        rf"^[A-Za-z]{{3}} ([A-Za-z]{{3}}) +([0-9]{{1,2}}) ([0-9]{{2}}):([0-9]{{2}}):([0-9]{{2}})()( ){_ZONE}?"
         r" ?([0-9]{4})$",
-        8,
+        9,
         1,
         2,
         3,
     ),
 }
+CLOCK = ("hour", "minute", "second", "fraction", "half", "zone")  # the groups from ``Written.clock`` on
 DAY_FIRST, MONTH_FIRST = "day/month/year", "month/day/year"
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 
@@ -115,6 +116,8 @@ class TimeForm:
     ----------
     numbers : str
         What its numbers are: a key of ``UNITS``, "counts", "excel", one of ``DIGITS``, or "order".
+    fine : bool
+        Whether dates have fractions of a second, of which milliseconds are kept.
     strict : bool
         Whether numbers outside the range of their unit are of another unit.
     written : tuple of str
@@ -126,6 +129,7 @@ class TimeForm:
     """
 
     numbers: str = "seconds"
+    fine: bool = False
     strict: bool = True
     written: tuple[str, ...] = ()
     zones: Mapping[str, Sequence[tuple[str, int]]] = field(default_factory=dict)
@@ -136,12 +140,18 @@ class TimeForm:
         """The unit of what is read: "seconds", "milliseconds" or "order"."""
         if self.numbers == ORDER:
             return ORDER
-        return "milliseconds" if self.numbers in (*UNITS,)[1:] or self.numbers.endswith("mmm") else "seconds"
+        return "milliseconds" if self.fine or self.fine_numbers else "seconds"
+
+    @property
+    def fine_numbers(self) -> bool:
+        """Whether the numbers alone are finer than seconds."""
+        return self.numbers in (*UNITS,)[1:] or self.numbers.endswith("mmm")
 
 
-def _with_moment(table: ir.Table, source: str, target: str) -> ir.Table:
-    """Add ``target``, seconds since 1970 of the ISO text in ``source``, null for other text; worked out by hand because
-    engines read different forms. In steps, because an expression is worked out, and written, as often as it is used."""
+def _with_moment(table: ir.Table, source: str, target: str, scale: int = 1) -> ir.Table:
+    """Add ``target``, seconds since 1970 of the ISO text in ``source`` (milliseconds, of a ``scale`` of 1000), null for
+    other text; worked out by hand because engines read different forms. In steps, because an expression is worked out,
+    and written, as often as it is used."""
     text = table[source].strip()
     table = table.mutate(__iso__=text.re_search(MOMENT).ifelse(text, ibis.null("string")))
     iso, zone = table["__iso__"], "[+-]([0-9]{2}):?([0-9]{2})?$"
@@ -156,6 +166,8 @@ def _with_moment(table: ir.Table, source: str, target: str) -> ir.Table:
     day = table["__day__"].cast("timestamp").epoch_seconds().cast("int64")
     clock = table["__hours__"] * 3600 + table["__minutes__"] * 60 + table["__seconds__"]
     utc = day + clock - table["__ahead__"] * table["__sign__"]
+    if scale > 1:
+        utc = utc * scale + digits(rest.re_extract("^:[0-9]{2}[.,]([0-9]{1,3})", 1).rpad(3, "0"))
     table = table.mutate(**{target: (table["__hours__"] < 24).ifelse(utc, ibis.null("int64"))})
     return table.drop(
         "__iso__", "__day__", "__rest__", "__hours__", "__minutes__", "__seconds__", "__ahead__", "__sign__"
@@ -169,25 +181,42 @@ def with_local_time(table: ir.Table, form: Written) -> ir.Table:
     """
     text = table["__text__"]
     places = {"year": form.year, "month": form.month, "day": form.day}
-    places |= {name: form.clock + n for n, name in enumerate(("hour", "minute", "second", "half", "zone"))}
+    places |= {name: form.clock + n for n, name in enumerate(CLOCK)}
     parts = {f"__{name}__": text.re_extract(form.pattern, group) for name, group in places.items()}
     table = table.mutate(**parts)
     month, half, hour = (table[f"__{name}__"].lower() for name in ("month", "half", "hour"))
+    fraction = table["__fraction__"]
     table = table.mutate(
         __month__=ibis.cases(*((month == name, f"{n}") for n, name in enumerate(MONTHS, 1)), else_=month),
         __hour__=half.isin(["a", "p"])
         .ifelse(digits(hour) % 12 + (half == "p").ifelse(12, 0), digits(hour))
         .cast("string"),
+        __fraction__=(fraction == "").ifelse("", ibis.literal(".") + fraction),
     )
     date, clock = (
         [table[f"__{name}__"].lpad(width, "0") for name, width in names]
         for names in ((("year", 4), ("month", 2), ("day", 2)), (("hour", 2), ("minute", 2), ("second", 2)))
     )
-    local = date[0] + "-" + date[1] + "-" + date[2] + " " + clock[0] + ":" + clock[1] + ":" + clock[2]
+    local = (
+        date[0]
+        + "-"
+        + date[1]
+        + "-"
+        + date[2]
+        + " "
+        + clock[0]
+        + ":"
+        + clock[1]
+        + ":"
+        + clock[2]
+        + table["__fraction__"]
+    )
     return table.mutate(__local__=local).drop(*(name for name in parts if name != "__zone__"))
 
 
-def _with_written(table: ir.Table, form: Written, zones: Mapping[str, Sequence[tuple[str, int]]]) -> ir.Table:
+def _with_written(
+    table: ir.Table, form: Written, zones: Mapping[str, Sequence[tuple[str, int]]], scale: int
+) -> ir.Table:
     """``__date__``, where it is null, from ``__text__`` in a form; still null for other text and unknown zones."""
     table = with_local_time(table, form)
     local, zone = table["__local__"], table["__zone__"]
@@ -198,8 +227,8 @@ def _with_written(table: ir.Table, form: Written, zones: Mapping[str, Sequence[t
         __plain__=local + named.ifelse("", zone.replace("GMT", "UTC").replace("UTC+", "+").replace("UTC-", "-")),
         __ahead_of__=ibis.cases((~named, 0), *zip(steps, ahead, strict=True)).cast("int64"),
     )
-    table = _with_moment(table, "__plain__", "__moment__")
-    table = table.mutate(__date__=table["__date__"].coalesce(table["__moment__"] - table["__ahead_of__"]))
+    table = _with_moment(table, "__plain__", "__moment__", scale)
+    table = table.mutate(__date__=table["__date__"].coalesce(table["__moment__"] - table["__ahead_of__"] * scale))
     return table.drop("__local__", "__zone__", "__plain__", "__ahead_of__", "__moment__")
 
 
@@ -232,9 +261,15 @@ def _numbers(value: ir.Value, form: TimeForm) -> ir.Value:
     return found if scale <= 1000 else found // (scale // 1000)
 
 
-def _near(seconds: ir.Value) -> ir.Value:
-    """Seconds since 1970, null for what stands for no date, such as 9999-12-31 and 0001-01-01: as of numbers."""
-    return seconds.between(-FAR, FAR).ifelse(seconds, ibis.null("int64"))
+def _near(time: ir.Value, scale: int = 1) -> ir.Value:
+    """Time since 1970, null for what stands for no date, such as 9999-12-31 and 0001-01-01: as of numbers."""
+    return time.between(-FAR * scale, FAR * scale).ifelse(time, ibis.null("int64"))
+
+
+def moment_of(value: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """Seconds since 1970 of a column of times, null for what stands for no date, and the milliseconds beyond these."""
+    time = value.cast("timestamp")
+    return _near(time.truncate("s").epoch_seconds().cast("int64")), time.millisecond().cast("int64")
 
 
 def timed(table: ir.Table, form: TimeForm) -> ir.Table:
@@ -242,21 +277,24 @@ def timed(table: ir.Table, form: TimeForm) -> ir.Table:
     number of another unit than the column's."""
     value, scale = table.timestamp, 1000 if form.unit == "milliseconds" else 1
     if value.type().is_timestamp() or value.type().is_date():
-        seconds = _near(value.cast("timestamp").truncate("s").epoch_seconds().cast("int64"))
-        return table.mutate(timestamp=seconds * scale, __other__=ibis.literal(False))
+        seconds, milliseconds = moment_of(value)
+        time = seconds * 1000 + milliseconds if form.fine else seconds
+        return table.mutate(timestamp=time, __other__=ibis.literal(False))
     table = table.mutate(__whole__=whole(value))
     if form.numbers in DIGITS:
         table = _with_digits(table, form.numbers)
     else:
         table = table.mutate(__numbers__=_numbers(table.timestamp, form))
+    if form.fine and not form.fine_numbers:
+        table = table.mutate(__numbers__=table["__numbers__"] * scale)
     table = table.mutate(__other__=table["__whole__"].notnull() & table["__numbers__"].isnull())
     if not value.type().is_string():
         return table.mutate(timestamp="__numbers__").drop("__numbers__", "__whole__")
     table = table.mutate(__text__=table.timestamp.strip())
-    table = _with_moment(table, "__text__", "__date__")
+    table = _with_moment(table, "__text__", "__date__", scale)
     for name in form.written:
-        table = _with_written(table, WRITTEN[name], form.zones)
-    table = table.mutate(timestamp=table["__numbers__"].coalesce(_near(table["__date__"]) * scale))
+        table = _with_written(table, WRITTEN[name], form.zones, scale)
+    table = table.mutate(timestamp=table["__numbers__"].coalesce(_near(table["__date__"], scale)))
     return table.drop("__numbers__", "__whole__", "__text__", "__date__")
 
 

@@ -160,3 +160,73 @@ def test_days_of_weeks_and_of_years_are_made_dates_by_the_command_that_is_named(
     command = said.partition("write its date: ")[2].partition('NEW.csv")')[0] + "NEW.csv\")'"
     subprocess.run(command, shell=True, check=True, cwd=source)
     assert sorted(run(source, log="NEW.csv").impressions["timestamp"]) == wanted
+
+
+FINE = {
+    "iso": "%Y-%m-%dT%H:%M:%S%.3fZ",
+    "iso with a zone": "%Y-%m-%d %H:%M:%S,%6f+01:00",
+    "day first": "%d/%m/%Y %H:%M:%S%.3f",
+    "half days": "%d %b %Y %I:%M:%S%.3f %p",
+    "named zone": "%d %b %Y %H:%M:%S%.3f Europe/Paris",
+    "basic": "%Y%m%dT%H%M%S%.3fZ",
+}
+
+
+def finer(source):
+    """The log with milliseconds, a row of them twice within a second, and as the time of each."""
+    frame = typed(source).head(200)
+    frame = pl.concat([frame, frame.with_columns(pl.col("timestamp"))]).with_row_index()
+    fine = pl.col("timestamp") * 1000 + pl.col("index") * 7 % 1000 * (pl.col("index") % 3 > 0) + pl.col("index") // 200
+    frame = frame.with_columns(timestamp=fine.cast(pl.Int64)).drop("index")
+    return frame, frame.with_columns(pl.from_epoch("timestamp", "ms").alias("timestamp"))
+
+
+@pytest.mark.parametrize("form", FINE)
+def test_fractions_of_a_second_in_text_are_kept(source, form):
+    numbers, times = finer(source)
+    numbers.write_csv(source / "log.csv")
+    plain = run(source, out="plain")
+    ahead = {"iso with a zone": pl.duration(hours=1), "named zone": pl.duration(hours=2)}.get(form, pl.duration())
+    text = (pl.col("timestamp").cast(pl.Datetime("us")) + ahead).dt.strftime(FINE[form])
+    times.with_columns(timestamp=text).write_csv(source / "log.csv")
+    dataset = run(source, day_first=True)
+    assert dataset.impressions.equals(plain.impressions) and dataset.info["time_unit"] == "milliseconds"
+    assert "times have fractions of a second and are kept in milliseconds" in notes(dataset)
+
+
+@pytest.mark.parametrize("kind", [pl.Datetime("ms"), pl.Datetime("us"), pl.Datetime("ns"), pl.Datetime("us", "UTC")])
+def test_fractions_of_a_second_in_parquet_are_kept(source, kind):
+    numbers, times = finer(source)
+    numbers.write_csv(source / "log.csv")
+    plain = run(source, out="plain")
+    times = times.with_columns(pl.col("timestamp").cast(pl.Datetime(kind.time_unit)))
+    if kind.time_zone:
+        times = times.with_columns(pl.col("timestamp").dt.replace_time_zone(kind.time_zone))
+    times.write_parquet(source / "log.parquet")
+    dataset = run(source, log="log.parquet")
+    assert dataset.impressions.equals(plain.impressions) and dataset.info["time_unit"] == "milliseconds"
+    assert "times have fractions of a second and are kept in milliseconds" in notes(dataset)
+
+
+def test_fractions_of_no_date_or_of_nothing_leave_seconds(source):
+    plain = run(source, out="plain")
+    end = pl.when(pl.int_range(pl.len()) == 0).then(pl.lit("9999-12-31 23:59:59.999"))
+    log(source).with_columns(end.otherwise(moment("%Y-%m-%d %H:%M:%S.000")).alias("timestamp")).write_csv(
+        source / "log.csv"
+    )
+    dataset = run(source)
+    assert dataset.info["time_unit"] == plain.info["time_unit"] == "seconds" and "fractions" not in notes(dataset)
+    assert dataset.info["set_aside"] == {"timestamp unreadable": 1}
+
+
+def test_numbers_among_times_with_fractions_are_seconds_like_these(source):
+    _, times = finer(source)
+    row = pl.int_range(pl.len())
+    seconds = pl.col("timestamp").dt.epoch("s").cast(pl.String)
+    text = pl.when(row % 4 == 0).then(seconds).otherwise(pl.col("timestamp").dt.strftime(FINE["iso"]))
+    wanted = pl.when(row % 4 == 0).then(pl.col("timestamp").dt.epoch("s") * 1000)
+    wanted = wanted.otherwise(pl.col("timestamp").dt.epoch("ms"))
+    times.with_columns(timestamp=text).write_csv(source / "log.csv")
+    found = run(source, max_bad_share=1).impressions
+    kept = times.select("user_id", "item_id", timestamp=wanted).unique()
+    assert sorted(found["timestamp"]) == sorted(kept["timestamp"])
