@@ -30,6 +30,7 @@ from data_tools.log.times import (
     ORDER,
     SINCE,
     SMALL,
+    SPLIT,
     UNITS,
     WRITTEN,
     TimeForm,
@@ -42,6 +43,7 @@ ZONED = ":[0-9][0-9].*([Zz]|UTC|[+-][0-9]{2}(:?[0-9]{2})?)$"  # of times in ISO 
 # Of times in ISO 8601, those with milliseconds; 9999-12-31 23:59:59.999 stands for none.
 MILLIS = "0{0,2}[1-9]"  # how a fraction begins that has some
 FINE = "^(19|20).*:[0-9]{2}[.,]" + MILLIS
+HALF = 0.0005  # seconds, from which on a fraction is rounded to milliseconds
 SURE = 0.9  # of a column's numbers have the form that is taken
 
 
@@ -81,11 +83,11 @@ def time_form(run: Engine, column: ir.Value, asked: str, day_first: bool | None,
         form = replace(form, notes=(*form.notes, f"{plain:,} of the times name no zone, as others do: taken for UTC"))
     if counts["others"] and kind.is_string():
         form = _with_written(run, column, form, day_first, where)
-    return _finer(form, counts["fine"] > 0)
+    return _finer(form, counts["fine"] > 0 or (form.numbers in SPLIT and counts["split"] > 0))
 
 
 def _finer(form: TimeForm, fine: bool) -> TimeForm:
-    """A form that keeps milliseconds where dates have them; said where that is another unit."""
+    """A form that keeps milliseconds where times have them; said where that is another unit."""
     if not fine or form.fine or form.unit == ORDER:
         return form
     said = () if form.fine_numbers else ("times have fractions of a second and are kept in milliseconds",)
@@ -116,6 +118,7 @@ def _counted(column: ir.Value) -> ir.Table:
         "least": value.min(),
         "most": value.max(),
         "fractions": (table.number != value).sum(),
+        "split": ((size < FAR) & (table.number - value >= HALF)).sum(),
         COUNTS: (size < SMALL).sum(),
         EXCEL: value.between(*EXCEL_DAYS).sum(),
     }

@@ -82,6 +82,7 @@ MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", 
 
 UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 COUNTS = "counts"  # seconds since some start of the log's own, or any other count
+SPLIT = ("seconds", COUNTS)  # numbers that may have fractions of a second
 SMALL = 10**8  # as seconds, dates before 1973
 FAR = 4_102_444_800  # 2100-01-01 in seconds
 # From when on numbers count as nanoseconds: earlier ones are ticks of .NET (100 ns since the year 1) or of Windows.
@@ -117,7 +118,7 @@ class TimeForm:
     numbers : str
         What its numbers are: a key of ``UNITS``, "counts", "excel", one of ``DIGITS``, or "order".
     fine : bool
-        Whether dates have fractions of a second, of which milliseconds are kept.
+        Whether some times have fractions of a second, of which milliseconds are kept.
     strict : bool
         Whether numbers outside the range of their unit are of another unit.
     written : tuple of str
@@ -261,6 +262,11 @@ def _numbers(value: ir.Value, form: TimeForm) -> ir.Value:
     return found if scale <= 1000 else found // (scale // 1000)
 
 
+def _beyond(value: ir.Value) -> ir.Value:
+    """Milliseconds of numbers beyond whole seconds."""
+    return ((number(value) - whole(value)) * 1000).round().cast("int64").coalesce(0)
+
+
 def _near(time: ir.Value, scale: int = 1) -> ir.Value:
     """Time since 1970, null for what stands for no date, such as 9999-12-31 and 0001-01-01: as of numbers."""
     return time.between(-FAR * scale, FAR * scale).ifelse(time, ibis.null("int64"))
@@ -286,7 +292,8 @@ def timed(table: ir.Table, form: TimeForm) -> ir.Table:
     else:
         table = table.mutate(__numbers__=_numbers(table.timestamp, form))
     if form.fine and not form.fine_numbers:
-        table = table.mutate(__numbers__=table["__numbers__"] * scale)
+        beyond = _beyond(value) if form.numbers in SPLIT else 0
+        table = table.mutate(__numbers__=table["__numbers__"] * scale + beyond)
     table = table.mutate(__other__=table["__whole__"].notnull() & table["__numbers__"].isnull())
     if not value.type().is_string():
         return table.mutate(timestamp="__numbers__").drop("__numbers__", "__whole__")

@@ -230,3 +230,16 @@ def test_numbers_among_times_with_fractions_are_seconds_like_these(source):
     found = run(source, max_bad_share=1).impressions
     kept = times.select("user_id", "item_id", timestamp=wanted).unique()
     assert sorted(found["timestamp"]) == sorted(kept["timestamp"])
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("start", [0, 1_600_000_000])
+def test_seconds_with_fractions_are_kept(source, kind, start):
+    """As Python's time.time() gives them, or from a start of the log's own."""
+    numbers, _ = finer(source)
+    seconds = (pl.col("timestamp") - 1_600_000_000_000) / 1000 + start
+    getattr(numbers.with_columns(timestamp=seconds), f"write_{kind}")(source / f"log.{kind}")
+    dataset = run(source, log=f"log.{kind}")
+    wanted = numbers["timestamp"] - 1_600_000_000_000 + start * 1000
+    assert dataset.impressions["timestamp"].to_list() == sorted(wanted) and not dataset.info["set_aside"]
+    assert "kept in milliseconds" in notes(dataset)

@@ -107,18 +107,19 @@ def test_times_of_every_form(source):
         "1.7044488e9": 1704448800,
         "1704448800.": 1704448800,
         " 1704448800 ": 1704448800,
-        "1704448800.9": 1704448800,
+        "1704448800.9": 1704448800.9,
         "2024-01-05T10:00:00Z": 1704448800,
         "2024-01-05 12:00:00+02:00": 1704448800,
-        "2024-01-05T10:00:00.5": 1704448800,
-        "2024-01-05 10:00:00.25-0130": 1704454200,
+        "2024-01-05T10:00:00.5": 1704448800.5,
+        "2024-01-05 10:00:00.25-0130": 1704454200.25,
         "2024-01-05T10:00": 1704448800,
         "2024-01-05": 1704412800,
         "1969-12-31 23:59:58": -2,
     }
     write_log(source, [f"u{n},00,{text},0" for n, text in enumerate(forms)])
     found = run(source).impressions
-    assert dict(found.select("user_id", "timestamp").rows()) == {f"u{n}": t for n, t in enumerate(forms.values())}
+    wanted = {f"u{n}": t * 1000 for n, t in enumerate(forms.values())}  # fractions of a second make milliseconds
+    assert dict(found.select("user_id", "timestamp").rows()) == wanted
 
     moment = pl.Series([datetime(2024, 1, 5, 10)], dtype=pl.Datetime("ms", "Asia/Tokyo"))
     for kind, series in {
