@@ -69,7 +69,7 @@ def test_integer_ids_of_parquet_meet_the_text_of_csv(source):
     log.write_parquet(source / "log.parquet")
     found = run(source, "log.parquet").impressions
     assert found.schema["item_id"] == pl.Int64
-    assert found.select("user_id", "item", "timestamp", "click").rows() == [(1, 10, 5, 1), (2, 11, 6, 0)]
+    assert found.select("user_id", "item", "timestamp", "click").rows() == [(1, 10, 5000, 1), (2, 11, 6700, 0)]
 
 
 def test_an_integer_id_is_the_text_that_is_written_like_it(source):
