@@ -13,7 +13,9 @@ import re
 import sys
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import reduce
 from itertools import islice
+from operator import getitem
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +27,8 @@ MOST_LINES = 1000  # of one record
 BLOCK = 200_000  # rows
 KEPT_TEXT = 10_000  # characters of a broken line
 MOST_LOADED = 1 << 28  # bytes of JSON
+DEEPEST = 4  # objects around the rows of an answer
+INSIDE = ("_source", "node")  # keys of the row itself in answers of Elasticsearch and GraphQL
 
 # With one of these as its only key, an object is a value of MongoDB: {"$oid": "5f5e..."}.
 EXTENDED = {
@@ -247,13 +251,35 @@ def rows_inside(path: Path) -> str:
     held = _loaded(path)
     if not isinstance(held, dict) or not held:
         return ""
-    name = next((name for name, value in held.items() if isinstance(value, list) and _objects(value)), None)
-    if name is None and not _objects(held.values()):
+    keys = None if len(held) > 1 and _objects(held.values()) else _way_to_rows(held)
+    if keys is not None:
+        rows = "o" + "".join(f"[{key!r}]" for key in keys)
+        if inner := next((key for key in INSIDE if isinstance(_at(held, keys)[0].get(key), dict)), None):
+            rows = f"[r[{inner!r}] for r in {rows}]"
+    elif _objects(held.values()) and not any(isinstance(one, dict) for own in held.values() for one in own.values()):
+        rows = "[{'item_id': k, **v} for k, v in o.items()]"
+    else:
         return ""
-    rows = "[{'item_id': k, **v} for k, v in o.items()]" if name is None else f"o[{name!r}]"
     out = path.with_name(f"{path.stem}.rows.json")
     code = f"import json; o = json.load(open('{path}')); json.dump({rows}, open('{out}', 'w'))"
     return f'. Its rows are inside one object; take them out: python -c "{code}"'
+
+
+def _way_to_rows(held: Any) -> list[str] | None:
+    """The keys from an object to the nearest list of objects in it; None without one."""
+    ways: list[list[str]] = [[]]
+    for way in ways:  # which grows: the shorter ways come first
+        for key, value in _at(held, way).items():
+            if isinstance(value, list) and _objects(value):
+                return [*way, key]
+            if isinstance(value, dict) and len(way) < DEEPEST:
+                ways.append([*way, key])
+    return None
+
+
+def _at(held: Any, way: Iterable[str]) -> Any:
+    """What an object holds at the end of some keys."""
+    return reduce(getitem, way, held)
 
 
 class Nested(NamedTuple):

@@ -104,7 +104,12 @@ def test_a_part_without_the_columns_is_named(source):
     assert "b.csv, line 2: this file has no column 'user_id' but ['u" in said and "--header" in said
 
 
-OBJECT = {"in a key": lambda rows: {"rows": rows}, "by id": lambda rows: {row.pop("item_id"): row for row in rows}}
+OBJECT = {
+    "in a key": lambda rows: {"rows": rows},
+    "by id": lambda rows: {row.pop("item_id"): row for row in rows},
+    "of Elasticsearch": lambda rows: {"took": 3, "hits": {"total": 20, "hits": [{"_source": row} for row in rows]}},
+    "of GraphQL": lambda rows: {"data": {"products": {"edges": [{"node": row} for row in rows]}}},
+}
 
 
 @pytest.mark.parametrize("form", OBJECT)
