@@ -10,23 +10,17 @@ seeds and users. Without datasets it makes a small simulated world.
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from choices import compared, ratios, table
+from choices import measured, ratios, table
 from report import finish, heading
-from rich.console import Console
 
 from data_tools.common.cli import parse_settings, run_command
-from data_tools.simulation.make import make_world
-from data_tools.simulation.settings import World
-from downstream.data.ctr_data import load_ctr_data
-from downstream.settings import DataSettings, OptimSettings
+from downstream.settings import OptimSettings
 
 DEFAULT = OptimSettings().batch_size
-SHOP = World(items=2000, users=2000, requests=15_000, image_size=16)
 
 
 @dataclass(frozen=True)
@@ -68,22 +62,13 @@ def page(rows: list[dict[str, Any]], settings: Settings) -> str:
 
 def main() -> None:
     settings = parse_settings(Settings, __doc__)
-    say, rows = Console(highlight=False, soft_wrap=True).print, []
     choices = {
         str(size): [
             OptimSettings(lr=rate, batch_size=size, epochs=settings.epochs, patience=1) for rate in settings.rates
         ]
         for size in sorted({DEFAULT, *settings.sizes})
     }
-    with tempfile.TemporaryDirectory() as folder:
-        datasets = settings.datasets
-        if not datasets:
-            datasets = {"world": str(make_world(SHOP, Path(folder) / "world") / "dataset")}
-        for name, place in datasets.items():
-            data = load_ctr_data(place, DataSettings(history=50, train_from=settings.train_from))
-            for row in compared(name, data, choices, str(DEFAULT), settings.model, settings.seeds):
-                rows.append(row)
-                say(str(row))
+    rows = measured(settings, choices, str(DEFAULT))
     if settings.out:
         Path(settings.out).with_suffix(".md").write_text(page(rows, settings))
     finish(settings, {"rows": rows}, ratios(rows, str(DEFAULT)))

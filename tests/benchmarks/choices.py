@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from report import Ratio
+from rich.console import Console
 from seeded import cells, difference, shown
 
-from downstream.data.ctr_data import CTRData
-from downstream.settings import OptimSettings
+from data_tools.simulation.make import make_world
+from data_tools.simulation.settings import World
+from downstream.data.ctr_data import CTRData, load_ctr_data
+from downstream.settings import DataSettings, OptimSettings
 from downstream.training.fit import fit
 from downstream.training.settings import ModelSettings, TrainingSettings
 
+SHOP = World(items=2000, users=2000, requests=15_000, image_size=16)
 METRICS = {"auc": "AUC", "gauc": "GAUC", "log_loss": "log loss"}
 
 
@@ -49,6 +55,21 @@ def compared(
                 gain = difference(metrics[name], metrics[base], metric)
                 row |= {f"{metric}_gain": [gain.mean, gain.low, gain.high], f"{metric}_shown": shown(gain)}
         yield row
+
+
+def measured(settings: Any, choices: Mapping[str, Sequence[OptimSettings]], base: str) -> list[dict[str, Any]]:
+    """The rows of all datasets of a program's settings, printed as they come; without datasets of a small world."""
+    say, rows = Console(highlight=False, soft_wrap=True).print, []
+    with tempfile.TemporaryDirectory() as folder:
+        datasets = settings.datasets
+        if not datasets:
+            datasets = {"world": str(make_world(SHOP, Path(folder) / "world") / "dataset")}
+        for name, place in datasets.items():
+            data = load_ctr_data(place, DataSettings(history=50, train_from=settings.train_from))
+            for row in compared(name, data, choices, base, settings.model, settings.seeds):
+                rows.append(row)
+                say(str(row))
+    return rows
 
 
 def table(rows: Sequence[dict[str, Any]], what: str) -> list[str]:
