@@ -79,13 +79,14 @@ class Row:
     test_scores: np.ndarray
 
 
-_table = lru_cache(maxsize=4)(read_table)
+table_once = lru_cache(maxsize=4)(read_table)
 
 
 @lru_cache
 def table_digest(path: Path) -> str:
     """Digest of a table's files. Reading it stops a comparison before any training where it cannot be read."""
-    if len(known := _table(path).info.get("parts", {})) == 1:  # read_table has just verified the digest of this file
+    known = table_once(path).info.get("parts", {})
+    if len(known) == 1:  # read_table has just verified the digest of this file
         return next(iter(known.values()))
     path = here(path)
     return digest(sorted(path.glob("part-*.parquet")) if path.is_dir() else [path])
@@ -110,7 +111,7 @@ def cell_digest(cell: Cell, data: CTRData) -> str:
 def _run(cell: Cell, folder: Path, data: CTRData, progress: Progress | None = None) -> None:
     if folder.exists():  # another comparison that shares the cache has made it meanwhile
         return
-    table = _table(cell.table) if cell.table else None
+    table = table_once(cell.table) if cell.table else None
     result = fit(data, table, cell.training, cell.seed, progress=progress)
     record = {
         "cell": cell.names(),

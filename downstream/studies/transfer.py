@@ -19,8 +19,8 @@ from data_tools.common.errors import UserError
 from data_tools.common.files import whole_file, write_json
 from data_tools.common.provenance import made_by
 from data_tools.measures.spread import mean_and_spread
-from data_tools.tables.table import EmbeddingTable, read_table
-from downstream.comparison.cells import CELL_VERSION, table_digest
+from data_tools.tables.table import EmbeddingTable
+from downstream.comparison.cells import CELL_VERSION, table_digest, table_once
 from downstream.data.ctr_data import CTRData
 from downstream.report.page import write_page
 from downstream.report.words import METRIC_NAMES, signed
@@ -139,7 +139,7 @@ def measure(data: CTRData, settings: TransferSettings, progress: Progress) -> di
         gauc, log_loss; ``differences``, each of a, b, part, metric and an interval, where the mean is a - b and b a
         contestant that does not share.
     """
-    table = read_table(settings.table) if settings.table else None
+    table = table_once(Path(settings.table)) if settings.table else None
     parts = KINDS[settings.kind][0](data)
     users, user = np.unique(data.user[data.rows["test"]], return_inverse=True)
     cells, draws = [], {}

@@ -190,7 +190,7 @@ def test_a_table_that_was_replaced_is_trained_with(tiny_world, tmp_path, monkeyp
         shutil.rmtree(tmp_path / "table", ignore_errors=True)
         write_table(tmp_path / "table", planted.ids, vectors, {})
         monkeypatch.setattr("sys.argv", ["program", *given, "--out", str(tmp_path / name)])
-        for kept in (cells._table, cells.table_digest):  # of the same process; a command reads a table once
+        for kept in (cells.table_once, cells.table_digest):  # of the same process; a command reads a table once
             kept.cache_clear()
         command_module.main()
         found.append(read_json(tmp_path / name / "figures.json")["cells"])
